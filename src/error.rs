@@ -1,0 +1,66 @@
+//! One error type, and with it every text a user reads when something went wrong.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+/// `Result` with this crate's [`enum@Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong in an edit; each variant is something a user or a host can act on.
+///
+/// Texts are lower case, without a full stop, and name the value, the limit and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A parameter is outside its range or of the wrong kind.
+    #[error("{0}")]
+    Parameter(String),
+    /// The base model cannot be used.
+    #[error("model {}: {reason}", path.display())]
+    Model {
+        /// Folder or file that was looked at.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// The picture cannot be edited.
+    #[error("{0}")]
+    Image(String),
+    /// A file could not be read or written.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    File {
+        /// "read", "write", "create".
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The host editor refused something, for example because the image was closed.
+    #[error("{0}")]
+    Host(String),
+    /// A defect of ours or of a library: a tensor operation failed or the worker panicked.
+    #[error("the engine failed: {0}")]
+    Engine(String),
+    /// The user stopped the job. Never shown as an error.
+    #[error("stopped")]
+    Cancelled,
+}
+
+impl Error {
+    /// For `map_err` on file operations.
+    pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { doing, path, source }
+    }
+
+    /// The model in `path` cannot be used because of `reason`.
+    pub fn model(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Model { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Engine(error.to_string())
+    }
+}

@@ -1,0 +1,61 @@
+//! What the hosts share: layer in, new layer out. The adapters below are the only code that knows GIMP, Krita, C or files.
+
+use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
+use crate::error::{Error, Result};
+use crate::image::LayerImage;
+use crate::job::{JobState, Worker};
+use crate::models;
+use crate::params::Params;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A program with layers. Every method is called only on the thread on which the host called us.
+pub trait Host {
+    /// Pixels of the layer the filter runs on, cut to the selection's bounds if there is one.
+    fn read_layer(&mut self) -> Result<LayerImage>;
+    /// Identifies the document; the same text every time it is opened.
+    fn document(&mut self) -> String;
+    /// Shows progress and lets the host breathe; `Break` when the user wants to stop.
+    fn progress(&mut self, progress: &Progress) -> ControlFlow<()>;
+    /// Puts the result above the newest one, with its recipe.
+    fn insert_layer(&mut self, edit: &Edit, params: &Params) -> Result<()>;
+}
+
+/// Time between two looks at the job: short enough for a bar that moves smoothly.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Runs the whole edit and waits for it, telling `host` how it goes.
+pub fn edit_active_layer(host: &mut dyn Host, worker: &Worker, params: &Params, model_folders: &[PathBuf]) -> Result<Edit> {
+    let mut job = worker.submit(request(host, params, model_folders)?);
+    let edit = loop {
+        match job.poll() {
+            JobState::Ended(result) => break result?,
+            JobState::Running(progress) => {
+                if progress.is_some_and(|progress| host.progress(&progress).is_break()) {
+                    job.cancel();
+                }
+            }
+        }
+        std::thread::sleep(POLL);
+    };
+    host.insert_layer(&edit, params)?;
+    Ok(edit)
+}
+
+/// The request for an edit of the host's layer, with everything checked that can be checked before any work.
+pub fn request(host: &mut dyn Host, params: &Params, model_folders: &[PathBuf]) -> Result<EditRequest> {
+    params.check()?;
+    let model_folder = models::find(&params.model, model_folders)?.folder;
+    Ok(EditRequest { layer: host.read_layer()?, params: params.clone(), model_folder, document: host.document() })
+}
+
+/// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.
+pub const CACHE_LIMIT: u64 = 20 << 30;
+
+/// The engine's options on this machine: tuned models go to the platform's cache folder.
+pub fn engine_options() -> Result<EngineOptions> {
+    let cache = dirs::cache_dir()
+        .ok_or_else(|| Error::Host("this account has no cache folder; set HOME or XDG_CACHE_HOME".into()))?;
+    Ok(EngineOptions { cache_folder: Some(cache.join("imagic-edit")), cache_limit: CACHE_LIMIT })
+}

@@ -1,0 +1,78 @@
+//! The picture of one layer as it travels between host and engine; knows neither.
+#![forbid(unsafe_code)]
+
+use image::{ImageBuffer, Rgba};
+
+/// Largest side of a layer that is accepted, in pixels; GIMP's own limit is 524,288, but four 16-bit
+/// channels of that would not fit into memory.
+pub const MAX_SIDE: u32 = 65_536;
+
+/// Largest area of a layer that is accepted, in pixels (about 2 GiB as 16-bit RGBA).
+pub const MAX_AREA: u64 = 1 << 28;
+
+/// One layer's pixels: sRGB with its usual transfer curve, straight alpha, 16 bits per channel, row by row.
+///
+/// The size is checked once, in [`LayerImage::new`]; nobody below checks it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerImage {
+    pixels: ImageBuffer<Rgba<u16>, Vec<u16>>,
+}
+
+impl LayerImage {
+    /// `rgba` holds `width * height * 4` values; `None` when it does not, when a side is 0 or the picture is too large.
+    pub fn new(width: u32, height: u32, rgba: Vec<u16>) -> Option<Self> {
+        let area = u64::from(width) * u64::from(height);
+        let fits = width > 0 && height > 0 && width <= MAX_SIDE && height <= MAX_SIDE && area <= MAX_AREA;
+        let exact = fits && rgba.len() as u64 == area * 4;
+        exact.then(|| ImageBuffer::from_raw(width, height, rgba).map(|pixels| Self { pixels }))?
+    }
+
+    /// As [`LayerImage::new`] from 8-bit values; 255 becomes 65535, so that the way back is exact.
+    pub fn from_rgba8(width: u32, height: u32, rgba: &[u8]) -> Option<Self> {
+        Self::new(width, height, rgba.iter().map(|&value| u16::from(value) * 257).collect())
+    }
+
+    /// Width in pixels, at least 1.
+    pub fn width(&self) -> u32 {
+        self.pixels.width()
+    }
+
+    /// Height in pixels, at least 1.
+    pub fn height(&self) -> u32 {
+        self.pixels.height()
+    }
+
+    /// The pixels, for the `image` crate's operations.
+    pub fn pixels(&self) -> &ImageBuffer<Rgba<u16>, Vec<u16>> {
+        &self.pixels
+    }
+
+    /// All values, row by row, R G B A.
+    pub fn rgba(&self) -> &[u16] {
+        self.pixels.as_raw()
+    }
+
+    /// All values rounded to 8 bits.
+    pub fn to_rgba8(&self) -> Vec<u8> {
+        self.rgba().iter().map(|&value| ((u32::from(value) + 128) / 257) as u8).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_does_not_fit_is_refused() {
+        for (width, height, len) in [(0, 1, 0), (1, 0, 0), (2, 2, 15), (2, 2, 17), (MAX_SIDE + 1, 1, 4)] {
+            assert!(LayerImage::new(width, height, vec![0; len]).is_none(), "{width}x{height} with {len} values");
+        }
+        assert!(LayerImage::new(1, 1, vec![0; 4]).is_some());
+    }
+
+    #[test]
+    fn eight_bit_values_come_back_unchanged() {
+        let rgba: Vec<u8> = (0..=255).collect();
+        assert_eq!(LayerImage::from_rgba8(8, 8, &rgba).expect("64 pixels").to_rgba8(), rgba);
+    }
+}

@@ -1,0 +1,142 @@
+//! Runs edits on one named background thread that owns the engine; knows neither tensors nor hosts.
+#![forbid(unsafe_code)]
+
+use crate::engine::{Edit, EditRequest, Engine, Progress};
+use crate::error::{Error, Result};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// Stack of the engine's thread: candle walks and drops its graph recursively.
+const STACK_BYTES: usize = 64 << 20;
+
+/// The engine's thread. Dropping it stops the running job and waits for the thread.
+pub struct Worker {
+    tasks: Option<Sender<Task>>,
+    /// Set once to stop whatever still runs when the worker is dropped.
+    shutdown: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Task {
+    request: EditRequest,
+    cancel: Arc<AtomicBool>,
+    reports: Sender<Report>,
+}
+
+enum Report {
+    Progress(Progress),
+    End(Result<Edit>),
+}
+
+/// One submitted edit. Dropping it cancels the edit.
+pub struct Job {
+    reports: Receiver<Report>,
+    cancel: Arc<AtomicBool>,
+    progress: Option<Progress>,
+    ended: bool,
+}
+
+/// What [`Job::poll`] found.
+pub enum JobState {
+    /// Not finished; the latest progress, `None` before the first step.
+    Running(Option<Progress>),
+    /// Finished, failed or cancelled ([`Error::Cancelled`]). Given out once.
+    Ended(Result<Edit>),
+}
+
+impl Worker {
+    /// Starts the thread; `engine` moves there and stays.
+    pub fn start(engine: Engine) -> Result<Self> {
+        let (tasks, inbox) = unbounded::<Task>();
+        let shutdown = Arc::new(AtomicBool::new(false));
+        let stop = shutdown.clone();
+        let thread = std::thread::Builder::new()
+            .name("imagic-engine".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || run(engine, &inbox, &stop))
+            .map_err(|error| Error::Engine(format!("cannot start a thread: {error}; close other programs and try again")))?;
+        Ok(Self { tasks: Some(tasks), shutdown, thread: Some(thread) })
+    }
+
+    /// Queues an edit; it starts when the ones before it have ended.
+    pub fn submit(&self, request: EditRequest) -> Job {
+        let (reports, inbox) = unbounded();
+        let cancel = Arc::new(AtomicBool::new(false));
+        let task = Task { request, cancel: cancel.clone(), reports };
+        let sent = self.tasks.as_ref().map(|tasks| tasks.send(task));
+        debug_assert!(matches!(sent, Some(Ok(()))), "the worker survives panics and ends only in drop");
+        Job { reports: inbox, cancel, progress: None, ended: false }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shutdown.store(true, Ordering::Relaxed);
+        self.tasks = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was already reported to the job that caused it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Job {
+    /// Never waits. After the end was given out once, says that the job failed to answer.
+    pub fn poll(&mut self) -> JobState {
+        loop {
+            match self.reports.try_recv() {
+                Ok(Report::Progress(progress)) => self.progress = Some(progress),
+                Ok(Report::End(result)) => {
+                    self.ended = true;
+                    return JobState::Ended(result);
+                }
+                Err(TryRecvError::Empty) => return JobState::Running(self.progress),
+                Err(TryRecvError::Disconnected) => {
+                    return JobState::Ended(Err(Error::Engine("the worker thread is gone; start the editor again".into())));
+                }
+            }
+        }
+    }
+
+    /// Asks the edit to stop; it does so within one step.
+    pub fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.cancel();
+        }
+    }
+}
+
+fn run(mut engine: Engine, inbox: &Receiver<Task>, shutdown: &AtomicBool) {
+    for Task { request, cancel, reports } in inbox {
+        let stopped = || cancel.load(Ordering::Relaxed) || shutdown.load(Ordering::Relaxed);
+        let mut watch = |progress| {
+            // The host may have dropped the job; then nobody listens, and `stopped` is true.
+            let _ = reports.send(Report::Progress(progress));
+            if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let result = if stopped() {
+            Err(Error::Cancelled)
+        } else {
+            catch_unwind(AssertUnwindSafe(|| engine.edit(&request, &mut watch)))
+                .unwrap_or_else(|panic| Err(Error::Engine(panic_text(&*panic))))
+        };
+        let _ = reports.send(Report::End(result));
+    }
+}
+
+/// The message of a caught panic.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
+}

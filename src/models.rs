@@ -1,0 +1,104 @@
+//! Which base models can be chosen: finds their folders and reads their presets; opens no weights.
+#![forbid(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::params::Params;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// Optional file in a model's folder: name, one sentence on what it can draw, example prompts, and the
+/// settings (`preset`, by parameter id) that fit it.
+pub const PRESET_FILE: &str = "imagic.json";
+
+/// One base model that can be chosen.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What the parameter `model` says: the folder's name, or its path where it was given as a path.
+    pub name: String,
+    /// The diffusers folder.
+    pub folder: PathBuf,
+    /// One sentence on what it can draw; empty if unknown.
+    pub description: String,
+    /// Prompts that are known to work.
+    pub examples: Vec<String>,
+    /// Settings that fit this model, by parameter id, on top of preset `paper`.
+    pub preset: Map<String, Value>,
+}
+
+impl Model {
+    fn open(name: &str, folder: &Path) -> Result<Self> {
+        let path = folder.join(PRESET_FILE);
+        let about: Value = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| Error::model(folder, format!("{PRESET_FILE} is not valid JSON: {error}")))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
+            Err(error) => return Err(Error::file("read", &path)(error)),
+        };
+        let text = |key: &str| about[key].as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            description: text("description"),
+            examples: about["examples"]
+                .as_array()
+                .map(|list| list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
+                .unwrap_or_default(),
+            preset: about["preset"].as_object().cloned().unwrap_or_default(),
+        })
+    }
+
+    /// Preset `paper` with this model's own settings on top.
+    pub fn params(&self) -> Result<Params> {
+        let mut params = Params::paper();
+        params.set_all(&self.preset).map_err(|error| Error::model(&self.folder, format!("{PRESET_FILE}: {error}")))?;
+        params.model.clone_from(&self.name);
+        Ok(params)
+    }
+}
+
+/// The folders that hold models: `<data folder>/imagic-edit/models`, where the installer puts the
+/// built-in one and users their own, then `models` beside the loaded library, if a host knows where that is.
+pub fn folders(library_folder: Option<&Path>) -> Vec<PathBuf> {
+    let installed = dirs::data_dir().map(|data| data.join("imagic-edit").join("models"));
+    let beside = library_folder.map(|folder| folder.join("models"));
+    installed.into_iter().chain(beside).collect()
+}
+
+/// All models in `folders` that look like a diffusers folder, sorted by name; of two with one name the first.
+pub fn list(folders: &[PathBuf]) -> Vec<Model> {
+    let mut models: Vec<Model> = Vec::new();
+    for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().join("unet").is_dir() && models.iter().all(|model| model.name != name) {
+            // A broken imagic.json must not hide the other models; choosing this one reports it.
+            models.extend(Model::open(&name, &entry.path()));
+        }
+    }
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    models
+}
+
+/// The model that the parameter `model` means: a name in `folders`, or a path.
+pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|extension| extension == "ckpt" || extension == "pt") {
+        let reason = "pickled checkpoints can run code when opened and are refused; convert it to a diffusers folder \
+                      with safetensors files";
+        return Err(Error::model(path, reason));
+    }
+    let is_path = path.is_absolute() || path.components().count() > 1 || path.join("unet").is_dir();
+    if is_path {
+        return if path.is_dir() {
+            Model::open(name, path)
+        } else {
+            Err(Error::model(path, "no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)"))
+        };
+    }
+    match folders.iter().map(|folder| folder.join(name)).find(|folder| folder.is_dir()) {
+        Some(folder) => Model::open(name, &folder),
+        None => {
+            let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            Err(Error::model(path, format!("no such model in {}; run the installer or choose a folder", looked.join(" or "))))
+        }
+    }
+}
