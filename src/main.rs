@@ -19,11 +19,7 @@ fn main() {
     });
     // The library keeps pointers into the arguments as long as the program runs, so nothing is freed.
     let mut argv: Vec<*mut c_char> = std::env::args_os()
-        .map(|arg| {
-            CString::new(arg.into_vec())
-                .expect("the system ends arguments with NUL")
-                .into_raw()
-        })
+        .map(|arg| CString::new(arg.into_vec()).expect("the system ends arguments with NUL").into_raw())
         .collect();
     let argc = c_int::try_from(argv.len()).expect("the system gave argc as an int");
     argv.push(std::ptr::null_mut());
@@ -33,14 +29,8 @@ fn main() {
 
 /// Folder of this program with links resolved; `/proc` may be missing, then argv[0] has to do.
 fn own_folder() -> PathBuf {
-    let program = std::env::current_exe()
-        .ok()
-        .or_else(|| Path::new(&std::env::args_os().next()?).canonicalize().ok());
-    program
-        .as_deref()
-        .and_then(Path::parent)
-        .unwrap_or(Path::new("."))
-        .to_owned()
+    let program = std::env::current_exe().ok().or_else(|| Path::new(&std::env::args_os().next()?).canonicalize().ok());
+    program.as_deref().and_then(Path::parent).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The entry of the library, which stays loaded for the rest of the program.
@@ -53,20 +43,12 @@ fn load(library: &Path) -> Result<Entry, String> {
     // SAFETY: the library is ours and its start-up code needs nothing prepared.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     if handle.is_null() {
-        return Err(format!(
-            "cannot load {}: {}; {remedy}",
-            library.display(),
-            loader_error()
-        ));
+        return Err(format!("cannot load {}: {}; {remedy}", library.display(), loader_error()));
     }
     // SAFETY: `handle` is open and the name ends with NUL.
     let symbol = unsafe { libc::dlsym(handle, ENTRY.as_ptr()) };
     if symbol.is_null() {
-        return Err(format!(
-            "{} has no {}; {remedy}",
-            library.display(),
-            ENTRY.to_string_lossy()
-        ));
+        return Err(format!("{} has no {}; {remedy}", library.display(), ENTRY.to_string_lossy()));
     }
     // SAFETY: every version of the library exports this name with this signature (`src/host/entry.rs`).
     Ok(unsafe { std::mem::transmute::<*mut libc::c_void, Entry>(symbol) })
@@ -80,7 +62,5 @@ fn loader_error() -> String {
     }
     // SAFETY: dlerror answers a text that ends with NUL and lives until the next dl call.
     let text = unsafe { CStr::from_ptr(text) };
-    OsStr::from_bytes(text.to_bytes())
-        .to_string_lossy()
-        .into_owned()
+    OsStr::from_bytes(text.to_bytes()).to_string_lossy().into_owned()
 }

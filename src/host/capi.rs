@@ -171,11 +171,10 @@ pub extern "C" fn imagic_abi_version() -> u32 {
 /// Version of Imagic Edit, for people; never freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn imagic_version() -> *const c_char {
-    const VERSION: &CStr =
-        match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-            Ok(version) => version,
-            Err(_) => panic!("a version has no NUL"),
-        };
+    const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(version) => version,
+        Err(_) => panic!("a version has no NUL"),
+    };
     VERSION.as_ptr()
 }
 
@@ -209,14 +208,7 @@ pub unsafe extern "C" fn imagic_parameters_json(
     text_needed: *mut usize,
 ) -> ImagicStatus {
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe {
-        give_text(
-            &parameters_report().to_string(),
-            text,
-            text_len,
-            text_needed,
-        )
-    })
+    guard(|| unsafe { give_text(&parameters_report().to_string(), text, text_len, text_needed) })
 }
 
 /// Makes a worker; cheap, nothing is loaded. `options_json` is NULL or an object that may have `model_folders` (list of
@@ -233,17 +225,11 @@ pub unsafe extern "C" fn imagic_worker_new(
         // SAFETY: the caller promises a writable place or NULL.
         let out = unsafe { worker.as_mut() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
         // SAFETY: the caller promises a text or NULL.
-        let options = if options_json.is_null() {
-            Map::new()
-        } else {
-            unsafe { read_object(options_json, "options_json") }?
-        };
+        let options =
+            if options_json.is_null() { Map::new() } else { unsafe { read_object(options_json, "options_json") }? };
         let (options, model_folders) = worker_options(options)?;
         let worker = Worker::start(Engine::new(options))?;
-        *out = Box::into_raw(Box::new(ImagicWorker {
-            worker,
-            model_folders,
-        }));
+        *out = Box::into_raw(Box::new(ImagicWorker { worker, model_folders }));
         Ok(())
     })
 }
@@ -277,21 +263,10 @@ pub unsafe extern "C" fn imagic_models_json(
 ) -> ImagicStatus {
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
-        let worker =
-            unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
-        let models: Vec<Value> = models::list(&worker.model_folders)
-            .iter()
-            .map(model_report)
-            .collect();
+        let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
+        let models: Vec<Value> = models::list(&worker.model_folders).iter().map(model_report).collect();
         // SAFETY: the caller's promise is handed on.
-        unsafe {
-            give_text(
-                &json!({ "models": models }).to_string(),
-                text,
-                text_len,
-                text_needed,
-            )
-        }
+        unsafe { give_text(&json!({ "models": models }).to_string(), text, text_len, text_needed) }
     })
 }
 
@@ -311,42 +286,28 @@ pub unsafe extern "C" fn imagic_worker_submit(
 ) -> ImagicStatus {
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
-        let worker =
-            unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
+        let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
         // SAFETY: the caller promises a valid picture or NULL.
-        let picture =
-            unsafe { picture.as_ref() }.ok_or_else(|| Failure::argument("picture is NULL"))?;
+        let picture = unsafe { picture.as_ref() }.ok_or_else(|| Failure::argument("picture is NULL"))?;
         // SAFETY: the caller promises a writable place or NULL.
         let out = unsafe { job.as_mut() }.ok_or_else(|| Failure::argument("job is NULL"))?;
         // SAFETY: the caller promises a text or NULL.
         let request = unsafe { read_object(request_json, "request_json") }?;
-        let layout = Layout::new(
-            picture.format,
-            picture.width,
-            picture.height,
-            picture.stride,
-        )?;
+        let layout = Layout::new(picture.format, picture.width, picture.height, picture.stride)?;
         if picture.pixels.is_null() {
             return Err(Failure::argument("pixels is NULL"));
         }
         let needed = layout.bytes;
         if picture.pixels_len < needed {
-            let text = format!(
-                "pixels_len is {}, must be at least {needed}",
-                picture.pixels_len
-            );
+            let text = format!("pixels_len is {}, must be at least {needed}", picture.pixels_len);
             return Err(Failure::argument(text));
         }
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
-        let layer = layout
-            .read(unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), needed) })?;
+        let layer = layout.read(unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), needed) })?;
         let request = edit_request(request, layer, &worker.model_folders)?;
         let params = request.params.clone();
         let job = worker.worker.submit(request);
-        *out = Box::into_raw(Box::new(ImagicJob {
-            params,
-            state: Mutex::new(State::Running(job, None)),
-        }));
+        *out = Box::into_raw(Box::new(ImagicJob { params, state: Mutex::new(State::Running(job, None)) }));
         Ok(())
     })
 }
@@ -356,10 +317,7 @@ pub unsafe extern "C" fn imagic_worker_submit(
 /// # Safety
 /// `job` is NULL or alive; `progress` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn imagic_job_poll(
-    job: *const ImagicJob,
-    progress: *mut ImagicProgress,
-) -> ImagicStatus {
+pub unsafe extern "C" fn imagic_job_poll(job: *const ImagicJob, progress: *mut ImagicProgress) -> ImagicStatus {
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
         let job = unsafe { job.as_ref() }.ok_or_else(|| Failure::argument("job is NULL"))?;
@@ -417,9 +375,7 @@ pub unsafe extern "C" fn imagic_job_result(
             return Err(Failure::new(ImagicStatus::BufferTooSmall, text));
         }
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
-        layout.write(layer, unsafe {
-            std::slice::from_raw_parts_mut(pixels.cast::<u8>(), needed)
-        });
+        layout.write(layer, unsafe { std::slice::from_raw_parts_mut(pixels.cast::<u8>(), needed) });
         Ok(())
     })
 }
@@ -461,33 +417,20 @@ pub unsafe extern "C" fn imagic_job_free(job: *mut ImagicJob) -> ImagicStatus {
 }
 
 fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<PathBuf>), Failure> {
-    let wrong =
-        |key: &str, kind: &str| Failure::argument(format!("{key} in options_json must be {kind}"));
+    let wrong = |key: &str, kind: &str| Failure::argument(format!("{key} in options_json must be {kind}"));
     let mut model_folders = models::folders(library_folder().as_deref());
     if let Some(list) = given.remove("model_folders") {
-        let paths = list.as_array().and_then(|list| {
-            list.iter()
-                .map(|path| path.as_str().map(PathBuf::from))
-                .collect()
-        });
+        let paths = list.as_array().and_then(|list| list.iter().map(|path| path.as_str().map(PathBuf::from)).collect());
         model_folders = paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?;
     }
     let mut options = match given.remove("cache_folder") {
-        Some(Value::Null) => EngineOptions {
-            cache_folder: None,
-            cache_limit: super::CACHE_LIMIT,
-        },
-        Some(Value::String(path)) => EngineOptions {
-            cache_folder: Some(path.into()),
-            cache_limit: super::CACHE_LIMIT,
-        },
+        Some(Value::Null) => EngineOptions { cache_folder: None, cache_limit: super::CACHE_LIMIT },
+        Some(Value::String(path)) => EngineOptions { cache_folder: Some(path.into()), cache_limit: super::CACHE_LIMIT },
         Some(_) => return Err(wrong("cache_folder", "a path or null")),
         None => super::engine_options()?,
     };
     if let Some(limit) = given.remove("cache_limit") {
-        options.cache_limit = limit
-            .as_u64()
-            .ok_or_else(|| wrong("cache_limit", "a number of bytes"))?;
+        options.cache_limit = limit.as_u64().ok_or_else(|| wrong("cache_limit", "a number of bytes"))?;
     }
     match given.keys().next() {
         Some(key) => Err(Failure::argument(format!(
@@ -511,24 +454,14 @@ fn edit_request(
         Some(_) => return Err(Failure::argument("document in request_json must be a text")),
     };
     if let Some(key) = given.keys().next() {
-        return Err(Failure::argument(format!(
-            "there is no {key} in a request; there are params, document"
-        )));
+        return Err(Failure::argument(format!("there is no {key} in a request; there are params, document")));
     }
-    let name = chosen
-        .get("model")
-        .and_then(Value::as_str)
-        .unwrap_or(BUILTIN_MODEL);
+    let name = chosen.get("model").and_then(Value::as_str).unwrap_or(BUILTIN_MODEL);
     let model = models::find(name, model_folders)?;
     let mut params = model.params()?;
     params.set_all(&chosen)?;
     params.check()?;
-    Ok(EditRequest {
-        layer,
-        params,
-        model_folder: model.folder,
-        document,
-    })
+    Ok(EditRequest { layer, params, model_folder: model.folder, document })
 }
 
 impl ImagicJob {

@@ -8,14 +8,16 @@ mod help;
 mod picture;
 mod progress;
 
+use super::engine_options;
 use super::entry::library_folder;
+use crate::engine::cache;
 use crate::error::Error;
 use crate::models;
 use arguments::{Arguments, nearest};
 use serde_json::{Value, json};
 use std::ffi::{OsString, c_int};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a command ended without success.
 enum Failure {
@@ -60,23 +62,14 @@ pub fn run(arguments: &[OsString]) -> c_int {
 
 fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
     let Some((command, rest)) = arguments.split_first() else {
-        return Err(Failure::Usage(
-            "say what to do: edit, models, cache or doctor".into(),
-        ));
+        return Err(Failure::Usage("say what to do: edit, models, cache or doctor".into()));
     };
     let command = command.to_string_lossy();
-    let help_wanted = rest
-        .iter()
-        .take_while(|arg| *arg != "--")
-        .any(|arg| arg == "--help" || arg == "-h");
+    let help_wanted = rest.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h");
     match command.as_ref() {
         "--help" | "-h" | "help" => {
             let topic = rest.first().map(|topic| topic.to_string_lossy());
-            print(
-                &topic
-                    .and_then(|topic| help::of_command(&topic))
-                    .unwrap_or_else(help::overview),
-            )?;
+            print(&topic.and_then(|topic| help::of_command(&topic)).unwrap_or_else(help::overview))?;
         }
         "--version" | "-V" => print(concat!("imagic-edit ", env!("CARGO_PKG_VERSION"), "\n"))?,
         name if COMMANDS.contains(&name) && help_wanted => {
@@ -125,23 +118,18 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
         }
         match model.params() {
             Ok(params) if !model.preset.is_empty() => {
-                let settings = model.preset.keys().filter_map(|id| {
-                    Some(format!("--{} {}", id.replace('_', "-"), params.get(id)?))
-                });
-                text += &help::wrapped(
-                    &format!("settings: {}", settings.collect::<Vec<_>>().join(" ")),
-                    2,
-                );
+                let settings = model
+                    .preset
+                    .keys()
+                    .filter_map(|id| Some(format!("--{} {}", id.replace('_', "-"), params.get(id)?)));
+                text += &help::wrapped(&format!("settings: {}", settings.collect::<Vec<_>>().join(" ")), 2);
             }
             Ok(_) => {}
             Err(error) => text += &format!("  damaged: {error}\n"),
         }
     }
     if found.is_empty() {
-        let folders: Vec<String> = folders
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
+        let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
         text = format!(
             "no models in {}; run installer/install.sh, or put a diffusers folder there\n",
             folders.join(" or ")
@@ -151,16 +139,50 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn cache(arguments: Arguments) -> Result<(), Failure> {
-    match arguments.words().first().and_then(|word| word.to_str()) {
-        // Seam: engine::cache lists and clears.
-        Some("list" | "clear") => Ok(()),
-        Some(other) => Err(Failure::Usage(format!(
-            "cache can list or clear, not {other}"
-        ))),
-        None => Err(Failure::Usage(
-            "say what to do with the cache: list or clear".into(),
-        )),
+    let folder = engine_options()?.cache_folder.expect("the command line keeps tuned models on disk");
+    let words: Vec<_> = arguments.words().iter().map(|word| word.to_string_lossy()).collect();
+    match words.iter().map(|word| word.as_ref()).collect::<Vec<_>>()[..] {
+        ["list"] => Ok(print(&cache_list(&folder, arguments.has("json"))?)?),
+        ["clear"] => {
+            let freed = cache::clear(&folder)?;
+            Ok(print(&format!("removed {} of tuned models from {}\n", help::size(freed), folder.display()))?)
+        }
+        [] => Err(Failure::Usage("say what to do with the cache: list or clear".into())),
+        [other, ..] => Err(Failure::Usage(format!("the cache can list or clear, not {other}"))),
     }
+}
+
+fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {
+    let entries = cache::list(folder)?;
+    let days = |entry: &cache::Entry| entry.used.elapsed().unwrap_or_default().as_secs() / 86_400;
+    if as_json {
+        let row = |entry: &cache::Entry| {
+            json!({
+                "file": entry.file.to_string_lossy(),
+                "bytes": entry.bytes,
+                "days_unused": days(entry),
+                "prompt": entry.prompt,
+                "model": entry.model,
+                "document": entry.document,
+            })
+        };
+        return Ok(format!("{:#}\n", json!({ "tuned_models": entries.iter().map(row).collect::<Vec<_>>() })));
+    }
+    let mut text = String::new();
+    for entry in &entries {
+        let prompt = entry.prompt.as_deref().unwrap_or("(damaged)");
+        let age = match days(entry) {
+            0 => "used today".to_owned(),
+            1 => "used yesterday".to_owned(),
+            days => format!("used {days} days ago"),
+        };
+        text += &format!("{:>8}  {age}  {prompt}\n", help::size(entry.bytes));
+        if let Some(document) = entry.document.as_deref().filter(|document| !document.is_empty()) {
+            text += &format!("          {document}\n");
+        }
+    }
+    let total = entries.iter().map(|entry| entry.bytes).sum();
+    Ok(text + &format!("{} tuned models, {} in {}\n", entries.len(), help::size(total), folder.display()))
 }
 
 /// Writes to stdout; a reader that has seen enough (`| head`) is not an error.

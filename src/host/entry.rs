@@ -21,10 +21,7 @@ pub unsafe extern "C" fn imagic_main(argc: c_int, argv: *mut *mut c_char) -> c_i
         })
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        eprintln!(
-            "imagic-edit: this is a defect of Imagic Edit, please report it: {}",
-            panic_text(&*panic)
-        );
+        eprintln!("imagic-edit: this is a defect of Imagic Edit, please report it: {}", panic_text(&*panic));
         1
     })
 }
@@ -71,8 +68,6 @@ pub fn library_folder() -> Option<PathBuf> {
     }
     // SAFETY: the name ends with NUL and lives as long as the library is loaded, which is now.
     let file = unsafe { CStr::from_ptr(info.dli_fname) };
-    let file = Path::new(OsStr::from_bytes(file.to_bytes()))
-        .canonicalize()
-        .ok()?;
+    let file = Path::new(OsStr::from_bytes(file.to_bytes())).canonicalize().ok()?;
     file.parent().map(Path::to_owned)
 }

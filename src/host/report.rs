@@ -8,11 +8,8 @@ use serde_json::{Map, Value, json};
 
 /// Everything about `edit` but its pixels: parameters, where the tuned model came from, seconds, losses, notes.
 pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
-    let seconds: Map<String, Value> = edit
-        .seconds
-        .iter()
-        .map(|&(stage, seconds)| (stage_id(stage).into(), short(seconds)))
-        .collect();
+    let seconds: Map<String, Value> =
+        edit.seconds.iter().map(|&(stage, seconds)| (stage_id(stage).into(), short(seconds))).collect();
     let tuned = match edit.tuned {
         Tuned::Now => "now",
         Tuned::InMemory => "in_memory",

@@ -35,13 +35,7 @@ pub fn terminal_width() -> Option<usize> {
     // SAFETY: TIOCGWINSZ writes one winsize to the pointer.
     let answer = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     // Some terminals do not know their size and say 0.
-    (answer == 0).then(|| {
-        if size.ws_col == 0 {
-            80
-        } else {
-            usize::from(size.ws_col)
-        }
-    })
+    (answer == 0).then(|| if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
 }
 
 /// Bytes that this account can still write to the disk of `folder`; `None` when the folder is not there.

@@ -1,25 +1,18 @@
-//! What the tests of the built program and library share: a home of their own, with the model in the repository.
+//! What the tests of the built program and library share: a home of their own, with a model in it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Options that make an edit take seconds; its picture is not looked at.
-pub const QUICK: [&str; 6] = [
-    "--embedding-steps",
-    "2",
-    "--tuning-steps",
-    "2",
-    "--sampling-steps",
-    "2",
-];
+/// Options that make an edit quick; its picture is not looked at.
+pub const QUICK: [&str; 6] = ["--embedding-steps", "2", "--tuning-steps", "2", "--sampling-steps", "2"];
 
-/// The built-in model's folder.
+/// A real model with random weights, so small that a step takes milliseconds.
 pub fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/scenes-64")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
 }
 
-/// An empty home in which the built-in model is installed; removed in the end.
+/// An empty home in which a tiny model stands in for the built-in one; removed in the end.
 pub struct Home {
     /// Its folder; commands run in it.
     pub folder: PathBuf,
@@ -51,13 +44,9 @@ impl Home {
 
     /// Names of the files in the home, sorted; folders are left out.
     pub fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(&self.folder)
-            .expect("the home is there")
-            .flatten();
+        let entries = std::fs::read_dir(&self.folder).expect("the home is there").flatten();
         let files = entries.filter(|entry| entry.path().is_file());
-        let mut names: Vec<String> = files
-            .map(|file| file.file_name().to_string_lossy().into_owned())
-            .collect();
+        let mut names: Vec<String> = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
@@ -72,11 +61,7 @@ impl Drop for Home {
 
 /// Runs to the end, at most five minutes.
 pub fn finish(mut command: Command) -> Output {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let started = Instant::now();
     // The outputs are short enough for the pipes, so nobody has to read them meanwhile.
     while child.try_wait().expect("it can be waited for").is_none() {

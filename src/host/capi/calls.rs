@@ -20,10 +20,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(status: ImagicStatus, text: impl Into<String>) -> Self {
-        Self {
-            status,
-            text: text.into(),
-        }
+        Self { status, text: text.into() }
     }
 
     pub fn argument(text: impl Into<String>) -> Self {
@@ -59,10 +56,7 @@ pub fn guard(body: impl FnOnce() -> Result<(), Failure>) -> ImagicStatus {
         Ok(Err(failure)) => failure,
         Err(panic) => Failure::new(
             ImagicStatus::Panic,
-            format!(
-                "a defect of Imagic Edit, please report it: {}",
-                panic_text(&*panic)
-            ),
+            format!("a defect of Imagic Edit, please report it: {}", panic_text(&*panic)),
         ),
     };
     // While a thread ends its storage may be gone already; the status alone has to do then.
@@ -72,21 +66,14 @@ pub fn guard(body: impl FnOnce() -> Result<(), Failure>) -> ImagicStatus {
 
 /// Text of the last call on this thread that failed.
 pub fn last_error() -> String {
-    LAST_ERROR
-        .try_with(|last| last.borrow().clone())
-        .unwrap_or_default()
+    LAST_ERROR.try_with(|last| last.borrow().clone()).unwrap_or_default()
 }
 
 /// Writes as much of `given` as fits and a NUL.
 ///
 /// # Safety
 /// As [`give_text`].
-pub unsafe fn give_cut_text(
-    given: &str,
-    text: *mut c_char,
-    text_len: usize,
-    text_needed: *mut usize,
-) {
+pub unsafe fn give_cut_text(given: &str, text: *mut c_char, text_len: usize, text_needed: *mut usize) {
     let used = text_len.min(given.len() + 1);
     if !text.is_null() && used > 0 {
         // SAFETY: the caller promises `text_len` bytes, which is not less.
@@ -143,6 +130,5 @@ pub unsafe fn read_object(text: *const c_char, name: &str) -> Result<Map<String,
     }
     // SAFETY: not NULL, so the caller promises a text that ends with NUL.
     let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
-    serde_json::from_slice(bytes)
-        .map_err(|error| Failure::argument(format!("{name} is not a JSON object: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| Failure::argument(format!("{name} is not a JSON object: {error}")))
 }

@@ -20,56 +20,32 @@ pub struct Layout {
 impl Layout {
     /// Refuses unknown formats and sizes that make no sense.
     pub fn new(format: u32, width: u32, height: u32, stride: usize) -> Result<Self, Failure> {
-        let format = [
-            ImagicFormat::Rgba8,
-            ImagicFormat::Bgra8,
-            ImagicFormat::Rgba16,
-        ]
-        .into_iter()
-        .find(|known| format == *known as u32)
-        .ok_or_else(|| Failure::argument(format!("format is {format}, must be 0 to 2")))?;
+        let format = [ImagicFormat::Rgba8, ImagicFormat::Bgra8, ImagicFormat::Rgba16]
+            .into_iter()
+            .find(|known| format == *known as u32)
+            .ok_or_else(|| Failure::argument(format!("format is {format}, must be 0 to 2")))?;
         let area = u64::from(width) * u64::from(height);
         if area == 0 || area > MAX_AREA {
             return Err(Failure::argument(format!(
                 "the picture has {width}x{height} pixels, must have 1 to {MAX_AREA}"
             )));
         }
-        let too_long = || {
-            Failure::argument(format!(
-                "stride is {stride}, which does not fit into memory"
-            ))
-        };
+        let too_long = || Failure::argument(format!("stride is {stride}, which does not fit into memory"));
         let pixel = if format == ImagicFormat::Rgba16 { 8 } else { 4 };
         let row = (width as usize).checked_mul(pixel).ok_or_else(too_long)?;
         if stride < row {
-            return Err(Failure::argument(format!(
-                "stride is {stride}, must be at least {row}"
-            )));
+            return Err(Failure::argument(format!("stride is {stride}, must be at least {row}")));
         }
-        let above = stride
-            .checked_mul(height as usize - 1)
-            .ok_or_else(too_long)?;
-        let bytes = above
-            .checked_add(row)
-            .filter(|&bytes| isize::try_from(bytes).is_ok())
-            .ok_or_else(too_long)?;
-        Ok(Self {
-            format,
-            width,
-            height,
-            stride,
-            row,
-            bytes,
-        })
+        let above = stride.checked_mul(height as usize - 1).ok_or_else(too_long)?;
+        let bytes = above.checked_add(row).filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(too_long)?;
+        Ok(Self { format, width, height, stride, row, bytes })
     }
 
     /// The layer in `source`, which has exactly `bytes`.
     pub fn read(&self, source: &[u8]) -> Result<LayerImage, Failure> {
         let rows = source.chunks(self.stride).map(|row| &row[..self.row]);
         let layer = match self.format {
-            ImagicFormat::Rgba8 => {
-                LayerImage::from_rgba8(self.width, self.height, &rows.collect::<Vec<_>>().concat())
-            }
+            ImagicFormat::Rgba8 => LayerImage::from_rgba8(self.width, self.height, &rows.collect::<Vec<_>>().concat()),
             ImagicFormat::Bgra8 => {
                 let mut rgba = rows.collect::<Vec<_>>().concat();
                 swap_red_and_blue(&mut rgba);
@@ -82,11 +58,7 @@ impl Layout {
             }
         };
         let (width, height) = (self.width, self.height);
-        layer.ok_or_else(|| {
-            Failure::argument(format!(
-                "{width}x{height} pixels are too many; scale the picture down"
-            ))
-        })
+        layer.ok_or_else(|| Failure::argument(format!("{width}x{height} pixels are too many; scale the picture down")))
     }
 
     /// Writes `layer`, which has this size, to `target`, which has exactly `bytes`; what lies between rows stays.
@@ -98,11 +70,7 @@ impl Layout {
                 swap_red_and_blue(&mut bgra);
                 bgra
             }
-            ImagicFormat::Rgba16 => layer
-                .rgba()
-                .iter()
-                .flat_map(|value| value.to_ne_bytes())
-                .collect(),
+            ImagicFormat::Rgba16 => layer.rgba().iter().flat_map(|value| value.to_ne_bytes()).collect(),
         };
         for (row, packed) in target.chunks_mut(self.stride).zip(packed.chunks(self.row)) {
             row[..self.row].copy_from_slice(packed);
@@ -111,7 +79,5 @@ impl Layout {
 }
 
 fn swap_red_and_blue(pixels: &mut [u8]) {
-    pixels
-        .chunks_exact_mut(4)
-        .for_each(|pixel| pixel.swap(0, 2));
+    pixels.chunks_exact_mut(4).for_each(|pixel| pixel.swap(0, 2));
 }

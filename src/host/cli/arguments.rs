@@ -15,16 +15,8 @@ pub struct Arguments {
 impl Arguments {
     /// `switches` are the options without a value and `options` those with one, all without `--`;
     /// `-o` is short for `--output`. After `--` everything is a word.
-    pub fn parse(
-        arguments: &[OsString],
-        switches: &[&str],
-        options: &[&str],
-    ) -> Result<Self, Failure> {
-        let mut parsed = Self {
-            switches: Vec::new(),
-            values: Vec::new(),
-            words: Vec::new(),
-        };
+    pub fn parse(arguments: &[OsString], switches: &[&str], options: &[&str]) -> Result<Self, Failure> {
+        let mut parsed = Self { switches: Vec::new(), values: Vec::new(), words: Vec::new() };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             if argument == "--" {
@@ -37,10 +29,7 @@ impl Arguments {
             } else if let Some(long) = bytes.strip_prefix(b"--") {
                 let mut parts = long.splitn(2, |&byte| byte == b'=');
                 let name = parts.next().unwrap_or_default();
-                (
-                    str::from_utf8(name).unwrap_or_default(),
-                    parts.next().map(OsStr::from_bytes),
-                )
+                (str::from_utf8(name).unwrap_or_default(), parts.next().map(OsStr::from_bytes))
             } else if bytes.len() > 1 && bytes.starts_with(b"-") {
                 return Err(unknown(&argument.to_string_lossy(), switches, options));
             } else {
@@ -56,13 +45,9 @@ impl Arguments {
                 // `--prompt --seed 3` is a forgotten text more often than a text that starts with two dashes.
                 let value = match value {
                     Some(value) => Some(value.to_owned()),
-                    None => rest
-                        .next()
-                        .filter(|next| !next.as_bytes().starts_with(b"--"))
-                        .cloned(),
+                    None => rest.next().filter(|next| !next.as_bytes().starts_with(b"--")).cloned(),
                 };
-                let value =
-                    value.ok_or_else(|| Failure::Usage(format!("--{name} needs a value")))?;
+                let value = value.ok_or_else(|| Failure::Usage(format!("--{name} needs a value")))?;
                 parsed.values.push((name.to_owned(), value));
             } else {
                 return Err(unknown(&argument.to_string_lossy(), switches, options));
@@ -83,10 +68,7 @@ impl Arguments {
 
     /// Every value that was given for option `name`.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a OsStr> {
-        self.values
-            .iter()
-            .filter(move |(option, _)| option == name)
-            .map(|(_, value)| value.as_os_str())
+        self.values.iter().filter(move |(option, _)| option == name).map(|(_, value)| value.as_os_str())
     }
 
     /// The value of option `name`, which may be given once.
@@ -101,39 +83,24 @@ impl Arguments {
     /// Refuses words where none belong.
     pub fn no_more_words(&self) -> Result<(), Failure> {
         match self.words.first() {
-            Some(word) => Err(Failure::Usage(format!(
-                "{} is not expected here",
-                word.to_string_lossy()
-            ))),
+            Some(word) => Err(Failure::Usage(format!("{} is not expected here", word.to_string_lossy()))),
             None => Ok(()),
         }
     }
 }
 
 fn unknown(argument: &str, switches: &[&str], options: &[&str]) -> Failure {
-    let name = argument
-        .split('=')
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches('-');
+    let name = argument.split('=').next().unwrap_or_default().trim_start_matches('-');
     let hint = nearest(name, switches.iter().chain(options).copied());
-    let hint = hint
-        .map(|known| format!("; did you mean --{known}?"))
-        .unwrap_or_default();
-    Failure::Usage(format!(
-        "there is no option {}{hint}",
-        argument.split('=').next().unwrap_or_default()
-    ))
+    let hint = hint.map(|known| format!("; did you mean --{known}?")).unwrap_or_default();
+    Failure::Usage(format!("there is no option {}{hint}", argument.split('=').next().unwrap_or_default()))
 }
 
 /// The known name that `name` is probably a slip of.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let by_distance = known.map(|known| (edit_distance(name, known), known));
     // More than a third of the letters wrong is another word.
-    by_distance
-        .min()
-        .filter(|&(distance, known)| distance <= known.len().div_ceil(3))
-        .map(|(_, known)| known)
+    by_distance.min().filter(|&(distance, known)| distance <= known.len().div_ceil(3)).map(|(_, known)| known)
 }
 
 /// Levenshtein's: letters to insert, remove or replace.
@@ -172,14 +139,10 @@ mod tests {
     #[test]
     fn options_take_the_next_argument_or_what_follows_the_equals_sign() {
         let parse = |line: &str| {
-            Arguments::parse(
-                &line.split(' ').map(OsString::from).collect::<Vec<_>>(),
-                &["json"],
-                &["eta", "output"],
-            )
+            Arguments::parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>(), &["json"], &["eta", "output"])
         };
-        let arguments = parse("in.png --eta=0.5 --eta -1 -o out.png --json -- --eta")
-            .unwrap_or_else(|_| panic!("it is right"));
+        let arguments =
+            parse("in.png --eta=0.5 --eta -1 -o out.png --json -- --eta").unwrap_or_else(|_| panic!("it is right"));
         assert_eq!(arguments.all("eta").collect::<Vec<_>>(), ["0.5", "-1"]);
         assert_eq!(arguments.words(), ["in.png", "--eta"]);
         assert!(arguments.has("json") && arguments.one("eta").is_err());

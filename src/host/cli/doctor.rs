@@ -1,14 +1,22 @@
 //! The command `doctor`: looks at everything an edit needs and says what is wrong and how to mend it; changes nothing.
 #![forbid(unsafe_code)]
 
-use super::{help, model_folders};
+use super::help::{self, size};
+use super::model_folders;
+use crate::engine::{EditRequest, Engine, EngineOptions};
+use crate::error::Error;
 use crate::host::entry::library_folder;
 use crate::host::{engine_options, system};
+use crate::image::LayerImage;
+use crate::job::{JobState, Worker};
 use crate::models::{self, Model};
-use crate::params::BUILTIN_MODEL;
+use crate::params::{BUILTIN_MODEL, Params};
+use serde_json::{Map, Value};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 const LAUNCHER: &str = "imagic-edit";
 const LIBRARY: &str = "libimagic_edit.so";
@@ -17,15 +25,12 @@ const INSTALL: &str = "run installer/install.sh";
 /// Tuned models and results need at least this much free disk.
 const LEAST_DISK: u64 = 1 << 30;
 
-/// Adam keeps weights, gradients and two moments in 4 bytes each where the file has 2: 8 times its size.
-const MEMORY_PER_WEIGHT_BYTE: u64 = 8;
+/// Memory that tuning takes for each number in the network: base, tuned, gradient and Adam's two moments, in f32.
+const BYTES_PER_WEIGHT: u64 = 5 * 4;
 
 /// The findings, and whether all of them are good.
 pub fn examine() -> (String, bool) {
-    let mut findings = Findings {
-        text: format!("Imagic Edit {}\n", env!("CARGO_PKG_VERSION")),
-        well: true,
-    };
+    let mut findings = Findings { text: format!("Imagic Edit {}\n", env!("CARGO_PKG_VERSION")), well: true };
     editors(&mut findings);
     findings.title("Installed copies");
     copies(&mut findings);
@@ -63,82 +68,50 @@ impl Findings {
 /// Host editors on the PATH, and whether the plug-in lies where each of them looks.
 fn editors(findings: &mut Findings) {
     findings.title("Editors");
-    let gimp2 = ["gimp-2.10", "gimp-console-2.10"]
-        .into_iter()
-        .find_map(on_path);
+    let gimp2 = ["gimp-2.10", "gimp-console-2.10"].into_iter().find_map(on_path);
     match &gimp2 {
         Some(program) => {
-            let version = first_line(program, "--version")
-                .and_then(|line| Some(line.rsplit(' ').next()?.to_owned()));
-            findings.good(&format!(
-                "GIMP {}, {}",
-                version.as_deref().unwrap_or("2.10"),
-                program.display()
-            ));
+            let version = first_line(program, "--version").and_then(|line| Some(line.rsplit(' ').next()?.to_owned()));
+            findings.good(&format!("GIMP {}, {}", version.as_deref().unwrap_or("2.10"), program.display()));
             if gimp2_folders().iter().all(|folder| !folder.exists()) {
-                findings.wrong(
-                    "the plug-in is not installed in GIMP 2.10",
-                    &format!("{INSTALL} and start GIMP again"),
-                );
+                findings.wrong("the plug-in is not installed in GIMP 2.10", &format!("{INSTALL} and start GIMP again"));
             }
         }
-        None => findings.wrong(
-            "GIMP 2.10 is not on this machine",
-            "sudo apt install gimp, then installer/install.sh",
-        ),
+        None => findings.wrong("GIMP 2.10 is not on this machine", "sudo apt install gimp, then installer/install.sh"),
     }
 }
 
 /// Where GIMP 2.10 looks for our plug-in: the profile, then the whole machine.
 fn gimp2_folders() -> Vec<PathBuf> {
-    let profile = std::env::var_os("GIMP2_DIRECTORY")
-        .map(PathBuf::from)
-        .or_else(|| Some(dirs::config_dir()?.join("GIMP/2.10")));
+    let profile =
+        std::env::var_os("GIMP2_DIRECTORY").map(PathBuf::from).or_else(|| Some(dirs::config_dir()?.join("GIMP/2.10")));
     let system = Path::new("/usr/lib/gimp/2.0/plug-ins/imagic-edit").to_owned();
-    profile
-        .map(|profile| profile.join("plug-ins/imagic-edit"))
-        .into_iter()
-        .chain([system])
-        .collect()
+    profile.map(|profile| profile.join("plug-ins/imagic-edit")).into_iter().chain([system]).collect()
 }
 
 /// Every folder that holds launcher and library: complete, startable, and all of this build?
 fn copies(findings: &mut Findings) {
     let own = library_folder();
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
-    let mut folders: Vec<PathBuf> = own
-        .clone()
-        .into_iter()
-        .chain(installed)
-        .chain(gimp2_folders())
-        .filter(|folder| folder.exists())
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        own.clone().into_iter().chain(installed).chain(gimp2_folders()).filter(|folder| folder.exists()).collect();
     folders.dedup();
     let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
     for folder in folders {
         let (launcher, library) = (folder.join(LAUNCHER), folder.join(LIBRARY));
-        let executable = launcher
-            .metadata()
-            .is_ok_and(|file| file.permissions().mode() & 0o111 != 0);
+        let executable = launcher.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0);
         let shown = folder.display();
         if !executable || !library.is_file() {
-            findings.wrong(
-                &format!("{shown} lacks {LAUNCHER} (executable) or {LIBRARY}"),
-                INSTALL,
-            );
+            findings.wrong(&format!("{shown} lacks {LAUNCHER} (executable) or {LIBRARY}"), INSTALL);
             continue;
         }
         let expected = concat!("imagic-edit ", env!("CARGO_PKG_VERSION"));
         match first_line(&launcher, "--version") {
-            Some(version) if version != expected => findings.wrong(
-                &format!("{shown} holds {version}, this is {expected}"),
-                INSTALL,
-            ),
+            Some(version) if version != expected => {
+                findings.wrong(&format!("{shown} holds {version}, this is {expected}"), INSTALL)
+            }
             Some(_) if own_library.is_some() && std::fs::read(&library).ok() != own_library => {
-                findings.wrong(
-                    &format!("{shown} holds another build of the same version"),
-                    INSTALL,
-                );
+                findings.wrong(&format!("{shown} holds another build of the same version"), INSTALL);
             }
             Some(version) => findings.good(&format!("{version} in {shown}")),
             None => findings.wrong(&format!("{} does not start", launcher.display()), INSTALL),
@@ -148,10 +121,7 @@ fn copies(findings: &mut Findings) {
 
 fn machine(findings: &mut Findings) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    findings.good(&format!(
-        "processor with {cores} cores{}; edits run on it",
-        vector_units()
-    ));
+    findings.good(&format!("processor with {cores} cores{}; edits run on it", vector_units()));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -170,54 +140,65 @@ fn vector_units() -> &'static str {
     ""
 }
 
-/// All models; returns the bytes of the largest network to tune.
+/// All models; returns how many numbers the largest network has.
 fn models_found(findings: &mut Findings) -> u64 {
     let folders = model_folders();
     let mut largest = 0;
-    let entries = folders
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flatten()
-        .flatten();
-    for folder in entries
-        .map(|entry| entry.path())
-        .filter(|folder| folder.is_dir())
-    {
-        match models::find(&folder.to_string_lossy(), &[]).and_then(|model| open(&model)) {
-            Ok(bytes) => {
-                largest = largest.max(bytes);
-                findings.good(&folder.to_string_lossy());
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    for folder in entries.map(|entry| entry.path()).filter(|folder| folder.is_dir()) {
+        match models::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model).map(|()| model)) {
+            Ok(model) => {
+                let weights = weights(&model);
+                largest = largest.max(weights);
+                findings.good(&format!("{}, {:.1} million weights", folder.display(), weights as f64 / 1e6));
             }
-            Err(error) => findings.wrong(
-                &error.to_string(),
-                "copy the model again, or remove its folder",
-            ),
+            Err(error) => findings.wrong(&error.to_string(), "copy the model again, or remove its folder"),
         }
     }
     if models::find(BUILTIN_MODEL, &folders).is_err() {
-        findings.wrong(
-            &format!("the built-in model {BUILTIN_MODEL} is missing"),
-            INSTALL,
-        );
+        findings.wrong(&format!("the built-in model {BUILTIN_MODEL} is missing"), INSTALL);
     }
     largest
 }
 
-/// Seam for the engine's own check; returns the bytes of the network's weights.
-fn open(model: &Model) -> crate::error::Result<u64> {
-    model.params()?;
-    Ok(0)
+/// Draws a tiny picture with the untuned model, which proves that all its parts can be read and fit each other.
+fn draw(model: &Model) -> Result<(), Error> {
+    let tuning = Params { embedding_steps: 0, tuning_steps: 0, ..model.params()? };
+    let params = Params { prompt: "a test".into(), sampling_steps: 1, resolution: 64, ..tuning };
+    let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
+    let request = EditRequest { layer, params, model_folder: model.folder.clone(), document: String::new() };
+    let worker = Worker::start(Engine::new(EngineOptions { cache_folder: None, cache_limit: 0 }))?;
+    let mut job = worker.submit(request);
+    loop {
+        match job.poll() {
+            JobState::Ended(result) => return result.map(drop),
+            JobState::Running(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
 }
 
-fn memory(findings: &mut Findings, network: u64) {
-    let needed = network * MEMORY_PER_WEIGHT_BYTE;
+/// Numbers in the network that stage B tunes, from the headers of its safetensors files.
+fn weights(model: &Model) -> u64 {
+    let header = |file: PathBuf| -> Option<u64> {
+        let mut file = std::fs::File::open(file).ok()?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).ok()?;
+        let mut header = Vec::new();
+        file.take(u64::from_le_bytes(length)).read_to_end(&mut header).ok()?;
+        let header: Map<String, Value> = serde_json::from_slice(&header).ok()?;
+        let shapes = header.values().filter_map(|tensor| tensor["shape"].as_array());
+        Some(shapes.map(|shape| shape.iter().filter_map(Value::as_u64).product::<u64>()).sum())
+    };
+    let files = std::fs::read_dir(model.folder.join("unet")).into_iter().flatten().flatten().map(|file| file.path());
+    let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    files.filter_map(header).max().unwrap_or(0)
+}
+
+fn memory(findings: &mut Findings, weights: u64) {
+    let needed = weights * BYTES_PER_WEIGHT;
     match free_memory() {
         Some(free) if free < needed => {
-            let what = format!(
-                "{} of memory free, tuning the largest model takes about {}",
-                size(free),
-                size(needed)
-            );
+            let what = format!("{} of memory free, tuning the largest model takes about {}", size(free), size(needed));
             findings.wrong(&what, "close other programs, or choose a smaller model");
         }
         Some(free) => findings.good(&format!("{} of memory free", size(free))),
@@ -227,9 +208,7 @@ fn memory(findings: &mut Findings, network: u64) {
 
 fn free_memory() -> Option<u64> {
     let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
@@ -242,37 +221,16 @@ fn cache(findings: &mut Findings) {
         return;
     };
     let (used, limit) = (bytes_in(&folder), options.cache_limit);
-    findings.good(&format!(
-        "{} of at most {} used in {}",
-        size(used),
-        size(limit),
-        folder.display()
-    ));
+    findings.good(&format!("{} of at most {} used in {}", size(used), size(limit), folder.display()));
     // The folder is made by the first edit; until then its parents tell.
-    let existing = folder
-        .ancestors()
-        .find(|folder| folder.exists())
-        .unwrap_or(Path::new("/"));
-    if existing
-        .metadata()
-        .is_ok_and(|folder| folder.permissions().readonly())
-    {
-        findings.wrong(
-            &format!("{} cannot be written", existing.display()),
-            "make it writable, or set XDG_CACHE_HOME",
-        );
+    let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if existing.metadata().is_ok_and(|folder| folder.permissions().readonly()) {
+        findings.wrong(&format!("{} cannot be written", existing.display()), "make it writable, or set XDG_CACHE_HOME");
     }
     match system::free_disk(existing) {
         Some(free) if free < LEAST_DISK => {
-            let what = format!(
-                "{} of disk free, {} is the least that makes sense",
-                size(free),
-                size(LEAST_DISK)
-            );
-            findings.wrong(
-                &what,
-                "free some disk, for example with: imagic-edit cache clear",
-            );
+            let what = format!("{} of disk free, {} is the least that makes sense", size(free), size(LEAST_DISK));
+            findings.wrong(&what, "free some disk, for example with: imagic-edit cache clear");
         }
         Some(free) => findings.good(&format!("{} of disk free", size(free))),
         None => {}
@@ -292,33 +250,11 @@ fn bytes_in(folder: &Path) -> u64 {
 
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// First line that `program argument` prints, if it ends well.
 fn first_line(program: &Path, argument: &str) -> Option<String> {
-    let output = Command::new(program)
-        .arg(argument)
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    Some(
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .next()?
-            .trim()
-            .to_owned(),
-    )
-}
-
-/// "512 MB", "3.4 GB".
-pub fn size(bytes: u64) -> String {
-    let megabytes = bytes as f64 / 1e6;
-    if megabytes < 1000.0 {
-        format!("{megabytes:.0} MB")
-    } else {
-        format!("{:.1} GB", megabytes / 1000.0)
-    }
+    let output = Command::new(program).arg(argument).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
 }

@@ -40,15 +40,8 @@ enum Preset {
 impl Order {
     /// Reads the arguments after `edit`.
     pub fn parse(arguments: &[OsString]) -> Result<Self, Failure> {
-        let names: Vec<String> = PARAMS
-            .iter()
-            .map(|param| param.id.replace('_', "-"))
-            .collect();
-        let options: Vec<&str> = names
-            .iter()
-            .map(String::as_str)
-            .chain(["output", "preset"])
-            .collect();
+        let names: Vec<String> = PARAMS.iter().map(|param| param.id.replace('_', "-")).collect();
+        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output", "preset"]).collect();
         let arguments = Arguments::parse(arguments, &["json"], &options)?;
         let usage = |message: &str| Failure::Usage(message.to_owned());
 
@@ -56,37 +49,19 @@ impl Order {
             [] => return Err(usage("name the picture to edit")),
             [input] => PathBuf::from(input),
             [_, second, ..] => {
-                return Err(usage(&format!(
-                    "one picture at a time; {} is one too many",
-                    second.to_string_lossy()
-                )));
+                return Err(usage(&format!("one picture at a time; {} is one too many", second.to_string_lossy())));
             }
         };
-        let output = PathBuf::from(
-            arguments
-                .one("output")?
-                .ok_or_else(|| usage("say where the result goes: -o OUT.png"))?,
-        );
-        if !output
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
-        {
-            return Err(usage(&format!(
-                "the result is a PNG file; end {} with .png",
-                output.display()
-            )));
+        let output =
+            PathBuf::from(arguments.one("output")?.ok_or_else(|| usage("say where the result goes: -o OUT.png"))?);
+        if !output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+            return Err(usage(&format!("the result is a PNG file; end {} with .png", output.display())));
         }
-        let preset = match arguments
-            .one("preset")?
-            .map(|preset| preset.to_string_lossy())
-            .as_deref()
-        {
+        let preset = match arguments.one("preset")?.map(|preset| preset.to_string_lossy()).as_deref() {
             None | Some("model") => Preset::Model,
             Some("paper") => Preset::Paper,
             Some(other) => {
-                return Err(usage(&format!(
-                    "--preset is {other}, must be model or paper"
-                )));
+                return Err(usage(&format!("--preset is {other}, must be model or paper")));
             }
         };
         let mut etas = Vec::new();
@@ -96,15 +71,9 @@ impl Order {
                 arguments.one(name)?;
             }
             for value in arguments.all(name) {
-                let value = json!(
-                    value
-                        .to_str()
-                        .ok_or_else(|| usage(&format!("--{name} is not valid UTF-8")))?
-                );
+                let value = json!(value.to_str().ok_or_else(|| usage(&format!("--{name} is not valid UTF-8")))?);
                 let mut checked = Params::paper();
-                checked
-                    .set(param.id, &value)
-                    .map_err(|error| Failure::Usage(error.to_string()))?;
+                checked.set(param.id, &value).map_err(|error| Failure::Usage(error.to_string()))?;
                 if param.id != "eta" {
                     settings.push((param.id, value));
                 } else if etas.contains(&checked.eta) {
@@ -114,38 +83,21 @@ impl Order {
                 }
             }
         }
-        if settings.iter().all(|(id, text)| {
-            *id != "prompt" || text.as_str().is_none_or(|text| text.trim().is_empty())
-        }) {
+        if settings.iter().all(|(id, text)| *id != "prompt" || text.as_str().is_none_or(|text| text.trim().is_empty()))
+        {
             return Err(usage("say what the picture should become: --prompt TEXT"));
         }
-        Ok(Self {
-            input,
-            output,
-            settings,
-            etas,
-            preset,
-            json: arguments.has("json"),
-        })
+        Ok(Self { input, output, settings, etas, preset, json: arguments.has("json") })
     }
 
     fn params(&self, model_folders: &[PathBuf]) -> Result<Params, Error> {
-        let named = self
-            .settings
-            .iter()
-            .find(|(id, _)| *id == "model")
-            .and_then(|(_, name)| name.as_str());
+        let named = self.settings.iter().find(|(id, _)| *id == "model").and_then(|(_, name)| name.as_str());
         let model = models::find(named.unwrap_or(BUILTIN_MODEL), model_folders)?;
         let mut params = match self.preset {
             Preset::Model => model.params()?,
-            Preset::Paper => Params {
-                model: model.name,
-                ..Params::paper()
-            },
+            Preset::Paper => Params { model: model.name, ..Params::paper() },
         };
-        self.settings
-            .iter()
-            .try_for_each(|(id, value)| params.set(id, value))?;
+        self.settings.iter().try_for_each(|(id, value)| params.set(id, value))?;
         Ok(params)
     }
 
@@ -156,11 +108,7 @@ impl Order {
         }
         let two_digits = format!("{eta:.2}");
         // More digits where two would give different values one name.
-        let shown = if two_digits.parse() == Ok(eta) {
-            two_digits
-        } else {
-            eta.to_string()
-        };
+        let shown = if two_digits.parse() == Ok(eta) { two_digits } else { eta.to_string() };
         let mut name = self.output.file_stem().unwrap_or_default().to_owned();
         name.push(format!("-eta{shown}.png"));
         self.output.with_file_name(name)
@@ -173,11 +121,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     let folders = model_folders();
     let mut params = order.params(&folders)?;
     let picture = picture::read(&order.input)?;
-    let etas = if order.etas.is_empty() {
-        vec![params.eta]
-    } else {
-        order.etas.clone()
-    };
+    let etas = if order.etas.is_empty() { vec![params.eta] } else { order.etas.clone() };
     for &eta in &etas {
         picture::check_output(&order.output_for(eta), &order.input)?;
     }
@@ -191,26 +135,17 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     for &eta in &etas {
         params.eta = eta;
         let started = Instant::now();
-        let mut file = PictureFile {
-            picture: &picture,
-            input: &order.input,
-            output: order.output_for(eta),
-            bar: Bar::default(),
-        };
+        let mut file =
+            PictureFile { picture: &picture, input: &order.input, output: order.output_for(eta), bar: Bar::default() };
         let result = edit_active_layer(&mut file, &worker, &params, &folders);
         file.bar.clear();
         let edit = match result {
             Err(Error::Cancelled) => {
-                return Err(Failure::Stopped(
-                    system::stop_signal().unwrap_or(libc::SIGINT),
-                ));
+                return Err(Failure::Stopped(system::stop_signal().unwrap_or(libc::SIGINT)));
             }
             result => result?,
         };
-        eprintln!(
-            "{}",
-            summary(&file.output, &edit, eta, started.elapsed().as_secs_f32())
-        );
+        eprintln!("{}", summary(&file.output, &edit, eta, started.elapsed().as_secs_f32()));
         for note in &edit.notes {
             eprintln!("note: {note}");
         }
@@ -236,11 +171,7 @@ fn summary(output: &Path, edit: &Edit, eta: f64, seconds: f32) -> String {
         Tuned::InMemory => "already tuned",
         Tuned::OnDisk => "tuned earlier",
     };
-    format!(
-        "wrote {} (eta {eta}, {tuned}, {})",
-        output.display(),
-        duration(seconds)
-    )
+    format!("wrote {} (eta {eta}, {tuned}, {})", output.display(), duration(seconds))
 }
 
 /// A picture file as a host: its only layer is the picture, the new layer is the output file.
@@ -257,11 +188,7 @@ impl Host for PictureFile<'_> {
     }
 
     fn document(&mut self) -> String {
-        self.input
-            .canonicalize()
-            .unwrap_or_else(|_| self.input.to_owned())
-            .to_string_lossy()
-            .into_owned()
+        self.input.canonicalize().unwrap_or_else(|_| self.input.to_owned()).to_string_lossy().into_owned()
     }
 
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {

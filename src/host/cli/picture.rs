@@ -4,10 +4,7 @@
 use crate::error::{Error, Result};
 use crate::image::{LayerImage, MAX_AREA, MAX_SIDE};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{
-    DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader,
-    Limits,
-};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -33,19 +30,13 @@ pub fn read(path: &Path) -> Result<Picture> {
         ImageError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
             Error::file("read", path)(error)
         }
-        error => Error::Image(format!(
-            "cannot read {}: {error}; open it in an editor and save it again",
-            path.display()
-        )),
+        error => {
+            Error::Image(format!("cannot read {}: {error}; open it in an editor and save it again", path.display()))
+        }
     };
     let file = File::open(path).map_err(Error::file("read", path))?;
-    let mut reader = ImageReader::new(BufReader::new(file))
-        .with_guessed_format()
-        .map_err(Error::file("read", path))?;
-    if !matches!(
-        reader.format(),
-        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)
-    ) {
+    let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(Error::file("read", path))?;
+    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) {
         return Err(Error::Image(format!(
             "{} is not a PNG, JPEG or WebP picture; save it as one of these",
             path.display()
@@ -77,26 +68,16 @@ pub fn read(path: &Path) -> Result<Picture> {
     let profile = profile.filter(|profile| {
         let fits = profile.get(16..20) == Some(b"RGB ");
         if !fits {
-            notes.push(
-                "the color profile is not one for RGB and is left out of the result".to_owned(),
-            );
+            notes.push("the color profile is not one for RGB and is left out of the result".to_owned());
         }
         fits
     });
-    let (sixteen_bits, alpha) = (
-        image.color().bytes_per_pixel() / image.color().channel_count() > 1,
-        image.color().has_alpha(),
-    );
+    let (sixteen_bits, alpha) =
+        (image.color().bytes_per_pixel() / image.color().channel_count() > 1, image.color().has_alpha());
     let rgba = image.into_rgba16();
     let layer = LayerImage::new(rgba.width(), rgba.height(), rgba.into_raw())
         .ok_or_else(|| Error::Image(format!("{} has no pixels", path.display())))?;
-    Ok(Picture {
-        layer,
-        sixteen_bits,
-        alpha,
-        profile,
-        notes,
-    })
+    Ok(Picture { layer, sixteen_bits, alpha, profile, notes })
 }
 
 /// Writes `layer` to `path` as PNG with the depth, alpha channel and profile of `like`: either the whole file or none.
@@ -104,8 +85,7 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
     let image = if like.sixteen_bits {
         DynamicImage::ImageRgba16(layer.pixels().clone())
     } else {
-        let rgba = ImageBuffer::from_raw(layer.width(), layer.height(), layer.to_rgba8())
-            .expect("the size of a layer");
+        let rgba = ImageBuffer::from_raw(layer.width(), layer.height(), layer.to_rgba8()).expect("the size of a layer");
         DynamicImage::ImageRgba8(rgba)
     };
     let image = match (like.alpha, like.sixteen_bits) {
@@ -119,12 +99,9 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
     };
     let part = PartFile::create(path)?;
     let mut out = BufWriter::new(&part.file);
-    let mut encoder =
-        PngEncoder::new_with_quality(&mut out, CompressionType::Default, FilterType::Adaptive);
+    let mut encoder = PngEncoder::new_with_quality(&mut out, CompressionType::Default, FilterType::Adaptive);
     if let Some(profile) = &like.profile {
-        encoder
-            .set_icc_profile(profile.clone())
-            .map_err(|error| failed(ImageError::Unsupported(error)))?;
+        encoder.set_icc_profile(profile.clone()).map_err(|error| failed(ImageError::Unsupported(error)))?;
     }
     image.write_with_encoder(encoder).map_err(failed)?;
     out.flush().map_err(Error::file("write", path))?;
@@ -135,18 +112,12 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
 /// Refuses now what could not be written in the end: a missing or read-only folder, or the input itself.
 pub fn check_output(output: &Path, input: &Path) -> Result<()> {
     if output.is_dir() {
-        return Err(Error::Image(format!(
-            "{} is a folder; name a file in it",
-            output.display()
-        )));
+        return Err(Error::Image(format!("{} is a folder; name a file in it", output.display())));
     }
     if let (Ok(output_file), Ok(input_file)) = (output.canonicalize(), input.canonicalize())
         && output_file == input_file
     {
-        return Err(Error::Image(format!(
-            "the output {} is the input; name another file",
-            output.display()
-        )));
+        return Err(Error::Image(format!("the output {} is the input; name another file", output.display())));
     }
     PartFile::create(output).map(drop)
 }
@@ -160,9 +131,8 @@ struct PartFile<'a> {
 
 impl<'a> PartFile<'a> {
     fn create(path: &'a Path) -> Result<Self> {
-        let name = path
-            .file_name()
-            .ok_or_else(|| Error::Image(format!("{} is not the name of a file", path.display())))?;
+        let name =
+            path.file_name().ok_or_else(|| Error::Image(format!("{} is not the name of a file", path.display())))?;
         let mut part_name = OsString::from(".");
         part_name.push(name);
         part_name.push(format!(".{}.part", std::process::id()));
@@ -172,9 +142,7 @@ impl<'a> PartFile<'a> {
     }
 
     fn finish(self) -> Result<()> {
-        self.file
-            .sync_all()
-            .map_err(Error::file("write", self.path))?;
+        self.file.sync_all().map_err(Error::file("write", self.path))?;
         std::fs::rename(&self.part, self.path).map_err(Error::file("write", self.path))
     }
 }

@@ -30,10 +30,7 @@ impl Bar {
         self.shown = Some((progress.stage, progress.step));
         // A terminal that went away is no reason to stop the edit, so a failed write is ignored.
         if let Some(width) = system::terminal_width() {
-            let cut: String = line(progress, true)
-                .chars()
-                .take(width.saturating_sub(1))
-                .collect();
+            let cut: String = line(progress, true).chars().take(width.saturating_sub(1)).collect();
             let _ = write!(std::io::stderr(), "\r\x1b[2K{cut}");
             self.drawn = true;
         } else if new_stage || self.line_at.is_none_or(|at| at.elapsed() >= PLAIN_LINE) {
@@ -99,10 +96,7 @@ mod tests {
             fraction: 0.5,
             seconds_left: Some(125.0),
         };
-        assert_eq!(
-            line(&progress, false),
-            "B: fine-tuning the model  3/12  loss 0.1250  2:05 min left"
-        );
+        assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2:05 min left");
         assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));
         assert_eq!(duration(3720.0), "1:02 h");
     }
