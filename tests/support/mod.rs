@@ -12,6 +12,17 @@ pub fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
 }
 
+/// Puts launcher and library into `folder`, as the installer does.
+///
+/// The library is the one beside the test program: `cargo test` builds it there and leaves an older one in the folder above.
+pub fn install(folder: &Path) {
+    let test = std::env::current_exe().expect("the test knows its own file");
+    let library = test.with_file_name("libimagic_edit.so");
+    std::fs::create_dir_all(folder).expect("temporary folders can be made");
+    std::fs::copy(env!("CARGO_BIN_EXE_imagic-edit"), folder.join("imagic-edit")).expect("the launcher can be copied");
+    std::fs::copy(library, folder.join("libimagic_edit.so")).expect("the library can be copied");
+}
+
 /// An empty home in which a tiny model stands in for the built-in one; removed in the end.
 pub struct Home {
     /// Its folder; commands run in it.
