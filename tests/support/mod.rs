@@ -1,4 +1,5 @@
 //! What the tests of the built program and library share: a home of their own, with a model in it.
+#![allow(dead_code, reason = "every test uses its own part")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
