@@ -1,5 +1,11 @@
 //! What the hosts share: layer in, new layer out. The adapters below are the only code that knows GIMP, Krita, C or files.
 
+mod entry;
+mod gimp;
+mod gimp2;
+mod gimp2_sys;
+mod loader;
+
 use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
 use crate::error::{Error, Result};
 use crate::image::LayerImage;
