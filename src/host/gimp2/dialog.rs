@@ -40,8 +40,6 @@ pub fn run(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Result<
 
 struct Window {
     dialog: Dialog,
-    /// Everything that must not change while an edit runs.
-    settings: Widget,
     fields: Vec<(&'static Param, Field)>,
     description: Label,
     examples: Label,
@@ -99,8 +97,9 @@ impl Window {
         let (description, examples) = (Label::new(WIDTH).selectable(), Label::new(WIDTH));
         description.0.show_only_on_demand();
         examples.0.show_only_on_demand();
-        let (browse, new_seed) = (gtk::button("_Browse..."), gtk::button("_New seed"));
-        mnemonics.take("BN");
+        let (browse, new_seed) = (gtk::button(&mnemonics.mark("Browse...")), gtk::button(&mnemonics.mark("New seed")));
+        let fold = gtk::expander(&mnemonics.mark("Advanced"));
+        let reset = gtk::button(&mnemonics.mark("Reset to the model's preset"));
         let (basic, advanced) = (Form::new(8), Form::new(12));
         let mut fields = Vec::new();
         for param in PARAMS {
@@ -147,25 +146,21 @@ impl Window {
             field.set_tooltip(&help(param));
             fields.push((param, field));
         }
-        let reset = gtk::button(&mnemonics.mark("Reset to the model's preset"));
         reset.set_tooltip("Sets strength and everything here to what fits the base model.");
         browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
         new_seed.set_tooltip("Another version of the edit.");
         advanced.add_below(&reset);
-        let fold = gtk::expander(&mnemonics.mark("Advanced"));
         advanced.table.set_border(gtk::BORDER);
         fold.add(&advanced.table);
 
-        let settings = gtk::vertical();
-        settings.pack(&subject.0);
-        settings.pack(&basic.table);
-        settings.pack(&fold);
         let (bar, icon, status, line) = (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
         line.pack(&icon.0);
         line.pack_growing(&status.0);
         let all = gtk::vertical();
         all.set_border(gtk::BORDER);
-        all.pack_growing(&settings);
+        all.pack(&subject.0);
+        all.pack(&basic.table);
+        all.pack_growing(&fold);
         all.pack(&bar.0);
         all.pack(&line);
         dialog.content().pack_growing(&all);
@@ -173,7 +168,6 @@ impl Window {
         let state = RefCell::new(State { document, running: None, model: None, closing: false });
         let window = Rc::new(Self {
             dialog,
-            settings,
             fields,
             description,
             examples,
@@ -293,7 +287,7 @@ impl Window {
         match submitted {
             Ok(running) => {
                 self.state.borrow_mut().running = Some(running);
-                self.tell(&Tone::Hint, "GIMP stays usable meanwhile.");
+                self.tell(&Tone::Hint, "GIMP and this window stay usable; changes here count for the next edit.");
                 self.bar.set(0.0, "Starting");
                 self.set_busy(true);
                 let window = Rc::downgrade(self);
@@ -342,9 +336,6 @@ impl Window {
                         self.tell(&Tone::Failure, &sentence(&error.to_string()));
                     }
                 }
-                if let Some(Field::Prompt(area)) = self.field("prompt") {
-                    area.view.grab_focus();
-                }
             }
         }
         if self.state.borrow().closing {
@@ -373,7 +364,6 @@ impl Window {
     }
 
     fn set_busy(&self, busy: bool) {
-        self.settings.set_sensitive(!busy);
         self.edit.set_sensitive(!busy);
         self.stop.set_sensitive(busy);
     }
@@ -497,11 +487,6 @@ fn help(param: &Param) -> String {
 struct Mnemonics(Vec<char>);
 
 impl Mnemonics {
-    /// Keys that are given by hand.
-    fn take(&mut self, keys: &str) {
-        self.0.extend(keys.chars());
-    }
-
     /// `label` with `_` before its key: the first free letter, beginnings of words first.
     fn mark(&mut self, label: &str) -> String {
         let letters = || label.char_indices().filter(|(_, letter)| letter.is_ascii_alphabetic());
