@@ -1,11 +1,35 @@
 //! One edit from pixels to pixels: the order of the paper's stages and what is kept between edits; knows no host.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
-use crate::error::Result;
+pub mod cache;
+pub mod imagic;
+pub mod layers;
+pub mod ops;
+pub mod optimizer;
+pub mod pixels;
+pub mod random;
+pub mod schedule;
+pub mod text;
+pub mod unet;
+pub mod vae;
+pub mod weights;
+
+use crate::error::{Error, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
+use cache::{TunedModel, TuningKey};
+use candle_core::Device;
+use imagic::Setting;
+use random::{Purpose, Stream};
+use schedule::Schedule;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use text::TextEncoder;
+use unet::{UNet, UNetConfig};
+use vae::Vae;
+use weights::Weights;
 
 /// Where the engine keeps things and how much it may use.
 #[derive(Clone, Debug)]
@@ -102,37 +126,226 @@ pub struct Edit {
     pub notes: Vec<String>,
 }
 
-/// Owns the loaded base model and the tuned models.
+/// How the stages report: (stage, steps done, steps in all, loss); fails with [`Error::Cancelled`] to stop them.
+pub type StepWatch<'a> = dyn FnMut(Stage, u32, u32, Option<f32>) -> Result<()> + 'a;
+
+/// A base model, loaded.
+pub struct BaseModel {
+    /// Its diffusers folder.
+    pub folder: PathBuf,
+    /// Differs for models with different weights.
+    pub fingerprint: String,
+    /// Tokenizer and text encoder.
+    pub text: TextEncoder,
+    /// Autoencoder.
+    pub vae: Vae,
+    /// Shape of the network.
+    pub unet_config: UNetConfig,
+    /// Weights of the network; never changed.
+    pub unet: Weights,
+    /// Noise schedule.
+    pub schedule: Schedule,
+}
+
+impl BaseModel {
+    /// Reads a diffusers folder and checks that its parts fit each other.
+    pub fn read(folder: &Path, device: &Device) -> Result<Self> {
+        let base = Self {
+            folder: folder.to_owned(),
+            fingerprint: weights::fingerprint(folder)?,
+            text: TextEncoder::read(folder, device)?,
+            vae: Vae::read(folder, device)?,
+            unet_config: UNetConfig::read(folder)?,
+            unet: Weights::read(&folder.join("unet"), device)?,
+            schedule: Schedule::read(folder)?,
+        };
+        UNet::new(&base.unet_config, &base.unet)?;
+        if base.vae.latent_channels != base.unet_config.latent_channels {
+            let (vae, unet) = (base.vae.latent_channels, base.unet_config.latent_channels);
+            return Err(Error::model(
+                folder,
+                format!("the VAE has {vae} latent channels, the U-Net {unet}; they belong to different models"),
+            ));
+        }
+        Ok(base)
+    }
+
+    /// Width and height in pixels at which this model works on `layer`.
+    fn working_size(&self, layer: &LayerImage, resolution: u32) -> (usize, usize) {
+        let own = self.unet_config.sample_size * self.vae.downsampling;
+        let side = if resolution == 0 { own } else { resolution as usize };
+        let multiple = self.vae.downsampling * self.unet_config.latent_multiple();
+        pixels::working_size(layer.width(), layer.height(), side, multiple)
+    }
+}
+
+/// Owns the loaded base model and the last tuned model.
 pub struct Engine {
     options: EngineOptions,
+    device: Device,
+    base: Option<Arc<BaseModel>>,
+    tuned: Option<(TuningKey, Arc<TunedModel>)>,
 }
 
 impl Engine {
     /// Loads nothing yet.
     pub fn new(options: EngineOptions) -> Self {
-        Self { options }
+        Self { options, device: Device::Cpu, base: None, tuned: None }
     }
 
     /// Runs the stages that are needed and returns the edited layer.
+    ///
+    /// Stages A and B run only if no tuned model is kept for this picture, prompt, tuning parameters and base model.
     pub fn edit(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
-        // Placeholder of the skeleton: takes the time of an edit and inverts the colours.
-        let _ = &self.options;
-        for step in 1..=40 {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            let progress = Progress {
-                stage: Stage::FineTune,
-                step,
-                steps: 40,
-                loss: Some(1.0),
-                fraction: step as f32 / 40.0,
-                seconds_left: Some((40 - step) as f32 * 0.05),
-            };
-            if watch(progress).is_break() {
-                return Err(crate::error::Error::Cancelled);
+        let params = &request.params;
+        params.check()?;
+        let mut clock = Clock::new(params, watch);
+        let mut notes = Vec::new();
+
+        clock.step(Stage::LoadModel, 0, 0, None)?;
+        let base = self.base_model(&request.model_folder)?;
+        let key = TuningKey::of(request, &base.fingerprint);
+        let tokens = base.text.tokenize(&params.prompt)?;
+        if !tokens.cut.is_empty() {
+            let limit = base.text.max_tokens - 2;
+            notes.push(format!("the target text is longer than {limit} tokens; not used: \"{}\"", tokens.cut));
+        }
+        let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
+        let size = base.working_size(&request.layer, params.resolution);
+        let moments = base.vae.encode(&pixels::to_tensor(&request.layer, size, &self.device)?)?;
+        let noise =
+            Stream::new(params.tuning_seed, Purpose::VaeSample, 0).normals(moments.mean.dims(), &self.device)?;
+        let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
+        let setting = Setting { config: &base.unet_config, schedule: &base.schedule, x: &x, params };
+
+        let (mut embedding_losses, mut tuning_losses) = (Vec::new(), Vec::new());
+        let (tuned, origin) = match self.find_tuned(&key, &base) {
+            Some(found) => found,
+            None => {
+                let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
+                let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base.unet, &e_tgt, watch)?;
+                embedding_losses = losses;
+                let (unet, losses) = imagic::fine_tune(&setting, &base.unet, &e_opt, watch)?;
+                tuning_losses = losses;
+                let tuned = Arc::new(TunedModel { e_opt, unet });
+                if let Some(folder) = &self.options.cache_folder {
+                    let stored = cache::store(folder, self.options.cache_limit, &key, request, &tuned);
+                    notes.extend(stored.err().map(|error| {
+                        format!("the tuned model is kept only until this program closes: {error}; free some space")
+                    }));
+                }
+                (tuned, Tuned::Now)
+            }
+        };
+        self.tuned = Some((key, tuned.clone()));
+
+        clock.tuned(origin);
+        clock.step(Stage::Generate, 0, params.sampling_steps, None)?;
+        let e_null = base.text.embed(&base.text.tokenize("")?)?;
+        let e_bar = imagic::interpolate(&e_tgt, &tuned.e_opt, params.eta)?;
+        let unet = UNet::new(&base.unet_config, &tuned.unet)?;
+        let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
+        let x_edit = imagic::generate(&setting, &unet, &e_bar, &e_null, watch)?;
+        let layer = pixels::to_layer(&base.vae.decode(&x_edit)?, &request.layer)?;
+        Ok(Edit { layer, tuned: origin, seconds: clock.finish(), embedding_losses, tuning_losses, notes })
+    }
+
+    /// The base model in `folder`, read unless it is the loaded one.
+    fn base_model(&mut self, folder: &Path) -> Result<Arc<BaseModel>> {
+        if let Some(base) = self.base.as_ref().filter(|base| base.folder == folder) {
+            // The files may have been exchanged since.
+            if weights::fingerprint(folder)? == base.fingerprint {
+                return Ok(base.clone());
             }
         }
-        let rgba = request.layer.rgba().chunks(4).flat_map(|p| [65535 - p[0], 65535 - p[1], 65535 - p[2], p[3]]).collect();
-        let layer = LayerImage::new(request.layer.width(), request.layer.height(), rgba).expect("the size of a layer");
-        Ok(Edit { layer, tuned: Tuned::Now, seconds: vec![(Stage::FineTune, 2.0)], embedding_losses: vec![], tuning_losses: vec![], notes: vec![] })
+        // Free the old one first: two do not fit into memory on small machines.
+        self.base = None;
+        self.tuned = None;
+        let base = Arc::new(BaseModel::read(folder, &self.device)?);
+        self.base = Some(base.clone());
+        Ok(base)
+    }
+
+    fn find_tuned(&mut self, key: &TuningKey, base: &BaseModel) -> Option<(Arc<TunedModel>, Tuned)> {
+        if let Some((_, tuned)) = self.tuned.as_ref().filter(|(kept, _)| kept == key) {
+            return Some((tuned.clone(), Tuned::InMemory));
+        }
+        self.tuned = None;
+        let folder = self.options.cache_folder.as_ref()?;
+        let tuned = cache::find(folder, key, &base.unet, &self.device)?;
+        Some((Arc::new(tuned), Tuned::OnDisk))
+    }
+}
+
+/// Turns the steps of the stages into [`Progress`] and measures what each stage takes.
+struct Clock<'a, 'b> {
+    watch: &'a mut Watch<'b>,
+    /// Cost of one step of stages A, B and C, in passes through the network for one item.
+    costs: [(Stage, u32, f32); 3],
+    started: Instant,
+    stage: (Stage, Instant),
+    seconds: Vec<(Stage, f32)>,
+    /// Seconds per pass, from the stage that runs.
+    pace: Option<f32>,
+}
+
+impl<'a, 'b> Clock<'a, 'b> {
+    fn new(params: &Params, watch: &'a mut Watch<'b>) -> Self {
+        // A: forward and the gradient of the activations; B: the gradient of the weights as well; C: two with guidance.
+        let batch = params.batch_size as f32;
+        let passes = if params.guidance == 1.0 { 1.0 } else { 2.0 };
+        let costs = [
+            (Stage::OptimizeTextEmbedding, params.embedding_steps, 2.0 * batch),
+            (Stage::FineTune, params.tuning_steps, 3.0 * batch),
+            (Stage::Generate, params.sampling_steps, passes),
+        ];
+        let now = Instant::now();
+        Self { watch, costs, started: now, stage: (Stage::LoadModel, now), seconds: Vec::new(), pace: None }
+    }
+
+    /// Stages A and B did not have to run.
+    fn tuned(&mut self, origin: Tuned) {
+        if origin != Tuned::Now {
+            self.costs[0].1 = 0;
+            self.costs[1].1 = 0;
+        }
+    }
+
+    fn step(&mut self, stage: Stage, step: u32, steps: u32, loss: Option<f32>) -> Result<()> {
+        self.enter(stage);
+        let (mut done, mut all) = (0.0, 0.0);
+        let mut before = true;
+        for (other, steps, cost) in self.costs {
+            all += steps as f32 * cost;
+            if other == stage {
+                before = false;
+                done += step as f32 * cost;
+                if step > 0 {
+                    self.pace = Some(self.stage.1.elapsed().as_secs_f32() / (step as f32 * cost));
+                }
+            } else if before && stage != Stage::LoadModel {
+                done += steps as f32 * cost;
+            }
+        }
+        let fraction = if all > 0.0 { (done / all).min(1.0) } else { 0.0 };
+        let seconds_left = self.pace.map(|pace| pace * (all - done).max(0.0));
+        match (self.watch)(Progress { stage, step, steps, loss, fraction, seconds_left }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        }
+    }
+
+    /// Closes the running stage if `stage` is another one.
+    fn enter(&mut self, stage: Stage) {
+        if self.stage.0 != stage {
+            self.seconds.push((self.stage.0, self.stage.1.elapsed().as_secs_f32()));
+            self.stage = (stage, Instant::now());
+        }
+    }
+
+    fn finish(mut self) -> Vec<(Stage, f32)> {
+        self.seconds.push((self.stage.0, self.stage.1.elapsed().as_secs_f32()));
+        debug_assert!(self.seconds.iter().map(|(_, s)| s).sum::<f32>() <= self.started.elapsed().as_secs_f32() + 1.0);
+        self.seconds
     }
 }

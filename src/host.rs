@@ -32,7 +32,12 @@ pub trait Host {
 const POLL: Duration = Duration::from_millis(50);
 
 /// Runs the whole edit and waits for it, telling `host` how it goes.
-pub fn edit_active_layer(host: &mut dyn Host, worker: &Worker, params: &Params, model_folders: &[PathBuf]) -> Result<Edit> {
+pub fn edit_active_layer(
+    host: &mut dyn Host,
+    worker: &Worker,
+    params: &Params,
+    model_folders: &[PathBuf],
+) -> Result<Edit> {
     let mut job = worker.submit(request(host, params, model_folders)?);
     let edit = loop {
         match job.poll() {

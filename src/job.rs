@@ -59,7 +59,9 @@ impl Worker {
             .name("imagic-engine".into())
             .stack_size(STACK_BYTES)
             .spawn(move || run(engine, &inbox, &stop))
-            .map_err(|error| Error::Engine(format!("cannot start a thread: {error}; close other programs and try again")))?;
+            .map_err(|error| {
+                Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
+            })?;
         Ok(Self { tasks: Some(tasks), shutdown, thread: Some(thread) })
     }
 
@@ -97,7 +99,9 @@ impl Job {
                 }
                 Err(TryRecvError::Empty) => return JobState::Running(self.progress),
                 Err(TryRecvError::Disconnected) => {
-                    return JobState::Ended(Err(Error::Engine("the worker thread is gone; start the editor again".into())));
+                    return JobState::Ended(Err(Error::Engine(
+                        "the worker thread is gone; start the editor again".into(),
+                    )));
                 }
             }
         }

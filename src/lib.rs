@@ -10,3 +10,7 @@ pub mod image;
 pub mod job;
 pub mod models;
 pub mod params;
+
+/// Training frees and allocates the same large buffers in every step; see `Cargo.toml`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

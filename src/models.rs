@@ -91,14 +91,20 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
         return if path.is_dir() {
             Model::open(name, path)
         } else {
-            Err(Error::model(path, "no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)"))
+            Err(Error::model(
+                path,
+                "no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)",
+            ))
         };
     }
     match folders.iter().map(|folder| folder.join(name)).find(|folder| folder.is_dir()) {
         Some(folder) => Model::open(name, &folder),
         None => {
             let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-            Err(Error::model(path, format!("no such model in {}; run the installer or choose a folder", looked.join(" or "))))
+            Err(Error::model(
+                path,
+                format!("no such model in {}; run the installer or choose a folder", looked.join(" or ")),
+            ))
         }
     }
 }

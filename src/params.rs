@@ -279,10 +279,10 @@ impl Params {
                 new.clone_into(text);
             }
             (Domain::Integer { min, max }, Slot::Integer(integer)) => {
-                *integer = number
-                    .filter(|n| n.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(n))
-                    .ok_or_else(|| Error::Parameter(format!("{id} is {shown}, must be a whole number from {min} to {max}")))?
-                    as u32;
+                *integer =
+                    number.filter(|n| n.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(n)).ok_or_else(
+                        || Error::Parameter(format!("{id} is {shown}, must be a whole number from {min} to {max}")),
+                    )? as u32;
             }
             (Domain::Real { min, max }, Slot::Real(real)) => {
                 *real = number

@@ -1,0 +1,245 @@
+//! Tuned models on disk: one file each, found again by what they were tuned on; a damaged file is a miss.
+#![forbid(unsafe_code)]
+
+use super::EditRequest;
+use super::weights::{Weights, hex};
+use crate::error::{Error, Result};
+use crate::params::{Affects, PARAMS};
+use candle_core::{Device, Tensor};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
+const FORMAT: u32 = 1;
+
+/// Largest header of a safetensors file that is read when listing.
+const MAX_HEADER: u64 = 16 << 20;
+
+/// Name of the embedding among the tensors of the network, which are called `unet.*`.
+const E_OPT: &str = "e_opt";
+
+/// The product of stages A and B.
+pub struct TunedModel {
+    /// The optimized embedding, (1, tokens, d).
+    pub e_opt: Tensor,
+    /// The tuned network's weights.
+    pub unet: Weights,
+}
+
+/// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TuningKey(String);
+
+impl TuningKey {
+    /// `fingerprint` is the base model's, see [`super::weights::fingerprint`].
+    pub fn of(request: &EditRequest, fingerprint: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(format!("imagic-edit tuned model {FORMAT}\n{fingerprint}\n"));
+        for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
+            // The model counts by its fingerprint: another name or folder for the same weights is no change.
+            let value = if param.id == "model" { None } else { request.params.get(param.id) };
+            hash.update(format!("{}={}\n", param.id, value.unwrap_or_default()));
+        }
+        hash.update(format!("{}x{}\n", request.layer.width(), request.layer.height()));
+        for row in request.layer.rgba().chunks(1 << 16) {
+            let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hash.update(&bytes);
+        }
+        Self(hex(&hash.finalize()))
+    }
+}
+
+/// One file in the cache folder.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where it is.
+    pub file: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was last written or used.
+    pub used: SystemTime,
+    /// The prompt it was tuned for; `None` in a file that cannot be read.
+    pub prompt: Option<String>,
+    /// The base model's name.
+    pub model: Option<String>,
+    /// The document it belongs to.
+    pub document: Option<String>,
+}
+
+/// Everything in the cache folder, least recently used first. A missing folder is empty.
+pub fn list(folder: &Path) -> Result<Vec<Entry>> {
+    let files = match std::fs::read_dir(folder) {
+        Ok(files) => files,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::file("read", folder)(error)),
+    };
+    let mut entries = Vec::new();
+    for file in files.flatten() {
+        let (path, Ok(metadata)) = (file.path(), file.metadata()) else { continue };
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let about = about(&path);
+            let text = |key: &str| Some(about.as_ref()?[key].as_str()?.to_owned());
+            entries.push(Entry {
+                bytes: metadata.len(),
+                used: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                prompt: text("prompt"),
+                model: text("model"),
+                document: text("document"),
+                file: path,
+            });
+        }
+    }
+    entries.sort_by_key(|entry| entry.used);
+    Ok(entries)
+}
+
+/// Removes every tuned model, and what a killed process may have left half-written; returns the bytes freed.
+pub fn clear(folder: &Path) -> Result<u64> {
+    let mut freed = 0;
+    for entry in list(folder)? {
+        std::fs::remove_file(&entry.file).map_err(Error::file("remove", &entry.file))?;
+        freed += entry.bytes;
+    }
+    remove_unfinished(folder, std::time::Duration::ZERO);
+    Ok(freed)
+}
+
+/// The tuned model for `key`, read and verified; `None` if there is none or its file is damaged, which is logged.
+pub fn find(folder: &Path, key: &TuningKey, base: &Weights, device: &Device) -> Option<TunedModel> {
+    let file = path(folder, key);
+    if !file.is_file() {
+        return None;
+    }
+    match read(&file, base, device) {
+        Ok(tuned) => {
+            touch(&file);
+            Some(tuned)
+        }
+        Err(reason) => {
+            eprintln!("imagic-edit: {} is not used: {reason}; tuning again", file.display());
+            None
+        }
+    }
+}
+
+/// Writes `tuned` for `key`: to a temporary file first, so that nobody ever sees half of it; then removes the least
+/// recently used entries until all fit into `limit` bytes.
+pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, tuned: &TunedModel) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    remove_unfinished(folder, std::time::Duration::from_secs(24 * 3600));
+    let tensors: BTreeMap<String, Tensor> = std::iter::once((E_OPT.to_owned(), tuned.e_opt.clone()))
+        .chain(tuned.unet.tensors.iter().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
+        .collect();
+    let about = json!({
+        "format": FORMAT,
+        "key": key.0,
+        "digest": digest(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?,
+        "prompt": request.params.prompt,
+        "model": request.params.model,
+        "document": request.document,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    let metadata = HashMap::from([("imagic-edit".to_owned(), about.to_string())]);
+    let file = path(folder, key);
+    let unfinished = folder.join(format!("{}.{}.tmp", key.0, std::process::id()));
+    let written = safetensors::serialize_to_file(&tensors, Some(metadata), &unfinished)
+        .map_err(|error| std::io::Error::other(error.to_string()))
+        .and_then(|()| File::open(&unfinished)?.sync_all())
+        .and_then(|()| std::fs::rename(&unfinished, &file));
+    if let Err(error) = written {
+        // Already failing; what is left over is removed by a later call.
+        let _ = std::fs::remove_file(&unfinished);
+        return Err(Error::file("write", &file)(error));
+    }
+    prune(folder, limit, &file)
+}
+
+fn path(folder: &Path, key: &TuningKey) -> PathBuf {
+    folder.join(format!("{}.safetensors", key.0))
+}
+
+/// Removes the least recently used entries, but never `keep`.
+fn prune(folder: &Path, limit: u64, keep: &Path) -> Result<()> {
+    let entries = list(folder)?;
+    let mut total: u64 = entries.iter().map(|entry| entry.bytes).sum();
+    for entry in entries.iter().filter(|entry| entry.file != keep) {
+        if total <= limit {
+            break;
+        }
+        std::fs::remove_file(&entry.file).map_err(Error::file("remove", &entry.file))?;
+        total -= entry.bytes;
+    }
+    Ok(())
+}
+
+/// Removes temporary files that nobody has written to for `age`.
+fn remove_unfinished(folder: &Path, age: std::time::Duration) {
+    for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let old = file
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|passed| passed >= age));
+        if old && file.path().extension().is_some_and(|extension| extension == "tmp") {
+            // Tidying up: if it fails, nothing but space is lost, and the next call tries again.
+            let _ = std::fs::remove_file(file.path());
+        }
+    }
+}
+
+/// Marks a file as used now, for `prune`.
+fn touch(file: &Path) {
+    // An entry that cannot be touched is only forgotten earlier.
+    let _ = File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
+}
+
+/// What the header of a cache file says about it; `None` if it is not one of ours.
+fn about(file: &Path) -> Option<Value> {
+    let mut file = File::open(file).ok()?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).ok()?;
+    let length = Some(u64::from_le_bytes(length)).filter(|&length| length <= MAX_HEADER)?;
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header).ok()?;
+    let header: Value = serde_json::from_slice(&header).ok()?;
+    serde_json::from_str(header["__metadata__"]["imagic-edit"].as_str()?).ok()
+}
+
+/// Reads and verifies; the error is a phrase for the log.
+fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<TunedModel, String> {
+    let about = about(file).ok_or("it was not written by this plug-in")?;
+    if about["format"] != json!(FORMAT) {
+        return Err(format!("its format is {}, not {FORMAT}", about["format"]));
+    }
+    let tensors = candle_core::safetensors::load(file, device).map_err(|error| error.to_string())?;
+    let sorted: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    if digest(sorted.into_iter()).map_err(|error| error.to_string())? != about["digest"].as_str().unwrap_or_default() {
+        return Err("its content does not fit its digest".into());
+    }
+    let mut unet = BTreeMap::new();
+    for (name, tensor) in &base.tensors {
+        match tensors.get(&format!("unet.{name}")) {
+            Some(tuned) if tuned.shape() == tensor.shape() => unet.insert(name.clone(), tuned.clone()),
+            _ => return Err(format!("tensor {name} does not fit the base model")),
+        };
+    }
+    let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
+    Ok(TunedModel { e_opt, unet: Weights { file: file.to_owned(), tensors: unet } })
+}
+
+/// SHA-256 over names, shapes and values, in the order given.
+fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> Result<String> {
+    let mut hash = Sha256::new();
+    for (name, tensor) in tensors {
+        hash.update(format!("{name} {:?}\n", tensor.dims()));
+        for values in tensor.flatten_all()?.to_vec1::<f32>()?.chunks(1 << 14) {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hash.update(&bytes);
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}

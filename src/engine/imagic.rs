@@ -1,0 +1,176 @@
+//! The paper: Imagic (Kawar et al., CVPR 2023), its three stages and nothing else.
+//!
+//! | code | paper |
+//! |---|---|
+//! | `x` | x, here as the VAE's latents |
+//! | `e_tgt`, `e_opt`, `e_bar` | the embeddings of section 3.2 |
+//! | `eta` | eta of formula 3 |
+//! | `unet` | f_theta |
+//! | `denoising_loss` | L of formula 2 |
+#![forbid(unsafe_code)]
+
+use super::optimizer::Adam;
+use super::random::{Purpose, Stream};
+use super::schedule::Schedule;
+use super::unet::{UNet, UNetConfig};
+use super::weights::Weights;
+use super::{Stage, StepWatch};
+use crate::error::{Error, Result};
+use crate::params::Params;
+use candle_core::{Tensor, Var};
+use std::collections::BTreeMap;
+
+/// What every stage needs: the frozen parts and the latents of the picture.
+pub struct Setting<'a> {
+    /// Shape of the network.
+    pub config: &'a UNetConfig,
+    /// The checkpoint's noise schedule.
+    pub schedule: &'a Schedule,
+    /// The picture: one sample of the VAE, scaled, (1, c, h, w). The same in stages A and B.
+    pub x: &'a Tensor,
+    /// Steps, learning rates, seeds.
+    pub params: &'a Params,
+}
+
+/// Stage A: the embedding that makes the frozen network reconstruct `x` best, near `e_tgt`, where it starts.
+/// Returns e_opt, (1, tokens, d), and the losses.
+pub fn optimize_text_embedding(
+    setting: &Setting<'_>,
+    base: &Weights,
+    e_tgt: &Tensor,
+    watch: &mut StepWatch<'_>,
+) -> Result<(Tensor, Vec<f32>)> {
+    let unet = UNet::new(setting.config, base)?;
+    let e = Var::from_tensor(e_tgt)?;
+    let params = setting.params;
+    let training = Training {
+        stage: Stage::OptimizeTextEmbedding,
+        steps: params.embedding_steps,
+        lr: params.embedding_lr,
+        timesteps: Purpose::EmbeddingTimesteps,
+        noise: Purpose::EmbeddingNoise,
+    };
+    let losses = train(setting, &training, &unet, e.as_tensor(), vec![e.clone()], watch)?;
+    Ok((e.as_tensor().detach(), losses))
+}
+
+/// Stage B: the network's weights that reconstruct `x` at `e_opt`, all of them trained, starting from `base`.
+/// Returns the tuned weights and the losses; `base` stays as it is, for the next picture.
+pub fn fine_tune(
+    setting: &Setting<'_>,
+    base: &Weights,
+    e_opt: &Tensor,
+    watch: &mut StepWatch<'_>,
+) -> Result<(Weights, Vec<f32>)> {
+    let variable = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
+    let variables: BTreeMap<String, Var> = base.tensors.iter().map(variable).collect::<Result<_>>()?;
+    let weights = |tensor: fn(&Var) -> Tensor| Weights {
+        file: base.file.clone(),
+        tensors: variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))).collect(),
+    };
+    let unet = UNet::new(setting.config, &weights(|variable| variable.as_tensor().clone()))?;
+    let params = setting.params;
+    let training = Training {
+        stage: Stage::FineTune,
+        steps: params.tuning_steps,
+        lr: params.tuning_lr,
+        timesteps: Purpose::TuningTimesteps,
+        noise: Purpose::TuningNoise,
+    };
+    let losses = train(setting, &training, &unet, e_opt, variables.values().cloned().collect(), watch)?;
+    Ok((weights(|variable| variable.as_tensor().detach()), losses))
+}
+
+/// Formula 3: e_bar = eta e_tgt + (1 - eta) e_opt.
+pub fn interpolate(e_tgt: &Tensor, e_opt: &Tensor, eta: f64) -> Result<Tensor> {
+    Ok(((e_tgt * eta)? + (e_opt * (1.0 - eta))?)?)
+}
+
+/// Stage C: samples latents with DDIM from pure noise, guided from `e_null` (the empty text's embedding) to `e_bar`.
+pub fn generate(
+    setting: &Setting<'_>,
+    unet: &UNet,
+    e_bar: &Tensor,
+    e_null: &Tensor,
+    watch: &mut StepWatch<'_>,
+) -> Result<Tensor> {
+    let Setting { schedule, x, params, .. } = setting;
+    let timesteps = schedule.timesteps(params.sampling_steps);
+    // Guidance of 1 is the conditional prediction itself; then half of the work is not done.
+    let guided = params.guidance != 1.0;
+    let e = if guided { Tensor::cat(&[e_null, e_bar], 0)? } else { e_bar.clone() };
+    let mut x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(x.dims(), x.device())?;
+    watch(Stage::Generate, 0, timesteps.len() as u32, None)?;
+    for (step, &t) in timesteps.iter().enumerate() {
+        let prediction = if guided {
+            let both = unet.forward(&Tensor::cat(&[&x_t, &x_t], 0)?, &[t, t], &e)?;
+            let (null, text) = (both.narrow(0, 0, 1)?, both.narrow(0, 1, 1)?);
+            (&null + ((text - &null)? * params.guidance)?)?
+        } else {
+            unet.forward(&x_t, &[t], &e)?
+        };
+        x_t = schedule.step(&prediction, t, params.sampling_steps, &x_t)?;
+        watch(Stage::Generate, step as u32 + 1, timesteps.len() as u32, None)?;
+    }
+    Ok(x_t)
+}
+
+/// Formula 2: the mean of (target - prediction)^2, where the target is the noise, or v for a model that predicts v.
+/// `e`: (1, tokens, d); `timesteps`: b of them; `noise`: (b, c, h, w).
+pub fn denoising_loss(
+    schedule: &Schedule,
+    unet: &UNet,
+    x: &Tensor,
+    e: &Tensor,
+    timesteps: &[u32],
+    noise: &Tensor,
+) -> Result<Tensor> {
+    let (_, tokens, d) = e.dims3()?;
+    let e = e.broadcast_as((timesteps.len(), tokens, d))?;
+    let prediction = unet.forward(&schedule.add_noise(x, noise, timesteps)?, timesteps, &e.contiguous()?)?;
+    Ok((prediction - schedule.target(x, noise, timesteps)?)?.sqr()?.mean_all()?)
+}
+
+/// What differs between stages A and B besides the variables.
+struct Training {
+    stage: Stage,
+    steps: u32,
+    lr: f64,
+    timesteps: Purpose,
+    noise: Purpose,
+}
+
+/// The loop of stages A and B: Adam on L, a fresh timestep and noise for each item and step.
+fn train(
+    setting: &Setting<'_>,
+    training: &Training,
+    unet: &UNet,
+    e: &Tensor,
+    variables: Vec<Var>,
+    watch: &mut StepWatch<'_>,
+) -> Result<Vec<f32>> {
+    let Setting { schedule, x, params, .. } = setting;
+    let mut adam = Adam::new(variables, training.lr);
+    let mut losses = Vec::with_capacity(training.steps as usize);
+    let mut shape = x.dims().to_vec();
+    shape[0] = params.batch_size as usize;
+    watch(training.stage, 0, training.steps, None)?;
+    for step in 0..training.steps {
+        let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
+        let timesteps = stream(training.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
+        let noise = stream(training.noise).normals(&shape, x.device())?;
+        let loss = denoising_loss(schedule, unet, x, e, &timesteps, &noise)?;
+        adam.step(&loss.backward()?)?;
+        let loss = loss.to_scalar::<f32>()?;
+        if !loss.is_finite() {
+            let stage = training.stage.label();
+            return Err(Error::Engine(format!(
+                "{stage}: the loss is {loss} at step {}; lower the learning rate",
+                step + 1
+            )));
+        }
+        losses.push(loss);
+        watch(training.stage, step + 1, training.steps, Some(loss))?;
+    }
+    Ok(losses)
+}

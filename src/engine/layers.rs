@@ -1,0 +1,187 @@
+//! The layers that U-Net and VAE share, with the names and shapes of diffusers.
+#![forbid(unsafe_code)]
+
+use super::ops::{self, Activation, Padding};
+use super::weights::Scope;
+use crate::error::Result;
+use candle_core::Tensor;
+
+/// nn.Conv2d.
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Tensor,
+    stride: usize,
+    padding: Padding,
+}
+
+impl Conv2d {
+    /// Kernel `k` by `k`, stride 1, the size kept.
+    pub fn new(scope: &Scope<'_>, c_in: usize, c_out: usize, k: usize) -> Result<Self> {
+        Self::strided(scope, c_in, c_out, k, 1, Padding::Even(k / 2))
+    }
+
+    /// With its own stride and padding.
+    pub fn strided(
+        scope: &Scope<'_>,
+        c_in: usize,
+        c_out: usize,
+        k: usize,
+        stride: usize,
+        padding: Padding,
+    ) -> Result<Self> {
+        let weight = scope.get("weight", &[c_out, c_in, k, k])?;
+        Ok(Self { weight, bias: scope.get("bias", &[c_out])?, stride, padding })
+    }
+
+    /// (b, c_in, h, w) to (b, c_out, h / stride, w / stride).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(ops::conv2d(x, &self.weight, &self.bias, self.stride, self.padding)?)
+    }
+}
+
+/// nn.Linear.
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// With bias.
+    pub fn new(scope: &Scope<'_>, d_in: usize, d_out: usize) -> Result<Self> {
+        Ok(Self { weight: scope.get("weight", &[d_out, d_in])?, bias: Some(scope.get("bias", &[d_out])?) })
+    }
+
+    /// Without bias.
+    pub fn without_bias(scope: &Scope<'_>, d_in: usize, d_out: usize) -> Result<Self> {
+        Ok(Self { weight: scope.get("weight", &[d_out, d_in])?, bias: None })
+    }
+
+    /// (..., d_in) to (..., d_out).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+    }
+}
+
+/// nn.GroupNorm, with SiLU behind it or not.
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f32,
+    after: Activation,
+}
+
+impl GroupNorm {
+    /// Of `channels` channels.
+    pub fn new(scope: &Scope<'_>, channels: usize, groups: usize, eps: f32, after: Activation) -> Result<Self> {
+        let (weight, bias) = (scope.get("weight", &[channels])?, scope.get("bias", &[channels])?);
+        Ok(Self { weight, bias, groups, eps, after })
+    }
+
+    /// (b, channels, ...).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(ops::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, self.after)?)
+    }
+}
+
+/// nn.LayerNorm with PyTorch's default eps.
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    /// Over the last `d` values.
+    pub fn new(scope: &Scope<'_>, d: usize) -> Result<Self> {
+        Ok(Self { weight: scope.get("weight", &[d])?, bias: scope.get("bias", &[d])? })
+    }
+
+    /// (..., d).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(ops::layer_norm(x, &self.weight, &self.bias, 1e-5)?)
+    }
+}
+
+/// What the normalizations of a network have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Norms {
+    /// Groups of every group normalization.
+    pub groups: usize,
+    /// Added to the variance in residual blocks.
+    pub eps: f32,
+}
+
+/// diffusers' ResnetBlock2D.
+pub struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    /// `time_embedding`: width of the time embedding, `None` in a VAE.
+    pub fn new(
+        scope: &Scope<'_>,
+        c_in: usize,
+        c_out: usize,
+        norms: Norms,
+        time_embedding: Option<usize>,
+    ) -> Result<Self> {
+        let norm = |name: &str, c| GroupNorm::new(&scope.at(name), c, norms.groups, norms.eps, Activation::Silu);
+        Ok(Self {
+            norm1: norm("norm1", c_in)?,
+            conv1: Conv2d::new(&scope.at("conv1"), c_in, c_out, 3)?,
+            time_emb_proj: time_embedding.map(|d| Linear::new(&scope.at("time_emb_proj"), d, c_out)).transpose()?,
+            norm2: norm("norm2", c_out)?,
+            conv2: Conv2d::new(&scope.at("conv2"), c_out, c_out, 3)?,
+            conv_shortcut: (c_in != c_out)
+                .then(|| Conv2d::new(&scope.at("conv_shortcut"), c_in, c_out, 1))
+                .transpose()?,
+        })
+    }
+
+    /// `x`: (b, c_in, h, w); `silu_emb`: SiLU of the time embedding, (b, d). Gives (b, c_out, h, w).
+    pub fn forward(&self, x: &Tensor, silu_emb: Option<&Tensor>) -> Result<Tensor> {
+        let mut h = self.conv1.forward(&self.norm1.forward(x)?)?;
+        if let (Some(proj), Some(emb)) = (&self.time_emb_proj, silu_emb) {
+            h = ops::add_per_channel(&h, &proj.forward(emb)?)?;
+        }
+        let h = self.conv2.forward(&self.norm2.forward(&h)?)?;
+        let shortcut = self.conv_shortcut.as_ref().map_or_else(|| Ok(x.clone()), |conv| conv.forward(x))?;
+        Ok((shortcut + h)?)
+    }
+}
+
+/// Downsampling by a strided convolution; the VAE pads after only, the U-Net evenly.
+pub fn downsampler(scope: &Scope<'_>, channels: usize, padding: Padding) -> Result<Conv2d> {
+    Conv2d::strided(&scope.at("downsamplers.0.conv"), channels, channels, 3, 2, padding)
+}
+
+/// Upsampling: nearest, then a convolution.
+pub struct Upsampler(Conv2d);
+
+impl Upsampler {
+    /// `upsamplers.0` of a block.
+    pub fn new(scope: &Scope<'_>, channels: usize) -> Result<Self> {
+        Ok(Self(Conv2d::new(&scope.at("upsamplers.0.conv"), channels, channels, 3)?))
+    }
+
+    /// (b, c, h, w) to (b, c, 2 h, 2 w).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.0.forward(&ops::upsample_nearest_2x(x)?)
+    }
+}
+
+/// (b, c, h, w) to (b, h w, c).
+pub fn to_sequence(x: &Tensor) -> Result<Tensor> {
+    Ok(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
+}
+
+/// (b, h w, c) to (b, c, h, w).
+pub fn to_picture(x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
+    let (b, _, c) = x.dims3()?;
+    Ok(x.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?)
+}

@@ -1,0 +1,95 @@
+//! Differentiable operations with their own backward, where candle's is missing or slow.
+//!
+//! Why ours: candle builds `layer_norm` and `softmax_last_dim` without a backward, so that gradients silently stop;
+//! its CPU convolution computes its gradients with a scalar loop; and every binary operation computes the gradients of
+//! both arguments, wanted or not. Here a gradient is computed only for arguments that a variable stands behind.
+//!
+//! All of them take contiguous `f32` tensors on the CPU and give the same bytes however many threads run: sums over
+//! a batch are taken in a fixed order, and threads split rows, never sums.
+#![deny(unsafe_code)]
+
+mod attention;
+mod conv;
+mod elementwise;
+#[allow(unsafe_code, reason = "one call into the gemm crate, behind bounds checks")]
+mod gemm;
+mod linear;
+mod norm;
+
+pub use attention::attention;
+pub use conv::{Padding, conv2d};
+pub use elementwise::{add_per_channel, geglu, upsample_nearest_2x};
+pub use linear::linear;
+pub use norm::{Activation, group_norm, layer_norm};
+
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+
+/// The values of a contiguous CPU storage.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("a tensor of shape {:?} is not contiguous", layout.shape()),
+    }
+}
+
+/// Calls `f` with the values of a CPU tensor, copied first if they do not lie in a row.
+fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(values(storage, layout)?),
+        _ => bail!("this operation runs on the CPU only"),
+    }
+}
+
+/// A tensor of `like`'s shape and device.
+fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, like.shape(), like.device())
+}
+
+/// `exp` that compiles to vector instructions; relative error 2e-7. Range reduction and polynomial of Cephes `expf`.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Two parts of ln 2, so that n * ln 2 is subtracted without rounding.
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-LN_2_HIGH, x);
+    let r = n.mul_add(-LN_2_LOW, r);
+    let mut p = 1.987_569_1e-4_f32;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        p = p.mul_add(r, coefficient);
+    }
+    let y = (p * r).mul_add(r, r) + 1.0;
+    y * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `erf` that compiles to vector instructions; absolute error 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let t = 1.0 / x.abs().mul_add(0.327_591_1, 1.0);
+    let mut p = 1.061_405_4_f32;
+    for coefficient in [-1.453_152, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
+        p = p.mul_add(t, coefficient);
+    }
+    (1.0 - p * t * exp(-x * x)).copysign(x)
+}
+
+/// Sum of a row in 16 lanes: vectorizes, and errs less than one running sum.
+#[inline(always)]
+fn sum(row: impl Iterator<Item = f32>) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    for (index, value) in row.enumerate() {
+        lanes[index % 16] += value;
+    }
+    lanes.iter().sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! Attention with several heads; the backward recomputes the scores instead of keeping them.
+#![forbid(unsafe_code)]
+
+use super::gemm::{Matrix, Out, Threads, matmul};
+use super::{exp, tensor_like, values, with_values};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Rows of scores that exist at a time, for each head.
+const QUERY_ROWS: usize = 256;
+
+/// `q`: (b, n, c), `k`, `v`: (b, m, c) with c = heads * d; gives softmax(q k^T / sqrt(d)) v of each head: (b, n, c).
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads })
+}
+
+struct Attention {
+    heads: usize,
+}
+
+/// All sizes of one call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    b: usize,
+    n: usize,
+    m: usize,
+    c: usize,
+    d: usize,
+    heads: usize,
+}
+
+impl Sizes {
+    fn scale(self) -> f32 {
+        1.0 / (self.d as f32).sqrt()
+    }
+
+    /// Rows `from..from + rows` of one head of a tensor (b, length, c).
+    fn head(self, x: &[f32], index: usize, length: usize, from: usize, rows: usize) -> Matrix<'_> {
+        let (item, head) = (index / self.heads, index % self.heads);
+        let start = (item * length + from) * self.c + head * self.d;
+        Matrix::strided(&x[start..], rows, self.d, self.c)
+    }
+
+    /// (b * heads, length, d) to (b, length, c).
+    fn join_heads(self, x: &[f32], length: usize) -> Vec<f32> {
+        let mut joined = vec![0.0; x.len()];
+        joined.par_chunks_mut(self.c).enumerate().for_each(|(row, out)| {
+            let (item, position) = (row / length, row % length);
+            for (head, out) in out.chunks_mut(self.d).enumerate() {
+                out.copy_from_slice(&x[((item * self.heads + head) * length + position) * self.d..][..self.d]);
+            }
+        });
+        joined
+    }
+
+    /// Every head on a thread of its own, unless there are fewer heads than threads.
+    fn for_each_head<T: Send>(self, tasks: Vec<T>, run: impl Fn(usize, T, Threads) + Sync) {
+        if tasks.len() >= rayon::current_num_threads() {
+            tasks.into_par_iter().enumerate().for_each(|(index, task)| run(index, task, Threads::One));
+        } else {
+            tasks.into_iter().enumerate().for_each(|(index, task)| run(index, task, Threads::All));
+        }
+    }
+
+    /// softmax(q k^T / sqrt(d)) of some rows, into `scores`, (rows, m).
+    fn probabilities(self, q: Matrix<'_>, k: Matrix<'_>, scores: &mut [f32], threads: Threads) {
+        matmul(scores, Out::Replace, self.scale(), q, k.t(), threads);
+        for row in scores.chunks_mut(self.m) {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.iter_mut().for_each(|score| *score = exp(*score - max));
+            let norm = 1.0 / super::sum(row.iter().copied());
+            row.iter_mut().for_each(|score| *score *= norm);
+        }
+    }
+
+    fn forward(self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; q.len()]; // (b * heads, n, d)
+        self.for_each_head(out.chunks_mut(self.n * self.d).collect(), |index, out, threads| {
+            let (k, v) = (self.head(k, index, self.m, 0, self.m), self.head(v, index, self.m, 0, self.m));
+            let mut scores = vec![0.0; QUERY_ROWS.min(self.n) * self.m];
+            for (chunk, out) in out.chunks_mut(QUERY_ROWS * self.d).enumerate() {
+                let rows = out.len() / self.d;
+                let scores = &mut scores[..rows * self.m];
+                self.probabilities(self.head(q, index, self.n, chunk * QUERY_ROWS, rows), k, scores, threads);
+                matmul(out, Out::Replace, 1.0, Matrix::new(scores, rows, self.m), v, threads);
+            }
+        });
+        self.join_heads(&out, self.n)
+    }
+
+    /// Gradients of q, k and v; `o` is the forward's result.
+    fn backward(self, [q, k, v, o, dout]: [&[f32]; 5]) -> [Vec<f32>; 3] {
+        let Sizes { n, m, d, .. } = self;
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let tasks = dq.chunks_mut(n * d).zip(dk.chunks_mut(m * d)).zip(dv.chunks_mut(m * d)).collect();
+        self.for_each_head(tasks, |index, ((dq, dk), dv), threads| {
+            let (k, v) = (self.head(k, index, m, 0, m), self.head(v, index, m, 0, m));
+            let mut p = vec![0.0; QUERY_ROWS.min(n) * m];
+            let mut dp = p.clone();
+            for (chunk, dq) in dq.chunks_mut(QUERY_ROWS * d).enumerate() {
+                let (from, rows) = (chunk * QUERY_ROWS, dq.len() / d);
+                let (p, dp) = (&mut p[..rows * m], &mut dp[..rows * m]);
+                let (q, dout_rows) = (self.head(q, index, n, from, rows), self.head(dout, index, n, from, rows));
+                self.probabilities(q, k, p, threads);
+                matmul(dv, Out::Add, 1.0, Matrix::new(p, rows, m).t(), dout_rows, threads);
+                matmul(dp, Out::Replace, 1.0, dout_rows, v.t(), threads);
+                // ds = p (dp - sum(p dp)) / sqrt(d), and sum(p dp) of a row is its o . dout.
+                let (item, head) = (index / self.heads, index % self.heads);
+                for row in 0..rows {
+                    let start = (item * n + from + row) * self.c + head * d;
+                    let delta: f32 = o[start..start + d].iter().zip(&dout[start..start + d]).map(|(o, g)| o * g).sum();
+                    let (p, dp) = (&mut p[row * m..(row + 1) * m], &dp[row * m..(row + 1) * m]);
+                    p.iter_mut().zip(dp).for_each(|(p, dp)| *p *= self.scale() * (dp - delta));
+                }
+                let ds = Matrix::new(p, rows, m);
+                matmul(dq, Out::Replace, 1.0, ds, k, threads);
+                matmul(dk, Out::Add, 1.0, ds.t(), q, threads);
+            }
+        });
+        [self.join_heads(&dq, n), self.join_heads(&dk, m), self.join_heads(&dv, m)]
+    }
+}
+
+impl Attention {
+    fn sizes(&self, q: &[usize], k: &[usize]) -> Sizes {
+        Sizes { b: q[0], n: q[1], m: k[1], c: q[2], d: q[2] / self.heads, heads: self.heads }
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let sizes = self.sizes(lq.dims(), lk.dims());
+        let out = sizes.forward(values(q, lq)?, values(k, lk)?, values(v, lv)?);
+        Ok((CpuStorage::F32(out), Shape::from((sizes.b, sizes.n, sizes.c))))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        o: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let sizes = self.sizes(q.dims(), k.dims());
+        let [dq, dk, dv] = with_values(q, |q| {
+            with_values(k, |k| {
+                with_values(v, |v| with_values(o, |o| with_values(dout, |dout| Ok(sizes.backward([q, k, v, o, dout])))))
+            })
+        })?;
+        Ok((
+            q.track_op().then(|| tensor_like(dq, q)).transpose()?,
+            k.track_op().then(|| tensor_like(dk, k)).transpose()?,
+            v.track_op().then(|| tensor_like(dv, v)).transpose()?,
+        ))
+    }
+}

@@ -1,0 +1,280 @@
+//! Two-dimensional convolution as a matrix product with patches of the input laid out as columns.
+//!
+//! The columns of a whole layer would take up to a gigabyte, so they are made band by band: a band is a run of output
+//! rows, counted through the batch, so that small pictures of a batch share one product.
+#![forbid(unsafe_code)]
+
+use super::gemm::{Matrix, Out, Threads, matmul};
+use super::{sum, tensor_like, values, with_values};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// A band has at least this many columns, so that the weights are not streamed through the cache too often ...
+const BAND_COLUMNS: usize = 512;
+/// ... and about this many values if the layer is narrow.
+const BAND_VALUES: usize = 2 << 20;
+
+/// Zeros around the input.
+#[derive(Clone, Copy, Debug)]
+pub enum Padding {
+    /// `n` rows and columns on every side.
+    Even(usize),
+    /// One row below and one column to the right: the VAE encoder's downsampling in diffusers.
+    AfterOnly,
+}
+
+/// `x`: (b, c, h, w), `weight`: (o, c, k, k), `bias`: (o); gives (b, o, h', w').
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
+    let (before, after) = match padding {
+        Padding::Even(n) => (n, n),
+        Padding::AfterOnly => (0, 1),
+    };
+    x.contiguous()?.apply_op3(weight, bias, Conv2d { stride, before, after })
+}
+
+struct Conv2d {
+    stride: usize,
+    before: usize,
+    after: usize,
+}
+
+/// All sizes of one call.
+struct Sizes {
+    b: usize,
+    c: usize,
+    h: usize,
+    w: usize,
+    o: usize,
+    k: usize,
+    out_h: usize,
+    out_w: usize,
+    stride: usize,
+    before: usize,
+}
+
+impl Conv2d {
+    fn sizes(&self, x: &[usize], weight: &[usize]) -> Sizes {
+        let k = weight[3];
+        let out = |size: usize| (size + self.before + self.after - k) / self.stride + 1;
+        Sizes {
+            b: x[0],
+            c: x[1],
+            h: x[2],
+            w: x[3],
+            o: weight[0],
+            k,
+            out_h: out(x[2]),
+            out_w: out(x[3]),
+            stride: self.stride,
+            before: self.before,
+        }
+    }
+}
+
+impl Sizes {
+    /// Values of one column: a patch through all channels.
+    fn patch(&self) -> usize {
+        self.c * self.k * self.k
+    }
+
+    /// Output rows of the whole batch, in bands.
+    fn bands(&self) -> impl Iterator<Item = Range<usize>> {
+        let rows = (BAND_COLUMNS / self.out_w).max(BAND_VALUES / (self.patch() * self.out_w)).max(1);
+        let all = self.b * self.out_h;
+        (0..all).step_by(rows).map(move |start| start..(start + rows).min(all))
+    }
+
+    /// Input row under output row `row` and kernel row `ky`, and its batch item; `None` in the padding.
+    fn input_row(&self, row: usize, ky: usize) -> Option<(usize, usize)> {
+        let y = (row % self.out_h * self.stride + ky).checked_sub(self.before).filter(|&y| y < self.h)?;
+        Some((row / self.out_h, y))
+    }
+
+    /// Output columns for which kernel column `kx` falls inside the input at stride 1, and the input column of the first.
+    fn inside(&self, kx: usize) -> (Range<usize>, usize) {
+        let first = self.before.saturating_sub(kx).min(self.out_w);
+        let end = (self.w + self.before).saturating_sub(kx).min(self.out_w).max(first);
+        (first..end, (first + kx).saturating_sub(self.before))
+    }
+
+    /// Fills `columns`, (c k k, band), with the patches under the output rows `band`.
+    fn gather(&self, x: &[f32], band: &Range<usize>, columns: &mut [f32]) {
+        let width = band.len() * self.out_w;
+        columns.par_chunks_mut(self.k * self.k * width).enumerate().for_each(|(channel, columns)| {
+            for (tap, columns) in columns.chunks_mut(width).enumerate() {
+                let (ky, kx) = (tap / self.k, tap % self.k);
+                let (inside, x0) = self.inside(kx);
+                for (row, columns) in band.clone().zip(columns.chunks_mut(self.out_w)) {
+                    let Some((item, y)) = self.input_row(row, ky) else {
+                        columns.fill(0.0);
+                        continue;
+                    };
+                    let source = &x[((item * self.c + channel) * self.h + y) * self.w..][..self.w];
+                    if self.stride == 1 {
+                        columns[..inside.start].fill(0.0);
+                        columns[inside.end..].fill(0.0);
+                        columns[inside.clone()].copy_from_slice(&source[x0..x0 + inside.len()]);
+                    } else {
+                        for (out_x, value) in columns.iter_mut().enumerate() {
+                            let x = (out_x * self.stride + kx).checked_sub(self.before);
+                            *value = x.and_then(|x| source.get(x)).copied().unwrap_or(0.0);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Adds `columns` back to where [`Sizes::gather`] took them from; `dx` is (c, b, h, w).
+    fn scatter(&self, columns: &[f32], band: &Range<usize>, dx: &mut [f32]) {
+        let width = band.len() * self.out_w;
+        let taps = columns.par_chunks(self.k * self.k * width);
+        dx.par_chunks_mut(self.b * self.h * self.w).zip(taps).for_each(|(dx, columns)| {
+            for (tap, columns) in columns.chunks(width).enumerate() {
+                let (ky, kx) = (tap / self.k, tap % self.k);
+                let (inside, x0) = self.inside(kx);
+                for (row, columns) in band.clone().zip(columns.chunks(self.out_w)) {
+                    let Some((item, y)) = self.input_row(row, ky) else { continue };
+                    let target = &mut dx[(item * self.h + y) * self.w..][..self.w];
+                    if self.stride == 1 {
+                        let target = &mut target[x0..x0 + inside.len()];
+                        target.iter_mut().zip(&columns[inside.clone()]).for_each(|(sum, value)| *sum += value);
+                    } else {
+                        for (out_x, value) in columns.iter().enumerate() {
+                            let x = (out_x * self.stride + kx).checked_sub(self.before);
+                            if let Some(sum) = x.and_then(|x| target.get_mut(x)) {
+                                *sum += value;
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// The part of `y`, (b, o, h', w'), that belongs to `band`, as runs (position in `y`, position in the band, length).
+    fn runs(&self, channel: usize, band: &Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> {
+        let (out_h, out_w, o, start, end) = (self.out_h, self.out_w, self.o, band.start, band.end);
+        (start / out_h..end.div_ceil(out_h)).map(move |item| {
+            let first = start.max(item * out_h);
+            let last = end.min((item + 1) * out_h);
+            let in_y = ((item * o + channel) * out_h + first - item * out_h) * out_w;
+            (in_y, (first - start) * out_w, (last - first) * out_w)
+        })
+    }
+
+    /// Rows `band` of `y` as (o, band).
+    fn band_of(&self, y: &[f32], band: &Range<usize>, out: &mut [f32]) {
+        out.par_chunks_mut(band.len() * self.out_w).enumerate().for_each(|(channel, out)| {
+            for (in_y, in_band, len) in self.runs(channel, band) {
+                out[in_band..in_band + len].copy_from_slice(&y[in_y..in_y + len]);
+            }
+        });
+    }
+
+    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        let weight = Matrix::new(weight, self.o, self.patch());
+        let mut y = vec![0.0; self.b * self.o * self.out_h * self.out_w];
+        let (mut columns, mut product) = (Vec::new(), Vec::new());
+        for band in self.bands() {
+            let width = band.len() * self.out_w;
+            columns.resize(self.patch() * width, 0.0);
+            product.resize(self.o * width, 0.0);
+            self.gather(x, &band, &mut columns);
+            matmul(&mut product, Out::Replace, 1.0, weight, Matrix::new(&columns, self.patch(), width), Threads::All);
+            for (channel, (product, bias)) in product.chunks(width).zip(bias).enumerate() {
+                for (in_y, in_band, len) in self.runs(channel, &band) {
+                    let row = &mut y[in_y..in_y + len];
+                    row.iter_mut().zip(&product[in_band..]).for_each(|(y, value)| *y = value + bias);
+                }
+            }
+        }
+        y
+    }
+
+    /// Gradient of the weight, (o, c k k).
+    fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+        let mut dw = vec![0.0; self.o * self.patch()];
+        let (mut columns, mut dy_band) = (Vec::new(), Vec::new());
+        for band in self.bands() {
+            let width = band.len() * self.out_w;
+            columns.resize(self.patch() * width, 0.0);
+            dy_band.resize(self.o * width, 0.0);
+            self.gather(x, &band, &mut columns);
+            self.band_of(dy, &band, &mut dy_band);
+            let patches = Matrix::new(&columns, self.patch(), width).t();
+            matmul(&mut dw, Out::Add, 1.0, Matrix::new(&dy_band, self.o, width), patches, Threads::All);
+        }
+        dw
+    }
+
+    /// Gradient of the input, (b, c, h, w).
+    fn input_gradient(&self, weight: &[f32], dy: &[f32]) -> Vec<f32> {
+        let weight = Matrix::new(weight, self.o, self.patch()).t();
+        let plane = self.h * self.w;
+        let mut dx = vec![0.0; self.c * self.b * plane]; // (c, b, h, w)
+        let (mut columns, mut dy_band) = (Vec::new(), Vec::new());
+        for band in self.bands() {
+            let width = band.len() * self.out_w;
+            columns.resize(self.patch() * width, 0.0);
+            dy_band.resize(self.o * width, 0.0);
+            self.band_of(dy, &band, &mut dy_band);
+            matmul(&mut columns, Out::Replace, 1.0, weight, Matrix::new(&dy_band, self.o, width), Threads::All);
+            self.scatter(&columns, &band, &mut dx);
+        }
+        if self.b == 1 {
+            return dx;
+        }
+        let mut batch_first = vec![0.0; dx.len()];
+        batch_first.par_chunks_mut(plane).enumerate().for_each(|(index, out)| {
+            let (item, channel) = (index / self.c, index % self.c);
+            out.copy_from_slice(&dx[(channel * self.b + item) * plane..][..plane]);
+        });
+        batch_first
+    }
+}
+
+impl CustomOp3 for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        weight: &CpuStorage,
+        lw: &Layout,
+        bias: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let sizes = self.sizes(lx.dims(), lw.dims());
+        let y = sizes.forward(values(x, lx)?, values(weight, lw)?, values(bias, lb)?);
+        Ok((CpuStorage::F32(y), Shape::from((sizes.b, sizes.o, sizes.out_h, sizes.out_w))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let sizes = self.sizes(x.dims(), weight.dims());
+        with_values(dy, |dy| {
+            let dx =
+                x.track_op().then(|| with_values(weight, |weight| tensor_like(sizes.input_gradient(weight, dy), x)));
+            let dw = weight.track_op().then(|| with_values(x, |x| tensor_like(sizes.weight_gradient(x, dy), weight)));
+            let db = bias.track_op().then(|| {
+                let plane = sizes.out_h * sizes.out_w;
+                let channel = |o: usize| {
+                    dy.chunks(plane).skip(o).step_by(sizes.o).map(|plane| sum(plane.iter().copied())).sum::<f32>()
+                };
+                tensor_like((0..sizes.o).into_par_iter().map(channel).collect(), bias)
+            });
+            Ok((dx.transpose()?, dw.transpose()?, db.transpose()?))
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Linear layer: y = x W^T + b.
+#![forbid(unsafe_code)]
+
+use super::gemm::{Matrix, Out, Threads, matmul};
+use super::{tensor_like, values, with_values};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// `x`: (..., k), `weight`: (n, k), `bias`: (n); gives (..., n).
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    match bias {
+        Some(bias) => x.apply_op3(weight, bias, Linear),
+        None => x.apply_op2(weight, Linear),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Linear;
+
+impl Linear {
+    fn forward(self, x: &[f32], x_layout: &Layout, w: &[f32], n: usize, bias: Option<&[f32]>) -> (CpuStorage, Shape) {
+        let mut dims = x_layout.dims().to_vec();
+        let k = dims[dims.len() - 1];
+        let m = x.len() / k;
+        let mut y = vec![0.0; m * n];
+        if let Some(bias) = bias {
+            y.par_chunks_mut(n).for_each(|row| row.copy_from_slice(bias));
+        }
+        matmul(&mut y, Out::Add, 1.0, Matrix::new(x, m, k), Matrix::new(w, n, k).t(), Threads::All);
+        let last = dims.len() - 1;
+        dims[last] = n;
+        (CpuStorage::F32(y), Shape::from(dims))
+    }
+
+    fn backward(self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (n, k) = w.dims2()?;
+        let m = x.elem_count() / k;
+        with_values(dy, |dy| {
+            let dx = x.track_op().then(|| {
+                with_values(w, |w| {
+                    let mut dx = vec![0.0; m * k];
+                    matmul(&mut dx, Out::Replace, 1.0, Matrix::new(dy, m, n), Matrix::new(w, n, k), Threads::All);
+                    tensor_like(dx, x)
+                })
+            });
+            let dw = w.track_op().then(|| {
+                with_values(x, |x| {
+                    let mut dw = vec![0.0; n * k];
+                    matmul(&mut dw, Out::Replace, 1.0, Matrix::new(dy, m, n).t(), Matrix::new(x, m, k), Threads::All);
+                    tensor_like(dw, w)
+                })
+            });
+            Ok((dx.transpose()?, dw.transpose()?))
+        })
+    }
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(self.forward(values(x, lx)?, lx, values(w, lw)?, lw.dims()[0], None))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.backward(x, w, dy)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear with bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok(self.forward(values(x, lx)?, lx, values(w, lw)?, lw.dims()[0], Some(values(b, lb)?)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = self.backward(x, w, dy)?;
+        let db = b.track_op().then(|| {
+            with_values(dy, |dy| {
+                let mut db = vec![0.0; b.elem_count()];
+                for row in dy.chunks(db.len()) {
+                    db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+                tensor_like(db, b)
+            })
+        });
+        Ok((dx, dw, db.transpose()?))
+    }
+}

@@ -1,0 +1,103 @@
+//! Between a layer and the tensors the model works on: size, value range, transparency.
+#![forbid(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::image::LayerImage;
+use candle_core::{Device, Tensor};
+use image::imageops::{FilterType, resize};
+use image::{ImageBuffer, Rgb};
+
+type Rgb16 = ImageBuffer<Rgb<u16>, Vec<u16>>;
+
+const WHITE: u32 = u16::MAX as u32;
+
+/// The narrowest picture the model works at is this much longer than wide; what is longer gets squeezed.
+const LONGEST: f64 = 4.0;
+
+/// Width and height at which the model works on a layer of `width` by `height`: about as many pixels as a square of
+/// side `side`, the layer's aspect ratio, both multiples of `multiple`.
+///
+/// The area is kept rather than a side, because it is the number of pixels that a model is trained for.
+pub fn working_size(width: u32, height: u32, side: usize, multiple: usize) -> (usize, usize) {
+    let ratio = (f64::from(width) / f64::from(height)).clamp(1.0 / LONGEST, LONGEST).sqrt();
+    let round = |length: f64| ((length / multiple as f64).round() as usize).max(1) * multiple;
+    (round(side as f64 * ratio), round(side as f64 / ratio))
+}
+
+/// `layer` on white, resized to `size` (width, height): (1, 3, h, w) from -1 to 1.
+///
+/// White, because a model reads a cut-out figure as "on a white background"; the colour of pixels that nobody sees is
+/// arbitrary in most editors.
+pub fn to_tensor(layer: &LayerImage, size: (usize, usize), device: &Device) -> Result<Tensor> {
+    let mut opaque = Vec::with_capacity(layer.rgba().len() / 4 * 3);
+    for pixel in layer.rgba().chunks_exact(4) {
+        let alpha = u32::from(pixel[3]);
+        let over_white = |value: u16| {
+            ((u32::from(value) as u64 * u64::from(alpha) / u64::from(WHITE)) as u32 + WHITE - alpha) as u16
+        };
+        opaque.extend(pixel[..3].iter().map(|&value| over_white(value)));
+    }
+    let picture = Rgb16::from_raw(layer.width(), layer.height(), opaque).expect("three values for each pixel");
+    let (w, h) = size;
+    let picture = resize(&picture, w as u32, h as u32, FilterType::Lanczos3);
+    let value = |value: u16| f32::from(value) / (WHITE as f32 / 2.0) - 1.0;
+    let planes: Vec<f32> =
+        (0..3).flat_map(|channel| picture.pixels().map(move |pixel| value(pixel.0[channel]))).collect();
+    Ok(Tensor::from_vec(planes, (1, 3, h, w), device)?)
+}
+
+/// `pixels`, (1, 3, h, w) from -1 to 1, resized to the size of `source` and given its alpha.
+pub fn to_layer(pixels: &Tensor, source: &LayerImage) -> Result<LayerImage> {
+    let (_, _, h, w) = pixels.dims4()?;
+    let planes = pixels.flatten_all()?.to_vec1::<f32>()?;
+    if let Some(odd) = planes.iter().find(|value| !value.is_finite()) {
+        let remedy = "the model went out of range; lower the learning rates or the guidance";
+        return Err(Error::Engine(format!("the result holds {odd}: {remedy}")));
+    }
+    let value = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * (WHITE as f32 / 2.0)).round() as u16;
+    let plane = h * w;
+    let interleaved =
+        (0..plane).flat_map(|i| [planes[i], planes[plane + i], planes[2 * plane + i]].map(value)).collect();
+    let picture = Rgb16::from_raw(w as u32, h as u32, interleaved).expect("three values for each pixel");
+    let picture = resize(&picture, source.width(), source.height(), FilterType::CatmullRom);
+    let with_alpha = |(pixel, source): (&Rgb<u16>, &[u16])| [pixel.0[0], pixel.0[1], pixel.0[2], source[3]];
+    let rgba = picture.pixels().zip(source.rgba().chunks_exact(4)).flat_map(with_alpha).collect();
+    Ok(LayerImage::new(source.width(), source.height(), rgba).expect("the size of a layer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_working_size_keeps_area_and_aspect() {
+        for ((width, height), side, multiple, expected) in [
+            ((512, 512), 512, 64, (512, 512)),
+            ((6000, 4000), 512, 64, (640, 448)),
+            ((640, 480), 64, 8, (72, 56)),
+            ((1, 1), 64, 8, (64, 64)),
+            ((1, 6000), 64, 8, (32, 128)),
+            ((6000, 1), 64, 8, (128, 32)),
+        ] {
+            assert_eq!(working_size(width, height, side, multiple), expected, "{width}x{height}");
+        }
+    }
+
+    #[test]
+    fn a_layer_survives_the_way_there_and_back() {
+        let rgba = (0..8 * 8 * 4).map(|i| if i % 4 == 3 { u16::MAX } else { (i * 257) as u16 }).collect();
+        let layer = LayerImage::new(8, 8, rgba).expect("8x8");
+        let tensor = to_tensor(&layer, (8, 8), &Device::Cpu).expect("a tensor");
+        let back = to_layer(&tensor, &layer).expect("a layer");
+        let worst = layer.rgba().iter().zip(back.rgba()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(worst <= Some(1), "{worst:?}");
+    }
+
+    #[test]
+    fn transparent_pixels_are_white_to_the_model_and_keep_their_alpha() {
+        let layer = LayerImage::new(2, 1, vec![0, 0, 0, 0, 0, 0, 0, u16::MAX]).expect("2x1");
+        let tensor = to_tensor(&layer, (2, 1), &Device::Cpu).expect("a tensor");
+        assert_eq!(tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values"), [1., -1., 1., -1., 1., -1.]);
+        assert_eq!(to_layer(&tensor, &layer).expect("a layer").rgba()[3], 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! Every random number of an edit, as a pure function of (seed, purpose, step): the same on every device, whatever ran before.
+//!
+//! SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) read at a counter, and Box and Muller's transform in f64.
+//! `tests/reference/` has the same generator in Python.
+#![forbid(unsafe_code)]
+
+use crate::error::Result;
+use candle_core::{Device, Tensor};
+use std::f64::consts::TAU;
+
+/// What a stream of numbers is for. The numbers are part of the recipe of an edit and never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Purpose {
+    /// Noise of the VAE's sample x.
+    VaeSample = 1,
+    /// Timesteps of stage A.
+    EmbeddingTimesteps = 2,
+    /// Noise of stage A.
+    EmbeddingNoise = 3,
+    /// Timesteps of stage B.
+    TuningTimesteps = 4,
+    /// Noise of stage B.
+    TuningNoise = 5,
+    /// Start latents of stage C.
+    Latents = 6,
+}
+
+/// The golden ratio in 64 bits: SplitMix64's increment.
+const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// SplitMix64's finalizer.
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// One stream of random numbers.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    key: u64,
+}
+
+impl Stream {
+    /// The stream for `purpose` at `step` (0 where a purpose is drawn once).
+    pub fn new(seed: impl Into<u64>, purpose: Purpose, step: u32) -> Self {
+        let key = mix(seed.into().wrapping_add(GAMMA));
+        let key = mix(key.wrapping_add((purpose as u64).wrapping_mul(GAMMA)));
+        Self { key: mix(key.wrapping_add(u64::from(step).wrapping_mul(GAMMA))) }
+    }
+
+    /// Number `index` of the stream, uniform in [0, 1).
+    fn uniform(self, index: u64) -> f64 {
+        let bits = mix(self.key.wrapping_add((index + 1).wrapping_mul(GAMMA)));
+        (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
+    /// `n` timesteps, uniform from 0 to `timesteps - 1`.
+    pub fn timesteps(self, n: u32, timesteps: u32) -> Vec<u32> {
+        (0..u64::from(n)).map(|index| (self.uniform(index) * f64::from(timesteps)) as u32).collect()
+    }
+
+    /// Standard normal numbers in row-major order.
+    pub fn normals(self, shape: &[usize], device: &Device) -> Result<Tensor> {
+        let n: usize = shape.iter().product();
+        let mut values = Vec::with_capacity(n + 1);
+        for pair in 0..n.div_ceil(2) as u64 {
+            // 1 - u lies in (0, 1], so that the logarithm is finite.
+            let radius = (-2.0 * (1.0 - self.uniform(2 * pair)).ln()).sqrt();
+            let (sin, cos) = (TAU * self.uniform(2 * pair + 1)).sin_cos();
+            values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+        }
+        values.truncate(n);
+        Ok(Tensor::from_vec(values, shape, device)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normals_have_mean_0_and_variance_1_and_streams_differ() {
+        let draw = |seed: u32, purpose, step| {
+            let tensor = Stream::new(seed, purpose, step).normals(&[100_001], &Device::Cpu).expect("100,001 numbers");
+            tensor.to_vec1::<f32>().expect("a row")
+        };
+        let first = draw(0, Purpose::Latents, 0);
+        let mean = first.iter().sum::<f32>() / first.len() as f32;
+        let variance = first.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / first.len() as f32;
+        assert!(mean.abs() < 0.01 && (variance - 1.0).abs() < 0.01, "mean {mean}, variance {variance}");
+        assert_eq!(first, draw(0, Purpose::Latents, 0));
+        for other in [draw(1, Purpose::Latents, 0), draw(0, Purpose::TuningNoise, 0), draw(0, Purpose::Latents, 1)] {
+            let correlation = first.iter().zip(&other).map(|(a, b)| a * b).sum::<f32>() / first.len() as f32;
+            assert!(correlation.abs() < 0.02, "correlation {correlation}");
+        }
+    }
+
+    #[test]
+    fn timesteps_cover_the_whole_range() {
+        let timesteps = Stream::new(7u32, Purpose::TuningTimesteps, 3).timesteps(20_000, 1000);
+        assert!(timesteps.iter().all(|&t| t < 1000));
+        assert_eq!(timesteps.iter().collect::<std::collections::HashSet<_>>().len(), 1000);
+    }
+}

@@ -1,0 +1,167 @@
+//! The noise schedule and the DDIM sampler (Song et al., ICLR 2021), deterministic, as in diffusers' DDIMScheduler.
+//!
+//! | code | DDIM paper | DDPM paper |
+//! |---|---|---|
+//! | `alphas_cumprod[t]` | alpha_t | alpha-bar_t |
+//! | `x_t` | x_t | x_t |
+//! | `noise` | epsilon | epsilon |
+//! | `pred_x0` | predicted x_0, formula 9 | - |
+//! | `step` | formula 12 with sigma_t = 0 | - |
+#![forbid(unsafe_code)]
+
+use super::weights::Config;
+use crate::error::Result;
+use candle_core::Tensor;
+use serde_json::json;
+use std::path::Path;
+
+/// What the network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prediction {
+    /// The noise (SD 1.x).
+    Epsilon,
+    /// v = sqrt(alpha) noise - sqrt(1 - alpha) x (SD 2.x at 768 px, the built-in model).
+    V,
+}
+
+/// Where sampling puts its timesteps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spacing {
+    Leading,
+    Trailing,
+    Linspace,
+}
+
+/// The checkpoint's noise schedule.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// Share of the signal's power that is left at each training timestep.
+    pub alphas_cumprod: Vec<f64>,
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// Share of the signal's power after the last step.
+    final_alpha_cumprod: f64,
+    spacing: Spacing,
+    steps_offset: u32,
+    /// Limit of the predicted x_0, if any.
+    clip_sample: Option<f64>,
+}
+
+impl Schedule {
+    /// Reads `scheduler/scheduler_config.json` of a model folder, whatever scheduler it was written for.
+    pub fn read(model: &Path) -> Result<Self> {
+        let config = Config::read(&model.join("scheduler/scheduler_config.json"))?;
+        config.require("rescale_betas_zero_snr", &[json!(false)])?;
+        config.require("thresholding", &[json!(false)])?;
+        config.require("trained_betas", &[])?;
+        let n = config.usize("num_train_timesteps", Some(1000))?;
+        if n < 2 {
+            return Err(config.error(format!("num_train_timesteps is {n}, must be at least 2")));
+        }
+        // diffusers' defaults; Stable Diffusion's files say 0.00085 and 0.012.
+        let (start, end) = (config.f64("beta_start", 0.0001)?, config.f64("beta_end", 0.02)?);
+        let linspace = |from: f64, to: f64, i: usize| from + (to - from) * i as f64 / (n - 1) as f64;
+        let beta: Box<dyn Fn(usize) -> f64> = match config.text("beta_schedule", "linear") {
+            "linear" => Box::new(|i| linspace(start, end, i)),
+            "scaled_linear" => Box::new(|i| linspace(start.sqrt(), end.sqrt(), i).powi(2)),
+            other => return Err(config.error(format!("beta_schedule is {other}, must be linear or scaled_linear"))),
+        };
+        let alphas_cumprod: Vec<f64> = (0..n)
+            .scan(1.0, |product, i| {
+                *product *= 1.0 - beta(i);
+                Some(*product)
+            })
+            .collect();
+        let prediction = match config.text("prediction_type", "epsilon") {
+            "epsilon" => Prediction::Epsilon,
+            "v_prediction" => Prediction::V,
+            other => return Err(config.error(format!("prediction_type is {other}, must be epsilon or v_prediction"))),
+        };
+        let spacing = match config.text("timestep_spacing", "leading") {
+            "leading" => Spacing::Leading,
+            "trailing" => Spacing::Trailing,
+            "linspace" => Spacing::Linspace,
+            other => {
+                return Err(config.error(format!("timestep_spacing is {other}, must be leading, trailing or linspace")));
+            }
+        };
+        // Unlike DDIMScheduler's own default, an absent clip_sample is false: files written for other schedulers lack
+        // it, and latents have no limit.
+        let clip_sample = config.bool("clip_sample", false);
+        Ok(Self {
+            final_alpha_cumprod: if config.bool("set_alpha_to_one", true) { 1.0 } else { alphas_cumprod[0] },
+            clip_sample: if clip_sample { Some(config.f64("clip_sample_range", 1.0)?) } else { None },
+            steps_offset: config.usize("steps_offset", Some(0))? as u32,
+            alphas_cumprod,
+            prediction,
+            spacing,
+        })
+    }
+
+    /// Number of training timesteps.
+    pub fn training_timesteps(&self) -> u32 {
+        self.alphas_cumprod.len() as u32
+    }
+
+    /// The timesteps of `steps` sampling steps, largest first.
+    pub fn timesteps(&self, steps: u32) -> Vec<u32> {
+        let n = self.training_timesteps();
+        let steps = steps.min(n);
+        let last = n - 1;
+        match self.spacing {
+            Spacing::Leading => (0..steps).rev().map(|i| (i * (n / steps) + self.steps_offset).min(last)).collect(),
+            Spacing::Trailing => {
+                let ratio = f64::from(n) / f64::from(steps);
+                (0..steps).map(|i| (f64::from(n) - f64::from(i) * ratio).round_ties_even() as u32 - 1).collect()
+            }
+            Spacing::Linspace if steps == 1 => vec![0],
+            Spacing::Linspace => {
+                let at = |i: u32| f64::from(last) * f64::from(i) / f64::from(steps - 1);
+                (0..steps).rev().map(|i| at(i).round_ties_even() as u32).collect()
+            }
+        }
+    }
+
+    /// Square roots of alpha-bar and of 1 - alpha-bar at each timestep, (b, 1, 1, 1).
+    fn scales(&self, timesteps: &[u32], like: &Tensor) -> Result<(Tensor, Tensor)> {
+        let column = |f: &dyn Fn(f64) -> f64| {
+            let values: Vec<f32> = timesteps.iter().map(|&t| f(self.alphas_cumprod[t as usize]) as f32).collect();
+            Tensor::from_vec(values, (timesteps.len(), 1, 1, 1), like.device())
+        };
+        Ok((column(&f64::sqrt)?, column(&|alpha| (1.0 - alpha).sqrt())?))
+    }
+
+    /// x_t of `x`, (1, c, h, w), at each of b timesteps; `noise`: (b, c, h, w).
+    pub fn add_noise(&self, x: &Tensor, noise: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
+        let (signal, rest) = self.scales(timesteps, x)?;
+        Ok((x.broadcast_mul(&signal)? + noise.broadcast_mul(&rest)?)?)
+    }
+
+    /// What the network should predict: `noise`, or v.
+    pub fn target(&self, x: &Tensor, noise: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
+        match self.prediction {
+            Prediction::Epsilon => Ok(noise.clone()),
+            Prediction::V => {
+                let (signal, rest) = self.scales(timesteps, x)?;
+                Ok((noise.broadcast_mul(&signal)? - x.broadcast_mul(&rest)?)?)
+            }
+        }
+    }
+
+    /// One DDIM step from timestep `t` down by the spacing of `steps` steps; `prediction` is the network's at `x_t`.
+    pub fn step(&self, prediction: &Tensor, t: u32, steps: u32, x_t: &Tensor) -> Result<Tensor> {
+        let alpha = self.alphas_cumprod[t as usize];
+        let previous = t.checked_sub(self.training_timesteps() / steps.min(self.training_timesteps()));
+        let alpha_previous = previous.map_or(self.final_alpha_cumprod, |t| self.alphas_cumprod[t as usize]);
+        let (signal, rest) = (alpha.sqrt(), (1.0 - alpha).sqrt());
+        let (mut pred_x0, mut noise) = match self.prediction {
+            Prediction::Epsilon => (((x_t - (prediction * rest)?)? / signal)?, prediction.clone()),
+            Prediction::V => (((x_t * signal)? - (prediction * rest)?)?, ((prediction * signal)? + (x_t * rest)?)?),
+        };
+        if let Some(limit) = self.clip_sample {
+            pred_x0 = pred_x0.clamp(-limit, limit)?;
+            noise = ((x_t - (&pred_x0 * signal)?)? / rest)?;
+        }
+        Ok(((pred_x0 * alpha_previous.sqrt())? + (noise * (1.0 - alpha_previous).sqrt())?)?)
+    }
+}

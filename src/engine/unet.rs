@@ -1,0 +1,386 @@
+//! The trainable noise predictor f_theta: diffusers' UNet2DConditionModel for the Stable Diffusion 1 and 2 families.
+//!
+//! Own, because candle-transformers' U-Net is right forwards but its gradients are silently wrong (see `ops`).
+//! A network is a tree over named tensors; training builds one over variables, inference over plain tensors.
+#![forbid(unsafe_code)]
+
+use super::layers::{
+    Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
+};
+use super::ops::{self, Activation, Padding};
+use super::weights::{Config, Scope, Weights};
+use crate::error::Result;
+use candle_core::{Device, Tensor};
+use serde_json::json;
+use std::path::Path;
+
+/// The part of `unet/config.json` that decides the network's shape.
+#[derive(Clone, Debug)]
+pub struct UNetConfig {
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Side of the latents it was trained on.
+    pub sample_size: usize,
+    /// Width of the text embedding.
+    pub cross_attention_dim: usize,
+    levels: Vec<Level>,
+    layers_per_block: usize,
+    norms: Norms,
+    linear_projection: bool,
+}
+
+/// One resolution.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    channels: usize,
+    heads: usize,
+    /// Transformer blocks in each attention of the down path, the up path; `None` without attention.
+    down_attention: Option<usize>,
+    up_attention: Option<usize>,
+}
+
+impl UNetConfig {
+    /// Reads and checks `unet/config.json` in a model folder.
+    pub fn read(model: &Path) -> Result<Self> {
+        let config = Config::read(&model.join("unet/config.json"))?;
+        for (key, allowed) in [
+            ("act_fn", &[json!("silu"), json!("swish")][..]),
+            ("addition_embed_type", &[]),
+            ("attention_type", &[json!("default")]),
+            ("center_input_sample", &[json!(false)]),
+            ("class_embed_type", &[]),
+            ("conv_in_kernel", &[json!(3)]),
+            ("conv_out_kernel", &[json!(3)]),
+            ("downsample_padding", &[json!(1)]),
+            ("dual_cross_attention", &[json!(false)]),
+            ("encoder_hid_dim", &[]),
+            ("flip_sin_to_cos", &[json!(true)]),
+            ("freq_shift", &[json!(0)]),
+            ("mid_block_scale_factor", &[json!(1), json!(1.0)]),
+            ("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")]),
+            ("num_class_embeds", &[]),
+            ("only_cross_attention", &[json!(false)]),
+            ("resnet_time_scale_shift", &[json!("default")]),
+            ("time_cond_proj_dim", &[]),
+            ("time_embedding_type", &[json!("positional")]),
+        ] {
+            config.require(key, allowed)?;
+        }
+        let channels = config.list("block_out_channels", 0, None)?;
+        let n = channels.len();
+        // diffusers' own misnomer: `attention_head_dim` is the number of heads where `num_attention_heads` is absent.
+        let heads_key =
+            if config.value("num_attention_heads").is_null() { "attention_head_dim" } else { "num_attention_heads" };
+        let heads = config.list(heads_key, n, Some(8))?;
+        let blocks = config.list("transformer_layers_per_block", n, Some(1))?;
+        let attention = |key: &str, with: &str, without: &str| -> Result<Vec<bool>> {
+            let types = config.value(key).as_array().filter(|types| types.len() == n);
+            let types = types.ok_or_else(|| config.error(format!("{key} must list {n} blocks")))?;
+            types
+                .iter()
+                .map(|kind| match kind.as_str() {
+                    Some(kind) if kind == with => Ok(true),
+                    Some(kind) if kind == without => Ok(false),
+                    _ => Err(config.error(format!("{key} has {kind}, must be {with} or {without}"))),
+                })
+                .collect()
+        };
+        let down = attention("down_block_types", "CrossAttnDownBlock2D", "DownBlock2D")?;
+        let up = attention("up_block_types", "CrossAttnUpBlock2D", "UpBlock2D")?;
+        let groups = config.usize("norm_num_groups", Some(32))?;
+        for (&channels, &heads) in channels.iter().zip(&heads) {
+            if groups == 0 || channels % groups != 0 || channels % heads != 0 {
+                let reason = format!("{channels} channels do not divide into {groups} groups and {heads} heads");
+                return Err(config.error(reason));
+            }
+        }
+        let latent_channels = config.usize("in_channels", Some(4))?;
+        if config.usize("out_channels", Some(4))? != latent_channels {
+            let reason = format!(
+                "in_channels is {latent_channels}: inpainting and similar models cannot be edited with; use a text-to-image model"
+            );
+            return Err(config.error(reason));
+        }
+        let level = |i: usize| Level {
+            channels: channels[i],
+            heads: heads[i],
+            down_attention: down[i].then_some(blocks[i]),
+            up_attention: up[n - 1 - i].then_some(blocks[i]),
+        };
+        Ok(Self {
+            latent_channels,
+            sample_size: config.usize("sample_size", Some(64))?,
+            cross_attention_dim: config.usize("cross_attention_dim", None)?,
+            levels: (0..n).map(level).collect(),
+            layers_per_block: config.usize("layers_per_block", Some(2))?,
+            norms: Norms { groups, eps: config.f64("norm_eps", 1e-5)? as f32 },
+            linear_projection: config.bool("use_linear_projection", false),
+        })
+    }
+
+    /// Sides of the latents must be multiples of this: every level but the last halves them.
+    pub fn latent_multiple(&self) -> usize {
+        1 << (self.levels.len() - 1)
+    }
+
+    fn time_embedding(&self) -> usize {
+        4 * self.levels[0].channels
+    }
+}
+
+/// The network over some tensors.
+pub struct UNet {
+    config: UNetConfig,
+    conv_in: Conv2d,
+    time_embedding: [Linear; 2],
+    down: Vec<DownBlock>,
+    mid: (ResnetBlock, Transformer, ResnetBlock),
+    up: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+struct DownBlock {
+    layers: Vec<(ResnetBlock, Option<Transformer>)>,
+    downsampler: Option<Conv2d>,
+}
+
+struct UpBlock {
+    layers: Vec<(ResnetBlock, Option<Transformer>)>,
+    upsampler: Option<Upsampler>,
+}
+
+impl UNet {
+    /// The network whose tensors are `weights`, all of them checked against `config`.
+    pub fn new(config: &UNetConfig, weights: &Weights) -> Result<Self> {
+        let root = weights.root();
+        let UNetConfig { levels, norms, layers_per_block, .. } = config;
+        let (n, norms, time) = (levels.len(), *norms, Some(config.time_embedding()));
+        let (first, last) = (levels[0], levels[n - 1]);
+        let transformer = |scope: Scope<'_>, level: Level, blocks: Option<usize>| {
+            blocks.map(|blocks| Transformer::new(&scope, config, level, blocks)).transpose()
+        };
+        let mut down = Vec::new();
+        for (i, level) in levels.iter().enumerate() {
+            let scope = root.at("down_blocks").at(i);
+            let layer = |j: usize| {
+                let c_in = if j == 0 { levels[i.saturating_sub(1)].channels } else { level.channels };
+                let resnet = ResnetBlock::new(&scope.at("resnets").at(j), c_in, level.channels, norms, time)?;
+                Ok((resnet, transformer(scope.at("attentions").at(j), *level, level.down_attention)?))
+            };
+            down.push(DownBlock {
+                layers: (0..*layers_per_block).map(layer).collect::<Result<_>>()?,
+                downsampler: (i + 1 < n).then(|| downsampler(&scope, level.channels, Padding::Even(1))).transpose()?,
+            });
+        }
+        let mid = root.at("mid_block");
+        let resnet = |j| ResnetBlock::new(&mid.at("resnets").at(j), last.channels, last.channels, norms, time);
+        let blocks = last.down_attention.or(last.up_attention).unwrap_or(1);
+        let mid = (resnet(0)?, Transformer::new(&mid.at("attentions.0"), config, last, blocks)?, resnet(1)?);
+        let mut up = Vec::new();
+        for i in 0..n {
+            let scope = root.at("up_blocks").at(i);
+            let level = levels[n - 1 - i];
+            let below = levels[(n - i).min(n - 1)].channels;
+            let above = levels[(n - 1 - i).saturating_sub(1)].channels;
+            let layer = |j: usize| {
+                let hidden = if j == 0 { below } else { level.channels };
+                let skip = if j == *layers_per_block { above } else { level.channels };
+                let resnet = ResnetBlock::new(&scope.at("resnets").at(j), hidden + skip, level.channels, norms, time)?;
+                Ok((resnet, transformer(scope.at("attentions").at(j), level, level.up_attention)?))
+            };
+            up.push(UpBlock {
+                layers: (0..=*layers_per_block).map(layer).collect::<Result<_>>()?,
+                upsampler: (i + 1 < n).then(|| Upsampler::new(&scope, level.channels)).transpose()?,
+            });
+        }
+        let embedding = config.time_embedding();
+        Ok(Self {
+            conv_in: Conv2d::new(&root.at("conv_in"), config.latent_channels, first.channels, 3)?,
+            time_embedding: [
+                Linear::new(&root.at("time_embedding.linear_1"), first.channels, embedding)?,
+                Linear::new(&root.at("time_embedding.linear_2"), embedding, embedding)?,
+            ],
+            down,
+            mid,
+            up,
+            conv_norm_out: GroupNorm::new(
+                &root.at("conv_norm_out"),
+                first.channels,
+                norms.groups,
+                norms.eps,
+                Activation::Silu,
+            )?,
+            conv_out: Conv2d::new(&root.at("conv_out"), first.channels, config.latent_channels, 3)?,
+            config: config.clone(),
+        })
+    }
+
+    /// `x_t`: (b, c, h, w); `timesteps`: b of them; `e`: text embedding (b, tokens, d).
+    /// Gives the prediction (noise or v), (b, c, h, w).
+    pub fn forward(&self, x_t: &Tensor, timesteps: &[u32], e: &Tensor) -> Result<Tensor> {
+        let emb = sinusoidal(timesteps, self.config.levels[0].channels, x_t.device())?;
+        let emb = self.time_embedding[1].forward(&self.time_embedding[0].forward(&emb)?.silu()?)?;
+        let emb = emb.silu()?; // every residual block applies SiLU first
+        let emb = Some(&emb);
+        let attend = |x: Tensor, attention: &Option<Transformer>| match attention {
+            Some(attention) => attention.forward(&x, e),
+            None => Ok(x),
+        };
+        let mut h = self.conv_in.forward(x_t)?;
+        let mut skips = vec![h.clone()];
+        for block in &self.down {
+            for (resnet, attention) in &block.layers {
+                h = attend(resnet.forward(&h, emb)?, attention)?;
+                skips.push(h.clone());
+            }
+            if let Some(downsampler) = &block.downsampler {
+                h = downsampler.forward(&h)?;
+                skips.push(h.clone());
+            }
+        }
+        let (first, attention, second) = &self.mid;
+        h = second.forward(&attention.forward(&first.forward(&h, emb)?, e)?, emb)?;
+        for block in &self.up {
+            for (resnet, attention) in &block.layers {
+                let skip = skips.pop().expect("as many skips as layers of the up path, by construction");
+                h = attend(resnet.forward(&Tensor::cat(&[&h, &skip], 1)?, emb)?, attention)?;
+            }
+            if let Some(upsampler) = &block.upsampler {
+                h = upsampler.forward(&h)?;
+            }
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&h)?)
+    }
+}
+
+/// Timestep embedding in f32: cosines of t * 10000^(-i / (d / 2)), then sines. (b, d)
+fn sinusoidal(timesteps: &[u32], d: usize, device: &Device) -> Result<Tensor> {
+    const MAX_PERIOD: f64 = 10_000.0;
+    let half = d / 2;
+    let mut values = Vec::with_capacity(timesteps.len() * d);
+    for &t in timesteps {
+        // f32 as in diffusers' get_timestep_embedding, so that both round alike.
+        let angle = |i: usize| t as f32 * (-(MAX_PERIOD.ln() as f32) * i as f32 / half as f32).exp();
+        values.extend((0..half).map(|i| angle(i).cos()));
+        values.extend((0..half).map(|i| angle(i).sin()));
+        values.resize(values.len() + d % 2, 0.0);
+    }
+    Ok(Tensor::from_vec(values, (timesteps.len(), d), device)?)
+}
+
+/// diffusers' Transformer2DModel: blocks over the positions of a picture.
+struct Transformer {
+    norm: GroupNorm,
+    proj_in: Projection,
+    blocks: Vec<TransformerBlock>,
+    proj_out: Projection,
+}
+
+/// In and out of the sequence: a 1x1 convolution (SD 1) or a linear layer (SD 2); the same arithmetic, other shapes.
+enum Projection {
+    Conv(Conv2d),
+    Linear(Linear),
+}
+
+impl Transformer {
+    fn new(scope: &Scope<'_>, config: &UNetConfig, level: Level, blocks: usize) -> Result<Self> {
+        // Transformer2DModel fixes this eps; the residual blocks' comes from the configuration.
+        const EPS: f32 = 1e-6;
+        let c = level.channels;
+        let projection = |name: &str| -> Result<Projection> {
+            let scope = scope.at(name);
+            Ok(if config.linear_projection {
+                Projection::Linear(Linear::new(&scope, c, c)?)
+            } else {
+                Projection::Conv(Conv2d::new(&scope, c, c, 1)?)
+            })
+        };
+        let block = |i| {
+            TransformerBlock::new(&scope.at("transformer_blocks").at(i), c, level.heads, config.cross_attention_dim)
+        };
+        Ok(Self {
+            norm: GroupNorm::new(&scope.at("norm"), c, config.norms.groups, EPS, Activation::None)?,
+            proj_in: projection("proj_in")?,
+            blocks: (0..blocks).map(block).collect::<Result<_>>()?,
+            proj_out: projection("proj_out")?,
+        })
+    }
+
+    /// `x`: (b, c, h, w), `e`: (b, tokens, d).
+    fn forward(&self, x: &Tensor, e: &Tensor) -> Result<Tensor> {
+        let (_, _, h, w) = x.dims4()?;
+        let mut hidden = match &self.proj_in {
+            Projection::Conv(conv) => to_sequence(&conv.forward(&self.norm.forward(x)?)?)?,
+            Projection::Linear(linear) => linear.forward(&to_sequence(&self.norm.forward(x)?)?)?,
+        };
+        for block in &self.blocks {
+            hidden = block.forward(&hidden, e)?;
+        }
+        let hidden = match &self.proj_out {
+            Projection::Conv(conv) => conv.forward(&to_picture(&hidden, h, w)?)?,
+            Projection::Linear(linear) => to_picture(&linear.forward(&hidden)?, h, w)?,
+        };
+        Ok((hidden + x)?)
+    }
+}
+
+/// diffusers' BasicTransformerBlock.
+struct TransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff_in: Linear,
+    ff_out: Linear,
+}
+
+impl TransformerBlock {
+    fn new(scope: &Scope<'_>, c: usize, heads: usize, context: usize) -> Result<Self> {
+        let norm = |name: &str| LayerNorm::new(&scope.at(name), c);
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: Attention::new(&scope.at("attn1"), c, c, heads)?,
+            norm2: norm("norm2")?,
+            attn2: Attention::new(&scope.at("attn2"), c, context, heads)?,
+            norm3: norm("norm3")?,
+            ff_in: Linear::new(&scope.at("ff.net.0.proj"), c, 8 * c)?, // GEGLU halves it
+            ff_out: Linear::new(&scope.at("ff.net.2"), 4 * c, c)?,
+        })
+    }
+
+    /// `x`: (b, n, c), `e`: (b, tokens, d).
+    fn forward(&self, x: &Tensor, e: &Tensor) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let x = (self.attn1.forward(&normed, &normed)? + x)?;
+        let x = (self.attn2.forward(&self.norm2.forward(&x)?, e)? + x)?;
+        let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
+        Ok((self.ff_out.forward(&hidden)? + x)?)
+    }
+}
+
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn new(scope: &Scope<'_>, c: usize, context: usize, heads: usize) -> Result<Self> {
+        Ok(Self {
+            to_q: Linear::without_bias(&scope.at("to_q"), c, c)?,
+            to_k: Linear::without_bias(&scope.at("to_k"), context, c)?,
+            to_v: Linear::without_bias(&scope.at("to_v"), context, c)?,
+            to_out: Linear::new(&scope.at("to_out.0"), c, c)?,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+        self.to_out.forward(&ops::attention(&q, &k, &v, self.heads)?)
+    }
+}

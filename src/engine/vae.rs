@@ -1,0 +1,235 @@
+//! The frozen autoencoder between pixels and latents: diffusers' AutoencoderKL.
+//!
+//! Own, because candle-transformers' hides the mean and variance, draws its sample from a generator that takes no
+//! seed, and spends most of its time in a slow convolution.
+#![forbid(unsafe_code)]
+
+use super::layers::{Conv2d, GroupNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence};
+use super::ops::{self, Activation, Padding};
+use super::weights::{Config, Scope, Weights};
+use crate::error::Result;
+use candle_core::{Device, Tensor};
+use serde_json::json;
+use std::path::Path;
+
+/// Encoder and decoder.
+pub struct Vae {
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    /// Latents times this have about unit variance; 0.18215 for SD 1.x.
+    pub scaling_factor: f64,
+    /// Subtracted from latents before scaling; 0 for SD.
+    pub shift_factor: f64,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Side of a latent's square in pixels; 8 for SD.
+    pub downsampling: usize,
+}
+
+/// Mean and logarithm of the variance of the latents, each (b, latent_channels, h, w).
+pub struct Moments {
+    /// Mean.
+    pub mean: Tensor,
+    /// Logarithm of the variance.
+    pub logvar: Tensor,
+}
+
+struct Encoder {
+    conv_in: Conv2d,
+    down: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
+    mid: Mid,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+struct Decoder {
+    conv_in: Conv2d,
+    mid: Mid,
+    up: Vec<(Vec<ResnetBlock>, Option<Upsampler>)>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+struct Mid {
+    resnets: [ResnetBlock; 2],
+    attention: Option<MidAttention>,
+}
+
+struct MidAttention {
+    group_norm: GroupNorm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl Vae {
+    /// Reads `vae/` of a model folder.
+    pub fn read(model: &Path, device: &Device) -> Result<Self> {
+        let config = Config::read(&model.join("vae/config.json"))?;
+        let weights = Weights::read(&model.join("vae"), device)?;
+        for (key, allowed) in [
+            ("act_fn", &[json!("silu"), json!("swish")][..]),
+            ("in_channels", &[json!(3)]),
+            ("out_channels", &[json!(3)]),
+            ("latents_mean", &[]),
+            ("latents_std", &[]),
+        ] {
+            config.require(key, allowed)?;
+        }
+        let channels = config.list("block_out_channels", 0, None)?;
+        let (n, layers) = (channels.len(), config.usize("layers_per_block", Some(1))?);
+        // AutoencoderKL fixes this eps.
+        let norms = Norms { groups: config.usize("norm_num_groups", Some(32))?, eps: 1e-6 };
+        if let Some(odd) = channels.iter().find(|&&c| norms.groups == 0 || c % norms.groups != 0) {
+            return Err(config.error(format!("{odd} channels do not divide into {} groups", norms.groups)));
+        }
+        let latent_channels = config.usize("latent_channels", Some(4))?;
+        let with_attention = config.bool("mid_block_add_attention", true);
+        let last = channels[n - 1];
+        let root = weights.root();
+
+        let scope = root.at("encoder");
+        let mut down = Vec::new();
+        for (i, &c) in channels.iter().enumerate() {
+            let scope = scope.at("down_blocks").at(i);
+            let c_in = channels[i.saturating_sub(1)];
+            let resnet =
+                |j| ResnetBlock::new(&scope.at("resnets").at(j), if j == 0 { c_in } else { c }, c, norms, None);
+            let resnets = (0..layers).map(resnet).collect::<Result<_>>()?;
+            down.push((resnets, (i + 1 < n).then(|| downsampler(&scope, c, Padding::AfterOnly)).transpose()?));
+        }
+        let encoder = Encoder {
+            conv_in: Conv2d::new(&scope.at("conv_in"), 3, channels[0], 3)?,
+            down,
+            mid: Mid::new(&scope.at("mid_block"), last, norms, with_attention)?,
+            conv_norm_out: GroupNorm::new(&scope.at("conv_norm_out"), last, norms.groups, norms.eps, Activation::Silu)?,
+            conv_out: Conv2d::new(&scope.at("conv_out"), last, 2 * latent_channels, 3)?,
+        };
+
+        let scope = root.at("decoder");
+        let mut up = Vec::new();
+        for i in 0..n {
+            let scope = scope.at("up_blocks").at(i);
+            let (c_in, c) = (channels[(n - i).min(n - 1)], channels[n - 1 - i]);
+            let resnet =
+                |j| ResnetBlock::new(&scope.at("resnets").at(j), if j == 0 { c_in } else { c }, c, norms, None);
+            let resnets = (0..=layers).map(resnet).collect::<Result<_>>()?;
+            up.push((resnets, (i + 1 < n).then(|| Upsampler::new(&scope, c)).transpose()?));
+        }
+        let decoder = Decoder {
+            conv_in: Conv2d::new(&scope.at("conv_in"), latent_channels, last, 3)?,
+            mid: Mid::new(&scope.at("mid_block"), last, norms, with_attention)?,
+            up,
+            conv_norm_out: GroupNorm::new(
+                &scope.at("conv_norm_out"),
+                channels[0],
+                norms.groups,
+                norms.eps,
+                Activation::Silu,
+            )?,
+            conv_out: Conv2d::new(&scope.at("conv_out"), channels[0], 3, 3)?,
+        };
+        let one_by_one = |name: &str, flag: &str, c: usize| {
+            config.bool(flag, true).then(|| Conv2d::new(&root.at(name), c, c, 1)).transpose()
+        };
+        Ok(Self {
+            encoder,
+            decoder,
+            quant_conv: one_by_one("quant_conv", "use_quant_conv", 2 * latent_channels)?,
+            post_quant_conv: one_by_one("post_quant_conv", "use_post_quant_conv", latent_channels)?,
+            scaling_factor: config.f64("scaling_factor", 0.18215)?,
+            shift_factor: config.f64("shift_factor", 0.0)?,
+            latent_channels,
+            downsampling: 1 << (n - 1),
+        })
+    }
+
+    /// `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of [`Vae::downsampling`].
+    pub fn encode(&self, pixels: &Tensor) -> Result<Moments> {
+        let mut h = self.encoder.conv_in.forward(pixels)?;
+        for (resnets, downsampler) in &self.encoder.down {
+            for resnet in resnets {
+                h = resnet.forward(&h, None)?;
+            }
+            if let Some(downsampler) = downsampler {
+                h = downsampler.forward(&h)?;
+            }
+        }
+        h = self.encoder.mid.forward(&h)?;
+        h = self.encoder.conv_out.forward(&self.encoder.conv_norm_out.forward(&h)?)?;
+        if let Some(conv) = &self.quant_conv {
+            h = conv.forward(&h)?;
+        }
+        let mean = h.narrow(1, 0, self.latent_channels)?.contiguous()?;
+        // DiagonalGaussianDistribution clamps to these.
+        let logvar = h.narrow(1, self.latent_channels, self.latent_channels)?.contiguous()?.clamp(-30f32, 20f32)?;
+        Ok(Moments { mean, logvar })
+    }
+
+    /// One sample x of the latents, scaled for the U-Net; `noise` is standard normal, of the mean's shape.
+    pub fn sample(&self, moments: &Moments, noise: &Tensor) -> Result<Tensor> {
+        let std = (&moments.logvar * 0.5)?.exp()?;
+        let sample = (&moments.mean + (std * noise)?)?;
+        Ok(((sample - self.shift_factor)? * self.scaling_factor)?)
+    }
+
+    /// Scaled latents, (b, c, h, w), to pixels from about -1 to 1.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let mut h = ((latents / self.scaling_factor)? + self.shift_factor)?;
+        if let Some(conv) = &self.post_quant_conv {
+            h = conv.forward(&h)?;
+        }
+        h = self.decoder.mid.forward(&self.decoder.conv_in.forward(&h)?)?;
+        for (resnets, upsampler) in &self.decoder.up {
+            for resnet in resnets {
+                h = resnet.forward(&h, None)?;
+            }
+            if let Some(upsampler) = upsampler {
+                h = upsampler.forward(&h)?;
+            }
+        }
+        self.decoder.conv_out.forward(&self.decoder.conv_norm_out.forward(&h)?)
+    }
+}
+
+impl Mid {
+    fn new(scope: &Scope<'_>, c: usize, norms: Norms, with_attention: bool) -> Result<Self> {
+        let resnet = |j| ResnetBlock::new(&scope.at("resnets").at(j), c, c, norms, None);
+        let attention = with_attention.then(|| MidAttention::new(&scope.at("attentions.0"), c, norms)).transpose()?;
+        Ok(Self { resnets: [resnet(0)?, resnet(1)?], attention })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut h = self.resnets[0].forward(x, None)?;
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h)?;
+        }
+        self.resnets[1].forward(&h, None)
+    }
+}
+
+impl MidAttention {
+    fn new(scope: &Scope<'_>, c: usize, norms: Norms) -> Result<Self> {
+        // Checkpoints from before diffusers 0.18 use other names for the same tensors.
+        let old = scope.at("query").has("weight");
+        let linear = |new: &str, before: &str| Linear::new(&scope.at(if old { before } else { new }), c, c);
+        Ok(Self {
+            group_norm: GroupNorm::new(&scope.at("group_norm"), c, norms.groups, norms.eps, Activation::None)?,
+            to_q: linear("to_q", "query")?,
+            to_k: linear("to_k", "key")?,
+            to_v: linear("to_v", "value")?,
+            to_out: linear("to_out.0", "proj_attn")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, _, h, w) = x.dims4()?;
+        let hidden = to_sequence(&self.group_norm.forward(x)?)?;
+        let (q, k, v) = (self.to_q.forward(&hidden)?, self.to_k.forward(&hidden)?, self.to_v.forward(&hidden)?);
+        let hidden = self.to_out.forward(&ops::attention(&q, &k, &v, 1)?)?;
+        Ok((to_picture(&hidden, h, w)? + x)?)
+    }
+}
