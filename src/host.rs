@@ -3,6 +3,10 @@
 pub mod capi;
 mod cli;
 mod entry;
+mod gimp;
+mod gimp2;
+mod gimp2_sys;
+mod loader;
 mod report;
 mod system;
 

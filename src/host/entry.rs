@@ -1,6 +1,6 @@
 //! The one entry the launcher calls: decides who started us. Knows neither GIMP's protocol nor the command line's options.
 
-use super::cli;
+use super::{cli, gimp};
 use crate::job::panic_text;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
@@ -15,26 +15,13 @@ use std::path::{Path, PathBuf};
 pub unsafe extern "C" fn imagic_main(argc: c_int, argv: *mut *mut c_char) -> c_int {
     let run = || {
         // SAFETY: the caller's promise is handed on.
-        unsafe { run_if_started_by_gimp(argc, argv) }.unwrap_or_else(|| {
+        unsafe { gimp::run_if_started_by_gimp(argc, argv) }.unwrap_or_else(|| {
             // SAFETY: as above.
             cli::run(&unsafe { arguments(argc, argv) })
         })
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         eprintln!("imagic-edit: this is a defect of Imagic Edit, please report it: {}", panic_text(&*panic));
-        1
-    })
-}
-
-/// Seam for `host::gimp::run_if_started_by_gimp`.
-///
-/// # Safety
-/// As [`imagic_main`].
-unsafe fn run_if_started_by_gimp(argc: c_int, argv: *mut *mut c_char) -> Option<c_int> {
-    // SAFETY: the caller's promise is handed on.
-    let arguments = unsafe { arguments(argc, argv) };
-    (arguments.first().is_some_and(|first| first == "-gimp")).then(|| {
-        eprintln!("imagic-edit: this build has no GIMP adapter");
         1
     })
 }
