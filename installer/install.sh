@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs Imagic Edit for this account: builds it, then puts it where GIMP 2.10 and the shell find it.
 set -euo pipefail
+export LC_ALL=C.UTF-8
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=${XDG_DATA_HOME:-$HOME/.local/share}/imagic-edit
@@ -153,8 +154,6 @@ make_folder() {
         make_folder "$(dirname "$1")"
         mkdir "$1"
         installed+=("$1")
-    elif [[ -f $manifest ]] && grep -qxF -- "$1" "$manifest"; then
-        installed+=("$1")
     fi
 }
 
@@ -182,11 +181,15 @@ else
     installed+=("$link")
 fi
 
-# What an older version installed and this one does not.
+# What an older version installed and this one does not; its folders go when uninstalling.
 if [[ -f $manifest ]]; then
     while IFS= read -r path; do
-        if [[ -f $path || -L $path ]]; then rm -f -- "$path"; fi
-    done < <(sort "$manifest" | comm -23 - <(printf '%s\n' "${installed[@]}" | sort))
+        if [[ -d $path && ! -L $path ]]; then
+            installed+=("$path")
+        else
+            rm -f -- "$path"
+        fi
+    done < <(comm -23 "$manifest" <(printf '%s\n' "${installed[@]}" | sort))
 fi
 rm -f -- "$manifest"
 record
