@@ -111,7 +111,8 @@ impl From<Tuned> for TunedFrom {
 impl History {
     /// The history in a parasite; one that cannot be read counts as none, because it only serves convenience.
     pub fn from_bytes(bytes: Option<Vec<u8>>) -> Self {
-        let known = bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()).filter(|known| known.version == 1);
+        let known =
+            bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()).filter(|known| known.version == 1);
         known.unwrap_or_else(|| Self { version: 1, document: random_name(), runs: Vec::new() })
     }
 
@@ -266,8 +267,14 @@ mod tests {
 
     #[test]
     fn progress_and_result_read_like_sentences() {
-        let progress =
-            Progress { stage: Stage::FineTune, step: 3, steps: 40, loss: None, fraction: 0.5, seconds_left: Some(200.0) };
+        let progress = Progress {
+            stage: Stage::FineTune,
+            step: 3,
+            steps: 40,
+            loss: None,
+            fraction: 0.5,
+            seconds_left: Some(200.0),
+        };
         assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
         let mut edit = Edit {
             layer: LayerImage::from_rgba8(1, 1, &[0; 4]).expect("one pixel"),

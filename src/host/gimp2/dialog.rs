@@ -153,7 +153,8 @@ impl Window {
         advanced.table.set_border(gtk::BORDER);
         fold.add(&advanced.table);
 
-        let (bar, icon, status, line) = (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
+        let (bar, icon, status, line) =
+            (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
         line.pack(&icon.0);
         line.pack_growing(&status.0);
         let all = gtk::vertical();
@@ -317,7 +318,8 @@ impl Window {
                     let document = &mut self.state.borrow_mut().document;
                     document.insert_layer(&edit, &params)?;
                     let kept = gimp::remember_values(&params);
-                    let unkept = kept.err().map(|error| format!("\nThe settings are not kept: {error}.")).unwrap_or_default();
+                    let unkept =
+                        kept.err().map(|error| format!("\nThe settings are not kept: {error}.")).unwrap_or_default();
                     let place = document.note.map(|note| format!("\n{note}")).unwrap_or_default();
                     Ok(summary(&edit) + &place + &unkept)
                 });

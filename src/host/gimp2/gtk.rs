@@ -145,7 +145,11 @@ impl Widget {
         }
         let body: Body = Box::new(body);
         // SAFETY: signals without arguments call back with the widget and our data.
-        self.connect_raw(signal, unsafe { transmute::<unsafe extern "C" fn(*mut c_void, *mut c_void), Callback>(call) }, body);
+        self.connect_raw(
+            signal,
+            unsafe { transmute::<unsafe extern "C" fn(*mut c_void, *mut c_void), Callback>(call) },
+            body,
+        );
     }
 
     /// Calls `body` with the key; `true` says that the key is used up.
@@ -578,7 +582,16 @@ impl Dialog {
         let chooser = Self(Widget::own(unsafe {
             let (stock_cancel, stock_open, end) = (c"gtk-cancel".as_ptr(), c"gtk-open".as_ptr(), null::<c_char>());
             let parent = self.0.as_ptr();
-            sys::gtk_file_chooser_dialog_new()(title.as_ptr(), parent, action, stock_cancel, cancel, stock_open, open, end)
+            sys::gtk_file_chooser_dialog_new()(
+                title.as_ptr(),
+                parent,
+                action,
+                stock_cancel,
+                cancel,
+                stock_open,
+                open,
+                end,
+            )
         }));
         gtk!(gtk_dialog_set_default_response(chooser.0.as_ptr(), open));
         if gtk!(gtk_dialog_run(chooser.0.as_ptr())) != open {
