@@ -119,7 +119,8 @@ impl Account {
 
 /// The JSON object in the line that begins with `word`.
 fn told(lines: &[String], word: &str) -> Value {
-    let text = lines.iter().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word} in {lines:#?}"));
+    let text =
+        lines.iter().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word} in {lines:#?}"));
     serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
@@ -168,7 +169,8 @@ fn what_cannot_be_done_is_refused_with_the_remedy() {
         return;
     }
     let account = Account::new("refusals");
-    let call = |layer: &str, arguments: &str| format!("(plug-in-imagic-edit RUN-NONINTERACTIVE image {layer} {arguments})");
+    let call =
+        |layer: &str, arguments: &str| format!("(plug-in-imagic-edit RUN-NONINTERACTIVE image {layer} {arguments})");
     let with = |arguments: &str| call("layer", arguments);
     let cases = [
         (with(r#"" " "" 0.7 0 """#), "the target text is empty; write what the picture should become"),
@@ -185,7 +187,10 @@ fn what_cannot_be_done_is_refused_with_the_remedy() {
         (call("channel", r#""x" "" 0.7 0 """#), "a channel is active; click a layer"),
         (with(r#""x" "" 0.7 0 """#).replace("image layer", "floating-image floating"), "choose Layer > Anchor Layer"),
         (with(r#""x" "" 0.7 0 """#).replace("image layer", "indexed dots"), "choose Image > Mode > RGB"),
-        (with(r#""x" "" 0.7 0 """#).replace("image layer", "missed outside"), "the selection lies outside of the layer"),
+        (
+            with(r#""x" "" 0.7 0 """#).replace("image layer", "missed outside"),
+            "the selection lies outside of the layer",
+        ),
         (with(r#""x" "" 0.7 0 """#).replace("NONINTERACTIVE", "WITH-LAST-VALS"), "choose Filters > Imagic Edit once"),
     ];
     let actions: String = cases.iter().map(|(call, _)| format!("(tell (failure (lambda () {call})))\n")).collect();
@@ -207,13 +212,17 @@ fn the_last_values_come_back() {
     let config = account.folder.join("config/imagic-edit");
     fs::create_dir_all(&config).expect("a temporary folder");
     let mut params = imagic_edit::params::Params::paper();
-    for (id, value) in
-        [("prompt", json!("a last value")), ("eta", json!(1.5)), ("embedding_steps", json!(1)), ("tuning_steps", json!(1))]
-    {
+    for (id, value) in [
+        ("prompt", json!("a last value")),
+        ("eta", json!(1.5)),
+        ("embedding_steps", json!(1)),
+        ("tuning_steps", json!(1)),
+    ] {
         params.set(id, &value).expect("a value in range");
     }
     params.sampling_steps = 1;
-    fs::write(config.join("last-values.json"), Value::Object(params.to_json()).to_string()).expect("a temporary folder");
+    fs::write(config.join("last-values.json"), Value::Object(params.to_json()).to_string())
+        .expect("a temporary folder");
     let lines = account.run_script("last-values.scm", "");
     assert_eq!(told(&lines, "image ")["runs"][0]["params"], Value::Object(params.to_json()));
 }
