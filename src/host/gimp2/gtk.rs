@@ -15,6 +15,8 @@ use std::ptr::{NonNull, null, null_mut};
 pub const SPACING: i32 = 6;
 /// Distance between a window's edge and its content in GIMP's dialogs.
 pub const BORDER: u32 = 12;
+/// Width of a field for a number, in characters.
+const NUMBER_WIDTH: i32 = 10;
 
 /// Calls GTK with live widgets, plain values and C strings that outlive the call.
 macro_rules! gtk {
@@ -395,6 +397,7 @@ impl Entry {
     pub fn new() -> Self {
         let entry = Widget::own(gtk!(gtk_entry_new()));
         gtk!(gtk_entry_set_activates_default(entry.as_ptr(), 1));
+        gtk!(gtk_entry_set_width_chars(entry.as_ptr(), NUMBER_WIDTH));
         Self(entry)
     }
 
@@ -417,6 +420,7 @@ impl Spinner {
     pub fn new(min: u32, max: u32) -> Self {
         let spinner = Widget::own(gtk!(gtk_spin_button_new_with_range(min.into(), max.into(), 1.0)));
         gtk!(gtk_spin_button_set_numeric(spinner.as_ptr(), 1));
+        gtk!(gtk_entry_set_width_chars(spinner.as_ptr(), NUMBER_WIDTH));
         gtk!(gtk_entry_set_activates_default(spinner.as_ptr(), 1));
         Self(spinner)
     }
@@ -522,6 +526,8 @@ impl Dialog {
             sys::gimp_dialog_new()(title.as_ptr(), role.as_ptr(), null_mut(), sys::GtkDialogFlags(0), None, null(), end)
         });
         gtk!(gimp_window_set_transient(dialog.as_ptr()));
+        // It fits its content, also after a part of it was folded away.
+        gtk!(gtk_window_set_resizable(dialog.as_ptr(), 0));
         Self(dialog)
     }
 
