@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn timesteps_cover_the_whole_range() {
-        let timesteps = Stream::new(7, Purpose::TuningTimesteps, 3).timesteps(20_000, 1000);
+        let timesteps = Stream::new(7u32, Purpose::TuningTimesteps, 3).timesteps(20_000, 1000);
         assert!(timesteps.iter().all(|&t| t < 1000));
         assert_eq!(timesteps.iter().collect::<std::collections::HashSet<_>>().len(), 1000);
     }

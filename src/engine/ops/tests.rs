@@ -1,1 +1,102 @@
+//! Each operation's gradient against the change of its value; the exact comparison with PyTorch is `tests/parity.rs`.
 
+use super::*;
+use crate::engine::random::{Purpose, Stream};
+use candle_core::{Device, Var};
+
+fn normals(seed: u32, shape: &[usize]) -> Tensor {
+    Stream::new(seed, Purpose::Latents, 0).normals(shape, &Device::Cpu).expect("some numbers")
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    let product = (a * b).and_then(|product| product.to_dtype(candle_core::DType::F64)).and_then(|p| p.sum_all());
+    product.and_then(|sum| sum.to_scalar()).expect("a number")
+}
+
+/// The gradient of sum(weights * op(arguments)) along a random direction against the difference quotient.
+fn check(name: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    const H: f64 = 1e-2;
+    for argument in 0..shapes.len() {
+        let values: Vec<Tensor> = shapes.iter().zip(1..).map(|(shape, seed)| normals(seed, shape)).collect();
+        let direction = normals(77, shapes[argument]);
+        let at = |h: f64| {
+            let mut moved = values.clone();
+            moved[argument] = (&moved[argument] + (&direction * h).expect("a product")).expect("a sum");
+            op(&moved).expect(name)
+        };
+        let weights = normals(99, at(0.0).dims());
+        let quotient = (dot(&weights, &at(H)) - dot(&weights, &at(-H))) / (2.0 * H);
+
+        let variable = Var::from_tensor(&values[argument]).expect("a variable");
+        let mut arguments = values.clone();
+        arguments[argument] = variable.as_tensor().clone();
+        let loss = (op(&arguments).expect(name) * weights).and_then(|y| y.sum_all()).expect("a sum");
+        let gradients = loss.backward().expect("a backward");
+        let gradient = gradients.get(&variable).unwrap_or_else(|| panic!("{name}: no gradient of argument {argument}"));
+        let slope = dot(gradient, &direction);
+        let scale = dot(gradient, gradient).sqrt() * dot(&direction, &direction).sqrt();
+        // f32 values and a difference of order h^2 leave three digits.
+        assert!((slope - quotient).abs() < 2e-3 * scale, "{name}, argument {argument}: {slope} but {quotient}");
+    }
+}
+
+#[test]
+fn gradients_are_the_slopes_of_the_values() {
+    let linear_ = |a: &[Tensor]| linear(&a[0], &a[1], a.get(2));
+    check("linear", &[&[2, 3, 5], &[4, 5], &[4]], linear_);
+    check("linear without bias", &[&[7, 5], &[4, 5]], linear_);
+    for (name, k, stride, padding) in [
+        ("conv 3x3", 3, 1, Padding::Even(1)),
+        ("conv 1x1", 1, 1, Padding::Even(0)),
+        ("conv 3x3 halving", 3, 2, Padding::Even(1)),
+        ("conv 3x3 halving, padded after", 3, 2, Padding::AfterOnly),
+    ] {
+        check(name, &[&[2, 3, 6, 4], &[5, 3, k, k], &[5]], |a| conv2d(&a[0], &a[1], &a[2], stride, padding));
+    }
+    for after in [Activation::None, Activation::Silu] {
+        check("group norm", &[&[2, 6, 3, 5], &[6], &[6]], |a| group_norm(&a[0], &a[1], &a[2], 3, 1e-5, after));
+    }
+    check("layer norm", &[&[2, 70, 9], &[9], &[9]], |a| layer_norm(&a[0], &a[1], &a[2], 1e-5));
+    check("geglu", &[&[3, 8]], |a| geglu(&a[0]));
+    check("add per channel", &[&[2, 3, 4, 4], &[2, 3]], |a| add_per_channel(&a[0], &a[1]));
+    check("upsample", &[&[2, 3, 4, 5]], |a| upsample_nearest_2x(&a[0]));
+    // More queries than are handled at a time, and as many heads as to need one thread each or all for one.
+    for heads in [1, 4] {
+        check("attention", &[&[1, 300, 8], &[1, 7, 8], &[1, 7, 8]], |a| attention(&a[0], &a[1], &a[2], heads));
+    }
+}
+
+#[test]
+fn a_convolution_cut_into_bands_is_the_whole_convolution() {
+    // 40 x 40 positions with 150 channels need several bands; the first item alone needs fewer.
+    let (x, w, b) = (normals(1, &[3, 150, 40, 40]), normals(2, &[4, 150, 3, 3]), normals(3, &[4]));
+    let all = conv2d(&x, &w, &b, 1, Padding::Even(1)).expect("a convolution");
+    for item in 0..3 {
+        let one = conv2d(&x.narrow(0, item, 1).expect("one item"), &w, &b, 1, Padding::Even(1)).expect("a convolution");
+        let difference = (all.narrow(0, item, 1).expect("one item") - one).expect("same shapes");
+        assert!(dot(&difference, &difference) < 1e-6, "item {item}");
+    }
+}
+
+#[test]
+fn only_wanted_gradients_are_computed() {
+    let (x, w, b) = (normals(1, &[1, 2, 4, 4]), normals(2, &[3, 2, 3, 3]), normals(3, &[3]));
+    let x = Var::from_tensor(&x).expect("a variable");
+    let y = conv2d(&x, &w, &b, 1, Padding::Even(1)).and_then(|y| y.sum_all()).expect("a sum");
+    let gradients = y.backward().expect("a backward");
+    assert!(gradients.get(&x).is_some());
+    assert!(gradients.get(&w).is_none() && gradients.get(&b).is_none());
+}
+
+#[test]
+fn fast_exp_and_erf_are_accurate() {
+    for i in -2000..2000 {
+        let x = i as f32 / 100.0;
+        let exact = f64::from(x).exp();
+        assert!((f64::from(exp(x)) - exact).abs() <= 4e-7 * exact, "exp({x})");
+    }
+    // Abramowitz and Stegun, table 7.1.
+    for (x, exact) in [(0.0, 0.0), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3), (-1.0, -0.842_700_8f32)] {
+        assert!((erf(x) - exact).abs() < 4e-7, "erf({x}) is {}", erf(x));
+    }
+}
