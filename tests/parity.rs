@@ -1,9 +1,9 @@
 //! The engine against diffusers, transformers and torch, on the data that `tests/reference/make_reference.py` made.
 //!
 //! Runs over `tests/fixtures/*`, or over the one folder that `IMAGIC_REFERENCE` names.
-//! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is some three times what the
-//! committed data give; `rounding` in their `reference.json` says how far torch's own f32 lies from f64 on the same
-//! numbers, which no other f32 computation can be expected to undercut.
+//! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is two to four times what was
+//! measured on several seeds; `rounding` in `reference.json` says how far torch's own f32 lies from f64 on the same numbers,
+//! which no other f32 computation can be expected to undercut.
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
@@ -16,7 +16,6 @@ use imagic_edit::engine::unet::{UNet, UNetConfig};
 use imagic_edit::engine::vae::Vae;
 use imagic_edit::engine::weights::Weights;
 use imagic_edit::engine::{EditRequest, Engine, EngineOptions};
-use imagic_edit::error::Error;
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
 use serde_json::Value;
@@ -54,7 +53,7 @@ fn random_numbers_are_the_documented_ones() {
 #[test]
 fn texts_become_the_same_tokens() {
     every_reference(|reference| {
-        let Some(encoder) = text_encoder(reference) else { return };
+        let encoder = TextEncoder::read(&reference.model, CPU).expect("a text encoder");
         for entry in list(&reference.facts["texts"]) {
             let text = entry["text"].as_str().expect("a text");
             let tokens = encoder.tokenize(text).expect("tokens");
@@ -66,7 +65,7 @@ fn texts_become_the_same_tokens() {
 #[test]
 fn texts_get_the_same_embedding() {
     every_reference(|reference| {
-        let Some(encoder) = text_encoder(reference) else { return };
+        let encoder = TextEncoder::read(&reference.model, CPU).expect("a text encoder");
         let text = reference.facts["settings"]["text"].as_str().expect("a text");
         let cut = reference.facts["texts"][2]["text"].as_str().expect("a text");
         let embed = |text| encoder.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
@@ -101,7 +100,7 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
             let tensor = |name: &str| reference.tensor(&format!("forward.{size}.{name}"));
             let timesteps = integers(&reference.facts["forward"][size]["timesteps"]);
             let output = unet.forward(&tensor("x_t"), &timesteps, &tensor("e")).expect("a prediction");
-            check(reference, "U-Net forward", 2e-6, [(size, output, tensor("output"))]);
+            check(reference, "U-Net forward", 3e-6, [(size, output, tensor("output"))]);
         }
     });
 }
@@ -135,7 +134,8 @@ fn loss_and_every_gradient_are_the_same() {
         let their_names: BTreeSet<String> = theirs.tensors().into_iter().map(|(name, _)| name).collect();
         let our_names: BTreeSet<String> = variables.keys().cloned().collect();
         assert_eq!(our_names, their_names, "names of the weights");
-        let without: Vec<_> = variables.iter().filter(|(_, weight)| gradients.get(weight).is_none()).map(|(name, _)| name).collect();
+        let without: Vec<_> =
+            variables.iter().filter(|(_, weight)| gradients.get(weight).is_none()).map(|(name, _)| name).collect();
         assert!(without.is_empty(), "{}: no gradient for {without:?}", reference.name());
         let pairs = variables.iter().map(|(name, variable)| {
             let ours = gradients.remove(variable).expect("checked above");
@@ -151,14 +151,20 @@ fn adam_takes_the_same_steps() {
         for name in list(&reference.facts["adam"]["names"]) {
             let tensor = |part: &str| reference.tensor(&format!("adam.{}.{part}", name.as_str().expect("a name")));
             let variable = Var::from_tensor(&tensor("start")).expect("a variable");
-            let mut adam = Adam::new(vec![variable.clone()], reference.facts["adam"]["learning_rate"].as_f64().expect("a rate"));
+            let mut adam =
+                Adam::new(vec![variable.clone()], reference.facts["adam"]["learning_rate"].as_f64().expect("a rate"));
             for step in 0..10 {
                 let gradient = tensor("gradients").get(step).expect("ten gradients");
                 // A sum of products has its factors as gradient.
                 let loss = (variable.as_tensor() * gradient).and_then(|product| product.sum_all()).expect("a sum");
                 adam.step(&loss.backward().expect("a gradient")).expect("a step");
             }
-            check(reference, "Adam", 2e-7, [(name.as_str().expect("a name"), variable.as_detached_tensor(), tensor("end"))]);
+            check(
+                reference,
+                "Adam",
+                1e-7,
+                [(name.as_str().expect("a name"), variable.as_detached_tensor(), tensor("end"))],
+            );
         }
     });
 }
@@ -188,14 +194,14 @@ fn sampling_with_guidance_takes_the_same_path() {
         let params = reference.params();
         let at = |step: usize| trajectory.narrow(0, step, 1).expect("a step");
         let embedding = |index: usize| hidden.narrow(0, index, 1).expect("an embedding");
-        // `generate` gives only the last latents; those of a step before are the last of a run that starts the same way,
-        // and so are compared step by step through what `Schedule::step` makes of their own latents.
+        // `generate` gives only the last latents, so each step is also taken alone, from the reference's latents before it.
         let timesteps = schedule.timesteps(params.sampling_steps);
         let mut steps = Vec::new();
         for (step, &t) in timesteps.iter().enumerate() {
             let predict = |e: &Tensor| unet.forward(&at(step), &[t], e).expect("a prediction");
             let (null, text) = (predict(&embedding(1)), predict(&embedding(0)));
-            let guided = ((&text - &null).and_then(|way| way * params.guidance)).and_then(|way| null + way).expect("one shape");
+            let guided =
+                ((&text - &null).and_then(|way| way * params.guidance)).and_then(|way| null + way).expect("one shape");
             let ours = schedule.step(&guided, t, params.sampling_steps, &at(step)).expect("a step");
             steps.push((format!("step {step} at t = {t}"), ours, at(step + 1)));
         }
@@ -205,7 +211,7 @@ fn sampling_with_guidance_takes_the_same_path() {
         let setting = Setting { config: &config, schedule: &schedule, x: &at(0), params: &params };
         let watch = &mut |_, _, _, _| Ok(());
         let last = imagic::generate(&setting, &unet, &embedding(0), &embedding(1), watch).expect("latents");
-        check(reference, "DDIM, all steps", 5e-6, [("latents", last, at(timesteps.len()))]);
+        check(reference, "DDIM, all steps", 3e-6, [("latents", last, at(timesteps.len()))]);
     });
 }
 
@@ -218,33 +224,33 @@ fn a_whole_edit_is_the_same() {
         let schedule = Schedule::read(&reference.model).expect("a schedule");
         let params = reference.params();
         let hidden = reference.tensor("text.hidden");
-        let (e_tgt, e_null) = (hidden.narrow(0, 0, 1).expect("an embedding"), hidden.narrow(0, 1, 1).expect("an embedding"));
+        let (e_tgt, e_null) =
+            (hidden.narrow(0, 0, 1).expect("an embedding"), hidden.narrow(0, 1, 1).expect("an embedding"));
 
         let moments = vae.encode(&reference.tensor("vae.image")).expect("moments");
-        let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0).normals(moments.mean.dims(), CPU).expect("noise");
+        let noise =
+            Stream::new(params.tuning_seed, Purpose::VaeSample, 0).normals(moments.mean.dims(), CPU).expect("noise");
         let x = vae.sample(&moments, &noise).expect("a sample");
-        check(reference, "edit: x", 2e-6, [("x", x.clone(), tensor("x_0"))]);
+        check(reference, "edit: x", 1e-6, [("x", x.clone(), tensor("x_0"))]);
 
         let setting = Setting { config: &config, schedule: &schedule, x: &x, params: &params };
         let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
         let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base, &e_tgt, watch).expect("stage A");
-        check(reference, "edit: losses of stage A", 2e-6, [("losses", row(losses), tensor("losses_a"))]);
-        // Adam's first steps are the learning rate times little more than the sign of the gradient, so that a value whose
-        // gradient is next to zero may go either way.
-        check(reference, "edit: e_opt", 1e-5, [("e_opt", e_opt.clone(), tensor("e_opt"))]);
+        check(reference, "edit: losses of stage A", 1e-6, [("losses", row(losses), tensor("losses_a"))]);
+        check(reference, "edit: e_opt", 1e-6, [("e_opt", e_opt.clone(), tensor("e_opt"))]);
 
         let (tuned, losses) = imagic::fine_tune(&setting, &base, &e_opt, watch).expect("stage B");
-        check(reference, "edit: losses of stage B", 2e-6, [("losses", row(losses), tensor("losses_b"))]);
+        check(reference, "edit: losses of stage B", 1e-6, [("losses", row(losses), tensor("losses_b"))]);
         check_changes(reference, &base, &tuned);
 
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
-        check(reference, "edit: e_bar", 1e-5, [("e_bar", e_bar.clone(), tensor("e_bar"))]);
+        check(reference, "edit: e_bar", 1e-6, [("e_bar", e_bar.clone(), tensor("e_bar"))]);
         let unet = UNet::new(&config, &tuned).expect("a U-Net");
         let latents = imagic::generate(&setting, &unet, &e_bar, &e_null, watch).expect("stage C");
         let image = vae.decode(&latents).expect("a picture");
         let pairs = [("latents", latents), ("image", image)];
-        check(reference, "edit: result", 1e-5, pairs.map(|(name, ours)| (name, ours, tensor(name))));
+        check(reference, "edit: result", 3e-6, pairs.map(|(name, ours)| (name, ours, tensor(name))));
     });
 }
 
@@ -259,15 +265,18 @@ fn check_changes(reference: &Reference, base: &Weights, tuned: &Weights) {
         let theirs = reference.tensors.get(&format!("change.{name}"))?;
         Some((name, ours.clone(), theirs.clone()))
     });
+    // Adam's first steps are the learning rate times little more than the sign of the gradient, so that a value whose
+    // gradient is next to zero may go either way: torch's own f32 and f64 differ by as much.
     check(reference, "edit: changes of the smaller weights", 2e-3, whole);
     let lengths = reference.facts["tuned"]["change_lengths"].as_object().expect("lengths by name");
     assert!(lengths.keys().map(String::as_str).eq(changes.keys().copied()), "names of the weights");
-    let length = |tensor: &Tensor| tensor.sqr().and_then(|t| t.sum_all()).and_then(|t| t.sqrt()).and_then(|t| t.reshape(1));
+    let length =
+        |tensor: &Tensor| tensor.sqr().and_then(|t| t.sum_all()).and_then(|t| t.sqrt()).and_then(|t| t.reshape(1));
     let pairs = changes.iter().map(|(&name, ours)| {
         let theirs = lengths[name].as_f64().expect("a length") as f32;
         (name, length(ours).expect("a length"), Tensor::new(&[theirs], CPU).expect("a number"))
     });
-    check(reference, "edit: lengths of all changes", 2e-3, pairs);
+    check(reference, "edit: lengths of all changes", 3e-4, pairs);
 }
 
 /// Besides the stages, the order in which [`Engine::edit`] calls them and what it passes from one to the next.
@@ -282,22 +291,19 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         let layer = LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer");
         let request = EditRequest { layer, params, model_folder: reference.model.clone(), document: String::new() };
         let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0 });
-        let edit = match engine.edit(&request, &mut |_| ControlFlow::Continue(())) {
-            Err(error) if refused(reference, &error) => return,
-            edit => edit.expect("an edit"),
-        };
+        let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
         // A layer has 16 bits a channel, the reference's picture has not been rounded to them.
         let tensor = |name: &str| reference.tensor(&format!("imagic.{name}"));
         let losses =
             [("A", row(edit.embedding_losses), tensor("losses_a")), ("B", row(edit.tuning_losses), tensor("losses_b"))];
-        check(reference, "engine: losses", 1e-5, losses);
+        check(reference, "engine: losses", 3e-6, losses);
         let values = |rgba: &[u16]| {
             let values: Vec<f32> = rgba.iter().map(|&value| f32::from(value)).collect();
             Tensor::new(values, CPU).expect("a row")
         };
         let theirs = values(&pixels(&tensor("image")));
-        check(reference, "engine: layer", 1e-4, [("layer", values(edit.layer.rgba()), theirs)]);
+        check(reference, "engine: layer", 1e-5, [("layer", values(edit.layer.rgba()), theirs)]);
     });
 }
 
@@ -321,11 +327,13 @@ struct Reference {
 
 impl Reference {
     fn open(folder: PathBuf) -> Self {
-        let text = std::fs::read_to_string(folder.join("reference.json"))
-            .unwrap_or_else(|error| panic!("{}: {error}; make it with tests/reference/make_reference.py", folder.display()));
+        let text = std::fs::read_to_string(folder.join("reference.json")).unwrap_or_else(|error| {
+            panic!("{}: {error}; make it with tests/reference/make_reference.py", folder.display())
+        });
         let facts: Value = serde_json::from_str(&text).expect("JSON from the script");
         let model = folder.join(facts["model"].as_str().expect("a path"));
-        let tensors = candle_core::safetensors::load(folder.join("reference.safetensors"), CPU).expect("a safetensors file");
+        let tensors =
+            candle_core::safetensors::load(folder.join("reference.safetensors"), CPU).expect("a safetensors file");
         Self { folder, model, facts, tensors }
     }
 
@@ -370,25 +378,6 @@ impl Reference {
     }
 }
 
-/// `None` for a kind of text encoder that the engine says it does not have.
-fn text_encoder(reference: &Reference) -> Option<TextEncoder> {
-    match TextEncoder::read(&reference.model, CPU) {
-        Err(error) if refused(reference, &error) => None,
-        encoder => Some(encoder.expect("a text encoder")),
-    }
-}
-
-/// Whether `error` refuses the exact GELU of SD 2's text encoder, and the model has it.
-fn refused(reference: &Reference, error: &Error) -> bool {
-    let config = std::fs::read_to_string(reference.model.join("text_encoder/config.json")).expect("a configuration");
-    let config: Value = serde_json::from_str(&config).expect("JSON");
-    let refused = config["hidden_act"] == "gelu" && error.to_string().contains("hidden_act is gelu");
-    if refused {
-        println!("{:12} skipped: {error}", reference.name());
-    }
-    refused
-}
-
 /// Runs `test` on each, one at a time: of a model of real size two do not fit into memory.
 fn every_reference(test: impl Fn(&Reference) + Sync) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -399,7 +388,11 @@ fn every_reference(test: impl Fn(&Reference) + Sync) {
             let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
             let entries = std::fs::read_dir(fixtures).expect("the committed fixtures");
             let folders = entries.map(|entry| entry.expect("a folder's entry").path());
-            folders.filter(|folder| folder.join("reference.json").is_file()).collect::<BTreeSet<_>>().into_iter().collect()
+            folders
+                .filter(|folder| folder.join("reference.json").is_file())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect()
         }
     };
     assert!(!folders.is_empty(), "no reference to compare with");
@@ -413,7 +406,12 @@ fn every_reference(test: impl Fn(&Reference) + Sync) {
 }
 
 /// Compares tensors by name and prints the worst; fails beyond `tolerance` and on another shape.
-fn check<'a>(reference: &Reference, what: &str, tolerance: f64, pairs: impl IntoIterator<Item = (&'a str, Tensor, Tensor)>) {
+fn check<'a>(
+    reference: &Reference,
+    what: &str,
+    tolerance: f64,
+    pairs: impl IntoIterator<Item = (&'a str, Tensor, Tensor)>,
+) {
     let errors = pairs.into_iter().map(|(name, ours, theirs)| {
         assert_eq!(ours.dims(), theirs.dims(), "{}, {what}: shape of {name}", reference.name());
         (relative_error(&ours, &theirs), name.to_owned())
@@ -423,8 +421,12 @@ fn check<'a>(reference: &Reference, what: &str, tolerance: f64, pairs: impl Into
     errors.sort_by(|a, b| b.0.total_cmp(&a.0));
     let (worst, name) = errors.first().unwrap_or_else(|| panic!("{what}: nothing to compare"));
     println!("{:12} {what}: {worst:.1e} of {tolerance:.0e} ({name}, worst of {})", reference.name(), errors.len());
-    let beyond: Vec<_> = errors.iter().filter(|(error, _)| !(*error <= tolerance)).take(5).collect();
-    assert!(beyond.is_empty(), "{}, {what}: more than {tolerance:.0e} beside the reference: {beyond:?}", reference.name());
+    let beyond: Vec<_> = errors.iter().filter(|(error, _)| error.is_nan() || *error > tolerance).take(5).collect();
+    assert!(
+        beyond.is_empty(),
+        "{}, {what}: more than {tolerance:.0e} beside the reference: {beyond:?}",
+        reference.name()
+    );
 }
 
 fn relative_error(ours: &Tensor, theirs: &Tensor) -> f64 {
