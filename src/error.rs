@@ -61,6 +61,11 @@ impl Error {
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::Engine(error.to_string())
+        Self::Engine(sentence(&error))
     }
+}
+
+/// A candle error without the stack trace that it carries where `RUST_BACKTRACE` is set: nothing for a user to read.
+pub fn sentence(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -1,5 +1,15 @@
 //! What the hosts share: layer in, new layer out. The adapters below are the only code that knows GIMP, Krita, C or files.
 
+pub mod capi;
+mod cli;
+mod entry;
+mod gimp;
+mod gimp2;
+mod gimp2_sys;
+mod loader;
+mod report;
+mod system;
+
 use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
 use crate::error::{Error, Result};
 use crate::image::LayerImage;

@@ -1,7 +1,7 @@
 //! Runs edits on one named background thread that owns the engine; knows neither tensors nor hosts.
 #![forbid(unsafe_code)]
 
-use crate::engine::{Edit, EditRequest, Engine, Progress};
+use crate::engine::{Edit, EditRequest, Engine, Progress, Watch};
 use crate::error::{Error, Result};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use std::any::Any;
@@ -51,14 +51,19 @@ pub enum JobState {
 
 impl Worker {
     /// Starts the thread; `engine` moves there and stays.
-    pub fn start(engine: Engine) -> Result<Self> {
+    pub fn start(mut engine: Engine) -> Result<Self> {
+        Self::with(move |request, watch| engine.edit(request, watch))
+    }
+
+    /// Starts the thread with something else that edits.
+    fn with(edit: impl FnMut(&EditRequest, &mut Watch<'_>) -> Result<Edit> + Send + 'static) -> Result<Self> {
         let (tasks, inbox) = unbounded::<Task>();
         let shutdown = Arc::new(AtomicBool::new(false));
         let stop = shutdown.clone();
         let thread = std::thread::Builder::new()
             .name("imagic-engine".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || run(engine, &inbox, &stop))
+            .spawn(move || run(edit, &inbox, &stop))
             .map_err(|error| {
                 Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
             })?;
@@ -121,7 +126,11 @@ impl Drop for Job {
     }
 }
 
-fn run(mut engine: Engine, inbox: &Receiver<Task>, shutdown: &AtomicBool) {
+fn run(
+    mut edit: impl FnMut(&EditRequest, &mut Watch<'_>) -> Result<Edit>,
+    inbox: &Receiver<Task>,
+    shutdown: &AtomicBool,
+) {
     for Task { request, cancel, reports } in inbox {
         let stopped = || cancel.load(Ordering::Relaxed) || shutdown.load(Ordering::Relaxed);
         let mut watch = |progress| {
@@ -132,7 +141,7 @@ fn run(mut engine: Engine, inbox: &Receiver<Task>, shutdown: &AtomicBool) {
         let result = if stopped() {
             Err(Error::Cancelled)
         } else {
-            catch_unwind(AssertUnwindSafe(|| engine.edit(&request, &mut watch)))
+            catch_unwind(AssertUnwindSafe(|| edit(&request, &mut watch)))
                 .unwrap_or_else(|panic| Err(Error::Engine(panic_text(&*panic))))
         };
         let _ = reports.send(Report::End(result));
@@ -143,4 +152,79 @@ fn run(mut engine: Engine, inbox: &Receiver<Task>, shutdown: &AtomicBool) {
 pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Tuned;
+    use crate::image::LayerImage;
+    use crate::params::Params;
+
+    fn request(prompt: &str) -> EditRequest {
+        let layer = LayerImage::new(1, 1, vec![0; 4]).expect("1x1");
+        let params = Params { prompt: prompt.into(), ..Params::paper() };
+        EditRequest { layer, params, model_folder: "none".into(), document: String::new() }
+    }
+
+    /// An edit that does what the prompt says.
+    fn obey(request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
+        match request.params.prompt.as_str() {
+            "panic" => panic!("as told"),
+            "wait" => loop {
+                let stage = crate::engine::Stage::FineTune;
+                let progress = Progress { stage, step: 1, steps: 2, loss: None, fraction: 0.5, seconds_left: None };
+                if watch(progress).is_break() {
+                    return Err(Error::Cancelled);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            },
+            _ => Ok(Edit {
+                layer: request.layer.clone(),
+                tuned: Tuned::Now,
+                seconds: vec![],
+                embedding_losses: vec![],
+                tuning_losses: vec![],
+                notes: vec![],
+            }),
+        }
+    }
+
+    fn end(mut job: Job) -> Result<Edit> {
+        loop {
+            if let JobState::Ended(result) = job.poll() {
+                return result;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_the_next_job_works() {
+        let worker = Worker::with(obey).expect("a thread");
+        let error = end(worker.submit(request("panic"))).expect_err("a panic");
+        assert_eq!(error.to_string(), "the engine failed: as told");
+        assert!(end(worker.submit(request("succeed"))).is_ok());
+    }
+
+    #[test]
+    fn a_cancelled_or_dropped_job_ends_and_the_next_works() {
+        let worker = Worker::with(obey).expect("a thread");
+        let job = worker.submit(request("wait"));
+        job.cancel();
+        assert!(matches!(end(job), Err(Error::Cancelled)));
+        drop(worker.submit(request("wait")));
+        let queued = worker.submit(request("wait"));
+        queued.cancel();
+        assert!(matches!(end(queued), Err(Error::Cancelled)), "cancelled before it began");
+        assert!(end(worker.submit(request("succeed"))).is_ok());
+    }
+
+    #[test]
+    fn dropping_the_worker_stops_the_running_job() {
+        let worker = Worker::with(obey).expect("a thread");
+        let job = worker.submit(request("wait"));
+        drop(worker);
+        assert!(matches!(end(job), Err(Error::Cancelled)));
+    }
 }

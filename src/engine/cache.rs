@@ -3,7 +3,7 @@
 
 use super::EditRequest;
 use super::weights::{Weights, hex};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, sentence};
 use crate::params::{Affects, PARAMS};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
@@ -215,7 +215,7 @@ fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<Tun
     if about["format"] != json!(FORMAT) {
         return Err(format!("its format is {}, not {FORMAT}", about["format"]));
     }
-    let tensors = candle_core::safetensors::load(file, device).map_err(|error| error.to_string())?;
+    let tensors = candle_core::safetensors::load(file, device).map_err(|error| sentence(&error))?;
     let sorted: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     if digest(sorted.into_iter()).map_err(|error| error.to_string())? != about["digest"].as_str().unwrap_or_default() {
         return Err("its content does not fit its digest".into());

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::weights::{Config, Weights};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, sentence};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::clip::text_model::{Activation, ClipTextConfig, ClipTextTransformer};
@@ -75,8 +75,9 @@ impl TextEncoder {
         let nested = weights.tensors.keys().any(|name| name.starts_with("text_model."));
         let builder = VarBuilder::from_tensors(weights.tensors.into_iter().collect(), DType::F32, device);
         let builder = if nested { builder.pp("text_model") } else { builder };
-        let transformer = ClipTextTransformer::new(builder, &clip)
-            .map_err(|error| Error::model(&weights.file, format!("does not fit its config.json: {error}")))?;
+        let transformer = ClipTextTransformer::new(builder, &clip).map_err(|error| {
+            Error::model(&weights.file, format!("does not fit its config.json: {}", sentence(&error)))
+        })?;
 
         let folder = model.join("tokenizer");
         let about = Config::read(&folder.join("tokenizer_config.json"))?;

@@ -1,7 +1,7 @@
 //! Files of a diffusers folder to named tensors: existence, shapes, finite values, fingerprint. Knows no network.
 #![forbid(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, sentence};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -24,7 +24,7 @@ impl Weights {
     pub fn read(folder: &Path, device: &Device) -> Result<Self> {
         let file = weights_file(folder)?;
         let open = |error: candle_core::Error| {
-            Error::model(&file, format!("not a readable safetensors file: {error}; get it again"))
+            Error::model(&file, format!("not a readable safetensors file: {}; get it again", sentence(&error)))
         };
         let tensors = candle_core::safetensors::load(&file, device).map_err(open)?;
         let tensors = tensors.into_par_iter().map(|(name, tensor)| {

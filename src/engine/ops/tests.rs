@@ -96,7 +96,8 @@ fn fast_exp_and_erf_are_accurate() {
         assert!((f64::from(exp(x)) - exact).abs() <= 4e-7 * exact, "exp({x})");
     }
     // Abramowitz and Stegun, table 7.1.
-    for (x, exact) in [(0.0, 0.0), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3), (-1.0, -0.842_700_8f32)] {
+    for (x, exact) in [(0.0, 0.0), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3), (-1.0, -0.842_700_8f32)]
+    {
         assert!((erf(x) - exact).abs() < 4e-7, "erf({x}) is {}", erf(x));
     }
 }

@@ -1,0 +1,197 @@
+//! The command line: which command runs, and what its exit status and messages are; knows no tensors.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod doctor;
+mod edit;
+mod help;
+mod picture;
+mod progress;
+
+use super::engine_options;
+use super::entry::library_folder;
+use crate::engine::cache;
+use crate::error::Error;
+use crate::models;
+use arguments::{Arguments, nearest};
+use serde_json::{Value, json};
+use std::ffi::{OsString, c_int};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Why a command ended without success.
+enum Failure {
+    /// The arguments make no sense; exit status 2.
+    Usage(String),
+    /// It was tried and failed; exit status 1.
+    Failed(Error),
+    /// `doctor` found something that is wrong and has said it; exit status 1.
+    Unwell,
+    /// A signal asked to stop; exit status 128 and its number, 130 for Ctrl+C.
+    Stopped(c_int),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Commands in the order in which help lists them.
+const COMMANDS: [&str; 4] = ["edit", "models", "cache", "doctor"];
+
+/// Runs the command that `arguments` (without the program's name) ask for; returns the exit status.
+pub fn run(arguments: &[OsString]) -> c_int {
+    match dispatch(arguments) {
+        Ok(()) => 0,
+        Err(Failure::Usage(message)) => {
+            eprintln!("imagic-edit: {message}\nimagic-edit --help says how to use it");
+            2
+        }
+        Err(Failure::Failed(error)) => {
+            eprintln!("imagic-edit: {error}");
+            1
+        }
+        Err(Failure::Unwell) => 1,
+        Err(Failure::Stopped(signal)) => {
+            eprintln!("imagic-edit: stopped");
+            128 + signal
+        }
+    }
+}
+
+fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
+    let Some((command, rest)) = arguments.split_first() else {
+        return Err(Failure::Usage("say what to do: edit, models, cache or doctor".into()));
+    };
+    let command = command.to_string_lossy();
+    let help_wanted = rest.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h");
+    match command.as_ref() {
+        "--help" | "-h" | "help" => {
+            let topic = rest.first().map(|topic| topic.to_string_lossy());
+            print(&topic.and_then(|topic| help::of_command(&topic)).unwrap_or_else(help::overview))?;
+        }
+        "--version" | "-V" => print(concat!("imagic-edit ", env!("CARGO_PKG_VERSION"), "\n"))?,
+        name if COMMANDS.contains(&name) && help_wanted => {
+            print(&help::of_command(name).expect("every command has a help text"))?
+        }
+        "edit" => edit::run(&edit::Order::parse(rest)?)?,
+        "models" => list_models(Arguments::parse(rest, &["json"], &[])?)?,
+        "cache" => cache(Arguments::parse(rest, &["json"], &[])?)?,
+        "doctor" => {
+            Arguments::parse(rest, &[], &[])?.no_more_words()?;
+            let (text, well) = doctor::examine();
+            print(&text)?;
+            return if well { Ok(()) } else { Err(Failure::Unwell) };
+        }
+        other => {
+            let hint = nearest(other, COMMANDS.into_iter())
+                .map(|known| format!("; did you mean {known}?"))
+                .unwrap_or_default();
+            return Err(Failure::Usage(format!("there is no command {other}{hint}")));
+        }
+    }
+    Ok(())
+}
+
+/// Folders in which models are looked for.
+fn model_folders() -> Vec<PathBuf> {
+    models::folders(library_folder().as_deref())
+}
+
+fn list_models(arguments: Arguments) -> Result<(), Failure> {
+    arguments.no_more_words()?;
+    let folders = model_folders();
+    let found = models::list(&folders);
+    if arguments.has("json") {
+        let list: Vec<Value> = found.iter().map(super::report::model_report).collect();
+        return Ok(print(&format!("{:#}\n", json!({ "models": list })))?);
+    }
+    let mut text = String::new();
+    for model in &found {
+        text += &format!("{}\n  {}\n", model.name, model.folder.display());
+        if !model.description.is_empty() {
+            text += &help::wrapped(&model.description, 2);
+        }
+        for example in &model.examples {
+            text += &format!("  for example: \"{example}\"\n");
+        }
+        match model.params() {
+            Ok(params) if !model.preset.is_empty() => {
+                let settings = model
+                    .preset
+                    .keys()
+                    .filter_map(|id| Some(format!("--{} {}", id.replace('_', "-"), params.get(id)?)));
+                text += &help::wrapped(&format!("settings: {}", settings.collect::<Vec<_>>().join(" ")), 2);
+            }
+            Ok(_) => {}
+            Err(error) => text += &format!("  damaged: {error}\n"),
+        }
+    }
+    if found.is_empty() {
+        let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        text = format!(
+            "no models in {}; run installer/install.sh, or put a diffusers folder there\n",
+            folders.join(" or ")
+        );
+    }
+    Ok(print(&text)?)
+}
+
+fn cache(arguments: Arguments) -> Result<(), Failure> {
+    let folder = engine_options()?.cache_folder.expect("the command line keeps tuned models on disk");
+    let words: Vec<_> = arguments.words().iter().map(|word| word.to_string_lossy()).collect();
+    match words.iter().map(|word| word.as_ref()).collect::<Vec<_>>()[..] {
+        ["list"] => Ok(print(&cache_list(&folder, arguments.has("json"))?)?),
+        ["clear"] => {
+            let freed = cache::clear(&folder)?;
+            Ok(print(&format!("removed {} of tuned models from {}\n", help::size(freed), folder.display()))?)
+        }
+        [] => Err(Failure::Usage("say what to do with the cache: list or clear".into())),
+        [other, ..] => Err(Failure::Usage(format!("the cache can list or clear, not {other}"))),
+    }
+}
+
+fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {
+    let entries = cache::list(folder)?;
+    let days = |entry: &cache::Entry| entry.used.elapsed().unwrap_or_default().as_secs() / 86_400;
+    if as_json {
+        let row = |entry: &cache::Entry| {
+            json!({
+                "file": entry.file.to_string_lossy(),
+                "bytes": entry.bytes,
+                "days_unused": days(entry),
+                "prompt": entry.prompt,
+                "model": entry.model,
+                "document": entry.document,
+            })
+        };
+        return Ok(format!("{:#}\n", json!({ "tuned_models": entries.iter().map(row).collect::<Vec<_>>() })));
+    }
+    let mut text = String::new();
+    for entry in &entries {
+        let prompt = entry.prompt.as_deref().unwrap_or("(damaged)");
+        let age = match days(entry) {
+            0 => "used today".to_owned(),
+            1 => "used yesterday".to_owned(),
+            days => format!("used {days} days ago"),
+        };
+        text += &format!("{:>8}  {age}  {prompt}\n", help::size(entry.bytes));
+        if let Some(document) = entry.document.as_deref().filter(|document| !document.is_empty()) {
+            text += &format!("          {document}\n");
+        }
+    }
+    let total = entries.iter().map(|entry| entry.bytes).sum();
+    Ok(text + &format!("{} tuned models, {} in {}\n", entries.len(), help::size(total), folder.display()))
+}
+
+/// Writes to stdout; a reader that has seen enough (`| head`) is not an error.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::file("write", "standard output".as_ref())(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,260 @@
+//! The command `doctor`: looks at everything an edit needs and says what is wrong and how to mend it; changes nothing.
+#![forbid(unsafe_code)]
+
+use super::help::{self, size};
+use super::model_folders;
+use crate::engine::{EditRequest, Engine, EngineOptions};
+use crate::error::Error;
+use crate::host::entry::library_folder;
+use crate::host::{engine_options, system};
+use crate::image::LayerImage;
+use crate::job::{JobState, Worker};
+use crate::models::{self, Model};
+use crate::params::{BUILTIN_MODEL, Params};
+use serde_json::{Map, Value};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const LAUNCHER: &str = "imagic-edit";
+const LIBRARY: &str = "libimagic_edit.so";
+const INSTALL: &str = "run installer/install.sh";
+
+/// Tuned models and results need at least this much free disk.
+const LEAST_DISK: u64 = 1 << 30;
+
+/// Memory that tuning takes for each number in the network: base, tuned, gradient and Adam's two moments, in f32.
+const BYTES_PER_WEIGHT: u64 = 5 * 4;
+
+/// The findings, and whether all of them are good.
+pub fn examine() -> (String, bool) {
+    let mut findings = Findings { text: format!("Imagic Edit {}\n", env!("CARGO_PKG_VERSION")), well: true };
+    editors(&mut findings);
+    findings.title("Installed copies");
+    copies(&mut findings);
+    findings.title("Machine");
+    machine(&mut findings);
+    findings.title("Models");
+    let largest = models_found(&mut findings);
+    memory(&mut findings, largest);
+    findings.title("Tuned models");
+    cache(&mut findings);
+    (findings.text, findings.well)
+}
+
+struct Findings {
+    text: String,
+    well: bool,
+}
+
+impl Findings {
+    fn title(&mut self, title: &str) {
+        self.text += &format!("\n{title}\n");
+    }
+
+    fn good(&mut self, what: &str) {
+        self.text += &format!("  ok     {}", help::wrapped(what, 9).trim_start());
+    }
+
+    fn wrong(&mut self, what: &str, remedy: &str) {
+        self.well = false;
+        self.text += &format!("  WRONG  {}", help::wrapped(what, 9).trim_start());
+        self.text += &help::wrapped(&format!("-> {remedy}"), 9);
+    }
+}
+
+/// Host editors on the PATH, and whether the plug-in lies where each of them looks.
+fn editors(findings: &mut Findings) {
+    findings.title("Editors");
+    let gimp2 = ["gimp-2.10", "gimp-console-2.10"].into_iter().find_map(on_path);
+    match &gimp2 {
+        Some(program) => {
+            let version = first_line(program, "--version").and_then(|line| Some(line.rsplit(' ').next()?.to_owned()));
+            findings.good(&format!("GIMP {}, {}", version.as_deref().unwrap_or("2.10"), program.display()));
+            if gimp2_folders().iter().all(|folder| !folder.exists()) {
+                findings.wrong("the plug-in is not installed in GIMP 2.10", &format!("{INSTALL} and start GIMP again"));
+            }
+        }
+        None => findings.wrong("GIMP 2.10 is not on this machine", "sudo apt install gimp, then installer/install.sh"),
+    }
+}
+
+/// Where GIMP 2.10 looks for our plug-in: the profile, then the whole machine.
+fn gimp2_folders() -> Vec<PathBuf> {
+    let profile =
+        std::env::var_os("GIMP2_DIRECTORY").map(PathBuf::from).or_else(|| Some(dirs::config_dir()?.join("GIMP/2.10")));
+    let system = Path::new("/usr/lib/gimp/2.0/plug-ins/imagic-edit").to_owned();
+    profile.map(|profile| profile.join("plug-ins/imagic-edit")).into_iter().chain([system]).collect()
+}
+
+/// Every folder that holds launcher and library: complete, startable, and all of this build?
+fn copies(findings: &mut Findings) {
+    let own = library_folder();
+    let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
+    let mut folders: Vec<PathBuf> =
+        own.clone().into_iter().chain(installed).chain(gimp2_folders()).filter(|folder| folder.exists()).collect();
+    folders.dedup();
+    let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
+    for folder in folders {
+        let (launcher, library) = (folder.join(LAUNCHER), folder.join(LIBRARY));
+        let executable = launcher.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0);
+        let shown = folder.display();
+        if !executable || !library.is_file() {
+            findings.wrong(&format!("{shown} lacks {LAUNCHER} (executable) or {LIBRARY}"), INSTALL);
+            continue;
+        }
+        let expected = concat!("imagic-edit ", env!("CARGO_PKG_VERSION"));
+        match first_line(&launcher, "--version") {
+            Some(version) if version != expected => {
+                findings.wrong(&format!("{shown} holds {version}, this is {expected}"), INSTALL)
+            }
+            Some(_) if own_library.is_some() && std::fs::read(&library).ok() != own_library => {
+                findings.wrong(&format!("{shown} holds another build of the same version"), INSTALL);
+            }
+            Some(version) => findings.good(&format!("{version} in {shown}")),
+            None => findings.wrong(&format!("{} does not start", launcher.display()), INSTALL),
+        }
+    }
+}
+
+fn machine(findings: &mut Findings) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    findings.good(&format!("processor with {cores} cores{}; edits run on it", vector_units()));
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vector_units() -> &'static str {
+    if is_x86_feature_detected!("avx512f") {
+        ", AVX-512"
+    } else if is_x86_feature_detected!("avx2") {
+        ", AVX2"
+    } else {
+        ", without AVX2 (slow)"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_units() -> &'static str {
+    ""
+}
+
+/// All models; returns how many numbers the largest network has.
+fn models_found(findings: &mut Findings) -> u64 {
+    let folders = model_folders();
+    let mut largest = 0;
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    for folder in entries.map(|entry| entry.path()).filter(|folder| folder.is_dir()) {
+        match models::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model).map(|()| model)) {
+            Ok(model) => {
+                let weights = weights(&model);
+                largest = largest.max(weights);
+                findings.good(&format!("{}, {:.1} million weights", folder.display(), weights as f64 / 1e6));
+            }
+            Err(error) => findings.wrong(&error.to_string(), "copy the model again, or remove its folder"),
+        }
+    }
+    if models::find(BUILTIN_MODEL, &folders).is_err() {
+        findings.wrong(&format!("the built-in model {BUILTIN_MODEL} is missing"), INSTALL);
+    }
+    largest
+}
+
+/// Draws a tiny picture with the untuned model, which proves that all its parts can be read and fit each other.
+fn draw(model: &Model) -> Result<(), Error> {
+    let tuning = Params { embedding_steps: 0, tuning_steps: 0, ..model.params()? };
+    let params = Params { prompt: "a test".into(), sampling_steps: 1, resolution: 64, ..tuning };
+    let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
+    let request = EditRequest { layer, params, model_folder: model.folder.clone(), document: String::new() };
+    let worker = Worker::start(Engine::new(EngineOptions { cache_folder: None, cache_limit: 0 }))?;
+    let mut job = worker.submit(request);
+    loop {
+        match job.poll() {
+            JobState::Ended(result) => return result.map(drop),
+            JobState::Running(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Numbers in the network that stage B tunes, from the headers of its safetensors files.
+fn weights(model: &Model) -> u64 {
+    let header = |file: PathBuf| -> Option<u64> {
+        let mut file = std::fs::File::open(file).ok()?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).ok()?;
+        let mut header = Vec::new();
+        file.take(u64::from_le_bytes(length)).read_to_end(&mut header).ok()?;
+        let header: Map<String, Value> = serde_json::from_slice(&header).ok()?;
+        let shapes = header.values().filter_map(|tensor| tensor["shape"].as_array());
+        Some(shapes.map(|shape| shape.iter().filter_map(Value::as_u64).product::<u64>()).sum())
+    };
+    let files = std::fs::read_dir(model.folder.join("unet")).into_iter().flatten().flatten().map(|file| file.path());
+    let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    files.filter_map(header).max().unwrap_or(0)
+}
+
+fn memory(findings: &mut Findings, weights: u64) {
+    let needed = weights * BYTES_PER_WEIGHT;
+    match free_memory() {
+        Some(free) if free < needed => {
+            let what = format!("{} of memory free, tuning the largest model takes about {}", size(free), size(needed));
+            findings.wrong(&what, "close other programs, or choose a smaller model");
+        }
+        Some(free) => findings.good(&format!("{} of memory free", size(free))),
+        None => {}
+    }
+}
+
+fn free_memory() -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+fn cache(findings: &mut Findings) {
+    let options = match engine_options() {
+        Ok(options) => options,
+        Err(error) => return findings.wrong(&error.to_string(), "set HOME"),
+    };
+    let Some(folder) = options.cache_folder else {
+        return;
+    };
+    let (used, limit) = (bytes_in(&folder), options.cache_limit);
+    findings.good(&format!("{} of at most {} used in {}", size(used), size(limit), folder.display()));
+    // The folder is made by the first edit; until then its parents tell.
+    let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if existing.metadata().is_ok_and(|folder| folder.permissions().readonly()) {
+        findings.wrong(&format!("{} cannot be written", existing.display()), "make it writable, or set XDG_CACHE_HOME");
+    }
+    match system::free_disk(existing) {
+        Some(free) if free < LEAST_DISK => {
+            let what = format!("{} of disk free, {} is the least that makes sense", size(free), size(LEAST_DISK));
+            findings.wrong(&what, "free some disk, for example with: imagic-edit cache clear");
+        }
+        Some(free) => findings.good(&format!("{} of disk free", size(free))),
+        None => {}
+    }
+}
+
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(about) if about.is_dir() => bytes_in(&entry.path()),
+            Ok(about) => about.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// First line that `program argument` prints, if it ends well.
+fn first_line(program: &Path, argument: &str) -> Option<String> {
+    let output = Command::new(program).arg(argument).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+}

@@ -1,0 +1,205 @@
+//! The command `edit`: one picture file in, one file for each eta out.
+#![forbid(unsafe_code)]
+
+use super::arguments::Arguments;
+use super::picture::{self, Picture};
+use super::progress::{Bar, duration};
+use super::{Failure, model_folders, print};
+use crate::engine::{Edit, Engine, Progress, Tuned};
+use crate::error::Error;
+use crate::host::report::edit_report;
+use crate::host::{Host, edit_active_layer, engine_options, system};
+use crate::image::LayerImage;
+use crate::job::Worker;
+use crate::models;
+use crate::params::{BUILTIN_MODEL, PARAMS, Params};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What the command line asks for, checked as far as that goes without looking at files.
+pub struct Order {
+    input: PathBuf,
+    output: PathBuf,
+    /// Values by parameter id, all but eta.
+    settings: Vec<(&'static str, Value)>,
+    /// Empty: the one of the preset.
+    etas: Vec<f64>,
+    preset: Preset,
+    json: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Preset {
+    Model,
+    Paper,
+}
+
+impl Order {
+    /// Reads the arguments after `edit`.
+    pub fn parse(arguments: &[OsString]) -> Result<Self, Failure> {
+        let names: Vec<String> = PARAMS.iter().map(|param| param.id.replace('_', "-")).collect();
+        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output", "preset"]).collect();
+        let arguments = Arguments::parse(arguments, &["json"], &options)?;
+        let usage = |message: &str| Failure::Usage(message.to_owned());
+
+        let input = match arguments.words() {
+            [] => return Err(usage("name the picture to edit")),
+            [input] => PathBuf::from(input),
+            [_, second, ..] => {
+                return Err(usage(&format!("one picture at a time; {} is one too many", second.to_string_lossy())));
+            }
+        };
+        let output =
+            PathBuf::from(arguments.one("output")?.ok_or_else(|| usage("say where the result goes: -o OUT.png"))?);
+        if !output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+            return Err(usage(&format!("the result is a PNG file; end {} with .png", output.display())));
+        }
+        let preset = match arguments.one("preset")?.map(|preset| preset.to_string_lossy()).as_deref() {
+            None | Some("model") => Preset::Model,
+            Some("paper") => Preset::Paper,
+            Some(other) => {
+                return Err(usage(&format!("--preset is {other}, must be model or paper")));
+            }
+        };
+        let mut etas = Vec::new();
+        let mut settings = Vec::new();
+        for (param, name) in PARAMS.iter().zip(&names) {
+            if param.id != "eta" {
+                arguments.one(name)?;
+            }
+            for value in arguments.all(name) {
+                let value = json!(value.to_str().ok_or_else(|| usage(&format!("--{name} is not valid UTF-8")))?);
+                let mut checked = Params::paper();
+                checked.set(param.id, &value).map_err(|error| Failure::Usage(error.to_string()))?;
+                if param.id != "eta" {
+                    settings.push((param.id, value));
+                } else if etas.contains(&checked.eta) {
+                    return Err(usage(&format!("--eta {} is given twice", checked.eta)));
+                } else {
+                    etas.push(checked.eta);
+                }
+            }
+        }
+        if settings.iter().all(|(id, text)| *id != "prompt" || text.as_str().is_none_or(|text| text.trim().is_empty()))
+        {
+            return Err(usage("say what the picture should become: --prompt TEXT"));
+        }
+        Ok(Self { input, output, settings, etas, preset, json: arguments.has("json") })
+    }
+
+    fn params(&self, model_folders: &[PathBuf]) -> Result<Params, Error> {
+        let named = self.settings.iter().find(|(id, _)| *id == "model").and_then(|(_, name)| name.as_str());
+        let model = models::find(named.unwrap_or(BUILTIN_MODEL), model_folders)?;
+        let mut params = match self.preset {
+            Preset::Model => model.params()?,
+            Preset::Paper => Params { model: model.name, ..Params::paper() },
+        };
+        self.settings.iter().try_for_each(|(id, value)| params.set(id, value))?;
+        Ok(params)
+    }
+
+    /// The file for `eta`: the output itself unless there are several.
+    fn output_for(&self, eta: f64) -> PathBuf {
+        if self.etas.len() < 2 {
+            return self.output.clone();
+        }
+        let two_digits = format!("{eta:.2}");
+        // More digits where two would give different values one name.
+        let shown = if two_digits.parse() == Ok(eta) { two_digits } else { eta.to_string() };
+        let mut name = self.output.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-eta{shown}.png"));
+        self.output.with_file_name(name)
+    }
+}
+
+/// Edits the picture; the files of etas that were done stay when a later one fails or is stopped.
+pub fn run(order: &Order) -> Result<(), Failure> {
+    let started = Instant::now();
+    let folders = model_folders();
+    let mut params = order.params(&folders)?;
+    let picture = picture::read(&order.input)?;
+    let etas = if order.etas.is_empty() { vec![params.eta] } else { order.etas.clone() };
+    for &eta in &etas {
+        picture::check_output(&order.output_for(eta), &order.input)?;
+    }
+    for note in &picture.notes {
+        eprintln!("note: {note}");
+    }
+
+    system::catch_stop_signals();
+    let worker = Worker::start(Engine::new(engine_options()?))?;
+    let mut outputs = Vec::new();
+    for &eta in &etas {
+        params.eta = eta;
+        let started = Instant::now();
+        let mut file =
+            PictureFile { picture: &picture, input: &order.input, output: order.output_for(eta), bar: Bar::default() };
+        let result = edit_active_layer(&mut file, &worker, &params, &folders);
+        file.bar.clear();
+        let edit = match result {
+            Err(Error::Cancelled) => {
+                return Err(Failure::Stopped(system::stop_signal().unwrap_or(libc::SIGINT)));
+            }
+            result => result?,
+        };
+        eprintln!("{}", summary(&file.output, &edit, eta, started.elapsed().as_secs_f32()));
+        for note in &edit.notes {
+            eprintln!("note: {note}");
+        }
+        let mut report = edit_report(&edit, &params);
+        report.insert("path".into(), json!(file.output.to_string_lossy()));
+        outputs.push(report);
+    }
+    if order.json {
+        let report = json!({
+            "input": order.input.to_string_lossy(),
+            "outputs": outputs,
+            "notes": picture.notes,
+            "seconds": (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
+        });
+        print(&format!("{report:#}\n"))?;
+    }
+    Ok(())
+}
+
+fn summary(output: &Path, edit: &Edit, eta: f64, seconds: f32) -> String {
+    let tuned = match edit.tuned {
+        Tuned::Now => "tuned now",
+        Tuned::InMemory => "already tuned",
+        Tuned::OnDisk => "tuned earlier",
+    };
+    format!("wrote {} (eta {eta}, {tuned}, {})", output.display(), duration(seconds))
+}
+
+/// A picture file as a host: its only layer is the picture, the new layer is the output file.
+struct PictureFile<'a> {
+    picture: &'a Picture,
+    input: &'a Path,
+    output: PathBuf,
+    bar: Bar,
+}
+
+impl Host for PictureFile<'_> {
+    fn read_layer(&mut self) -> Result<LayerImage, Error> {
+        Ok(self.picture.layer.clone())
+    }
+
+    fn document(&mut self) -> String {
+        self.input.canonicalize().unwrap_or_else(|_| self.input.to_owned()).to_string_lossy().into_owned()
+    }
+
+    fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
+        if system::stop_signal().is_some() {
+            return ControlFlow::Break(());
+        }
+        self.bar.show(progress);
+        ControlFlow::Continue(())
+    }
+
+    fn insert_layer(&mut self, edit: &Edit, _params: &Params) -> Result<(), Error> {
+        picture::write(&self.output, &edit.layer, self.picture)
+    }
+}

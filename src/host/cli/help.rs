@@ -1,0 +1,157 @@
+//! Every help text of the command line; what can be generated from the parameter table is.
+#![forbid(unsafe_code)]
+
+use crate::models;
+use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Param, Params};
+
+/// Columns of a usual terminal.
+const WIDTH: usize = 80;
+
+/// `imagic-edit --help`.
+pub fn overview() -> String {
+    "\
+Imagic Edit changes a picture as a text says, on this machine
+(Imagic, Kawar et al., CVPR 2023).
+
+Usage:
+  imagic-edit edit IN --prompt TEXT -o OUT.png [options]
+                                     edit a picture
+  imagic-edit models [--json]        what models there are
+  imagic-edit cache list [--json]    tuned models that are kept on disk
+  imagic-edit cache clear            remove them
+  imagic-edit doctor                 check the installation
+  imagic-edit COMMAND --help         more about one of these
+  imagic-edit --version
+
+In GIMP the same is under Filters: Imagic Edit.
+
+Example:
+  imagic-edit edit dog.png --prompt \"a dog sitting\" -o out.png --eta 0.6 --eta 0.8
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped with Ctrl+C.
+"
+    .to_owned()
+}
+
+/// `imagic-edit COMMAND --help`; `None` when there is no such command.
+pub fn of_command(command: &str) -> Option<String> {
+    Some(match command {
+        "edit" => edit(),
+        "models" => "\
+imagic-edit models [--json]
+
+Lists the models that --model can name: folder, what they can draw, example
+texts and the settings that fit them. Models lie in
+~/.local/share/imagic-edit/models (or $XDG_DATA_HOME/imagic-edit/models); any
+Stable Diffusion model in diffusers layout can be put there, or given to --model
+as a path.
+"
+        .to_owned(),
+        "cache" => "\
+imagic-edit cache list [--json]
+imagic-edit cache clear
+
+Tuning a model to a picture and a text takes most of the time of an edit, so the
+tuned models are kept in ~/.cache/imagic-edit (or $XDG_CACHE_HOME/imagic-edit):
+another eta, seed or guidance then takes little time. The ones not used for
+longest go first when the folder grows too large. 'clear' removes all of them.
+"
+        .to_owned(),
+        "doctor" => "\
+imagic-edit doctor
+
+Checks the installation: which host editors are there and whether the plug-in is
+installed in them, whether all installed copies are of one version, the
+processor, the models (each draws a tiny picture), memory, disk and cache.
+Says how to mend what is wrong; exit status 1 if something is.
+"
+        .to_owned(),
+        _ => return None,
+    })
+}
+
+fn edit() -> String {
+    let folders = super::model_folders();
+    let model = models::find(BUILTIN_MODEL, &folders).and_then(|model| model.params()).ok();
+    let source = if model.is_some() {
+        format!("of the model {BUILTIN_MODEL}")
+    } else {
+        "of the paper for Stable Diffusion".to_owned()
+    };
+    let defaults = model.unwrap_or_else(Params::paper);
+    let mut text = "\
+imagic-edit edit IN --prompt TEXT -o OUT.png [options]
+
+Tunes the model to the picture IN and the text (stages A and B of Imagic), then
+draws the edited picture (stage C). The tuned model is kept, so the same picture
+and text with another --eta or --seed takes only stage C. IN is a PNG, JPEG or
+WebP file and is never changed; OUT.png keeps its size, its alpha channel, its
+color profile and its 8 or 16 bits.
+
+Options:
+  -o, --output OUT.png
+      Where the result goes. With several --eta each value gets its own file:
+      OUT-eta0.60.png.
+  --preset model|paper
+      Start from the settings that fit the model (default) or from those of the
+      paper.
+  --json
+      Print one JSON object on standard output: files, parameters, seconds per
+      stage, losses, notes.
+
+"
+    .to_owned();
+    for (affects, title) in [
+        (Affects::Generation, "Parameters of stage C; changing them is quick:"),
+        (Affects::Tuning, "Parameters of the tuning; changing them tunes again:"),
+    ] {
+        text += &format!("{title}\n");
+        for param in PARAMS.iter().filter(|param| param.affects == affects) {
+            text += &parameter(param, &defaults);
+        }
+        text.push('\n');
+    }
+    text += &wrapped(
+        &format!("Defaults shown are those {source}; 'imagic-edit models' lists the settings of every model."),
+        0,
+    );
+    text
+}
+
+fn parameter(param: &Param, defaults: &Params) -> String {
+    let (kind, range) = match param.domain {
+        Domain::Text => ("TEXT", String::new()),
+        Domain::Integer { min, max } => ("N", format!("{min} to {max}")),
+        Domain::Real { min, max } => ("F", format!("{min} to {max}")),
+    };
+    let default = match defaults.get(param.id) {
+        Some(value) if value == "" => "required".to_owned(),
+        Some(value) => format!("default {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
+        None => String::new(),
+    };
+    let facts = [range, default].into_iter().filter(|fact| !fact.is_empty()).collect::<Vec<_>>().join(", ");
+    let repeat = if param.id == "eta" { " Can be given several times." } else { "" };
+    format!("  --{} {kind}\n{}", param.id.replace('_', "-"), wrapped(&format!("{}{repeat} ({facts})", param.help), 6))
+}
+
+/// `text` in lines of at most [`WIDTH`] columns, each behind `indent` spaces.
+pub fn wrapped(text: &str, indent: usize) -> String {
+    let (mut lines, mut line) = (String::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && indent + line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines += &format!("{:indent$}{line}\n", "");
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    lines + &format!("{:indent$}{line}\n", "")
+}
+
+/// "512 MB", "3.4 GB".
+pub fn size(bytes: u64) -> String {
+    let megabytes = bytes as f64 / 1e6;
+    if megabytes < 1000.0 { format!("{megabytes:.0} MB") } else { format!("{:.1} GB", megabytes / 1000.0) }
+}

@@ -1,0 +1,155 @@
+//! Picture files of the command line: read a PNG, JPEG or WebP as a layer, write a layer as PNG; knows no edit.
+#![forbid(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::image::{LayerImage, MAX_AREA, MAX_SIDE};
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader, Limits};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// A picture file: its pixels, and what the output has to keep of it.
+pub struct Picture {
+    /// The pixels, upright.
+    pub layer: LayerImage,
+    /// 16 bits per channel, not 8.
+    sixteen_bits: bool,
+    /// It has an alpha channel.
+    alpha: bool,
+    /// ICC profile of the colors.
+    profile: Option<Vec<u8>>,
+    /// What the user should know about what is not kept.
+    pub notes: Vec<String>,
+}
+
+/// Reads the picture in `path`.
+pub fn read(path: &Path) -> Result<Picture> {
+    let damaged = |error: ImageError| match error {
+        ImageError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Error::file("read", path)(error)
+        }
+        error => {
+            Error::Image(format!("cannot read {}: {error}; open it in an editor and save it again", path.display()))
+        }
+    };
+    let file = File::open(path).map_err(Error::file("read", path))?;
+    let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(Error::file("read", path))?;
+    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) {
+        return Err(Error::Image(format!(
+            "{} is not a PNG, JPEG or WebP picture; save it as one of these",
+            path.display()
+        )));
+    }
+    // Eight bytes a pixel and as much again for the decoder.
+    let mut limits = Limits::no_limits();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_AREA * 16);
+    reader.limits(limits);
+
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_AREA {
+        let limit = MAX_AREA / 1_000_000;
+        return Err(Error::Image(format!(
+            "{} has {width}x{height} pixels, at most {limit} million can be edited; scale it down",
+            path.display()
+        )));
+    }
+    let orientation = decoder.orientation().map_err(damaged)?;
+    let profile = decoder.icc_profile().map_err(damaged)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    image.apply_orientation(orientation);
+
+    let mut notes = Vec::new();
+    // Bytes 16 to 19 of an ICC profile name the color space of the pixels it describes.
+    let profile = profile.filter(|profile| {
+        let fits = profile.get(16..20) == Some(b"RGB ");
+        if !fits {
+            notes.push("the color profile is not one for RGB and is left out of the result".to_owned());
+        }
+        fits
+    });
+    let (sixteen_bits, alpha) =
+        (image.color().bytes_per_pixel() / image.color().channel_count() > 1, image.color().has_alpha());
+    let rgba = image.into_rgba16();
+    let layer = LayerImage::new(rgba.width(), rgba.height(), rgba.into_raw())
+        .ok_or_else(|| Error::Image(format!("{} has no pixels", path.display())))?;
+    Ok(Picture { layer, sixteen_bits, alpha, profile, notes })
+}
+
+/// Writes `layer` to `path` as PNG with the depth, alpha channel and profile of `like`: either the whole file or none.
+pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
+    let image = if like.sixteen_bits {
+        DynamicImage::ImageRgba16(layer.pixels().clone())
+    } else {
+        let rgba = ImageBuffer::from_raw(layer.width(), layer.height(), layer.to_rgba8()).expect("the size of a layer");
+        DynamicImage::ImageRgba8(rgba)
+    };
+    let image = match (like.alpha, like.sixteen_bits) {
+        (true, _) => image,
+        (false, true) => DynamicImage::ImageRgb16(image.into_rgb16()),
+        (false, false) => DynamicImage::ImageRgb8(image.into_rgb8()),
+    };
+    let failed = |error: ImageError| match error {
+        ImageError::IoError(error) => Error::file("write", path)(error),
+        error => Error::Engine(format!("cannot encode {}: {error}", path.display())),
+    };
+    let part = PartFile::create(path)?;
+    let mut out = BufWriter::new(&part.file);
+    let mut encoder = PngEncoder::new_with_quality(&mut out, CompressionType::Default, FilterType::Adaptive);
+    if let Some(profile) = &like.profile {
+        encoder.set_icc_profile(profile.clone()).map_err(|error| failed(ImageError::Unsupported(error)))?;
+    }
+    image.write_with_encoder(encoder).map_err(failed)?;
+    out.flush().map_err(Error::file("write", path))?;
+    drop(out);
+    part.finish()
+}
+
+/// Refuses now what could not be written in the end: a missing or read-only folder, or the input itself.
+pub fn check_output(output: &Path, input: &Path) -> Result<()> {
+    if output.is_dir() {
+        return Err(Error::Image(format!("{} is a folder; name a file in it", output.display())));
+    }
+    if let (Ok(output_file), Ok(input_file)) = (output.canonicalize(), input.canonicalize())
+        && output_file == input_file
+    {
+        return Err(Error::Image(format!("the output {} is the input; name another file", output.display())));
+    }
+    PartFile::create(output).map(drop)
+}
+
+/// The file `path` as it grows, under another name in the same folder; gone when dropped before it is finished.
+struct PartFile<'a> {
+    path: &'a Path,
+    part: PathBuf,
+    file: File,
+}
+
+impl<'a> PartFile<'a> {
+    fn create(path: &'a Path) -> Result<Self> {
+        let name =
+            path.file_name().ok_or_else(|| Error::Image(format!("{} is not the name of a file", path.display())))?;
+        let mut part_name = OsString::from(".");
+        part_name.push(name);
+        part_name.push(format!(".{}.part", std::process::id()));
+        let part = path.with_file_name(part_name);
+        let file = File::create(&part).map_err(Error::file("write", path))?;
+        Ok(Self { path, part, file })
+    }
+
+    fn finish(self) -> Result<()> {
+        self.file.sync_all().map_err(Error::file("write", self.path))?;
+        std::fs::rename(&self.part, self.path).map_err(Error::file("write", self.path))
+    }
+}
+
+impl Drop for PartFile<'_> {
+    fn drop(&mut self) {
+        // After `finish` there is nothing left under this name, which is as it should be.
+        let _ = std::fs::remove_file(&self.part);
+    }
+}

@@ -1,0 +1,103 @@
+//! Progress on stderr: one line that is redrawn on a terminal, some plain lines otherwise.
+#![forbid(unsafe_code)]
+
+use crate::engine::{Progress, Stage};
+use crate::host::system;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Time between two plain lines of one stage.
+const PLAIN_LINE: Duration = Duration::from_secs(10);
+
+/// Cells of the bar.
+const CELLS: usize = 16;
+
+/// What was last shown.
+#[derive(Default)]
+pub struct Bar {
+    shown: Option<(Stage, u32)>,
+    line_at: Option<Instant>,
+    drawn: bool,
+}
+
+impl Bar {
+    /// Shows `progress` if there is something new in it.
+    pub fn show(&mut self, progress: &Progress) {
+        if self.shown == Some((progress.stage, progress.step)) {
+            return;
+        }
+        let new_stage = self.shown.is_none_or(|(stage, _)| stage != progress.stage);
+        self.shown = Some((progress.stage, progress.step));
+        // A terminal that went away is no reason to stop the edit, so a failed write is ignored.
+        if let Some(width) = system::terminal_width() {
+            let cut: String = line(progress, true).chars().take(width.saturating_sub(1)).collect();
+            let _ = write!(std::io::stderr(), "\r\x1b[2K{cut}");
+            self.drawn = true;
+        } else if new_stage || self.line_at.is_none_or(|at| at.elapsed() >= PLAIN_LINE) {
+            let _ = writeln!(std::io::stderr(), "{}", line(progress, false));
+            self.line_at = Some(Instant::now());
+        }
+    }
+
+    /// Removes the line, so that other text can follow.
+    pub fn clear(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = write!(std::io::stderr(), "\r\x1b[2K");
+        }
+        *self = Self::default();
+    }
+}
+
+fn line(progress: &Progress, with_bar: bool) -> String {
+    let mut line = String::new();
+    if with_bar {
+        let full = (progress.fraction.clamp(0.0, 1.0) * CELLS as f32) as usize;
+        line += &format!(
+            "[{}{}] {:>3.0}%  ",
+            "#".repeat(full),
+            "-".repeat(CELLS - full),
+            progress.fraction.clamp(0.0, 1.0) * 100.0
+        );
+    }
+    line += progress.stage.label();
+    if progress.steps > 0 {
+        line += &format!("  {}/{}", progress.step, progress.steps);
+    }
+    if let Some(loss) = progress.loss {
+        line += &format!("  loss {loss:.4}");
+    }
+    if let Some(seconds) = progress.seconds_left {
+        line += &format!("  {} left", duration(seconds));
+    }
+    line
+}
+
+/// "8 s", "2:05 min", "1:02 h".
+pub fn duration(seconds: f32) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{}:{:02} min", whole / 60, whole % 60),
+        _ => format!("{}:{:02} h", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_stage_step_loss_and_time() {
+        let progress = Progress {
+            stage: Stage::FineTune,
+            step: 3,
+            steps: 12,
+            loss: Some(0.125),
+            fraction: 0.5,
+            seconds_left: Some(125.0),
+        };
+        assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2:05 min left");
+        assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));
+        assert_eq!(duration(3720.0), "1:02 h");
+    }
+}

@@ -1,0 +1,284 @@
+//! What the adapters of all GIMP versions share: which version started us, the last values and what a document
+//! remembers; calls no GIMP function.
+
+use crate::engine::{Edit, Progress, Tuned};
+use crate::error::{Error, Result};
+use crate::host::gimp2;
+use crate::params::Params;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::ffi::{CStr, c_char, c_int};
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::{fs, slice};
+
+/// Exit status of a plug-in that could not start.
+const FAILED: c_int = 1;
+
+/// Serves the GIMP that started this process and returns the exit status; `None` when it was not GIMP.
+///
+/// # Safety
+/// `argv` holds `argc` C strings that live as long as the process.
+pub unsafe fn run_if_started_by_gimp(argc: c_int, argv: *mut *mut c_char) -> Option<c_int> {
+    let count = usize::try_from(argc).ok().filter(|&count| count > 0)?;
+    // SAFETY: the caller's promise.
+    let pointers = unsafe { slice::from_raw_parts(argv, count) };
+    // SAFETY: the caller's promise.
+    let arguments: Vec<&CStr> = pointers.iter().map(|&pointer| unsafe { CStr::from_ptr(pointer) }).collect();
+    Some(match starter(&arguments)? {
+        Starter::Gimp2 => {
+            // SAFETY: the caller's promise.
+            unsafe { gimp2::main(argc, argv) }.unwrap_or_else(|error| {
+                eprintln!("imagic-edit: {error}");
+                FAILED
+            })
+        }
+        Starter::Gimp3 => {
+            eprintln!("imagic-edit: GIMP 3 is not served yet; use GIMP 2.10 or the command line (imagic-edit --help)");
+            FAILED
+        }
+    })
+}
+
+#[derive(Debug, PartialEq)]
+enum Starter {
+    Gimp2,
+    Gimp3,
+}
+
+/// GIMP 2.10 calls `PROGRAM -gimp READ WRITE MODE STACK`, GIMP 3 `PROGRAM -gimp PROTOCOL READ WRITE MODE STACK`.
+fn starter(arguments: &[&CStr]) -> Option<Starter> {
+    let is_mode = |at: usize| arguments.get(at).is_some_and(|text| [c"-query", c"-init", c"-run"].contains(text));
+    match arguments.get(1) {
+        Some(&first) if first == c"-gimp" && is_mode(4) => Some(Starter::Gimp2),
+        Some(&first) if first == c"-gimp" => Some(Starter::Gimp3),
+        _ => None,
+    }
+}
+
+/// Name of the parasites on images (a [`History`]) and on result layers (a [`Recipe`]).
+pub const PARASITE: &str = "imagic-edit";
+
+/// Runs that a document remembers; older ones go.
+const REMEMBERED_RUNS: usize = 100;
+
+/// What a document remembers, as JSON in a parasite that is saved with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct History {
+    /// Format of this object: 1.
+    version: u32,
+    /// Identifies the document in the cache of tuned models.
+    pub document: String,
+    /// All edits, oldest first.
+    pub runs: Vec<Recipe>,
+}
+
+/// How one result layer was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Tattoo (GIMP's lasting number) of the result layer.
+    pub layer: u32,
+    /// Tattoo of the layer that was edited.
+    pub source: u32,
+    /// Where the tuned model came from.
+    pub tuned: TunedFrom,
+    /// All parameters by id.
+    pub params: Map<String, Value>,
+}
+
+/// [`Tuned`] as the JSON says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunedFrom {
+    /// Stages A and B ran.
+    Now,
+    /// Kept in memory by an edit before.
+    InMemory,
+    /// Read from the cache folder.
+    OnDisk,
+}
+
+impl From<Tuned> for TunedFrom {
+    fn from(tuned: Tuned) -> Self {
+        match tuned {
+            Tuned::Now => Self::Now,
+            Tuned::InMemory => Self::InMemory,
+            Tuned::OnDisk => Self::OnDisk,
+        }
+    }
+}
+
+impl History {
+    /// The history in a parasite; one that cannot be read counts as none, because it only serves convenience.
+    pub fn from_bytes(bytes: Option<Vec<u8>>) -> Self {
+        let known = bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()).filter(|known| known.version == 1);
+        known.unwrap_or_else(|| Self { version: 1, document: random_name(), runs: Vec::new() })
+    }
+
+    /// What goes into the parasite.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers always become JSON")
+    }
+
+    /// Adds a run and forgets the oldest beyond the limit.
+    pub fn push(&mut self, run: Recipe) {
+        self.runs.push(run);
+        let surplus = self.runs.len().saturating_sub(REMEMBERED_RUNS);
+        self.runs.drain(..surplus);
+    }
+
+    /// The parameters of the newest run.
+    pub fn last_params(&self) -> Option<Params> {
+        params_from(&self.runs.last()?.params)
+    }
+}
+
+impl Recipe {
+    /// The recipe in a layer's parasite.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// What goes into the parasite.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers always become JSON")
+    }
+}
+
+/// Another number each time; the standard library seeds its hash tables from the system's random numbers.
+pub fn random_number() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+/// 32 hexadecimal digits.
+fn random_name() -> String {
+    format!("{:016x}{:016x}", random_number(), random_number())
+}
+
+/// `None` when another version wrote a parameter that this one does not know.
+fn params_from(values: &Map<String, Value>) -> Option<Params> {
+    let mut params = Params::paper();
+    params.set_all(values).ok().map(|()| params)
+}
+
+/// The parameters of the last edit in any document; `None` before the first.
+pub fn last_values() -> Option<Params> {
+    params_from(&serde_json::from_slice(&fs::read(last_values_file()?).ok()?).ok()?)
+}
+
+/// Keeps the parameters for the next edit, also in another session.
+pub fn remember_values(params: &Params) -> Result<()> {
+    let Some(file) = last_values_file() else {
+        return Err(Error::Host("this account has no configuration folder; set HOME or XDG_CONFIG_HOME".into()));
+    };
+    let folder = file.parent().expect("joined to a folder above");
+    fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    let text = serde_json::to_string_pretty(&params.to_json()).expect("texts and numbers always become JSON");
+    // Another GIMP may read at any time: the file appears at once and whole.
+    let new = file.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&new, text).map_err(Error::file("write", &new))?;
+    fs::rename(&new, &file).map_err(Error::file("write", &file))
+}
+
+fn last_values_file() -> Option<PathBuf> {
+    Some(dirs::config_dir()?.join("imagic-edit").join("last-values.json"))
+}
+
+/// What a progress bar says: stage, step and time left.
+pub fn progress_text(progress: &Progress) -> String {
+    let mut text = progress.stage.label().to_owned();
+    if progress.steps > 0 {
+        text += &format!(", step {} of {}", progress.step, progress.steps);
+    }
+    if let Some(seconds) = progress.seconds_left {
+        text += &format!(", {} left", duration(seconds));
+    }
+    text
+}
+
+/// What a dialog says of a finished edit, with its notes.
+pub fn summary(edit: &Edit) -> String {
+    let took = duration(edit.seconds.iter().map(|&(_, seconds)| seconds).sum());
+    let mut text = match edit.tuned {
+        Tuned::Now => format!("Done in {took}."),
+        Tuned::InMemory | Tuned::OnDisk => format!("Tuned model reused: only stage C ran, {took}."),
+    };
+    for note in &edit.notes {
+        text += &format!("\n{}", sentence(note));
+    }
+    text
+}
+
+/// "2.1 s", "48 s", "3 min 20 s", "2 h 5 min".
+fn duration(seconds: f32) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..90 => format!("{whole} s"),
+        90..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// An error's text as a sentence of a dialog.
+pub fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    let stop = if text.ends_with(['.', '!', '?', ':']) { "" } else { "." };
+    first.chain(letters).chain(stop.chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Stage;
+    use crate::image::LayerImage;
+
+    #[test]
+    fn the_arguments_say_which_gimp_started_the_plug_in() {
+        let start = |arguments: &[&CStr]| starter(arguments);
+        assert_eq!(start(&[c"p", c"-gimp", c"8", c"9", c"-query", c"0"]), Some(Starter::Gimp2));
+        assert_eq!(start(&[c"p", c"-gimp", c"272", c"8", c"9", c"-run", c"0"]), Some(Starter::Gimp3));
+        assert_eq!(start(&[c"p", c"edit", c"--prompt", c"x", c"-run"]), None);
+        assert_eq!(start(&[c"p"]), None);
+    }
+
+    #[test]
+    fn a_history_comes_back_from_its_parasite_and_forgets_the_oldest_runs() {
+        let mut history = History::from_bytes(None);
+        for layer in 0..REMEMBERED_RUNS as u32 + 5 {
+            let params = Params { eta: 0.25, ..Params::paper() }.to_json();
+            history.push(Recipe { layer, source: 1, tuned: TunedFrom::Now, params });
+        }
+        let back = History::from_bytes(Some(history.to_bytes()));
+        assert_eq!(back.document, history.document);
+        assert_eq!(back.runs.len(), REMEMBERED_RUNS);
+        assert_eq!(back.runs[0].layer, 5);
+        assert_eq!(back.last_params().map(|params| params.eta), Some(0.25));
+    }
+
+    #[test]
+    fn a_foreign_parasite_counts_as_none_and_documents_differ() {
+        let strange = History::from_bytes(Some(b"{\"version\":2}".to_vec()));
+        assert!(strange.runs.is_empty());
+        assert_ne!(strange.document, History::from_bytes(None).document);
+    }
+
+    #[test]
+    fn progress_and_result_read_like_sentences() {
+        let progress =
+            Progress { stage: Stage::FineTune, step: 3, steps: 40, loss: None, fraction: 0.5, seconds_left: Some(200.0) };
+        assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
+        let mut edit = Edit {
+            layer: LayerImage::from_rgba8(1, 1, &[0; 4]).expect("one pixel"),
+            tuned: Tuned::OnDisk,
+            seconds: vec![(Stage::Generate, 2.06)],
+            embedding_losses: vec![],
+            tuning_losses: vec![],
+            notes: vec!["two words were cut".into()],
+        };
+        assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
+        edit.tuned = Tuned::Now;
+        assert!(summary(&edit).starts_with("Done in 2.1 s."));
+    }
+}

@@ -1,0 +1,279 @@
+//! GIMP 2.10: registers the procedure `plug-in-imagic-edit`, reads its arguments and runs it with or without the dialog.
+
+mod dialog;
+mod document;
+mod gtk;
+mod libgimp;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::host::entry::library_folder;
+use crate::host::{self, gimp, gimp2_sys as sys, loader};
+use crate::job::Worker;
+use crate::models;
+use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
+use document::Document;
+use libgimp::{Image, Layer, c_string};
+use serde_json::{Map, Value};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::slice;
+
+const PROCEDURE: &CStr = c"plug-in-imagic-edit";
+const MENU_LABEL: &CStr = c"_Imagic Edit...";
+const MENU_PATH: &CStr = c"<Image>/Filters";
+/// Every layer but indexed ones, whose few colors no edit would fit into.
+const IMAGE_TYPES: &CStr = c"RGB*, GRAY*";
+
+/// Arguments before those from the table: run mode, image, drawable.
+const FIXED_ARGUMENTS: usize = 3;
+
+static PLUG_IN: sys::GimpPlugInInfo =
+    sys::GimpPlugInInfo { init_proc: None, quit_proc: None, query_proc: Some(query), run_proc: Some(run) };
+
+/// Serves GIMP until it needs us no more and returns the exit status.
+///
+/// # Safety
+/// `argv` holds the `argc` C strings with which GIMP started this process; they live as long as it does.
+pub unsafe fn main(argc: c_int, argv: *mut *mut c_char) -> Result<c_int> {
+    loader::open(c"libgimpui-2.0.so.0")?;
+    // SAFETY: the caller's promise; the table of callbacks is static.
+    Ok(unsafe { sys::gimp_main(&PLUG_IN, argc, argv) })
+}
+
+/// Arguments of the procedure that are parameters of their own; the others go into `settings`.
+fn arguments() -> impl Iterator<Item = &'static crate::params::Param> {
+    PARAMS.iter().filter(|param| !param.advanced)
+}
+
+extern "C" fn query() {
+    guard((), || {
+        use sys::GimpPDBArgType as Type;
+        let mut inputs = Definitions::default();
+        inputs.add(Type::GIMP_PDB_INT32, "run-mode", "RUN-INTERACTIVE (0), RUN-NONINTERACTIVE (1), RUN-WITH-LAST-VALS (2)");
+        inputs.add(Type::GIMP_PDB_IMAGE, "image", "The image");
+        inputs.add(Type::GIMP_PDB_DRAWABLE, "drawable", "The layer to edit");
+        for param in arguments() {
+            let (kind, range) = match param.domain {
+                Domain::Text => (Type::GIMP_PDB_STRING, String::new()),
+                Domain::Integer { min, max } => (Type::GIMP_PDB_INT32, format!(" ({min} to {max})")),
+                Domain::Real { min, max } => (Type::GIMP_PDB_FLOAT, format!(" ({min} to {max})")),
+            };
+            inputs.add(kind, param.id, &format!("{}{range}: {}", param.label, param.help));
+        }
+        let advanced: Vec<_> = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id).collect();
+        let settings = format!(
+            "JSON object with other parameters, for example {{\"guidance\": 3}}; what it leaves out, or all of it when the text \
+             is empty, comes from the model's preset. Parameters: {}",
+            advanced.join(", ")
+        );
+        inputs.add(Type::GIMP_PDB_STRING, SETTINGS, &settings);
+        let mut outputs = Definitions::default();
+        outputs.add(Type::GIMP_PDB_LAYER, "layer", "The new layer");
+        let help = format!(
+            "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
+             layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed takes \
+             only the last stage. RUN-WITH-LAST-VALS takes the values of the last edit and ignores the arguments."
+        );
+        let (help, authors) = (c_string(&help), c"The Imagic Edit authors");
+        let (inputs, outputs) = (inputs.as_c(), outputs.as_c());
+        // SAFETY: libgimp copies everything before it returns; the counts are those of the slices.
+        unsafe {
+            sys::gimp_install_procedure(
+                PROCEDURE.as_ptr(),
+                c"Edit the layer by a text".as_ptr(),
+                help.as_ptr(),
+                authors.as_ptr(),
+                authors.as_ptr(),
+                c"2026".as_ptr(),
+                MENU_LABEL.as_ptr(),
+                IMAGE_TYPES.as_ptr(),
+                sys::GimpPDBProcType::GIMP_PLUGIN,
+                inputs.len() as c_int,
+                outputs.len() as c_int,
+                inputs.as_ptr(),
+                outputs.as_ptr(),
+            );
+            sys::gimp_plugin_menu_register(PROCEDURE.as_ptr(), MENU_PATH.as_ptr());
+        }
+    });
+}
+
+/// The last argument: every parameter that is not an argument of its own, as JSON.
+const SETTINGS: &str = "settings";
+
+/// Arguments or results of a procedure, with the texts that libgimp reads.
+#[derive(Default)]
+struct Definitions(Vec<(sys::GimpPDBArgType, CString, CString)>);
+
+impl Definitions {
+    fn add(&mut self, kind: sys::GimpPDBArgType, name: &str, description: &str) {
+        self.0.push((kind, c_string(name), c_string(description)));
+    }
+
+    /// Points into `self`.
+    fn as_c(&self) -> Vec<sys::GimpParamDef> {
+        let definition = |(kind, name, description): &(sys::GimpPDBArgType, CString, CString)| sys::GimpParamDef {
+            type_: *kind,
+            name: name.as_ptr().cast_mut(),
+            description: description.as_ptr().cast_mut(),
+        };
+        self.0.iter().map(definition).collect()
+    }
+}
+
+extern "C" fn run(
+    _name: *const c_char,
+    count: c_int,
+    values: *const sys::GimpParam,
+    result_count: *mut c_int,
+    results: *mut *mut sys::GimpParam,
+) {
+    let panicked = || Err(Error::Engine("the plug-in panicked; the text before this one on the console says where".into()));
+    // SAFETY: libgimp hands over `count` values that live until `run` returns.
+    let outcome = guard(panicked(), || edit(unsafe { slice::from_raw_parts(values, count as usize) }));
+    let status = |status| sys::GimpParam {
+        type_: sys::GimpPDBArgType::GIMP_PDB_STATUS,
+        data: sys::_GimpParamData { d_status: status },
+    };
+    let answer = match outcome {
+        Ok(layer) => vec![
+            status(sys::GimpPDBStatusType::GIMP_PDB_SUCCESS),
+            sys::GimpParam {
+                type_: sys::GimpPDBArgType::GIMP_PDB_LAYER,
+                data: sys::_GimpParamData { d_layer: layer.id() },
+            },
+        ],
+        Err(Error::Cancelled) => vec![status(sys::GimpPDBStatusType::GIMP_PDB_CANCEL)],
+        Err(error) => vec![
+            status(sys::GimpPDBStatusType::GIMP_PDB_EXECUTION_ERROR),
+            sys::GimpParam {
+                type_: sys::GimpPDBArgType::GIMP_PDB_STRING,
+                data: sys::_GimpParamData { d_string: c_string(&error.to_string()).into_raw() },
+            },
+        ],
+    };
+    // libgimp reads the answer after we have returned, and the process ends after that.
+    let answer = answer.leak();
+    // SAFETY: both pointers are libgimp's variables for the answer.
+    unsafe {
+        *result_count = answer.len() as c_int;
+        *results = answer.as_mut_ptr();
+    }
+}
+
+/// One call of the procedure.
+fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
+    let [mode, image, drawable, arguments @ ..] = values else {
+        return Err(Error::Host(format!("{} arguments came, at least {FIXED_ARGUMENTS} are needed", values.len())));
+    };
+    // SAFETY: GIMP has checked the arguments' types against those that `query` registered; this is its thread.
+    let (mode, image, drawable) = unsafe {
+        let mode = sys::GimpRunMode(mode.data.d_int32 as u32);
+        (mode, Image::from_id(image.data.d_image), Layer::from_id(drawable.data.d_drawable))
+    };
+    libgimp::start(image);
+    let mut document = Document::open(image, drawable)?;
+    let folders = models::folders(library_folder().as_deref());
+    let worker = Worker::start(Engine::new(host::engine_options()?))?;
+    let params = match mode {
+        sys::GimpRunMode::GIMP_RUN_INTERACTIVE => return dialog::run(document, worker, folders),
+        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => {
+            let missing = "there are no values of a last edit; choose Filters > Imagic Edit once";
+            gimp::last_values().ok_or_else(|| Error::Host(missing.into()))?
+        }
+        _ => params_of(arguments, &folders)?,
+    };
+    document.show_progress();
+    let edit = host::edit_active_layer(&mut document, &worker, &params, &folders)?;
+    for note in edit.notes.iter().map(String::as_str).chain(document.note) {
+        libgimp::message(note, image);
+    }
+    document.result.ok_or_else(|| Error::Host("the image has no result".into()))
+}
+
+/// The parameters in the arguments after the fixed ones.
+fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
+    let mut given = Params::paper();
+    let (settings, own) = values.split_last().ok_or_else(|| Error::Host("the arguments are missing".into()))?;
+    for (param, value) in arguments().zip(own) {
+        let value = match (param.slot)(&mut given) {
+            Slot::Text(_) => Value::from(text(value)),
+            // SAFETY: registered as a 32-bit integer, and checked by GIMP.
+            Slot::Integer(_) => Value::from(unsafe { value.data.d_int32 }),
+            // SAFETY: registered as a float, and checked by GIMP.
+            Slot::Real(_) => Value::from(unsafe { value.data.d_float }),
+        };
+        // JSON has no NaN or infinity; they become null, which no number's range holds.
+        given.set(param.id, &value)?;
+    }
+    if given.model.trim().is_empty() {
+        given.model = BUILTIN_MODEL.to_owned();
+    }
+    given.check()?;
+    let mut params = models::find(&given.model, folders)?.params()?;
+    params.set_all(&settings_of(&text(settings))?)?;
+    for param in arguments() {
+        params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
+    }
+    Ok(params)
+}
+
+/// The JSON object of the argument `settings`.
+fn settings_of(text: &str) -> Result<Map<String, Value>> {
+    if text.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    let settings: Map<String, Value> = serde_json::from_str(text)
+        .map_err(|error| Error::Parameter(format!("{SETTINGS} is not a JSON object like {{\"guidance\": 3}}: {error}")))?;
+    match arguments().find(|param| settings.contains_key(param.id)) {
+        Some(param) => Err(Error::Parameter(format!("{SETTINGS} names {0}; give {0} as the argument {0}", param.id))),
+        None => Ok(settings),
+    }
+}
+
+/// The text in an argument that was registered as a string.
+fn text(value: &sys::GimpParam) -> String {
+    // SAFETY: checked by GIMP against the registered type; null or a C string that lives until `run` returns.
+    unsafe {
+        let text = value.data.d_string;
+        if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+    }
+}
+
+/// Runs what C has called; a panic must not cross into C and gives `on_panic`.
+fn guard<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(on_panic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_exists_in_the_real_libraries() {
+        if let Err(error) = loader::open(c"libgimpui-2.0.so.0") {
+            assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{error}");
+            println!("skipped: {error}");
+            return;
+        }
+        let missing: Vec<_> = sys::FUNCTIONS.iter().filter(|name| loader::Symbol::new(name).find().is_none()).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(sys::FUNCTIONS.len() > 50);
+    }
+
+    #[test]
+    fn settings_are_a_json_object_without_the_arguments() {
+        assert!(settings_of(" ").expect("no settings").is_empty());
+        assert_eq!(settings_of("{\"guidance\": 3}").expect("one setting").len(), 1);
+        for wrong in ["3", "{", "{\"eta\": 1}"] {
+            assert!(settings_of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_panic_does_not_leave_the_guard() {
+        assert_eq!(guard(7, || panic!("in a test")), 7);
+    }
+}

@@ -1,0 +1,413 @@
+//! libgimp 2.10 as safe methods of images and layers: every call of it that is not registration. Knows no edit.
+//!
+//! The types are not `Send`: libgimp may be called only on the thread that GIMP called.
+
+use crate::error::{Error, Result};
+use crate::host::gimp2_sys as sys;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::marker::PhantomData;
+use std::ptr::null;
+
+/// Calls libgimp with plain values and C strings that outlive the call.
+macro_rules! gimp {
+    ($function:ident($($argument:expr),*)) => {
+        // SAFETY: libgimp checks every id and answers an unknown one with an error value; strings are live
+        // `CString`s of the caller; who has an `Image` or a `Layer` is on the thread that GIMP called.
+        unsafe { sys::$function($($argument),*) }
+    };
+}
+
+/// A text for C; NUL, which no GIMP text can hold, becomes a space.
+pub fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).expect("NULs are replaced")
+}
+
+/// Takes over a text that libgimp or GTK has allocated; null is an empty text.
+///
+/// # Safety
+/// `text` is null or a C string from GLib's allocator that nobody else frees.
+pub unsafe fn take_text(text: *mut c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        sys::g_free(text.cast());
+        copy
+    }
+}
+
+/// What GIMP said about the call before, which failed while we were `doing` something.
+fn refused(doing: &str) -> Error {
+    // SAFETY: libgimp owns the text until the next call of it; it is copied at once.
+    let reason = unsafe { CStr::from_ptr(sys::gimp_get_pdb_error()) }.to_string_lossy();
+    Error::Host(format!("GIMP refused to {doing}: {reason}"))
+}
+
+fn done(success: sys::gboolean, doing: &str) -> Result<()> {
+    if success != 0 { Ok(()) } else { Err(refused(doing)) }
+}
+
+/// A rectangle in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rectangle {
+    pub x: i32,
+    pub y: i32,
+    pub width: i32,
+    pub height: i32,
+}
+
+impl Rectangle {
+    /// Pixels in it; what libgimp reports is never negative.
+    pub fn area(self) -> usize {
+        self.width as usize * self.height as usize
+    }
+}
+
+/// How the pixels of an image are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Rgb,
+    Gray,
+    Indexed,
+}
+
+/// What a drawable is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Layer,
+    FloatingSelection,
+    LayerMask,
+    Channel,
+}
+
+/// An image in GIMP, which the user may close at any time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Image {
+    id: i32,
+    thread: PhantomData<*const ()>,
+}
+
+/// A layer or another drawable, which the user may delete at any time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    id: i32,
+    thread: PhantomData<*const ()>,
+}
+
+/// Everything that is done while it lives is one step of undo. It ends when dropped, so on every path.
+pub struct UndoGroup(Image);
+
+impl Drop for UndoGroup {
+    fn drop(&mut self) {
+        gimp!(gimp_image_undo_group_end(self.0.id));
+    }
+}
+
+impl Image {
+    /// # Safety
+    /// To be called on the thread on which `gimp_main` called us, while it runs.
+    pub unsafe fn from_id(id: i32) -> Self {
+        Self { id, thread: PhantomData }
+    }
+
+    /// Whether it is still open.
+    pub fn is_valid(self) -> bool {
+        gimp!(gimp_image_is_valid(self.id)) != 0
+    }
+
+    /// File name or "Untitled".
+    pub fn name(self) -> String {
+        let name = gimp!(gimp_image_get_name(self.id));
+        // SAFETY: libgimp gives the text away.
+        unsafe { take_text(name) }
+    }
+
+    pub fn mode(self) -> Mode {
+        match gimp!(gimp_image_base_type(self.id)) {
+            sys::GimpImageBaseType::GIMP_RGB => Mode::Rgb,
+            sys::GimpImageBaseType::GIMP_GRAY => Mode::Gray,
+            _ => Mode::Indexed,
+        }
+    }
+
+    pub fn active_layer(self) -> Option<Layer> {
+        Layer::known(gimp!(gimp_image_get_active_layer(self.id)))
+    }
+
+    pub fn set_active_layer(self, layer: Layer) -> Result<()> {
+        done(gimp!(gimp_image_set_active_layer(self.id, layer.id)), "activate the layer")
+    }
+
+    pub fn has_floating_selection(self) -> bool {
+        gimp!(gimp_image_get_floating_sel(self.id)) != -1
+    }
+
+    /// The layer with this lasting number, if it still exists.
+    pub fn layer_by_tattoo(self, tattoo: u32) -> Option<Layer> {
+        Layer::known(gimp!(gimp_image_get_layer_by_tattoo(self.id, tattoo as i32)))
+    }
+
+    /// Position among the layers with the same parent; 0 is the top.
+    pub fn position(self, layer: Layer) -> i32 {
+        gimp!(gimp_image_get_item_position(self.id, layer.id))
+    }
+
+    /// `None` when nothing is selected, which means everything.
+    pub fn selection(self) -> Option<Layer> {
+        let is_empty = gimp!(gimp_selection_is_empty(self.id)) != 0;
+        if is_empty { None } else { Layer::known(gimp!(gimp_image_get_selection(self.id))) }
+    }
+
+    pub fn parasite(self, name: &str) -> Option<Vec<u8>> {
+        let name = c_string(name);
+        take_parasite(gimp!(gimp_image_get_parasite(self.id, name.as_ptr())))
+    }
+
+    /// Keeps `bytes` with the image, also in its file.
+    pub fn set_parasite(self, name: &str, bytes: &[u8]) -> Result<()> {
+        with_parasite(name, bytes, |parasite| gimp!(gimp_image_attach_parasite(self.id, parasite)))
+    }
+
+    pub fn undo_group(self) -> UndoGroup {
+        gimp!(gimp_image_undo_group_start(self.id));
+        UndoGroup(self)
+    }
+
+    /// A new layer that is not in the stack yet; transparent or black.
+    pub fn new_layer(self, name: &str, width: i32, height: i32, has_alpha: bool) -> Result<Layer> {
+        let kind = match (self.mode(), has_alpha) {
+            (Mode::Rgb, true) => sys::GimpImageType::GIMP_RGBA_IMAGE,
+            (Mode::Rgb, false) => sys::GimpImageType::GIMP_RGB_IMAGE,
+            (Mode::Gray, true) => sys::GimpImageType::GIMP_GRAYA_IMAGE,
+            (Mode::Gray, false) => sys::GimpImageType::GIMP_GRAY_IMAGE,
+            (Mode::Indexed, _) => return Err(Error::Host("the image is indexed; choose Image > Mode > RGB first".into())),
+        };
+        let name = c_string(name);
+        let mode = gimp!(gimp_image_get_default_new_layer_mode(self.id));
+        let layer = gimp!(gimp_layer_new(self.id, name.as_ptr(), width, height, kind, 100.0, mode));
+        Layer::known(layer).ok_or_else(|| refused("make a layer"))
+    }
+
+    /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`.
+    pub fn insert(self, layer: Layer, parent: Option<Layer>, position: i32) -> Result<()> {
+        let parent = parent.map_or(-1, |parent| parent.id);
+        done(gimp!(gimp_image_insert_layer(self.id, layer.id, parent, position)), "insert the layer")
+    }
+}
+
+impl Layer {
+    /// # Safety
+    /// To be called on the thread on which `gimp_main` called us, while it runs.
+    pub unsafe fn from_id(id: i32) -> Self {
+        Self { id, thread: PhantomData }
+    }
+
+    /// Of an id from libgimp, which says -1 for none.
+    fn known(id: i32) -> Option<Self> {
+        (id != -1).then_some(Self { id, thread: PhantomData })
+    }
+
+    pub fn id(self) -> i32 {
+        self.id
+    }
+
+    /// Whether it is still in the image.
+    pub fn is_valid(self) -> bool {
+        gimp!(gimp_item_is_valid(self.id)) != 0
+    }
+
+    pub fn kind(self) -> Kind {
+        if gimp!(gimp_item_is_layer_mask(self.id)) != 0 {
+            Kind::LayerMask
+        } else if gimp!(gimp_item_is_layer(self.id)) == 0 {
+            Kind::Channel
+        } else if gimp!(gimp_layer_is_floating_sel(self.id)) != 0 {
+            Kind::FloatingSelection
+        } else {
+            Kind::Layer
+        }
+    }
+
+    pub fn name(self) -> String {
+        let name = gimp!(gimp_item_get_name(self.id));
+        // SAFETY: libgimp gives the text away.
+        unsafe { take_text(name) }
+    }
+
+    pub fn parent(self) -> Option<Self> {
+        Self::known(gimp!(gimp_item_get_parent(self.id)))
+    }
+
+    /// GIMP's number of the layer that lasts over saving and opening.
+    pub fn tattoo(self) -> u32 {
+        gimp!(gimp_item_get_tattoo(self.id)) as u32
+    }
+
+    pub fn has_alpha(self) -> bool {
+        gimp!(gimp_drawable_has_alpha(self.id)) != 0
+    }
+
+    /// Where it lies in the image, and its size.
+    pub fn bounds(self) -> Rectangle {
+        let (mut x, mut y) = (0, 0);
+        gimp!(gimp_drawable_offsets(self.id, &mut x, &mut y));
+        Rectangle { x, y, width: gimp!(gimp_drawable_width(self.id)), height: gimp!(gimp_drawable_height(self.id)) }
+    }
+
+    /// Bounds of the selected part, relative to the layer; `None` when the selection misses it.
+    pub fn selected_part(self) -> Option<Rectangle> {
+        let (mut x, mut y, mut width, mut height) = (0, 0, 0, 0);
+        let meets = gimp!(gimp_drawable_mask_intersect(self.id, &mut x, &mut y, &mut width, &mut height)) != 0;
+        (meets && width > 0 && height > 0).then_some(Rectangle { x, y, width, height })
+    }
+
+    pub fn set_offsets(self, x: i32, y: i32) -> Result<()> {
+        done(gimp!(gimp_layer_set_offsets(self.id, x, y)), "move the layer")
+    }
+
+    /// Adds a layer mask that hides everything, and keeps the layer itself the one that is painted on.
+    pub fn add_black_mask(self) -> Result<Self> {
+        let mask = gimp!(gimp_layer_create_mask(self.id, sys::GimpAddMaskType::GIMP_ADD_MASK_BLACK));
+        let mask = Self::known(mask).ok_or_else(|| refused("make a layer mask"))?;
+        done(gimp!(gimp_layer_add_mask(self.id, mask.id)), "add the layer mask")?;
+        done(gimp!(gimp_layer_set_edit_mask(self.id, 0)), "activate the layer")?;
+        Ok(mask)
+    }
+
+    /// Frees a layer that was never put into an image.
+    pub fn delete(self) {
+        gimp!(gimp_item_delete(self.id));
+    }
+
+    pub fn parasite(self, name: &str) -> Option<Vec<u8>> {
+        let name = c_string(name);
+        take_parasite(gimp!(gimp_item_get_parasite(self.id, name.as_ptr())))
+    }
+
+    /// Keeps `bytes` with the layer, also in the image's file.
+    pub fn set_parasite(self, name: &str, bytes: &[u8]) -> Result<()> {
+        with_parasite(name, bytes, |parasite| gimp!(gimp_item_attach_parasite(self.id, parasite)))
+    }
+
+    /// The pixels of `part`, row by row in babl's `format`, which must have `channels` values of 16 bits.
+    fn read(self, part: Rectangle, format: &CStr, channels: usize) -> Vec<u16> {
+        let mut values = vec![0; part.area() * channels];
+        // SAFETY: `values` has room for every pixel of `part` in `format`, without gaps between the rows (stride 0);
+        // the buffer is ours until it is unreferenced.
+        unsafe {
+            let buffer = sys::gimp_drawable_get_buffer(self.id);
+            let (format, data) = (sys::babl_format(format.as_ptr()), values.as_mut_ptr().cast::<c_void>());
+            sys::gegl_buffer_get(buffer, &part.gegl(), 1.0, format.cast(), data, 0, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE);
+            sys::g_object_unref(buffer.cast());
+        }
+        values
+    }
+
+    /// Writes what [`Layer::read`] gave.
+    fn write(self, part: Rectangle, format: &CStr, channels: usize, values: &[u16]) {
+        assert_eq!(values.len(), part.area() * channels, "values for every pixel of the part");
+        // SAFETY: as in `read`; the length is checked above.
+        unsafe {
+            let buffer = sys::gimp_drawable_get_buffer(self.id);
+            let (format, data) = (sys::babl_format(format.as_ptr()), values.as_ptr().cast::<c_void>());
+            sys::gegl_buffer_set(buffer, &part.gegl(), 0, format.cast(), data, 0);
+            sys::g_object_unref(buffer.cast());
+        }
+        gimp!(gimp_drawable_update(self.id, part.x, part.y, part.width, part.height));
+    }
+
+    /// sRGB with straight alpha, whatever the image's own mode, precision and profile are.
+    pub fn read_rgba(self, part: Rectangle) -> Vec<u16> {
+        self.read(part, c"R'G'B'A u16", 4)
+    }
+
+    /// Writes sRGB with straight alpha; babl converts to what the image has.
+    pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
+        self.write(part, c"R'G'B'A u16", 4, rgba);
+    }
+
+    /// Values of a mask or of the selection.
+    pub fn read_mask(self, part: Rectangle) -> Vec<u16> {
+        self.read(part, c"Y u16", 1)
+    }
+
+    /// Sets values of a mask.
+    pub fn write_mask(self, part: Rectangle, values: &[u16]) {
+        self.write(part, c"Y u16", 1, values);
+    }
+}
+
+impl Rectangle {
+    fn gegl(self) -> sys::GeglRectangle {
+        sys::GeglRectangle { x: self.x, y: self.y, width: self.width, height: self.height }
+    }
+}
+
+/// Copies a parasite's data and frees it.
+fn take_parasite(parasite: *mut sys::GimpParasite) -> Option<Vec<u8>> {
+    if parasite.is_null() {
+        return None;
+    }
+    // SAFETY: libgimp gave us the parasite; `data` holds `size` bytes, and may be null when there are none.
+    unsafe {
+        let (data, size) = ((*parasite).data.cast::<u8>(), (*parasite).size as usize);
+        let bytes = if data.is_null() { Vec::new() } else { std::slice::from_raw_parts(data, size).to_vec() };
+        sys::gimp_parasite_free(parasite);
+        Some(bytes)
+    }
+}
+
+/// Lends `attach` a parasite that is saved with the file and part of the undo history.
+fn with_parasite(name: &str, bytes: &[u8], attach: impl Fn(*const sys::GimpParasite) -> sys::gboolean) -> Result<()> {
+    let name = c_string(name);
+    let size = u32::try_from(bytes.len()).expect("a history is some kilobytes");
+    let flags = sys::GIMP_PARASITE_PERSISTENT | sys::GIMP_PARASITE_UNDOABLE;
+    let parasite = gimp!(gimp_parasite_new(name.as_ptr(), flags, size, bytes.as_ptr().cast()));
+    let result = done(attach(parasite), "keep the settings with the image");
+    gimp!(gimp_parasite_free(parasite));
+    result
+}
+
+/// Shows all changes in GIMP's windows.
+pub fn flush_displays(_of: Image) {
+    gimp!(gimp_displays_flush());
+}
+
+/// GIMP's own progress bar, in the image window or on the console; gone when dropped.
+pub struct ProgressBar(PhantomData<*const ()>);
+
+impl ProgressBar {
+    pub fn start(text: &str, _of: Image) -> Self {
+        let text = c_string(text);
+        gimp!(gimp_progress_init(text.as_ptr()));
+        Self(PhantomData)
+    }
+
+    /// `fraction`: 0 to 1.
+    pub fn show(&self, text: &str, fraction: f32) {
+        let text = c_string(text);
+        gimp!(gimp_progress_set_text(text.as_ptr()));
+        gimp!(gimp_progress_update(fraction.into()));
+    }
+}
+
+impl Drop for ProgressBar {
+    fn drop(&mut self) {
+        gimp!(gimp_progress_end());
+    }
+}
+
+/// Prepares GEGL, and makes GIMP leave the messages about refused calls to us.
+pub fn start(_of: Image) {
+    // SAFETY: null pointers stand for no arguments.
+    unsafe { sys::gegl_init(null::<c_void>() as *mut _, null::<c_void>() as *mut _) };
+    gimp!(gimp_plugin_set_pdb_error_handler(sys::GimpPDBErrorHandler::GIMP_PDB_ERROR_HANDLER_PLUGIN));
+}
+
+/// Tells the user something in GIMP's way: a dialog, or a line on the console.
+pub fn message(text: &str, _of: Image) {
+    let text = c_string(text);
+    gimp!(gimp_message(text.as_ptr()));
+}

@@ -1,0 +1,344 @@
+//! The command line as a person or a script meets it: the built program and library, in a home of their own.
+
+mod support;
+
+use image::codecs::png::PngEncoder;
+use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::{Home, QUICK, finish};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_imagic-edit");
+
+/// Exit status, standard output, standard error.
+type Ran = (Option<i32>, String, String);
+
+fn run(home: &Home, arguments: &[&str]) -> Ran {
+    let mut command = home.command(PROGRAM);
+    command.args(arguments);
+    output(command)
+}
+
+fn output(command: Command) -> Ran {
+    let output = finish(command);
+    let text = |bytes| String::from_utf8(bytes).expect("everything printed is UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// Runs `edit` with few steps and expects it to work.
+fn edit(home: &Home, arguments: &[&str]) -> Ran {
+    let ran = run(home, &[&["edit"], arguments, &QUICK].concat());
+    assert_eq!(ran.0, Some(0), "{arguments:?}: {}", ran.2);
+    ran
+}
+
+/// A picture with some of everything: gradients, an edge, alpha from 0 to full.
+fn picture(width: u32, height: u32) -> DynamicImage {
+    let pixel = |x: u32, y: u32| {
+        let alpha = (x * 65535 / width.max(2)) as u16;
+        image::Rgba([(x * 900) as u16, (y * 700) as u16, if x > y { 60_000 } else { 3_000 }, alpha])
+    };
+    DynamicImage::ImageRgba16(image::ImageBuffer::from_fn(width, height, pixel))
+}
+
+fn save(home: &Home, name: &str, picture: &DynamicImage) -> Vec<u8> {
+    let path = home.folder.join(name);
+    picture.save(&path).expect("the picture can be written");
+    std::fs::read(path).expect("it was just written")
+}
+
+fn open(home: &Home, name: &str) -> DynamicImage {
+    image::open(home.folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn an_edit_keeps_size_depth_and_alpha_and_leaves_the_input_alone() {
+    let home = Home::new("kept");
+    let picture = picture(40, 30);
+    for (name, input) in [
+        ("rgba16.png", picture.clone()),
+        ("rgb16.png", picture.to_rgb16().into()),
+        ("rgba8.png", picture.to_rgba8().into()),
+        ("rgb8.png", picture.to_rgb8().into()),
+        ("gray16.png", picture.to_luma16().into()),
+        ("gray-alpha8.png", picture.to_luma_alpha8().into()),
+        ("photo.jpg", picture.to_rgb8().into()),
+        ("small.webp", picture.to_rgba8().into()),
+    ] {
+        let before = save(&home, name, &input);
+        edit(&home, &[name, "--prompt", "a red dog", "-o", "out.png"]);
+        assert_eq!(std::fs::read(home.folder.join(name)).expect("the input is there"), before, "{name} was changed");
+        let result = open(&home, "out.png");
+        assert_eq!((result.width(), result.height()), (40, 30), "{name}");
+        let (before, after) = (input.color(), result.color());
+        assert_eq!(after.has_alpha(), before.has_alpha(), "{name}");
+        assert_eq!(
+            after.bytes_per_pixel() / after.channel_count(),
+            before.bytes_per_pixel() / before.channel_count(),
+            "{name}"
+        );
+        if before.has_alpha() {
+            let alpha = |image: &DynamicImage| image.to_rgba8().pixels().map(|pixel| pixel[3]).collect::<Vec<_>>();
+            assert_eq!(alpha(&result), alpha(&input), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_picture_of_one_pixel_can_be_edited() {
+    let home = Home::new("pixel");
+    save(&home, "in.png", &picture(1, 1));
+    edit(&home, &["in.png", "--prompt", "snow", "-o", "out.png"]);
+    assert_eq!((open(&home, "out.png").width(), open(&home, "out.png").height()), (1, 1));
+}
+
+#[test]
+fn a_color_profile_for_rgb_is_kept_and_another_one_is_left_out_with_a_note() {
+    let home = Home::new("profile");
+    for (space, kept) in [(b"RGB ", true), (b"GRAY", false)] {
+        let mut profile = vec![0; 200];
+        profile[16..20].copy_from_slice(space);
+        let file = std::fs::File::create(home.folder.join("in.png")).expect("the home is writable");
+        let mut encoder = PngEncoder::new(file);
+        encoder.set_icc_profile(profile.clone()).expect("PNG has profiles");
+        picture(16, 16).write_with_encoder(encoder).expect("the picture can be written");
+        let (_, _, messages) = edit(&home, &["in.png", "--prompt", "snow", "-o", "out.png"]);
+        assert_eq!(messages.contains("profile is not one for RGB"), !kept, "{messages}");
+        let reader = ImageReader::open(home.folder.join("out.png")).expect("the result is there");
+        let found = reader.into_decoder().expect("it is a PNG").icc_profile().expect("its profile can be read");
+        assert_eq!(found, kept.then_some(profile));
+    }
+}
+
+#[test]
+fn several_etas_give_several_files_from_one_tuning_and_a_second_run_tunes_no_more() {
+    let home = Home::new("etas");
+    save(&home, "in.png", &picture(32, 32));
+    let (_, json, _) =
+        edit(&home, &["in.png", "--prompt", "a cat", "-o", "out.png", "--eta", "0.6", "--eta=0.855", "--json"]);
+    assert_eq!(home.files(), ["in.png", "out-eta0.60.png", "out-eta0.855.png"]);
+    let report: Value = serde_json::from_str(&json).expect("it prints one JSON object");
+    let tuned: Vec<&Value> =
+        report["outputs"].as_array().expect("a list").iter().map(|output| &output["tuned"]).collect();
+    assert_eq!(tuned, ["now", "in_memory"]);
+    let first = &report["outputs"][0];
+    assert_eq!(first["path"], "out-eta0.60.png");
+    assert_eq!(first["params"]["eta"], 0.6);
+    assert_eq!(first["params"]["tuning_steps"], 2);
+    assert_eq!(first["embedding_losses"].as_array().map(Vec::len), Some(2));
+    assert_eq!(first["tuning_losses"].as_array().map(Vec::len), Some(2));
+    assert!(first["seconds"]["fine_tune"].is_number() && first["seconds"]["generate"].is_number(), "{first}");
+    assert_eq!(report["outputs"][1]["params"]["eta"], 0.855);
+
+    let (_, json, _) =
+        edit(&home, &["in.png", "--prompt", "a cat", "-o", "out.png", "--eta", "1.1", "--seed", "3", "--json"]);
+    let report: Value = serde_json::from_str(&json).expect("it prints one JSON object");
+    assert_eq!(report["outputs"][0]["tuned"], "on_disk");
+    assert_eq!(report["outputs"][0]["cache_hit"], true);
+}
+
+#[test]
+fn wrong_usage_is_answered_with_a_remedy_and_status_2() {
+    let home = Home::new("usage");
+    save(&home, "in.png", &picture(8, 8));
+    let check = |arguments: &[&str], expected: &str| {
+        let (status, out, messages) = run(&home, arguments);
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{arguments:?}: {messages}");
+        assert!(messages.contains(expected), "{arguments:?}: {messages}");
+    };
+    check(&[], "say what to do: edit, models, cache or doctor");
+    check(&["edti"], "there is no command edti; did you mean edit?");
+    check(&["edit"], "name the picture to edit");
+    check(&["edit", "in.png", "--prompt", "x"], "say where the result goes: -o OUT.png");
+    check(&["edit", "in.png", "-o", "out.png"], "say what the picture should become: --prompt TEXT");
+    check(&["edit", "in.png", "-o", "out.png", "--prompt", " "], "say what the picture should become");
+    check(&["edit", "in.png", "-o", "out.jpg", "--prompt", "x"], "end out.jpg with .png");
+    check(&["edit", "in.png", "b.png", "-o", "out.png", "--prompt", "x"], "b.png is one too many");
+    check(&["edit", "in.png", "--promt", "x"], "there is no option --promt; did you mean --prompt?");
+    check(&["edit", "in.png", "--tunning-steps=3"], "there is no option --tunning-steps; did you mean --tuning-steps?");
+    check(&["edit", "in.png", "-x"], "there is no option -x");
+    check(&["edit", "in.png", "--prompt", "--json"], "--prompt needs a value");
+    check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--seed", "1", "--seed", "2"], "--seed is given twice");
+    check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--eta", "1", "--eta", "1.0"], "--eta 1 is given twice");
+    check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--eta", "-1"], "eta is -1, must be 0 to 2");
+    check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--seed", "nan"], "seed is nan, must be a whole number");
+    check(
+        &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--preset", "fast"],
+        "--preset is fast, must be model or paper",
+    );
+    check(&["models", "all"], "all is not expected here");
+    check(&["cache"], "list or clear");
+    check(&["cache", "burn"], "not burn");
+    check(&["doctor", "--fix"], "there is no option --fix");
+    assert_eq!(home.files(), ["in.png"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_the_reason_and_status_1_and_nothing_is_written() {
+    let home = Home::new("failures");
+    let whole = save(&home, "in.png", &picture(64, 64));
+    std::fs::write(home.folder.join("cut.png"), &whole[..whole.len() / 2]).expect("the home is writable");
+    std::fs::write(home.folder.join("text.png"), "not a picture").expect("the home is writable");
+    std::fs::write(home.folder.join("old.ckpt"), "pickle").expect("the home is writable");
+    std::os::unix::fs::symlink("in.png", home.folder.join("link.png")).expect("links can be made");
+    let files = home.files();
+    let check = |input: &str, output: &str, more: &[&str], expected: &str| {
+        let (status, out, messages) =
+            run(&home, &[&["edit", input, "-o", output, "--prompt", "x"], more, &QUICK].concat());
+        assert_eq!((status, out.as_str()), (Some(1), ""), "{input} {output} {more:?}: {messages}");
+        assert!(messages.contains(expected), "{input} {output} {more:?}: {messages}");
+        assert_eq!(home.files(), files, "{input} {output} {more:?}");
+    };
+    check("missing.png", "out.png", &[], "cannot read missing.png: No such file");
+    check("cut.png", "out.png", &[], "cannot read cut.png");
+    check("text.png", "out.png", &[], "text.png is not a PNG, JPEG or WebP picture");
+    check("in.png", "in.png", &[], "the output in.png is the input");
+    check("in.png", "link.png", &[], "the output link.png is the input");
+    check("in.png", "nowhere/out.png", &[], "cannot write nowhere/out.png: No such file");
+    check("in.png", "in.png/out.png", &[], "cannot write in.png/out.png: Not a directory");
+    check("in.png", "out.png", &["--model", "dreams"], "model dreams: no such model in");
+    check("in.png", "out.png", &["--model", "/no/model"], "model /no/model: no such folder");
+    check(
+        "in.png",
+        "out.png",
+        &["--model", "old.ckpt"],
+        "pickled checkpoints can run code when opened and are refused",
+    );
+    assert_eq!(std::fs::read(home.folder.join("in.png")).expect("the input is there"), whole);
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_output_and_no_rest() {
+    let home = Home::new("full");
+    save(&home, "in.png", &picture(200, 200));
+    edit(&home, &["in.png", "--prompt", "x", "-o", "out.png"]);
+    let before = std::fs::read(home.folder.join("out.png")).expect("it was just written");
+    // A limit on the size of files stands for the disk; the tuned model is on disk already.
+    let mut shell = home.command("/bin/sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh", PROGRAM, "edit", "in.png", "--prompt", "x"]);
+    shell.args(["-o", "out.png", "--eta", "0.3"]).args(QUICK);
+    let (status, _, messages) = output(shell);
+    assert_eq!(status, Some(1), "{messages}");
+    assert!(messages.contains("cannot write out.png: File too large"), "{messages}");
+    assert_eq!(std::fs::read(home.folder.join("out.png")).expect("the old output is there"), before);
+    assert_eq!(home.files(), ["in.png", "out.png"]);
+}
+
+#[test]
+fn ctrl_c_stops_within_a_step_with_status_130_and_leaves_nothing() {
+    let home = Home::new("stopped");
+    save(&home, "in.png", &picture(64, 64));
+    let mut command = home.command(PROGRAM);
+    command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png", "--embedding-steps", "100000"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut messages = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    assert!(messages.any(|line| line.starts_with("A: ") || line.starts_with("B: ")), "it never came to stage A");
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill is there");
+    assert!(kill.success());
+    assert_eq!(messages.last().as_deref(), Some("imagic-edit: stopped"));
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert_eq!(home.files(), ["in.png"]);
+}
+
+#[test]
+fn help_tells_of_every_command_and_parameter() {
+    let home = Home::new("help");
+    let (status, overview, _) = run(&home, &["--help"]);
+    assert_eq!(status, Some(0));
+    for command in ["edit", "models", "cache", "doctor"] {
+        assert!(overview.contains(&format!("imagic-edit {command}")), "{command}");
+        let (status, help, messages) = run(&home, &[command, "--help"]);
+        assert_eq!((status, messages.as_str()), (Some(0), ""), "{command}");
+        assert!(help.starts_with(&format!("imagic-edit {command}")), "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+    }
+    let (_, help, _) = run(&home, &["help", "edit"]);
+    for param in imagic_edit::params::PARAMS {
+        let option = format!("  --{} ", param.id.replace('_', "-"));
+        assert!(help.contains(&option), "{option} is missing in {help}");
+    }
+    let (status, version, _) = run(&home, &["--version"]);
+    assert_eq!((status, version.trim_end()), (Some(0), concat!("imagic-edit ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn models_are_listed_with_their_settings() {
+    let home = Home::new("models");
+    let (status, list, _) = run(&home, &["models"]);
+    assert_eq!(status, Some(0));
+    assert!(list.starts_with("scenes-64\n"), "{list}");
+    let (_, json, _) = run(&home, &["models", "--json"]);
+    let models: Value = serde_json::from_str(&json).expect("it prints JSON");
+    assert_eq!(models["models"][0]["name"], "scenes-64");
+    assert!(models["models"][0]["params"]["eta"].is_number(), "{models}");
+}
+
+#[test]
+fn tuned_models_are_listed_and_cleared() {
+    let home = Home::new("cache");
+    assert!(run(&home, &["cache", "list"]).1.starts_with("0 tuned models"));
+    save(&home, "in.png", &picture(16, 16));
+    edit(&home, &["in.png", "--prompt", "a green door", "-o", "out.png"]);
+    let (status, list, _) = run(&home, &["cache", "list"]);
+    assert_eq!(status, Some(0));
+    assert!(list.contains("used today  a green door\n") && list.contains("1 tuned models"), "{list}");
+    let (_, json, _) = run(&home, &["cache", "list", "--json"]);
+    let cache: Value = serde_json::from_str(&json).expect("it prints JSON");
+    assert_eq!(cache["tuned_models"][0]["model"], "scenes-64");
+    assert_eq!(run(&home, &["cache", "clear"]).0, Some(0));
+    assert!(run(&home, &["cache", "list"]).1.starts_with("0 tuned models"));
+}
+
+#[test]
+fn doctor_names_what_is_wrong_and_how_to_mend_it() {
+    let home = Home::new("doctor");
+    // A copy of another version, as an update that was not finished leaves it.
+    let copy = home.folder.join("config/GIMP/2.10/plug-ins/imagic-edit");
+    std::fs::create_dir_all(&copy).expect("the home is writable");
+    std::fs::write(copy.join("libimagic_edit.so"), "").expect("the home is writable");
+    std::fs::write(copy.join("imagic-edit"), "#!/bin/sh\necho imagic-edit 0.0.1\n").expect("the home is writable");
+    let status = Command::new("chmod").arg("755").arg(copy.join("imagic-edit")).status().expect("chmod is there");
+    assert!(status.success());
+    let (status, text, _) = run(&home, &["doctor"]);
+    assert_eq!(status, Some(1), "{text}");
+    let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(joined.contains("holds imagic-edit 0.0.1, this is imagic-edit"), "{text}");
+    assert!(joined.contains("-> run installer/install.sh"), "{text}");
+    assert!(joined.contains("ok processor with"), "{text}");
+    assert!(joined.contains("scenes-64"), "{text}");
+}
+
+#[test]
+fn a_launcher_without_its_library_says_so() {
+    let home = Home::new("launcher");
+    let alone = home.folder.join("imagic-edit");
+    std::fs::copy(PROGRAM, &alone).expect("the program can be copied");
+    let (status, _, messages) = output(home.command(&alone));
+    assert_eq!(status, Some(1));
+    assert!(messages.contains("libimagic_edit.so is missing; run installer/install.sh"), "{messages}");
+
+    std::fs::write(home.folder.join("libimagic_edit.so"), "not a library").expect("the home is writable");
+    let (status, _, messages) = output(home.command(&alone));
+    assert_eq!(status, Some(1));
+    assert!(messages.contains("cannot load "), "{messages}");
+
+    // Another library, in which the entry is missing.
+    let other =
+        ["/lib/x86_64-linux-gnu/libm.so.6", "/lib64/libm.so.6"].into_iter().find(|path| Path::new(path).exists());
+    let Some(other) = other else {
+        return eprintln!("skipped: no other library at hand");
+    };
+    std::fs::copy(other, home.folder.join("libimagic_edit.so")).expect("the library can be copied");
+    let (status, _, messages) = output(home.command(&alone));
+    assert_eq!(status, Some(1));
+    assert!(messages.contains("has no imagic_main"), "{messages}");
+
+    // Started through a link, it still finds the library beside the program itself.
+    let link = home.folder.join("link");
+    std::os::unix::fs::symlink(PROGRAM, &link).expect("links can be made");
+    let mut version = home.command(&link);
+    version.arg("--version");
+    assert_eq!(output(version).0, Some(0));
+}

@@ -1,0 +1,343 @@
+//! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
+
+use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
+use imagic_edit::error::{Error, Result};
+use imagic_edit::image::LayerImage;
+use imagic_edit::params::Params;
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
+}
+
+/// An empty folder that is removed again.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("imagic-edit-{}-{name}", std::process::id()));
+        // Left over from an aborted run with the same process number.
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn engine(cache: Option<&Folder>) -> Engine {
+    Engine::new(EngineOptions { cache_folder: cache.map(|folder| folder.0.clone()), cache_limit: 1 << 30 })
+}
+
+/// A picture with some structure.
+fn layer(width: u32, height: u32) -> LayerImage {
+    let pixel = |i: u32| {
+        let (x, y) = (i % width, i / width);
+        [(x * 2000) as u16, (y * 3000) as u16, ((x ^ y) * 1000) as u16, if x == 0 { 30_000 } else { u16::MAX }]
+    };
+    LayerImage::new(width, height, (0..width * height).flat_map(pixel).collect()).expect("a layer")
+}
+
+fn request() -> EditRequest {
+    let params = Params {
+        prompt: "a photo of a bird".into(),
+        embedding_steps: 3,
+        tuning_steps: 3,
+        sampling_steps: 3,
+        embedding_lr: 1e-3,
+        tuning_lr: 1e-4,
+        guidance: 3.0,
+        ..Params::paper()
+    };
+    EditRequest { layer: layer(40, 30), params, model_folder: fixture(), document: "document".into() }
+}
+
+fn edit(engine: &mut Engine, request: &EditRequest) -> Result<Edit> {
+    engine.edit(request, &mut |_| ControlFlow::Continue(()))
+}
+
+#[test]
+fn the_same_request_gives_the_same_bytes_cold_from_memory_and_from_disk() {
+    let cache = Folder::new("same-bytes");
+    let mut first = engine(Some(&cache));
+    let cold = edit(&mut first, &request()).expect("an edit");
+    assert_eq!((cold.tuned, cold.embedding_losses.len(), cold.tuning_losses.len()), (Tuned::Now, 3, 3));
+    let warm = edit(&mut first, &request()).expect("an edit");
+    assert_eq!((warm.tuned, warm.embedding_losses.len()), (Tuned::InMemory, 0));
+    let from_disk = edit(&mut engine(Some(&cache)), &request()).expect("an edit");
+    assert_eq!(from_disk.tuned, Tuned::OnDisk);
+    let alone = edit(&mut engine(None), &request()).expect("an edit");
+    for other in [&warm, &from_disk, &alone] {
+        assert!(cold.layer == other.layer, "{:?} gave other pixels", other.tuned);
+    }
+    assert_eq!((cold.layer.width(), cold.layer.height()), (40, 30));
+    let alpha = |layer: &LayerImage| layer.rgba().iter().skip(3).step_by(4).copied().collect::<Vec<_>>();
+    assert_eq!(alpha(&cold.layer), alpha(&request().layer), "the alpha of the source");
+}
+
+#[test]
+fn only_what_tuning_depends_on_tunes_anew() {
+    let mut engine = engine(None);
+    edit(&mut engine, &request()).expect("an edit");
+    let mut check = |what: &str, change: &dyn Fn(&mut EditRequest), expected: Tuned| {
+        // Back to the first request, whatever was tuned last.
+        edit(&mut engine, &request()).expect("an edit");
+        let mut changed = request();
+        change(&mut changed);
+        assert_eq!(edit(&mut engine, &changed).expect(what).tuned, expected, "{what}");
+    };
+    check("eta", &|r| r.params.eta = 0.3, Tuned::InMemory);
+    check("seed", &|r| r.params.seed = 5, Tuned::InMemory);
+    check("guidance", &|r| r.params.guidance = 1.0, Tuned::InMemory);
+    check("sampling steps", &|r| r.params.sampling_steps = 2, Tuned::InMemory);
+    check("document", &|r| r.document = "copy".into(), Tuned::InMemory);
+    check("prompt", &|r| r.params.prompt = "a cat".into(), Tuned::Now);
+    check("tuning seed", &|r| r.params.tuning_seed = 1, Tuned::Now);
+    check("learning rate", &|r| r.params.tuning_lr = 2e-4, Tuned::Now);
+    let one_value_more = |r: &mut EditRequest| {
+        let mut rgba = r.layer.rgba().to_vec();
+        rgba[5] += 1;
+        r.layer = LayerImage::new(40, 30, rgba).expect("the same size");
+    };
+    check("one value of one pixel", &one_value_more, Tuned::Now);
+}
+
+#[test]
+fn eta_and_seed_change_the_result() {
+    let mut engine = engine(None);
+    let mut at = |eta, seed| {
+        let mut request = request();
+        (request.params.eta, request.params.seed) = (eta, seed);
+        edit(&mut engine, &request).expect("an edit").layer
+    };
+    let first = at(0.7, 0);
+    assert!(first != at(1.0, 0) && first != at(0.7, 1));
+}
+
+#[test]
+fn stopping_takes_effect_within_one_step_at_every_stage_and_leaves_no_trace() {
+    let cache = Folder::new("stop");
+    for stage in [Stage::LoadModel, Stage::OptimizeTextEmbedding, Stage::FineTune] {
+        let mut engine = engine(Some(&cache));
+        let mut steps_after = 0;
+        let mut stopped = false;
+        let result = engine.edit(&request(), &mut |progress: Progress| {
+            steps_after += u32::from(stopped);
+            stopped |= progress.stage == stage;
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(result, Err(Error::Cancelled)), "{stage:?}");
+        assert_eq!(steps_after, 0, "{stage:?} went on");
+        assert!(cache::list(&cache.0).expect("the folder").is_empty(), "{stage:?} left an entry");
+        assert_eq!(edit(&mut engine, &request()).expect("the next job").tuned, Tuned::Now);
+        cache::clear(&cache.0).expect("an empty cache");
+    }
+    // Stopped in stage C, the finished tuning is kept.
+    let mut engine = engine(Some(&cache));
+    let result = engine.edit(&request(), &mut |progress: Progress| {
+        if progress.stage == Stage::Generate { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(Error::Cancelled)));
+    assert_eq!(edit(&mut engine, &request()).expect("the next job").tuned, Tuned::InMemory);
+}
+
+#[test]
+fn progress_grows_to_the_end() {
+    let mut all: Vec<Progress> = Vec::new();
+    let result = engine(None).edit(&request(), &mut |progress| {
+        all.push(progress);
+        ControlFlow::Continue(())
+    });
+    let stages: Vec<Stage> = result.expect("an edit").seconds.iter().map(|(stage, _)| *stage).collect();
+    assert_eq!(stages, [Stage::LoadModel, Stage::OptimizeTextEmbedding, Stage::FineTune, Stage::Generate]);
+    assert!(all.is_sorted_by(|a, b| a.fraction <= b.fraction));
+    let last = all.last().expect("some progress");
+    assert_eq!((last.fraction, last.step, last.steps), (1.0, 3, 3));
+    assert!(
+        all.iter()
+            .filter(|p| p.stage == Stage::FineTune && p.step > 0)
+            .all(|p| p.loss.is_some() && p.seconds_left.is_some())
+    );
+}
+
+#[test]
+fn a_damaged_or_foreign_cache_entry_is_a_miss() {
+    let cache = Folder::new("damaged");
+    edit(&mut engine(Some(&cache)), &request()).expect("an edit");
+    let file = cache::list(&cache.0).expect("the folder")[0].file.clone();
+    let good = std::fs::read(&file).expect("the entry");
+    let mut flipped = good.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let foreign = std::fs::read(fixture().join("unet/diffusion_pytorch_model.safetensors")).expect("weights");
+    for (what, bytes) in [
+        ("empty", &[][..]),
+        ("truncated", &good[..good.len() - 10]),
+        ("one bit flipped", &flipped),
+        ("another program's", &foreign),
+        ("no safetensors at all", &[255; 100]),
+    ] {
+        std::fs::write(&file, bytes).expect("a damaged entry");
+        assert_eq!(edit(&mut engine(Some(&cache)), &request()).expect(what).tuned, Tuned::Now, "{what}");
+        assert_eq!(std::fs::read(&file).expect("the entry"), good, "{what}: the entry was not written again");
+    }
+}
+
+#[test]
+fn the_cache_keeps_to_its_limit_and_forgets_the_oldest() {
+    let cache = Folder::new("limit");
+    let mut size = 0;
+    for seed in 0..4 {
+        let mut request = request();
+        request.params.tuning_seed = seed;
+        let options = EngineOptions { cache_folder: Some(cache.0.clone()), cache_limit: size * 2 };
+        edit(&mut Engine::new(options), &request).expect("an edit");
+        let entries = cache::list(&cache.0).expect("the folder");
+        size = entries[0].bytes;
+        assert_eq!(entries.len(), (seed as usize + 1).min(2));
+        assert_eq!(entries[0].prompt.as_deref(), Some("a photo of a bird"));
+    }
+    assert_eq!(cache::clear(&cache.0).expect("an empty cache"), 2 * size);
+    assert!(cache::list(&cache.0.join("missing")).expect("no entries").is_empty());
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_costs_the_cache_and_not_the_edit() {
+    let folder = Folder::new("unwritable");
+    let file = folder.0.join("a file, not a folder");
+    std::fs::write(&file, "").expect("a file");
+    let options = EngineOptions { cache_folder: Some(file), cache_limit: 1 << 30 };
+    let edit = edit(&mut Engine::new(options), &request()).expect("an edit");
+    assert!(edit.notes[0].starts_with("the tuned model is kept only until this program closes"), "{:?}", edit.notes);
+}
+
+#[test]
+fn layers_of_any_size_keep_their_size() {
+    let mut engine = engine(None);
+    for (width, height) in [(1, 1), (1, 500), (700, 3), (63, 65), (3000, 2000)] {
+        let mut request = request();
+        request.layer = layer(width, height);
+        request.params.embedding_steps = 0;
+        request.params.tuning_steps = 0;
+        request.params.sampling_steps = 1;
+        let edit = edit(&mut engine, &request).expect("an edit");
+        assert_eq!((edit.layer.width(), edit.layer.height()), (width, height));
+    }
+}
+
+#[test]
+fn a_prompt_that_is_too_long_is_cut_and_the_user_told() {
+    let mut request = request();
+    request.params.prompt = format!("{} end", "bird ".repeat(100));
+    let edit = edit(&mut engine(None), &request).expect("an edit");
+    assert!(edit.notes[0].contains("is longer than") && edit.notes[0].ends_with("end\""), "{:?}", edit.notes);
+}
+
+#[test]
+fn a_bad_request_is_refused_with_a_sentence() {
+    let mut blank = request();
+    blank.params.prompt = "  ".into();
+    let error = edit(&mut engine(None), &blank).expect_err("a blank prompt");
+    assert_eq!(error.to_string(), "the target text is empty; write what the picture should become");
+    let mut diverging = request();
+    diverging.params.tuning_lr = 1.0;
+    diverging.params.tuning_steps = 20;
+    match edit(&mut engine(None), &diverging) {
+        Err(error) => assert!(error.to_string().contains("lower the learning rate"), "{error}"),
+        Ok(edit) => assert!(edit.layer.width() == 40, "a wild but finite result is a result"),
+    }
+}
+
+/// A copy of the fixture in which `spoil` breaks something.
+fn spoiled(name: &str, spoil: impl Fn(&Path)) -> Folder {
+    let folder = Folder::new(name);
+    copy(&fixture(), &folder.0);
+    spoil(&folder.0);
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a copied file");
+        }
+    }
+}
+
+fn set(file: &Path, key: &str, value: Value) {
+    let mut config: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON");
+    config[key] = value;
+    std::fs::write(file, config.to_string()).expect("a changed file");
+}
+
+/// Replaces one tensor of the U-Net.
+fn set_tensor(model: &Path, change: impl Fn(&candle_core::Tensor) -> candle_core::Tensor) {
+    let file = model.join("unet/diffusion_pytorch_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).expect("weights");
+    let tensor = tensors.get_mut("conv_in.bias").expect("a bias");
+    *tensor = change(tensor);
+    candle_core::safetensors::save(&tensors, &file).expect("changed weights");
+}
+
+#[test]
+fn every_problem_of_a_model_is_one_sentence_with_a_remedy() {
+    let unet = |model: &Path| model.join("unet/config.json");
+    let weights = |model: &Path| model.join("unet/diffusion_pytorch_model.safetensors");
+    let check = |name: &str, spoil: &dyn Fn(&Path), expected: &[&str]| {
+        let model = spoiled(name, spoil);
+        let mut request = request();
+        request.model_folder = model.0.clone();
+        let error = edit(&mut engine(None), &request).expect_err(name).to_string();
+        for part in expected {
+            assert!(error.contains(part), "{name}: {error}");
+        }
+        assert!(!error.contains('\n'), "{name}: more than one line: {error}");
+    };
+    let remove = |file: &str| {
+        let file = file.to_owned();
+        move |model: &Path| std::fs::remove_file(model.join(&file)).expect("removed")
+    };
+    check("no-config", &remove("unet/config.json"), &["unet/config.json", "is missing"]);
+    check("no-weights", &remove("unet/diffusion_pytorch_model.safetensors"), &["/unet", "is not complete"]);
+    check("no-vocabulary", &remove("tokenizer/vocab.json"), &["tokenizer/vocab.json", "is missing"]);
+    check("no-schedule", &remove("scheduler/scheduler_config.json"), &["scheduler_config.json", "is missing"]);
+    let pickle = |model: &Path| {
+        std::fs::rename(weights(model), model.join("unet/diffusion_pytorch_model.bin")).expect("renamed")
+    };
+    check("pickle", &pickle, &["can run code", "safetensors"]);
+    check(
+        "garbage",
+        &|model| std::fs::write(weights(model), "garbage").expect("written"),
+        &["not a readable safetensors file"],
+    );
+    check("broken-json", &|model| std::fs::write(unet(model), "{").expect("written"), &["is not valid JSON"]);
+    let nan = |tensor: &candle_core::Tensor| ((tensor * 0.0).expect("zeros") / 0.0).expect("NaN");
+    check("nan", &|model| set_tensor(model, nan), &["conv_in.bias", "NaN"]);
+    let longer = |tensor: &candle_core::Tensor| candle_core::Tensor::cat(&[tensor, tensor], 0).expect("twice");
+    check("shape", &|model| set_tensor(model, longer), &["conv_in.bias", "has shape", "asks for"]);
+    check("inpainting", &|model| set(&unet(model), "in_channels", json!(9)), &["in_channels is 9", "text-to-image"]);
+    check(
+        "blocks",
+        &|model| set(&unet(model), "down_block_types", json!(["Strange", "DownBlock2D"])),
+        &["Strange", "must be"],
+    );
+    check("sdxl", &|model| set(&unet(model), "addition_embed_type", json!("text_time")), &["not supported"]);
+    let schedule = |model: &Path| model.join("scheduler/scheduler_config.json");
+    check(
+        "prediction",
+        &|model| set(&schedule(model), "prediction_type", json!("sample")),
+        &["prediction_type is sample"],
+    );
+    let text = |model: &Path| model.join("text_encoder/config.json");
+    check("wide-text", &|model| set(&text(model), "hidden_size", json!(64)), &["does not fit its config.json"]);
+}
