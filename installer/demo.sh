@@ -25,13 +25,18 @@ rm -f "$out"/edited.xcf "$out"/edited.png "$out"/other-eta.png
 edit() {
     local started=$EPOCHREALTIME log
     log=$(IMAGIC_IN=$2 IMAGIC_PNG=$3 IMAGIC_XCF=$4 IMAGIC_PROMPT=$prompt IMAGIC_ETA=$1 \
-        gimp-console-2.10 -i -d -f -s --batch-interpreter plug-in-script-fu-eval -b "(load \"$root/installer/demo.scm\")" -b '(gimp-quit 0)' 2>&1) ||
+        gimp-console-2.10 -i -d -f -s --batch-interpreter plug-in-script-fu-eval \
+        -b "(load \"$root/installer/demo.scm\")" -b '(gimp-quit 0)' 2>&1) ||
         fail "GIMP failed: $log"
     # GIMP ends with 0 after an error in a script too, so only the script's last words prove that it came to its end.
     if [[ $log != *"imagic-demo: done"* ]]; then fail "the edit failed: $log"; fi
-    awk -v from="$started" -v to="$EPOCHREALTIME" -v eta="$1" 'BEGIN { printf "eta %s: %.1f s with the start of GIMP", eta, to - from }'
-    sed -n 's/.*imagic-demo: recipe //p' <<<"$log" | sed -n 's/.*"seconds":{\([^}]*\)}.*/ (\1)/p' | sed 's/"//g; s/_/ /g; s/:/ /g; s/,/ s, /g; s/)$/ s)/' | tr -d '\n'
-    echo
+    awk -v from="$started" -v to="$EPOCHREALTIME" -v eta="$1" \
+        'BEGIN { printf "eta %s: %.1f s, with the start of GIMP\n", eta, to - from }'
+    local stage seconds
+    for stage in load_model optimize_text_embedding fine_tune generate; do
+        seconds=$(sed -n "s/.*imagic-demo: recipe .*\"$stage\":\([0-9.]*\).*/\1/p" <<<"$log")
+        if [[ -n $seconds ]]; then printf '  %-24s %6.1f s\n' "${stage//_/ }" "$seconds"; fi
+    done
 }
 
 printf 'Demo: %s -> "%s"\n' "${picture#"$root"/}" "$prompt"
