@@ -7,6 +7,7 @@ use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::gimp::{History, PARASITE, Recipe, progress_text};
+use crate::host::report::stage_seconds;
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
 use std::ops::ControlFlow;
@@ -114,8 +115,13 @@ impl Document {
             layer.add_black_mask()?.write_mask(selection.part, &selection.mask);
         }
 
-        let recipe =
-            Recipe { layer: layer.tattoo(), source: *tattoo, tuned: edit.tuned.into(), params: params.to_json() };
+        let recipe = Recipe {
+            layer: layer.tattoo(),
+            source: *tattoo,
+            tuned: edit.tuned.into(),
+            params: params.to_json(),
+            seconds: stage_seconds(edit),
+        };
         layer.set_parasite(PARASITE, &recipe.to_bytes())?;
         history.push(recipe);
         self.image.set_parasite(PARASITE, &history.to_bytes())?;
