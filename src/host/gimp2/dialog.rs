@@ -152,7 +152,7 @@ impl Window {
         browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
         new_seed.set_tooltip("Another version of the edit.");
         columns[1].add_below(&reset);
-        let advanced = gtk::horizontal();
+        let advanced = gtk::columns();
         advanced.set_border(gtk::BORDER);
         columns.iter().for_each(|column| advanced.pack_growing(&column.table));
         fold.add(&advanced);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::ptr::{NonNull, null, null_mut};
 
 /// Distance between widgets in GIMP's dialogs.
-pub const SPACING: i32 = 6;
+const SPACING: i32 = 6;
 /// Distance between a window's edge and its content in GIMP's dialogs.
 pub const BORDER: u32 = 12;
 /// Width of a field for a number, in characters.
@@ -222,6 +222,11 @@ pub fn vertical() -> Widget {
 /// A box that puts its children beside each other.
 pub fn horizontal() -> Widget {
     Widget::own(gtk!(gtk_hbox_new(0, SPACING)))
+}
+
+/// Columns of fields beside each other.
+pub fn columns() -> Widget {
+    Widget::own(gtk!(gtk_hbox_new(0, BORDER as i32)))
 }
 
 /// Rows of a label and a field. Fields take the second and third column.
@@ -472,7 +477,9 @@ pub struct Icon(pub Widget);
 
 impl Icon {
     pub fn new() -> Self {
-        Self(Widget::own(gtk!(gtk_image_new())))
+        let icon = Widget::own(gtk!(gtk_image_new()));
+        gtk!(gtk_misc_set_alignment(icon.as_ptr(), 0.5, 0.0));
+        Self(icon)
     }
 
     pub fn set(&self, stock: &CStr) {
