@@ -1435,6 +1435,14 @@ pub fn has_gtk_bin_get_child() -> bool {
 pub struct _GtkWindow {
     pub _bindgen_opaque_blob: [u64; 30usize],
 }
+pub unsafe fn gtk_window_set_resizable(window: *mut GtkWindow, resizable: gboolean) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_window_set_resizable");
+    type Function = unsafe extern "C" fn(*mut GtkWindow, gboolean);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(window, resizable) }
+}
+pub fn has_gtk_window_set_resizable() -> bool {
+    Symbol::new(c"gtk_window_set_resizable").find().is_some()
+}
 impl GtkDialogFlags {
     pub const GTK_DIALOG_MODAL: GtkDialogFlags = GtkDialogFlags(1);
     pub const GTK_DIALOG_DESTROY_WITH_PARENT: GtkDialogFlags = GtkDialogFlags(2);
@@ -1679,6 +1687,14 @@ pub unsafe fn gtk_entry_set_activates_default(entry: *mut GtkEntry, setting: gbo
 }
 pub fn has_gtk_entry_set_activates_default() -> bool {
     Symbol::new(c"gtk_entry_set_activates_default").find().is_some()
+}
+pub unsafe fn gtk_entry_set_width_chars(entry: *mut GtkEntry, n_chars: gint) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_width_chars");
+    type Function = unsafe extern "C" fn(*mut GtkEntry, gint);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, n_chars) }
+}
+pub fn has_gtk_entry_set_width_chars() -> bool {
+    Symbol::new(c"gtk_entry_set_width_chars").find().is_some()
 }
 pub unsafe fn gtk_entry_set_text(entry: *mut GtkEntry, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_text");
@@ -2254,6 +2270,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_container_set_border_width",
     c"gtk_container_add",
     c"gtk_bin_get_child",
+    c"gtk_window_set_resizable",
     c"gtk_dialog_add_button",
     c"gtk_dialog_set_default_response",
     c"gtk_dialog_run",
@@ -2273,6 +2290,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_vbox_new",
     c"gtk_entry_new",
     c"gtk_entry_set_activates_default",
+    c"gtk_entry_set_width_chars",
     c"gtk_entry_set_text",
     c"gtk_entry_get_text",
     c"gtk_combo_box_text_new_with_entry",

@@ -151,14 +151,14 @@ class Inputs:
 
 
 def random_streams(tensors):
-    streams = [(0, 0, 0), (42, noise.NOISE_A, 9), (2**64 - 1, noise.NOISE_B, 1499), (7, noise.INITIAL_LATENTS, 0)]
+    streams = [(0, noise.VAE_SAMPLE, 0), (42, noise.NOISE_A, 9), (2**32 - 1, noise.NOISE_B, 1499), (7, noise.INITIAL_LATENTS, 0)]
     facts = []
     for number, (seed, purpose, step) in enumerate(streams):
         stream = (seed, purpose, step)
         tensors[f"streams.{number}.normals"] = torch.from_numpy(noise.normals(stream, (3, 7)))
         facts.append(
             {
-                "seed": str(seed),
+                "seed": seed,
                 "purpose": purpose,
                 "step": step,
                 "bits": [f"{word:016x}" for word in noise.bits(stream, 4)],

@@ -81,12 +81,12 @@ impl Document {
         self.progress = Some(ProgressBar::start("Imagic Edit", self.image));
     }
 
-    /// The newest result of the same source that lies beside it, or the source.
+    /// The newest result of the same source that still lies above it, or the source.
     fn newest(&self, history: &History) -> Layer {
-        let parent = self.source.parent();
+        let (parent, position) = (self.source.parent(), self.image.position(self.source));
+        let is_above = |layer: &Layer| layer.parent() == parent && self.image.position(*layer) < position;
         let mut results = history.runs.iter().rev().filter(|run| run.source == self.picture.tattoo);
-        let beside = |layer: &Layer| layer.is_valid() && layer.parent() == parent;
-        results.find_map(|run| self.image.layer_by_tattoo(run.layer).filter(beside)).unwrap_or(self.source)
+        results.find_map(|run| self.image.layer_by_tattoo(run.layer).filter(is_above)).unwrap_or(self.source)
     }
 
     /// Makes the result layer with pixels, mask and place.

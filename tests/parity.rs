@@ -1,0 +1,449 @@
+//! The engine against diffusers, transformers and torch, on the data that `tests/reference/make_reference.py` made.
+//!
+//! Runs over `tests/fixtures/*`, or over the one folder that `IMAGIC_REFERENCE` names.
+//! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is two to four times what was
+//! measured on several seeds; `rounding` in `reference.json` says how far torch's own f32 lies from f64 on the same numbers,
+//! which no other f32 computation can be expected to undercut.
+
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{DType, Device, Tensor, Var};
+use imagic_edit::engine::imagic::{self, Setting};
+use imagic_edit::engine::optimizer::Adam;
+use imagic_edit::engine::random::{Purpose, Stream};
+use imagic_edit::engine::schedule::Schedule;
+use imagic_edit::engine::text::TextEncoder;
+use imagic_edit::engine::unet::{UNet, UNetConfig};
+use imagic_edit::engine::vae::Vae;
+use imagic_edit::engine::weights::Weights;
+use imagic_edit::engine::{EditRequest, Engine, EngineOptions};
+use imagic_edit::image::LayerImage;
+use imagic_edit::params::Params;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+const CPU: &Device = &Device::Cpu;
+
+#[test]
+fn random_numbers_are_the_documented_ones() {
+    every_reference(|reference| {
+        for (index, facts) in list(&reference.facts["streams"]).iter().enumerate() {
+            let number = |key: &str| facts[key].as_u64().expect("a number") as u32;
+            let purposes = [
+                Purpose::VaeSample,
+                Purpose::EmbeddingTimesteps,
+                Purpose::EmbeddingNoise,
+                Purpose::TuningTimesteps,
+                Purpose::TuningNoise,
+                Purpose::Latents,
+            ];
+            let purpose = purposes[number("purpose") as usize - 1];
+            let stream = Stream::new(number("seed"), purpose, number("step"));
+            assert_eq!(stream.timesteps(5, 1000), integers(&facts["timesteps"]), "timesteps of {purpose:?}");
+            let name = format!("streams.{index}.normals");
+            let normals = stream.normals(&[3, 7], CPU).expect("21 numbers");
+            // Two mathematical libraries may round a logarithm or a sine differently, by one bit of f32 in the end.
+            check(reference, "random numbers", 1e-7, [(name.as_str(), normals, reference.tensor(&name))]);
+        }
+    });
+}
+
+#[test]
+fn texts_become_the_same_tokens() {
+    every_reference(|reference| {
+        let encoder = TextEncoder::read(&reference.model, CPU).expect("a text encoder");
+        for entry in list(&reference.facts["texts"]) {
+            let text = entry["text"].as_str().expect("a text");
+            let tokens = encoder.tokenize(text).expect("tokens");
+            assert_eq!(tokens.ids, integers(&entry["ids"]), "{}: tokens of {text:?}", reference.name());
+        }
+    });
+}
+
+#[test]
+fn texts_get_the_same_embedding() {
+    every_reference(|reference| {
+        let encoder = TextEncoder::read(&reference.model, CPU).expect("a text encoder");
+        let text = reference.facts["settings"]["text"].as_str().expect("a text");
+        let cut = reference.facts["texts"][2]["text"].as_str().expect("a text");
+        let embed = |text| encoder.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
+        let hidden = Tensor::cat(&[embed(text), embed(""), embed(cut)], 0).expect("three of one shape");
+        check(reference, "text encoder", 1e-6, [("text.hidden", hidden, reference.tensor("text.hidden"))]);
+    });
+}
+
+#[test]
+fn pictures_are_encoded_sampled_and_decoded_alike() {
+    every_reference(|reference| {
+        let vae = Vae::read(&reference.model, CPU).expect("a VAE");
+        let moments = vae.encode(&reference.tensor("vae.image")).expect("moments");
+        let latents = vae.sample(&moments, &reference.tensor("vae.noise")).expect("a sample");
+        let decoded = vae.decode(&reference.tensor("vae.latents")).expect("a picture");
+        let pairs = [
+            ("vae.mean", moments.mean),
+            ("vae.logvar", moments.logvar),
+            ("vae.latents", latents),
+            ("vae.decoded", decoded),
+        ];
+        check(reference, "VAE", 2e-6, pairs.map(|(name, ours)| (name, ours, reference.tensor(name))));
+    });
+}
+
+#[test]
+fn the_network_predicts_the_same_on_square_and_wide_latents() {
+    every_reference(|reference| {
+        let (config, weights) = reference.unet();
+        let unet = UNet::new(&config, &weights).expect("a U-Net");
+        for size in ["square", "wide"] {
+            let tensor = |name: &str| reference.tensor(&format!("forward.{size}.{name}"));
+            let timesteps = integers(&reference.facts["forward"][size]["timesteps"]);
+            let output = unet.forward(&tensor("x_t"), &timesteps, &tensor("e")).expect("a prediction");
+            check(reference, "U-Net forward", 3e-6, [(size, output, tensor("output"))]);
+        }
+    });
+}
+
+#[test]
+fn loss_and_every_gradient_are_the_same() {
+    every_reference(|reference| {
+        let tensor = |name: &str| reference.tensor(&format!("loss.{name}"));
+        let (config, Weights { file, tensors }) = reference.unet();
+        let variable = |(name, weight): (String, Tensor)| (name, Var::from_tensor(&weight).expect("a variable"));
+        let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect();
+        let tensors = variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
+        let unet = UNet::new(&config, &Weights { file, tensors }).expect("a U-Net");
+        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let timesteps = integers(&reference.facts["loss"]["timesteps"]);
+        let (x, noise, e) = (tensor("x_0"), tensor("noise"), Var::from_tensor(&tensor("e")).expect("a variable"));
+
+        let x_t = schedule.add_noise(&x, &noise, &timesteps).expect("x_t");
+        let target = schedule.target(&x, &noise, &timesteps).expect("a target");
+        // Through the schedule's square roots, of which theirs are in f32.
+        check(reference, "x_t, target", 1e-6, [("x_t", x_t, tensor("x_t")), ("target", target, tensor("target"))]);
+
+        let loss = imagic::denoising_loss(&schedule, &unet, &x, &e, &timesteps, &noise).expect("a loss");
+        check(reference, "loss", 1e-6, [("loss", loss.reshape(1).expect("one number"), tensor("loss"))]);
+
+        let mut gradients = loss.backward().expect("gradients");
+        let of_e = gradients.remove(&e).expect("the gradient of e");
+        check(reference, "gradient of e", 1e-5, [("e", of_e, tensor("gradient_of_e"))]);
+
+        let theirs = reference.gradients();
+        let their_names: BTreeSet<String> = theirs.tensors().into_iter().map(|(name, _)| name).collect();
+        let our_names: BTreeSet<String> = variables.keys().cloned().collect();
+        assert_eq!(our_names, their_names, "names of the weights");
+        let without: Vec<_> =
+            variables.iter().filter(|(_, weight)| gradients.get(weight).is_none()).map(|(name, _)| name).collect();
+        assert!(without.is_empty(), "{}: no gradient for {without:?}", reference.name());
+        let pairs = variables.iter().map(|(name, variable)| {
+            let ours = gradients.remove(variable).expect("checked above");
+            (name.as_str(), ours, theirs.load(name, CPU).expect("checked above"))
+        });
+        check(reference, "gradients of the weights", 1e-5, pairs);
+    });
+}
+
+#[test]
+fn adam_takes_the_same_steps() {
+    every_reference(|reference| {
+        for name in list(&reference.facts["adam"]["names"]) {
+            let tensor = |part: &str| reference.tensor(&format!("adam.{}.{part}", name.as_str().expect("a name")));
+            let variable = Var::from_tensor(&tensor("start")).expect("a variable");
+            let mut adam =
+                Adam::new(vec![variable.clone()], reference.facts["adam"]["learning_rate"].as_f64().expect("a rate"));
+            for step in 0..10 {
+                let gradient = tensor("gradients").get(step).expect("ten gradients");
+                // A sum of products has its factors as gradient.
+                let loss = (variable.as_tensor() * gradient).and_then(|product| product.sum_all()).expect("a sum");
+                adam.step(&loss.backward().expect("a gradient")).expect("a step");
+            }
+            check(
+                reference,
+                "Adam",
+                1e-7,
+                [(name.as_str().expect("a name"), variable.as_detached_tensor(), tensor("end"))],
+            );
+        }
+    });
+}
+
+#[test]
+fn the_noise_schedule_is_the_same() {
+    every_reference(|reference| {
+        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        for steps in [10, 50] {
+            let theirs = integers(&reference.facts["scheduler"][format!("timesteps_{steps}")]);
+            assert_eq!(schedule.timesteps(steps), theirs, "{}: timesteps of {steps} steps", reference.name());
+        }
+        let ours = Tensor::new(schedule.alphas_cumprod.as_slice(), CPU).expect("a row");
+        // Ours is in f64, theirs multiplies a thousand numbers in f32.
+        let theirs = reference.tensor("scheduler.alphas_cumprod");
+        check(reference, "noise schedule", 1e-6, [("alphas_cumprod", ours, theirs)]);
+    });
+}
+
+#[test]
+fn sampling_with_guidance_takes_the_same_path() {
+    every_reference(|reference| {
+        let (config, weights) = reference.unet();
+        let unet = UNet::new(&config, &weights).expect("a U-Net");
+        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let (trajectory, hidden) = (reference.tensor("ddim.latents"), reference.tensor("text.hidden"));
+        let params = reference.params();
+        let at = |step: usize| trajectory.narrow(0, step, 1).expect("a step");
+        let embedding = |index: usize| hidden.narrow(0, index, 1).expect("an embedding");
+        // `generate` gives only the last latents, so each step is also taken alone, from the reference's latents before it.
+        let timesteps = schedule.timesteps(params.sampling_steps);
+        let mut steps = Vec::new();
+        for (step, &t) in timesteps.iter().enumerate() {
+            let predict = |e: &Tensor| unet.forward(&at(step), &[t], e).expect("a prediction");
+            let (null, text) = (predict(&embedding(1)), predict(&embedding(0)));
+            let guided =
+                ((&text - &null).and_then(|way| way * params.guidance)).and_then(|way| null + way).expect("one shape");
+            let ours = schedule.step(&guided, t, params.sampling_steps, &at(step)).expect("a step");
+            steps.push((format!("step {step} at t = {t}"), ours, at(step + 1)));
+        }
+        let pairs = steps.iter().map(|(name, ours, theirs)| (name.as_str(), ours.clone(), theirs.clone()));
+        check(reference, "DDIM, each step alone", 2e-6, pairs);
+
+        let setting = Setting { config: &config, schedule: &schedule, x: &at(0), params: &params };
+        let watch = &mut |_, _, _, _| Ok(());
+        let last = imagic::generate(&setting, &unet, &embedding(0), &embedding(1), watch).expect("latents");
+        check(reference, "DDIM, all steps", 3e-6, [("latents", last, at(timesteps.len()))]);
+    });
+}
+
+#[test]
+fn a_whole_edit_is_the_same() {
+    every_reference(|reference| {
+        let tensor = |name: &str| reference.tensor(&format!("imagic.{name}"));
+        let (config, base) = reference.unet();
+        let vae = Vae::read(&reference.model, CPU).expect("a VAE");
+        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let params = reference.params();
+        let hidden = reference.tensor("text.hidden");
+        let (e_tgt, e_null) =
+            (hidden.narrow(0, 0, 1).expect("an embedding"), hidden.narrow(0, 1, 1).expect("an embedding"));
+
+        let moments = vae.encode(&reference.tensor("vae.image")).expect("moments");
+        let noise =
+            Stream::new(params.tuning_seed, Purpose::VaeSample, 0).normals(moments.mean.dims(), CPU).expect("noise");
+        let x = vae.sample(&moments, &noise).expect("a sample");
+        check(reference, "edit: x", 1e-6, [("x", x.clone(), tensor("x_0"))]);
+
+        let setting = Setting { config: &config, schedule: &schedule, x: &x, params: &params };
+        let watch = &mut |_, _, _, _| Ok(());
+        let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
+        let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base, &e_tgt, watch).expect("stage A");
+        check(reference, "edit: losses of stage A", 1e-6, [("losses", row(losses), tensor("losses_a"))]);
+        check(reference, "edit: e_opt", 1e-6, [("e_opt", e_opt.clone(), tensor("e_opt"))]);
+
+        let (tuned, losses) = imagic::fine_tune(&setting, &base, &e_opt, watch).expect("stage B");
+        check(reference, "edit: losses of stage B", 1e-6, [("losses", row(losses), tensor("losses_b"))]);
+        check_changes(reference, &base, &tuned);
+
+        let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
+        check(reference, "edit: e_bar", 1e-6, [("e_bar", e_bar.clone(), tensor("e_bar"))]);
+        let unet = UNet::new(&config, &tuned).expect("a U-Net");
+        let latents = imagic::generate(&setting, &unet, &e_bar, &e_null, watch).expect("stage C");
+        let image = vae.decode(&latents).expect("a picture");
+        let pairs = [("latents", latents), ("image", image)];
+        check(reference, "edit: result", 3e-6, pairs.map(|(name, ours)| (name, ours, tensor(name))));
+    });
+}
+
+/// What stage B changed: the smaller weights value by value, and of every weight how far it went.
+fn check_changes(reference: &Reference, base: &Weights, tuned: &Weights) {
+    let changes: BTreeMap<&str, Tensor> = base
+        .tensors
+        .iter()
+        .map(|(name, before)| (name.as_str(), (&tuned.tensors[name] - before).expect("one shape")))
+        .collect();
+    let whole = changes.iter().filter_map(|(&name, ours)| {
+        let theirs = reference.tensors.get(&format!("change.{name}"))?;
+        Some((name, ours.clone(), theirs.clone()))
+    });
+    // Adam's first steps are the learning rate times little more than the sign of the gradient, so that a value whose
+    // gradient is next to zero may go either way: torch's own f32 and f64 differ by as much.
+    check(reference, "edit: changes of the smaller weights", 2e-3, whole);
+    let lengths = reference.facts["tuned"]["change_lengths"].as_object().expect("lengths by name");
+    assert!(lengths.keys().map(String::as_str).eq(changes.keys().copied()), "names of the weights");
+    let length =
+        |tensor: &Tensor| tensor.sqr().and_then(|t| t.sum_all()).and_then(|t| t.sqrt()).and_then(|t| t.reshape(1));
+    let pairs = changes.iter().map(|(&name, ours)| {
+        let theirs = lengths[name].as_f64().expect("a length") as f32;
+        (name, length(ours).expect("a length"), Tensor::new(&[theirs], CPU).expect("a number"))
+    });
+    check(reference, "edit: lengths of all changes", 3e-4, pairs);
+}
+
+/// Besides the stages, the order in which [`Engine::edit`] calls them and what it passes from one to the next.
+#[test]
+fn the_engine_makes_the_same_picture_of_a_layer() {
+    every_reference(|reference| {
+        let image = reference.tensor("vae.image");
+        let (_, _, h, w) = image.dims4().expect("a picture");
+        let mut params = reference.params();
+        params.prompt = reference.facts["settings"]["text"].as_str().expect("a text").to_owned();
+        params.resolution = ((h * w) as f64).sqrt().round() as u32;
+        let layer = LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer");
+        let request = EditRequest { layer, params, model_folder: reference.model.clone(), document: String::new() };
+        let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None });
+        let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
+        let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
+        // A layer has 16 bits a channel, the reference's picture has not been rounded to them.
+        let tensor = |name: &str| reference.tensor(&format!("imagic.{name}"));
+        let losses =
+            [("A", row(edit.embedding_losses), tensor("losses_a")), ("B", row(edit.tuning_losses), tensor("losses_b"))];
+        check(reference, "engine: losses", 3e-6, losses);
+        let values = |rgba: &[u16]| {
+            let values: Vec<f32> = rgba.iter().map(|&value| f32::from(value)).collect();
+            Tensor::new(values, CPU).expect("a row")
+        };
+        let theirs = values(&pixels(&tensor("image")));
+        check(reference, "engine: layer", 1e-5, [("layer", values(edit.layer.rgba()), theirs)]);
+    });
+}
+
+/// (1, 3, h, w) from -1 to 1 as an opaque layer's values.
+fn pixels(image: &Tensor) -> Vec<u16> {
+    let rows = image.squeeze(0).and_then(|image| image.permute((1, 2, 0))).and_then(|image| image.flatten_all());
+    let rows: Vec<f32> = rows.and_then(|rows| rows.to_vec1()).expect("a picture");
+    let value = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 32767.5).round() as u16;
+    rows.chunks(3).flat_map(|rgb| [value(rgb[0]), value(rgb[1]), value(rgb[2]), u16::MAX]).collect()
+}
+
+/// One folder of `make_reference.py`.
+struct Reference {
+    folder: PathBuf,
+    /// The diffusers folder.
+    model: PathBuf,
+    /// `reference.json`.
+    facts: Value,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Reference {
+    fn open(folder: PathBuf) -> Self {
+        let text = std::fs::read_to_string(folder.join("reference.json")).unwrap_or_else(|error| {
+            panic!("{}: {error}; make it with tests/reference/make_reference.py", folder.display())
+        });
+        let facts: Value = serde_json::from_str(&text).expect("JSON from the script");
+        let model = folder.join(facts["model"].as_str().expect("a path"));
+        let tensors =
+            candle_core::safetensors::load(folder.join("reference.safetensors"), CPU).expect("a safetensors file");
+        Self { folder, model, facts, tensors }
+    }
+
+    fn name(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("{} has no tensor {name}", self.name())).clone()
+    }
+
+    fn gradients(&self) -> MmapedSafetensors {
+        let file = self.folder.join("gradients.safetensors");
+        // SAFETY: nobody changes the file while a test runs.
+        unsafe { MmapedSafetensors::new(file) }.expect("a safetensors file")
+    }
+
+    fn unet(&self) -> (UNetConfig, Weights) {
+        let config = UNetConfig::read(&self.model).expect("a configuration");
+        (config, Weights::read(&self.model.join("unet"), CPU).expect("weights"))
+    }
+
+    /// The script's settings under the engine's names.
+    fn params(&self) -> Params {
+        let settings = &self.facts["settings"];
+        let mut params = Params::paper();
+        for (ours, theirs) in [
+            ("eta", "eta"),
+            ("seed", "seed"),
+            ("guidance", "guidance"),
+            ("sampling_steps", "steps"),
+            ("embedding_steps", "steps_a"),
+            ("embedding_lr", "learning_rate_a"),
+            ("tuning_steps", "steps_b"),
+            ("tuning_lr", "learning_rate_b"),
+            ("batch_size", "batch"),
+            ("tuning_seed", "tuning_seed"),
+        ] {
+            params.set(ours, &settings[theirs]).unwrap_or_else(|error| panic!("{}: {error}", self.name()));
+        }
+        params
+    }
+}
+
+/// Runs `test` on each, one at a time: of a model of real size two do not fit into memory.
+fn every_reference(test: impl Fn(&Reference) + Sync) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folders: Vec<PathBuf> = match std::env::var_os("IMAGIC_REFERENCE") {
+        Some(folder) => vec![folder.into()],
+        None => {
+            let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+            let entries = std::fs::read_dir(fixtures).expect("the committed fixtures");
+            let folders = entries.map(|entry| entry.expect("a folder's entry").path());
+            folders
+                .filter(|folder| folder.join("reference.json").is_file())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect()
+        }
+    };
+    assert!(!folders.is_empty(), "no reference to compare with");
+    let run = || folders.into_iter().for_each(|folder| test(&Reference::open(folder)));
+    // candle walks and drops its graph recursively; the worker of the product has as much.
+    let stack = std::thread::Builder::new().stack_size(64 << 20);
+    let ended = std::thread::scope(|scope| stack.spawn_scoped(scope, run).expect("a thread").join());
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Compares tensors by name and prints the worst; fails beyond `tolerance` and on another shape.
+fn check<'a>(
+    reference: &Reference,
+    what: &str,
+    tolerance: f64,
+    pairs: impl IntoIterator<Item = (&'a str, Tensor, Tensor)>,
+) {
+    let errors = pairs.into_iter().map(|(name, ours, theirs)| {
+        assert_eq!(ours.dims(), theirs.dims(), "{}, {what}: shape of {name}", reference.name());
+        (relative_error(&ours, &theirs), name.to_owned())
+    });
+    let mut errors: Vec<_> = errors.collect();
+    // NaN counts as the largest.
+    errors.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let (worst, name) = errors.first().unwrap_or_else(|| panic!("{what}: nothing to compare"));
+    println!("{:12} {what}: {worst:.1e} of {tolerance:.0e} ({name}, worst of {})", reference.name(), errors.len());
+    let beyond: Vec<_> = errors.iter().filter(|(error, _)| error.is_nan() || *error > tolerance).take(5).collect();
+    assert!(
+        beyond.is_empty(),
+        "{}, {what}: more than {tolerance:.0e} beside the reference: {beyond:?}",
+        reference.name()
+    );
+}
+
+fn relative_error(ours: &Tensor, theirs: &Tensor) -> f64 {
+    let values = |tensor: &Tensor| -> Vec<f64> {
+        let row = tensor.detach().to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all());
+        row.and_then(|row| row.to_vec1()).expect("numbers")
+    };
+    let (ours, theirs) = (values(ours), values(theirs));
+    let difference: f64 = ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum();
+    let length: f64 = theirs.iter().map(|b| b.powi(2)).sum();
+    if length == 0.0 { difference.sqrt() } else { (difference / length).sqrt() }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().expect("a list")
+}
+
+fn integers(value: &Value) -> Vec<u32> {
+    list(value).iter().map(|number| number.as_u64().expect("a whole number") as u32).collect()
+}
