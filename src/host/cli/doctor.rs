@@ -170,7 +170,11 @@ fn draw(model: &Model) -> Result<(), Error> {
     let params = Params { prompt: "a test".into(), sampling_steps: 1, resolution: 64, ..tuning };
     let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
     let request = EditRequest { layer, params, model_folder: model.folder.clone(), document: String::new() };
-    let worker = Worker::start(Engine::new(EngineOptions { cache_folder: None, cache_limit: 0 }))?;
+    let worker = Worker::start(Engine::new(EngineOptions {
+        cache_folder: None,
+        cache_limit: 0,
+        free_memory: system::free_memory,
+    }))?;
     let mut job = worker.submit(request);
     loop {
         match job.poll() {
@@ -199,7 +203,7 @@ fn weights(model: &Model) -> u64 {
 
 fn memory(findings: &mut Findings, weights: u64) {
     let needed = weights * BYTES_PER_WEIGHT;
-    match free_memory() {
+    match system::free_memory() {
         Some(free) if free < needed => {
             let what = format!("{} of memory free, tuning the largest model takes about {}", size(free), size(needed));
             findings.wrong(&what, "close other programs, or choose a smaller model");
@@ -207,12 +211,6 @@ fn memory(findings: &mut Findings, weights: u64) {
         Some(free) => findings.good(&format!("{} of memory free", size(free))),
         None => {}
     }
-}
-
-fn free_memory() -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 fn cache(findings: &mut Findings) {
