@@ -16,12 +16,15 @@ mod gimp2 {
     use std::{env, fs};
 
     /// Structures whose fields the adapter uses; all others are opaque.
-    const OPAQUE: &str = "_(Gtk|Gdk[^E]|GdkEvent[^K]|Pango|GObject|GType|GClosure|GeglBuffer|Babl|Atk|Cairo|GimpColor|GimpRGB).*";
+    const OPAQUE: &str =
+        "_(Gtk|Gdk[^E]|GdkEvent[^K]|Pango|GObject|GType|GClosure|GeglBuffer|Babl|Atk|Cairo|GimpColor|GimpRGB).*";
 
     pub fn generate() {
         let source = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("src/host");
         let mut files = vec![source.join("gimp2.rs")];
-        files.extend(fs::read_dir(source.join("gimp2")).expect("src/host/gimp2").map(|entry| entry.expect("an entry").path()));
+        files.extend(
+            fs::read_dir(source.join("gimp2")).expect("src/host/gimp2").map(|entry| entry.expect("an entry").path()),
+        );
         for file in &files {
             println!("cargo::rerun-if-changed={}", file.display());
         }
@@ -77,7 +80,8 @@ mod gimp2 {
                         syn::FnArg::Receiver(_) => unreachable!("C has no self"),
                     })
                     .unzip();
-                let c_name = syn::LitCStr::new(&std::ffi::CString::new(name.to_string()).expect("a C name"), name.span());
+                let c_name =
+                    syn::LitCStr::new(&std::ffi::CString::new(name.to_string()).expect("a C name"), name.span());
                 let has_name = format_ident!("has_{name}");
                 items.extend(if function.sig.variadic.is_some() {
                     // A Rust function cannot be variadic: it hands out the pointer, to be called as f()(a, b, ...).

@@ -1,6 +1,64 @@
-//! Imagic Edit: the architecture, in the order of one edit.
+//! Imagic Edit: text-based editing of one layer, inside GIMP and other programs, on the user's own machine.
 //!
-//! Draft of the skeleton; see the modules.
+//! # Bird's eye
+//!
+//! Input: one layer's pixels, a target text, parameters. Output: one new layer above it. In between Imagic
+//! (Kawar et al., CVPR 2023, arXiv 2210.09276): A, optimize the text's embedding on the picture; B, fine-tune the
+//! diffusion model on it; C, interpolate the embeddings with eta and sample. A and B are the expensive part and depend
+//! on pixels, text, tuning parameters and base model; their product, the [`engine::cache::TunedModel`], is kept in
+//! memory and on disk. C is cheap: another eta or seed repeats only C.
+//!
+//! ```text
+//!    GIMP 2.10      C program     shell
+//!        |              |           |
+//!  host/gimp2.rs  host/capi.rs  host/cli.rs     unsafe, C and files: only here
+//!        \______________|___________/
+//!                  host.rs       layer in, new layer out
+//!                  job.rs        one thread owns the engine: submit, poll, cancel
+//!                 engine.rs      order of the stages, what is kept
+//!              engine/imagic.rs  the paper
+//!   engine/{text, vae, unet, schedule, optimizer, random, pixels, cache, weights, ops}
+//!  leaves for all: image.rs, params.rs, models.rs, error.rs
+//! ```
+//!
+//! The arrows of `use` point downwards only.
+//!
+//! # One edit
+//!
+//! 1. The launcher (`main.rs`) loads this library and calls `imagic_main`, which sees who started it: GIMP or a person.
+//!    Another program loads the library itself and calls the functions of `include/imagic.h`.
+//! 2. The host adapter reads the layer ([`image::LayerImage`]: sRGB, straight alpha, 16 bits) and the parameters
+//!    ([`params::Params`], one row of [`params::PARAMS`] each) into an [`engine::EditRequest`].
+//! 3. [`job::Worker::submit`] hands it to the engine's thread; the host polls the [`job::Job`].
+//! 4. [`engine::Engine::edit`] encodes the picture (`pixels`, `vae`), embeds the text (`text`), looks for a tuned model
+//!    and otherwise runs [`engine::imagic::optimize_text_embedding`] and [`engine::imagic::fine_tune`]; then
+//!    [`engine::imagic::interpolate`] and [`engine::imagic::generate`].
+//! 5. The host adapter inserts the [`engine::Edit`] as a new layer with its recipe.
+//!
+//! # Invariants
+//!
+//! - `engine` knows no host; `host` knows no tensor; `job` knows neither. A test reads the `use` lines.
+//! - `unsafe` stands in `host`, in the launcher, and once in `engine::ops` around the matrix product.
+//! - Everything an edit needs is in its request: the engine reads no environment and has no globals.
+//! - Host functions are called only on the thread on which the host called us.
+//! - No network connection is opened.
+//! - The document is only added to: a new layer and a note in the document, in one undo step. A stopped or failed edit
+//!   adds nothing.
+//!
+//! # Cross-cutting
+//!
+//! **Progress and cancelling are one thing**: [`engine::Watch`] is called after every training and sampling step and
+//! answers whether to go on.
+//!
+//! **Determinism**: every random number is a function of seed, purpose and step ([`engine::random`]), and sums are taken
+//! in a fixed order, so the same request gives the same bytes on the same kind of processor.
+//!
+//! **Gradients** are checked by name against PyTorch in `tests/parity.rs`, because a gradient that is silently cut still
+//! lets the loss fall; [`engine::optimizer::Adam`] refuses a variable without one.
+//!
+//! **Errors** are sentences with value, limit and remedy, all through [`error::Error`]. A panic becomes one in three
+//! places: the engine's thread, the callbacks that GIMP calls, and the functions of the C interface.
+
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod engine;

@@ -6,17 +6,24 @@ use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::{Home, QUICK, finish};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_imagic-edit");
+use support::{Home, QUICK, finish, install};
 
 /// Exit status, standard output, standard error.
 type Ran = (Option<i32>, String, String);
 
+/// The installed program of this home.
+fn program(home: &Home) -> PathBuf {
+    let folder = home.folder.join("program");
+    if !folder.exists() {
+        install(&folder);
+    }
+    folder.join("imagic-edit")
+}
+
 fn run(home: &Home, arguments: &[&str]) -> Ran {
-    let mut command = home.command(PROGRAM);
+    let mut command = home.command(program(home));
     command.args(arguments);
     output(command)
 }
@@ -217,7 +224,10 @@ fn a_full_disk_leaves_the_old_output_and_no_rest() {
     let before = std::fs::read(home.folder.join("out.png")).expect("it was just written");
     // A limit on the size of files stands for the disk; the tuned model is on disk already.
     let mut shell = home.command("/bin/sh");
-    shell.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh", PROGRAM, "edit", "in.png", "--prompt", "x"]);
+    shell
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"])
+        .arg(program(&home))
+        .args(["edit", "in.png", "--prompt", "x"]);
     shell.args(["-o", "out.png", "--eta", "0.3"]).args(QUICK);
     let (status, _, messages) = output(shell);
     assert_eq!(status, Some(1), "{messages}");
@@ -230,7 +240,7 @@ fn a_full_disk_leaves_the_old_output_and_no_rest() {
 fn ctrl_c_stops_within_a_step_with_status_130_and_leaves_nothing() {
     let home = Home::new("stopped");
     save(&home, "in.png", &picture(64, 64));
-    let mut command = home.command(PROGRAM);
+    let mut command = home.command(program(&home));
     command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png", "--embedding-steps", "100000"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut messages = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
@@ -314,7 +324,7 @@ fn doctor_names_what_is_wrong_and_how_to_mend_it() {
 fn a_launcher_without_its_library_says_so() {
     let home = Home::new("launcher");
     let alone = home.folder.join("imagic-edit");
-    std::fs::copy(PROGRAM, &alone).expect("the program can be copied");
+    std::fs::copy(program(&home), &alone).expect("the program can be copied");
     let (status, _, messages) = output(home.command(&alone));
     assert_eq!(status, Some(1));
     assert!(messages.contains("libimagic_edit.so is missing; run installer/install.sh"), "{messages}");
@@ -337,7 +347,7 @@ fn a_launcher_without_its_library_says_so() {
 
     // Started through a link, it still finds the library beside the program itself.
     let link = home.folder.join("link");
-    std::os::unix::fs::symlink(PROGRAM, &link).expect("links can be made");
+    std::os::unix::fs::symlink(program(&home), &link).expect("links can be made");
     let mut version = home.command(&link);
     version.arg("--version");
     assert_eq!(output(version).0, Some(0));

@@ -82,11 +82,17 @@ impl InplaceOp2 for Step<'_> {
         let Moments { first, second } = &mut **moments;
         let chunks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         chunks.zip(first.par_chunks_mut(CHUNK)).zip(second.par_chunks_mut(CHUNK)).for_each(|(((p, g), m), v)| {
-            for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                *m = BETA_1 * *m + (1.0 - BETA_1) * g;
-                *v = BETA_2 * *v + (1.0 - BETA_2) * g * g;
-                *p -= self.size * *m / (v.sqrt() / self.root_of_bias_2 + EPS);
-            }
+            // Compiled for this processor's vector instructions; see `ops`.
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                        *m = BETA_1 * *m + (1.0 - BETA_1) * g;
+                        *v = BETA_2 * *v + (1.0 - BETA_2) * g * g;
+                        *p -= self.size * *m / (v.sqrt() / self.root_of_bias_2 + EPS);
+                    }
+                },
+            );
         });
         Ok(())
     }

@@ -13,7 +13,7 @@ use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 /// How CLIP cuts a text into words (openai/CLIP, `simple_tokenizer.py`).
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -81,18 +81,21 @@ impl TextEncoder {
 
         let folder = model.join("tokenizer");
         let about = Config::read(&folder.join("tokenizer_config.json"))?;
-        let tokenizer = read_tokenizer(&folder)?;
-        let id = |key: &str, default: &str| {
+        let mut tokenizer = read_tokenizer(&folder)?;
+        let mut special = |key: &str, default: &str| {
             let token = match about.value(key) {
                 Value::Object(token) => token.get("content").and_then(Value::as_str).unwrap_or(default),
                 value => value.as_str().unwrap_or(default),
             };
+            // Special tokens count wherever they stand in a text; in SD 2 even "!" is one, the padding.
+            let added = tokenizer.add_special_tokens([AddedToken::from(token, true)]);
+            added.map_err(|error| about.error(format!("{key}: {error}")))?;
             tokenizer.token_to_id(token).ok_or_else(|| about.error(format!("{key} {token} is not in vocab.json")))
         };
         let special = SpecialTokens {
-            begin: id("bos_token", "<|startoftext|>")?,
-            end: id("eos_token", "<|endoftext|>")?,
-            pad: id("pad_token", "<|endoftext|>")?,
+            begin: special("bos_token", "<|startoftext|>")?,
+            end: special("eos_token", "<|endoftext|>")?,
+            pad: special("pad_token", "<|endoftext|>")?,
         };
         let positions = clip.max_position_embeddings;
         // transformers writes 10^30 where there is no limit.
@@ -100,10 +103,10 @@ impl TextEncoder {
         if max_tokens < 3 {
             return Err(about.error(format!("model_max_length is {max_tokens}, must be at least 3")));
         }
-        if tokenizer.get_vocab_size(false) > clip.vocab_size {
+        if tokenizer.get_vocab_size(true) > clip.vocab_size {
             let reason = format!(
                 "vocab.json has {} tokens, the text encoder only {}",
-                tokenizer.get_vocab_size(false),
+                tokenizer.get_vocab_size(true),
                 clip.vocab_size
             );
             return Err(about.error(reason));

@@ -224,9 +224,12 @@ pub unsafe extern "C" fn imagic_worker_new(
     guard(|| {
         // SAFETY: the caller promises a writable place or NULL.
         let out = unsafe { worker.as_mut() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
-        // SAFETY: the caller promises a text or NULL.
-        let options =
-            if options_json.is_null() { Map::new() } else { unsafe { read_object(options_json, "options_json") }? };
+        let options = if options_json.is_null() {
+            Map::new()
+        } else {
+            // SAFETY: not NULL, so the caller promises a text.
+            unsafe { read_object(options_json, "options_json") }?
+        };
         let (options, model_folders) = worker_options(options)?;
         let worker = Worker::start(Engine::new(options))?;
         *out = Box::into_raw(Box::new(ImagicWorker { worker, model_folders }));

@@ -4,6 +4,7 @@
 use crate::engine::{Edit, Progress, Tuned};
 use crate::error::{Error, Result};
 use crate::host::gimp2;
+use crate::host::report::duration;
 use crate::params::Params;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -84,6 +85,9 @@ pub struct Recipe {
     pub tuned: TunedFrom,
     /// All parameters by id.
     pub params: Map<String, Value>,
+    /// Seconds each stage took; empty where an older version did not say.
+    #[serde(default)]
+    pub seconds: Map<String, Value>,
 }
 
 /// [`Tuned`] as the JSON says it.
@@ -111,7 +115,8 @@ impl From<Tuned> for TunedFrom {
 impl History {
     /// The history in a parasite; one that cannot be read counts as none, because it only serves convenience.
     pub fn from_bytes(bytes: Option<Vec<u8>>) -> Self {
-        let known = bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()).filter(|known| known.version == 1);
+        let known =
+            bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()).filter(|known| known.version == 1);
         known.unwrap_or_else(|| Self { version: 1, document: random_name(), runs: Vec::new() })
     }
 
@@ -209,17 +214,6 @@ pub fn summary(edit: &Edit) -> String {
     text
 }
 
-/// "2.1 s", "48 s", "3 min 20 s", "2 h 5 min".
-fn duration(seconds: f32) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..90 => format!("{whole} s"),
-        90..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
 /// An error's text as a sentence of a dialog.
 pub fn sentence(text: &str) -> String {
     let mut letters = text.chars();
@@ -248,7 +242,7 @@ mod tests {
         let mut history = History::from_bytes(None);
         for layer in 0..REMEMBERED_RUNS as u32 + 5 {
             let params = Params { eta: 0.25, ..Params::paper() }.to_json();
-            history.push(Recipe { layer, source: 1, tuned: TunedFrom::Now, params });
+            history.push(Recipe { layer, source: 1, tuned: TunedFrom::Now, params, seconds: Map::new() });
         }
         let back = History::from_bytes(Some(history.to_bytes()));
         assert_eq!(back.document, history.document);
@@ -266,8 +260,14 @@ mod tests {
 
     #[test]
     fn progress_and_result_read_like_sentences() {
-        let progress =
-            Progress { stage: Stage::FineTune, step: 3, steps: 40, loss: None, fraction: 0.5, seconds_left: Some(200.0) };
+        let progress = Progress {
+            stage: Stage::FineTune,
+            step: 3,
+            steps: 40,
+            loss: None,
+            fraction: 0.5,
+            seconds_left: Some(200.0),
+        };
         assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
         let mut edit = Edit {
             layer: LayerImage::from_rgba8(1, 1, &[0; 4]).expect("one pixel"),

@@ -51,7 +51,11 @@ extern "C" fn query() {
     guard((), || {
         use sys::GimpPDBArgType as Type;
         let mut inputs = Definitions::default();
-        inputs.add(Type::GIMP_PDB_INT32, "run-mode", "RUN-INTERACTIVE (0), RUN-NONINTERACTIVE (1), RUN-WITH-LAST-VALS (2)");
+        inputs.add(
+            Type::GIMP_PDB_INT32,
+            "run-mode",
+            "RUN-INTERACTIVE (0), RUN-NONINTERACTIVE (1), RUN-WITH-LAST-VALS (2)",
+        );
         inputs.add(Type::GIMP_PDB_IMAGE, "image", "The image");
         inputs.add(Type::GIMP_PDB_DRAWABLE, "drawable", "The layer to edit");
         for param in arguments() {
@@ -130,7 +134,8 @@ extern "C" fn run(
     result_count: *mut c_int,
     results: *mut *mut sys::GimpParam,
 ) {
-    let panicked = || Err(Error::Engine("the plug-in panicked; the text before this one on the console says where".into()));
+    let panicked =
+        || Err(Error::Engine("the plug-in panicked; the text before this one on the console says where".into()));
     // SAFETY: libgimp hands over `count` values that live until `run` returns.
     let outcome = guard(panicked(), || edit(unsafe { slice::from_raw_parts(values, count as usize) }));
     let status = |status| sys::GimpParam {
@@ -225,8 +230,9 @@ fn settings_of(text: &str) -> Result<Map<String, Value>> {
     if text.trim().is_empty() {
         return Ok(Map::new());
     }
-    let settings: Map<String, Value> = serde_json::from_str(text)
-        .map_err(|error| Error::Parameter(format!("{SETTINGS} is not a JSON object like {{\"guidance\": 3}}: {error}")))?;
+    let settings: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+        Error::Parameter(format!("{SETTINGS} is not a JSON object like {{\"guidance\": 3}}: {error}"))
+    })?;
     match arguments().find(|param| settings.contains_key(param.id)) {
         Some(param) => Err(Error::Parameter(format!("{SETTINGS} names {0}; give {0} as the argument {0}", param.id))),
         None => Ok(settings),

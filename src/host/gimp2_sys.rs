@@ -2,13 +2,7 @@
 //! (`cargo build --release --features bindgen`); do not edit.
 //!
 //! Every `unsafe` here has the same reason: bindgen read the function's type from its header.
-#![allow(
-    missing_docs,
-    dead_code,
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals
-)]
+#![allow(missing_docs, dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
 #![allow(clippy::all, clippy::undocumented_unsafe_blocks)]
 use super::loader::Symbol;
 #[repr(C)]
@@ -28,11 +22,7 @@ where
 {
     #[inline]
     fn extract_bit(byte: u8, index: usize) -> bool {
-        let bit_index = if cfg!(target_endian = "big") {
-            7 - (index % 8)
-        } else {
-            index % 8
-        };
+        let bit_index = if cfg!(target_endian = "big") { 7 - (index % 8) } else { index % 8 };
         let mask = 1 << bit_index;
         byte & mask == mask
     }
@@ -47,18 +37,12 @@ where
     pub unsafe fn raw_get_bit(this: *const Self, index: usize) -> bool {
         debug_assert!(index / 8 < core::mem::size_of::<Storage>());
         let byte_index = index / 8;
-        let byte = unsafe {
-            *(core::ptr::addr_of!((*this).storage) as *const u8).offset(byte_index as isize)
-        };
+        let byte = unsafe { *(core::ptr::addr_of!((*this).storage) as *const u8).offset(byte_index as isize) };
         Self::extract_bit(byte, index)
     }
     #[inline]
     fn change_bit(byte: u8, index: usize, val: bool) -> u8 {
-        let bit_index = if cfg!(target_endian = "big") {
-            7 - (index % 8)
-        } else {
-            index % 8
-        };
+        let bit_index = if cfg!(target_endian = "big") { 7 - (index % 8) } else { index % 8 };
         let mask = 1 << bit_index;
         if val { byte | mask } else { byte & !mask }
     }
@@ -73,9 +57,7 @@ where
     pub unsafe fn raw_set_bit(this: *mut Self, index: usize, val: bool) {
         debug_assert!(index / 8 < core::mem::size_of::<Storage>());
         let byte_index = index / 8;
-        let byte = unsafe {
-            (core::ptr::addr_of_mut!((*this).storage) as *mut u8).offset(byte_index as isize)
-        };
+        let byte = unsafe { (core::ptr::addr_of_mut!((*this).storage) as *mut u8).offset(byte_index as isize) };
         unsafe { *byte = Self::change_bit(*byte, index, val) };
     }
     #[inline]
@@ -86,11 +68,7 @@ where
         let mut val = 0;
         for i in 0..(bit_width as usize) {
             if self.get_bit(i + bit_offset) {
-                let index = if cfg!(target_endian = "big") {
-                    bit_width as usize - 1 - i
-                } else {
-                    i
-                };
+                let index = if cfg!(target_endian = "big") { bit_width as usize - 1 - i } else { i };
                 val |= 1 << index;
             }
         }
@@ -104,11 +82,7 @@ where
         let mut val = 0;
         for i in 0..(bit_width as usize) {
             if unsafe { Self::raw_get_bit(this, i + bit_offset) } {
-                let index = if cfg!(target_endian = "big") {
-                    bit_width as usize - 1 - i
-                } else {
-                    i
-                };
+                let index = if cfg!(target_endian = "big") { bit_width as usize - 1 - i } else { i };
                 val |= 1 << index;
             }
         }
@@ -122,11 +96,7 @@ where
         for i in 0..(bit_width as usize) {
             let mask = 1 << i;
             let val_bit_is_set = val & mask == mask;
-            let index = if cfg!(target_endian = "big") {
-                bit_width as usize - 1 - i
-            } else {
-                i
-            };
+            let index = if cfg!(target_endian = "big") { bit_width as usize - 1 - i } else { i };
             self.set_bit(index + bit_offset, val_bit_is_set);
         }
     }
@@ -138,11 +108,7 @@ where
         for i in 0..(bit_width as usize) {
             let mask = 1 << i;
             let val_bit_is_set = val & mask == mask;
-            let index = if cfg!(target_endian = "big") {
-                bit_width as usize - 1 - i
-            } else {
-                i
-            };
+            let index = if cfg!(target_endian = "big") { bit_width as usize - 1 - i } else { i };
             unsafe { Self::raw_set_bit(this, index + bit_offset, val_bit_is_set) };
         }
     }
@@ -182,8 +148,7 @@ pub unsafe fn g_timeout_add_full(
     notify: GDestroyNotify,
 ) -> guint {
     static SYMBOL: Symbol = Symbol::new(c"g_timeout_add_full");
-    type Function =
-        unsafe extern "C" fn(gint, guint, GSourceFunc, gpointer, GDestroyNotify) -> guint;
+    type Function = unsafe extern "C" fn(gint, guint, GSourceFunc, gpointer, GDestroyNotify) -> guint;
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
             priority, interval, function, data, notify,
@@ -195,8 +160,7 @@ pub fn has_g_timeout_add_full() -> bool {
 }
 pub type GClosure = _GClosure;
 pub type GCallback = ::std::option::Option<unsafe extern "C" fn()>;
-pub type GClosureNotify =
-    ::std::option::Option<unsafe extern "C" fn(data: gpointer, closure: *mut GClosure)>;
+pub type GClosureNotify = ::std::option::Option<unsafe extern "C" fn(data: gpointer, closure: *mut GClosure)>;
 #[repr(C)]
 #[repr(align(8))]
 #[derive(Copy, Clone)]
@@ -214,17 +178,10 @@ pub struct GConnectFlags(pub ::std::os::raw::c_uint);
 pub unsafe fn g_signal_stop_emission_by_name(instance: gpointer, detailed_signal: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"g_signal_stop_emission_by_name");
     type Function = unsafe extern "C" fn(gpointer, *const gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            instance,
-            detailed_signal,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(instance, detailed_signal) }
 }
 pub fn has_g_signal_stop_emission_by_name() -> bool {
-    Symbol::new(c"g_signal_stop_emission_by_name")
-        .find()
-        .is_some()
+    Symbol::new(c"g_signal_stop_emission_by_name").find().is_some()
 }
 pub unsafe fn g_signal_connect_data(
     instance: gpointer,
@@ -235,14 +192,8 @@ pub unsafe fn g_signal_connect_data(
     connect_flags: GConnectFlags,
 ) -> gulong {
     static SYMBOL: Symbol = Symbol::new(c"g_signal_connect_data");
-    type Function = unsafe extern "C" fn(
-        gpointer,
-        *const gchar,
-        GCallback,
-        gpointer,
-        GClosureNotify,
-        GConnectFlags,
-    ) -> gulong;
+    type Function =
+        unsafe extern "C" fn(gpointer, *const gchar, GCallback, gpointer, GClosureNotify, GConnectFlags) -> gulong;
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
             instance,
@@ -290,9 +241,7 @@ pub type Babl = _Babl;
 pub unsafe fn babl_format(encoding: *const ::std::os::raw::c_char) -> *const Babl {
     static SYMBOL: Symbol = Symbol::new(c"babl_format");
     type Function = unsafe extern "C" fn(*const ::std::os::raw::c_char) -> *const Babl;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(encoding)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(encoding) }
 }
 pub fn has_babl_format() -> bool {
     Symbol::new(c"babl_format").find().is_some()
@@ -395,9 +344,7 @@ pub fn has_gegl_buffer_set() -> bool {
 pub unsafe fn gegl_init(argc: *mut gint, argv: *mut *mut *mut gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gegl_init");
     type Function = unsafe extern "C" fn(*mut gint, *mut *mut *mut gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(argc, argv)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(argc, argv) }
 }
 pub fn has_gegl_init() -> bool {
     Symbol::new(c"gegl_init").find().is_some()
@@ -528,13 +475,8 @@ pub unsafe fn gimp_parasite_new(
     data: gconstpointer,
 ) -> *mut GimpParasite {
     static SYMBOL: Symbol = Symbol::new(c"gimp_parasite_new");
-    type Function =
-        unsafe extern "C" fn(*const gchar, guint32, guint32, gconstpointer) -> *mut GimpParasite;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            name, flags, size, data,
-        )
-    }
+    type Function = unsafe extern "C" fn(*const gchar, guint32, guint32, gconstpointer) -> *mut GimpParasite;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(name, flags, size, data) }
 }
 pub fn has_gimp_parasite_new() -> bool {
     Symbol::new(c"gimp_parasite_new").find().is_some()
@@ -542,9 +484,7 @@ pub fn has_gimp_parasite_new() -> bool {
 pub unsafe fn gimp_parasite_free(parasite: *mut GimpParasite) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_parasite_free");
     type Function = unsafe extern "C" fn(*mut GimpParasite);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(parasite)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(parasite) }
 }
 pub fn has_gimp_parasite_free() -> bool {
     Symbol::new(c"gimp_parasite_free").find().is_some()
@@ -624,9 +564,7 @@ pub type GimpParam = _GimpParam;
 pub unsafe fn gimp_drawable_get_buffer(drawable_ID: gint32) -> *mut GeglBuffer {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_get_buffer");
     type Function = unsafe extern "C" fn(gint32) -> *mut GeglBuffer;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
 }
 pub fn has_gimp_drawable_get_buffer() -> bool {
     Symbol::new(c"gimp_drawable_get_buffer").find().is_some()
@@ -641,15 +579,8 @@ pub unsafe fn gimp_layer_new(
     mode: GimpLayerMode,
 ) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_new");
-    type Function = unsafe extern "C" fn(
-        gint32,
-        *const gchar,
-        gint,
-        gint,
-        GimpImageType,
-        gdouble,
-        GimpLayerMode,
-    ) -> gint32;
+    type Function =
+        unsafe extern "C" fn(gint32, *const gchar, gint, gint, GimpImageType, gdouble, GimpLayerMode) -> gint32;
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
             image_ID, name, width, height, type_, opacity, mode,
@@ -670,9 +601,7 @@ pub fn has_gimp_progress_init() -> bool {
 pub unsafe fn gimp_progress_update(percentage: gdouble) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_update");
     type Function = unsafe extern "C" fn(gdouble) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(percentage)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(percentage) }
 }
 pub fn has_gimp_progress_update() -> bool {
     Symbol::new(c"gimp_progress_update").find().is_some()
@@ -688,9 +617,7 @@ pub fn has_gimp_displays_flush() -> bool {
 pub unsafe fn gimp_drawable_has_alpha(drawable_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_has_alpha");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
 }
 pub fn has_gimp_drawable_has_alpha() -> bool {
     Symbol::new(c"gimp_drawable_has_alpha").find().is_some()
@@ -698,9 +625,7 @@ pub fn has_gimp_drawable_has_alpha() -> bool {
 pub unsafe fn gimp_drawable_width(drawable_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_width");
     type Function = unsafe extern "C" fn(gint32) -> gint;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
 }
 pub fn has_gimp_drawable_width() -> bool {
     Symbol::new(c"gimp_drawable_width").find().is_some()
@@ -708,26 +633,16 @@ pub fn has_gimp_drawable_width() -> bool {
 pub unsafe fn gimp_drawable_height(drawable_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_height");
     type Function = unsafe extern "C" fn(gint32) -> gint;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
 }
 pub fn has_gimp_drawable_height() -> bool {
     Symbol::new(c"gimp_drawable_height").find().is_some()
 }
-pub unsafe fn gimp_drawable_offsets(
-    drawable_ID: gint32,
-    offset_x: *mut gint,
-    offset_y: *mut gint,
-) -> gboolean {
+pub unsafe fn gimp_drawable_offsets(drawable_ID: gint32, offset_x: *mut gint, offset_y: *mut gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_offsets");
     type Function = unsafe extern "C" fn(gint32, *mut gint, *mut gint) -> gboolean;
     unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            drawable_ID,
-            offset_x,
-            offset_y,
-        )
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID, offset_x, offset_y)
     }
 }
 pub fn has_gimp_drawable_offsets() -> bool {
@@ -741,40 +656,19 @@ pub unsafe fn gimp_drawable_mask_intersect(
     height: *mut gint,
 ) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_mask_intersect");
-    type Function =
-        unsafe extern "C" fn(gint32, *mut gint, *mut gint, *mut gint, *mut gint) -> gboolean;
+    type Function = unsafe extern "C" fn(gint32, *mut gint, *mut gint, *mut gint, *mut gint) -> gboolean;
     unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            drawable_ID,
-            x,
-            y,
-            width,
-            height,
-        )
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID, x, y, width, height)
     }
 }
 pub fn has_gimp_drawable_mask_intersect() -> bool {
-    Symbol::new(c"gimp_drawable_mask_intersect")
-        .find()
-        .is_some()
+    Symbol::new(c"gimp_drawable_mask_intersect").find().is_some()
 }
-pub unsafe fn gimp_drawable_update(
-    drawable_ID: gint32,
-    x: gint,
-    y: gint,
-    width: gint,
-    height: gint,
-) -> gboolean {
+pub unsafe fn gimp_drawable_update(drawable_ID: gint32, x: gint, y: gint, width: gint, height: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_update");
     type Function = unsafe extern "C" fn(gint32, gint, gint, gint, gint) -> gboolean;
     unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            drawable_ID,
-            x,
-            y,
-            width,
-            height,
-        )
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID, x, y, width, height)
     }
 }
 pub fn has_gimp_drawable_update() -> bool {
@@ -783,9 +677,7 @@ pub fn has_gimp_drawable_update() -> bool {
 pub unsafe fn gimp_image_is_valid(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_is_valid");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_is_valid() -> bool {
     Symbol::new(c"gimp_image_is_valid").find().is_some()
@@ -793,9 +685,7 @@ pub fn has_gimp_image_is_valid() -> bool {
 pub unsafe fn gimp_image_base_type(image_ID: gint32) -> GimpImageBaseType {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_base_type");
     type Function = unsafe extern "C" fn(gint32) -> GimpImageBaseType;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_base_type() -> bool {
     Symbol::new(c"gimp_image_base_type").find().is_some()
@@ -803,21 +693,15 @@ pub fn has_gimp_image_base_type() -> bool {
 pub unsafe fn gimp_image_get_default_new_layer_mode(image_ID: gint32) -> GimpLayerMode {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_default_new_layer_mode");
     type Function = unsafe extern "C" fn(gint32) -> GimpLayerMode;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_get_default_new_layer_mode() -> bool {
-    Symbol::new(c"gimp_image_get_default_new_layer_mode")
-        .find()
-        .is_some()
+    Symbol::new(c"gimp_image_get_default_new_layer_mode").find().is_some()
 }
 pub unsafe fn gimp_image_get_floating_sel(image_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_floating_sel");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_get_floating_sel() -> bool {
     Symbol::new(c"gimp_image_get_floating_sel").find().is_some()
@@ -842,23 +726,15 @@ pub fn has_gimp_image_insert_layer() -> bool {
 pub unsafe fn gimp_image_get_item_position(image_ID: gint32, item_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_item_position");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gint;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            image_ID, item_ID,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, item_ID) }
 }
 pub fn has_gimp_image_get_item_position() -> bool {
-    Symbol::new(c"gimp_image_get_item_position")
-        .find()
-        .is_some()
+    Symbol::new(c"gimp_image_get_item_position").find().is_some()
 }
 pub unsafe fn gimp_image_get_active_layer(image_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_active_layer");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_get_active_layer() -> bool {
     Symbol::new(c"gimp_image_get_active_layer").find().is_some()
@@ -866,12 +742,7 @@ pub fn has_gimp_image_get_active_layer() -> bool {
 pub unsafe fn gimp_image_set_active_layer(image_ID: gint32, active_layer_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_set_active_layer");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            image_ID,
-            active_layer_ID,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, active_layer_ID) }
 }
 pub fn has_gimp_image_set_active_layer() -> bool {
     Symbol::new(c"gimp_image_set_active_layer").find().is_some()
@@ -879,9 +750,7 @@ pub fn has_gimp_image_set_active_layer() -> bool {
 pub unsafe fn gimp_image_get_selection(image_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_selection");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_get_selection() -> bool {
     Symbol::new(c"gimp_image_get_selection").find().is_some()
@@ -889,9 +758,7 @@ pub fn has_gimp_image_get_selection() -> bool {
 pub unsafe fn gimp_image_get_name(image_ID: gint32) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_name");
     type Function = unsafe extern "C" fn(gint32) -> *mut gchar;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_get_name() -> bool {
     Symbol::new(c"gimp_image_get_name").find().is_some()
@@ -899,28 +766,15 @@ pub fn has_gimp_image_get_name() -> bool {
 pub unsafe fn gimp_image_get_layer_by_tattoo(image_ID: gint32, tattoo: gint) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_layer_by_tattoo");
     type Function = unsafe extern "C" fn(gint32, gint) -> gint32;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            image_ID, tattoo,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, tattoo) }
 }
 pub fn has_gimp_image_get_layer_by_tattoo() -> bool {
-    Symbol::new(c"gimp_image_get_layer_by_tattoo")
-        .find()
-        .is_some()
+    Symbol::new(c"gimp_image_get_layer_by_tattoo").find().is_some()
 }
-pub unsafe fn gimp_image_attach_parasite(
-    image_ID: gint32,
-    parasite: *const GimpParasite,
-) -> gboolean {
+pub unsafe fn gimp_image_attach_parasite(image_ID: gint32, parasite: *const GimpParasite) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_attach_parasite");
     type Function = unsafe extern "C" fn(gint32, *const GimpParasite) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            image_ID, parasite,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, parasite) }
 }
 pub fn has_gimp_image_attach_parasite() -> bool {
     Symbol::new(c"gimp_image_attach_parasite").find().is_some()
@@ -928,9 +782,7 @@ pub fn has_gimp_image_attach_parasite() -> bool {
 pub unsafe fn gimp_image_get_parasite(image_ID: gint32, name: *const gchar) -> *mut GimpParasite {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_parasite");
     type Function = unsafe extern "C" fn(gint32, *const gchar) -> *mut GimpParasite;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, name)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, name) }
 }
 pub fn has_gimp_image_get_parasite() -> bool {
     Symbol::new(c"gimp_image_get_parasite").find().is_some()
@@ -938,9 +790,7 @@ pub fn has_gimp_image_get_parasite() -> bool {
 pub unsafe fn gimp_image_undo_group_start(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_undo_group_start");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_undo_group_start() -> bool {
     Symbol::new(c"gimp_image_undo_group_start").find().is_some()
@@ -948,9 +798,7 @@ pub fn has_gimp_image_undo_group_start() -> bool {
 pub unsafe fn gimp_image_undo_group_end(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_undo_group_end");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_image_undo_group_end() -> bool {
     Symbol::new(c"gimp_image_undo_group_end").find().is_some()
@@ -1011,17 +859,10 @@ pub unsafe fn gimp_item_get_tattoo(item_ID: gint32) -> gint {
 pub fn has_gimp_item_get_tattoo() -> bool {
     Symbol::new(c"gimp_item_get_tattoo").find().is_some()
 }
-pub unsafe fn gimp_item_attach_parasite(
-    item_ID: gint32,
-    parasite: *const GimpParasite,
-) -> gboolean {
+pub unsafe fn gimp_item_attach_parasite(item_ID: gint32, parasite: *const GimpParasite) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_attach_parasite");
     type Function = unsafe extern "C" fn(gint32, *const GimpParasite) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            item_ID, parasite,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, parasite) }
 }
 pub fn has_gimp_item_attach_parasite() -> bool {
     Symbol::new(c"gimp_item_attach_parasite").find().is_some()
@@ -1029,9 +870,7 @@ pub fn has_gimp_item_attach_parasite() -> bool {
 pub unsafe fn gimp_item_get_parasite(item_ID: gint32, name: *const gchar) -> *mut GimpParasite {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_parasite");
     type Function = unsafe extern "C" fn(gint32, *const gchar) -> *mut GimpParasite;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, name)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, name) }
 }
 pub fn has_gimp_item_get_parasite() -> bool {
     Symbol::new(c"gimp_item_get_parasite").find().is_some()
@@ -1039,11 +878,7 @@ pub fn has_gimp_item_get_parasite() -> bool {
 pub unsafe fn gimp_layer_set_offsets(layer_ID: gint32, offx: gint, offy: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_offsets");
     type Function = unsafe extern "C" fn(gint32, gint, gint) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            layer_ID, offx, offy,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, offx, offy) }
 }
 pub fn has_gimp_layer_set_offsets() -> bool {
     Symbol::new(c"gimp_layer_set_offsets").find().is_some()
@@ -1051,11 +886,7 @@ pub fn has_gimp_layer_set_offsets() -> bool {
 pub unsafe fn gimp_layer_create_mask(layer_ID: gint32, mask_type: GimpAddMaskType) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_create_mask");
     type Function = unsafe extern "C" fn(gint32, GimpAddMaskType) -> gint32;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            layer_ID, mask_type,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, mask_type) }
 }
 pub fn has_gimp_layer_create_mask() -> bool {
     Symbol::new(c"gimp_layer_create_mask").find().is_some()
@@ -1063,11 +894,7 @@ pub fn has_gimp_layer_create_mask() -> bool {
 pub unsafe fn gimp_layer_add_mask(layer_ID: gint32, mask_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_add_mask");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            layer_ID, mask_ID,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, mask_ID) }
 }
 pub fn has_gimp_layer_add_mask() -> bool {
     Symbol::new(c"gimp_layer_add_mask").find().is_some()
@@ -1075,9 +902,7 @@ pub fn has_gimp_layer_add_mask() -> bool {
 pub unsafe fn gimp_layer_is_floating_sel(layer_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_is_floating_sel");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID) }
 }
 pub fn has_gimp_layer_is_floating_sel() -> bool {
     Symbol::new(c"gimp_layer_is_floating_sel").find().is_some()
@@ -1085,11 +910,7 @@ pub fn has_gimp_layer_is_floating_sel() -> bool {
 pub unsafe fn gimp_layer_set_edit_mask(layer_ID: gint32, edit_mask: gboolean) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_edit_mask");
     type Function = unsafe extern "C" fn(gint32, gboolean) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            layer_ID, edit_mask,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, edit_mask) }
 }
 pub fn has_gimp_layer_set_edit_mask() -> bool {
     Symbol::new(c"gimp_layer_set_edit_mask").find().is_some()
@@ -1102,18 +923,10 @@ pub unsafe fn gimp_message(message: *const gchar) -> gboolean {
 pub fn has_gimp_message() -> bool {
     Symbol::new(c"gimp_message").find().is_some()
 }
-pub unsafe fn gimp_plugin_menu_register(
-    procedure_name: *const gchar,
-    menu_path: *const gchar,
-) -> gboolean {
+pub unsafe fn gimp_plugin_menu_register(procedure_name: *const gchar, menu_path: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_plugin_menu_register");
     type Function = unsafe extern "C" fn(*const gchar, *const gchar) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            procedure_name,
-            menu_path,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure_name, menu_path) }
 }
 pub fn has_gimp_plugin_menu_register() -> bool {
     Symbol::new(c"gimp_plugin_menu_register").find().is_some()
@@ -1124,9 +937,7 @@ pub unsafe fn gimp_plugin_set_pdb_error_handler(handler: GimpPDBErrorHandler) ->
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(handler) }
 }
 pub fn has_gimp_plugin_set_pdb_error_handler() -> bool {
-    Symbol::new(c"gimp_plugin_set_pdb_error_handler")
-        .find()
-        .is_some()
+    Symbol::new(c"gimp_plugin_set_pdb_error_handler").find().is_some()
 }
 pub unsafe fn gimp_progress_set_text(message: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_set_text");
@@ -1147,9 +958,7 @@ pub fn has_gimp_progress_end() -> bool {
 pub unsafe fn gimp_selection_is_empty(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_selection_is_empty");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
 pub fn has_gimp_selection_is_empty() -> bool {
     Symbol::new(c"gimp_selection_is_empty").find().is_some()
@@ -1230,11 +1039,7 @@ pub struct _GimpParam {
 pub unsafe fn gimp_main(info: *const GimpPlugInInfo, argc: gint, argv: *mut *mut gchar) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_main");
     type Function = unsafe extern "C" fn(*const GimpPlugInInfo, gint, *mut *mut gchar) -> gint;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            info, argc, argv,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(info, argc, argv) }
 }
 pub fn has_gimp_main() -> bool {
     Symbol::new(c"gimp_main").find().is_some()
@@ -1485,9 +1290,7 @@ pub struct _GtkAdjustment {
 pub unsafe fn gtk_adjustment_get_value(adjustment: *mut GtkAdjustment) -> gdouble {
     static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_value");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
 }
 pub fn has_gtk_adjustment_get_value() -> bool {
     Symbol::new(c"gtk_adjustment_get_value").find().is_some()
@@ -1495,11 +1298,7 @@ pub fn has_gtk_adjustment_get_value() -> bool {
 pub unsafe fn gtk_adjustment_set_value(adjustment: *mut GtkAdjustment, value: gdouble) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_set_value");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment, gdouble);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            adjustment, value,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment, value) }
 }
 pub fn has_gtk_adjustment_set_value() -> bool {
     Symbol::new(c"gtk_adjustment_set_value").find().is_some()
@@ -1539,12 +1338,7 @@ pub fn has_gtk_widget_show_all() -> bool {
 pub unsafe fn gtk_widget_set_no_show_all(widget: *mut GtkWidget, no_show_all: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_no_show_all");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            widget,
-            no_show_all,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, no_show_all) }
 }
 pub fn has_gtk_widget_set_no_show_all() -> bool {
     Symbol::new(c"gtk_widget_set_no_show_all").find().is_some()
@@ -1552,11 +1346,7 @@ pub fn has_gtk_widget_set_no_show_all() -> bool {
 pub unsafe fn gtk_widget_set_can_focus(widget: *mut GtkWidget, can_focus: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_can_focus");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            widget, can_focus,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, can_focus) }
 }
 pub fn has_gtk_widget_set_can_focus() -> bool {
     Symbol::new(c"gtk_widget_set_can_focus").find().is_some()
@@ -1572,11 +1362,7 @@ pub fn has_gtk_widget_grab_focus() -> bool {
 pub unsafe fn gtk_widget_set_sensitive(widget: *mut GtkWidget, sensitive: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_sensitive");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            widget, sensitive,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, sensitive) }
 }
 pub fn has_gtk_widget_set_sensitive() -> bool {
     Symbol::new(c"gtk_widget_set_sensitive").find().is_some()
@@ -1584,11 +1370,7 @@ pub fn has_gtk_widget_set_sensitive() -> bool {
 pub unsafe fn gtk_widget_set_visible(widget: *mut GtkWidget, visible: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_visible");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            widget, visible,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, visible) }
 }
 pub fn has_gtk_widget_set_visible() -> bool {
     Symbol::new(c"gtk_widget_set_visible").find().is_some()
@@ -1596,11 +1378,7 @@ pub fn has_gtk_widget_set_visible() -> bool {
 pub unsafe fn gtk_widget_set_size_request(widget: *mut GtkWidget, width: gint, height: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_size_request");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gint, gint);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            widget, width, height,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, width, height) }
 }
 pub fn has_gtk_widget_set_size_request() -> bool {
     Symbol::new(c"gtk_widget_set_size_request").find().is_some()
@@ -1608,9 +1386,7 @@ pub fn has_gtk_widget_set_size_request() -> bool {
 pub unsafe fn gtk_widget_set_tooltip_text(widget: *mut GtkWidget, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_tooltip_text");
     type Function = unsafe extern "C" fn(*mut GtkWidget, *const gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, text)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, text) }
 }
 pub fn has_gtk_widget_set_tooltip_text() -> bool {
     Symbol::new(c"gtk_widget_set_tooltip_text").find().is_some()
@@ -1625,26 +1401,15 @@ pub struct _GtkContainer {
 pub unsafe fn gtk_container_set_border_width(container: *mut GtkContainer, border_width: guint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_container_set_border_width");
     type Function = unsafe extern "C" fn(*mut GtkContainer, guint);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            container,
-            border_width,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(container, border_width) }
 }
 pub fn has_gtk_container_set_border_width() -> bool {
-    Symbol::new(c"gtk_container_set_border_width")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_container_set_border_width").find().is_some()
 }
 pub unsafe fn gtk_container_add(container: *mut GtkContainer, widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_container_add");
     type Function = unsafe extern "C" fn(*mut GtkContainer, *mut GtkWidget);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            container, widget,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(container, widget) }
 }
 pub fn has_gtk_container_add() -> bool {
     Symbol::new(c"gtk_container_add").find().is_some()
@@ -1669,6 +1434,14 @@ pub fn has_gtk_bin_get_child() -> bool {
 #[derive(Copy, Clone)]
 pub struct _GtkWindow {
     pub _bindgen_opaque_blob: [u64; 30usize],
+}
+pub unsafe fn gtk_window_set_resizable(window: *mut GtkWindow, resizable: gboolean) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_window_set_resizable");
+    type Function = unsafe extern "C" fn(*mut GtkWindow, gboolean);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(window, resizable) }
+}
+pub fn has_gtk_window_set_resizable() -> bool {
+    Symbol::new(c"gtk_window_set_resizable").find().is_some()
 }
 impl GtkDialogFlags {
     pub const GTK_DIALOG_MODAL: GtkDialogFlags = GtkDialogFlags(1);
@@ -1708,11 +1481,7 @@ pub unsafe fn gtk_dialog_add_button(
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_add_button");
     type Function = unsafe extern "C" fn(*mut GtkDialog, *const gchar, gint) -> *mut GtkWidget;
     unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            dialog,
-            button_text,
-            response_id,
-        )
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, button_text, response_id)
     }
 }
 pub fn has_gtk_dialog_add_button() -> bool {
@@ -1721,17 +1490,10 @@ pub fn has_gtk_dialog_add_button() -> bool {
 pub unsafe fn gtk_dialog_set_default_response(dialog: *mut GtkDialog, response_id: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_set_default_response");
     type Function = unsafe extern "C" fn(*mut GtkDialog, gint);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            dialog,
-            response_id,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, response_id) }
 }
 pub fn has_gtk_dialog_set_default_response() -> bool {
-    Symbol::new(c"gtk_dialog_set_default_response")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_dialog_set_default_response").find().is_some()
 }
 pub unsafe fn gtk_dialog_run(dialog: *mut GtkDialog) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_run");
@@ -1759,11 +1521,7 @@ pub struct _GtkMisc {
 pub unsafe fn gtk_misc_set_alignment(misc: *mut GtkMisc, xalign: gfloat, yalign: gfloat) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_misc_set_alignment");
     type Function = unsafe extern "C" fn(*mut GtkMisc, gfloat, gfloat);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            misc, xalign, yalign,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(misc, xalign, yalign) }
 }
 pub fn has_gtk_misc_set_alignment() -> bool {
     Symbol::new(c"gtk_misc_set_alignment").find().is_some()
@@ -1794,9 +1552,7 @@ pub fn has_gtk_label_new_with_mnemonic() -> bool {
 pub unsafe fn gtk_label_set_text(label: *mut GtkLabel, str_: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_text");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *const gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_) }
 }
 pub fn has_gtk_label_set_text() -> bool {
     Symbol::new(c"gtk_label_set_text").find().is_some()
@@ -1804,9 +1560,7 @@ pub fn has_gtk_label_set_text() -> bool {
 pub unsafe fn gtk_label_set_markup(label: *mut GtkLabel, str_: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_markup");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *const gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_) }
 }
 pub fn has_gtk_label_set_markup() -> bool {
     Symbol::new(c"gtk_label_set_markup").find().is_some()
@@ -1814,21 +1568,15 @@ pub fn has_gtk_label_set_markup() -> bool {
 pub unsafe fn gtk_label_set_mnemonic_widget(label: *mut GtkLabel, widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_mnemonic_widget");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *mut GtkWidget);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, widget)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, widget) }
 }
 pub fn has_gtk_label_set_mnemonic_widget() -> bool {
-    Symbol::new(c"gtk_label_set_mnemonic_widget")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_label_set_mnemonic_widget").find().is_some()
 }
 pub unsafe fn gtk_label_set_line_wrap(label: *mut GtkLabel, wrap: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_line_wrap");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, wrap)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, wrap) }
 }
 pub fn has_gtk_label_set_line_wrap() -> bool {
     Symbol::new(c"gtk_label_set_line_wrap").find().is_some()
@@ -1836,9 +1584,7 @@ pub fn has_gtk_label_set_line_wrap() -> bool {
 pub unsafe fn gtk_label_set_selectable(label: *mut GtkLabel, setting: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_selectable");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, setting)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, setting) }
 }
 pub fn has_gtk_label_set_selectable() -> bool {
     Symbol::new(c"gtk_label_set_selectable").find().is_some()
@@ -1860,9 +1606,7 @@ pub unsafe fn gtk_box_pack_start(
     static SYMBOL: Symbol = Symbol::new(c"gtk_box_pack_start");
     type Function = unsafe extern "C" fn(*mut GtkBox, *mut GtkWidget, gboolean, gboolean, guint);
     unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            box_, child, expand, fill, padding,
-        )
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(box_, child, expand, fill, padding)
     }
 }
 pub fn has_gtk_box_pack_start() -> bool {
@@ -1889,18 +1633,10 @@ pub unsafe fn gtk_image_new() -> *mut GtkWidget {
 pub fn has_gtk_image_new() -> bool {
     Symbol::new(c"gtk_image_new").find().is_some()
 }
-pub unsafe fn gtk_image_set_from_stock(
-    image: *mut GtkImage,
-    stock_id: *const gchar,
-    size: GtkIconSize,
-) {
+pub unsafe fn gtk_image_set_from_stock(image: *mut GtkImage, stock_id: *const gchar, size: GtkIconSize) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_stock");
     type Function = unsafe extern "C" fn(*mut GtkImage, *const gchar, GtkIconSize);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            image, stock_id, size,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, stock_id, size) }
 }
 pub fn has_gtk_image_set_from_stock() -> bool {
     Symbol::new(c"gtk_image_set_from_stock").find().is_some()
@@ -1911,9 +1647,7 @@ pub unsafe fn gtk_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidge
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
 }
 pub fn has_gtk_button_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_button_new_with_mnemonic")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_button_new_with_mnemonic").find().is_some()
 }
 pub type GtkTextIter = _GtkTextIter;
 pub type GtkTextBuffer = _GtkTextBuffer;
@@ -1926,12 +1660,7 @@ pub struct _GtkTextIter {
 pub unsafe fn gtk_vbox_new(homogeneous: gboolean, spacing: gint) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_vbox_new");
     type Function = unsafe extern "C" fn(gboolean, gint) -> *mut GtkWidget;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            homogeneous,
-            spacing,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(homogeneous, spacing) }
 }
 pub fn has_gtk_vbox_new() -> bool {
     Symbol::new(c"gtk_vbox_new").find().is_some()
@@ -1954,21 +1683,23 @@ pub fn has_gtk_entry_new() -> bool {
 pub unsafe fn gtk_entry_set_activates_default(entry: *mut GtkEntry, setting: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_activates_default");
     type Function = unsafe extern "C" fn(*mut GtkEntry, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, setting)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, setting) }
 }
 pub fn has_gtk_entry_set_activates_default() -> bool {
-    Symbol::new(c"gtk_entry_set_activates_default")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_entry_set_activates_default").find().is_some()
+}
+pub unsafe fn gtk_entry_set_width_chars(entry: *mut GtkEntry, n_chars: gint) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_width_chars");
+    type Function = unsafe extern "C" fn(*mut GtkEntry, gint);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, n_chars) }
+}
+pub fn has_gtk_entry_set_width_chars() -> bool {
+    Symbol::new(c"gtk_entry_set_width_chars").find().is_some()
 }
 pub unsafe fn gtk_entry_set_text(entry: *mut GtkEntry, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_text");
     type Function = unsafe extern "C" fn(*mut GtkEntry, *const gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, text)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, text) }
 }
 pub fn has_gtk_entry_set_text() -> bool {
     Symbol::new(c"gtk_entry_set_text").find().is_some()
@@ -1994,23 +1725,15 @@ pub unsafe fn gtk_combo_box_text_new_with_entry() -> *mut GtkWidget {
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
 pub fn has_gtk_combo_box_text_new_with_entry() -> bool {
-    Symbol::new(c"gtk_combo_box_text_new_with_entry")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_combo_box_text_new_with_entry").find().is_some()
 }
 pub unsafe fn gtk_combo_box_text_append_text(combo_box: *mut GtkComboBoxText, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_append_text");
     type Function = unsafe extern "C" fn(*mut GtkComboBoxText, *const gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            combo_box, text,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, text) }
 }
 pub fn has_gtk_combo_box_text_append_text() -> bool {
-    Symbol::new(c"gtk_combo_box_text_append_text")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_combo_box_text_append_text").find().is_some()
 }
 pub unsafe fn gtk_expander_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_expander_new_with_mnemonic");
@@ -2018,9 +1741,7 @@ pub unsafe fn gtk_expander_new_with_mnemonic(label: *const gchar) -> *mut GtkWid
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
 }
 pub fn has_gtk_expander_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_expander_new_with_mnemonic")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_expander_new_with_mnemonic").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2043,30 +1764,18 @@ pub unsafe fn gtk_file_chooser_get_filename(chooser: *mut GtkFileChooser) -> *mu
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(chooser) }
 }
 pub fn has_gtk_file_chooser_get_filename() -> bool {
-    Symbol::new(c"gtk_file_chooser_get_filename")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_file_chooser_get_filename").find().is_some()
 }
 pub unsafe fn gtk_hbox_new(homogeneous: gboolean, spacing: gint) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_hbox_new");
     type Function = unsafe extern "C" fn(gboolean, gint) -> *mut GtkWidget;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            homogeneous,
-            spacing,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(homogeneous, spacing) }
 }
 pub fn has_gtk_hbox_new() -> bool {
     Symbol::new(c"gtk_hbox_new").find().is_some()
 }
-pub unsafe fn gtk_file_chooser_dialog_new() -> unsafe extern "C" fn(
-    *const gchar,
-    *mut GtkWindow,
-    GtkFileChooserAction,
-    *const gchar,
-    ...
-) -> *mut GtkWidget {
+pub unsafe fn gtk_file_chooser_dialog_new()
+-> unsafe extern "C" fn(*const gchar, *mut GtkWindow, GtkFileChooserAction, *const gchar, ...) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_file_chooser_dialog_new");
     unsafe { ::std::mem::transmute(SYMBOL.address()) }
 }
@@ -2107,9 +1816,7 @@ pub fn has_gtk_progress_bar_new() -> bool {
 pub unsafe fn gtk_progress_bar_set_text(pbar: *mut GtkProgressBar, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_text");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, *const gchar);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, text)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, text) }
 }
 pub fn has_gtk_progress_bar_set_text() -> bool {
     Symbol::new(c"gtk_progress_bar_set_text").find().is_some()
@@ -2117,26 +1824,18 @@ pub fn has_gtk_progress_bar_set_text() -> bool {
 pub unsafe fn gtk_progress_bar_set_fraction(pbar: *mut GtkProgressBar, fraction: gdouble) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_fraction");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, gdouble);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, fraction)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, fraction) }
 }
 pub fn has_gtk_progress_bar_set_fraction() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_fraction")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_progress_bar_set_fraction").find().is_some()
 }
 pub unsafe fn gtk_progress_bar_set_ellipsize(pbar: *mut GtkProgressBar, mode: PangoEllipsizeMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_ellipsize");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, PangoEllipsizeMode);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, mode)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, mode) }
 }
 pub fn has_gtk_progress_bar_set_ellipsize() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_ellipsize")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_progress_bar_set_ellipsize").find().is_some()
 }
 pub type GtkScrolledWindow = _GtkScrolledWindow;
 #[repr(C)]
@@ -2151,12 +1850,7 @@ pub unsafe fn gtk_scrolled_window_new(
 ) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_new");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment, *mut GtkAdjustment) -> *mut GtkWidget;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            hadjustment,
-            vadjustment,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(hadjustment, vadjustment) }
 }
 pub fn has_gtk_scrolled_window_new() -> bool {
     Symbol::new(c"gtk_scrolled_window_new").find().is_some()
@@ -2177,27 +1871,15 @@ pub unsafe fn gtk_scrolled_window_set_policy(
     }
 }
 pub fn has_gtk_scrolled_window_set_policy() -> bool {
-    Symbol::new(c"gtk_scrolled_window_set_policy")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_scrolled_window_set_policy").find().is_some()
 }
-pub unsafe fn gtk_scrolled_window_set_shadow_type(
-    scrolled_window: *mut GtkScrolledWindow,
-    type_: GtkShadowType,
-) {
+pub unsafe fn gtk_scrolled_window_set_shadow_type(scrolled_window: *mut GtkScrolledWindow, type_: GtkShadowType) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_set_shadow_type");
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, GtkShadowType);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            scrolled_window,
-            type_,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, type_) }
 }
 pub fn has_gtk_scrolled_window_set_shadow_type() -> bool {
-    Symbol::new(c"gtk_scrolled_window_set_shadow_type")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_scrolled_window_set_shadow_type").find().is_some()
 }
 pub type GtkSpinButton = _GtkSpinButton;
 #[repr(C)]
@@ -2206,28 +1888,18 @@ pub type GtkSpinButton = _GtkSpinButton;
 pub struct _GtkSpinButton {
     pub _bindgen_opaque_blob: [u64; 32usize],
 }
-pub unsafe fn gtk_spin_button_new_with_range(
-    min: gdouble,
-    max: gdouble,
-    step: gdouble,
-) -> *mut GtkWidget {
+pub unsafe fn gtk_spin_button_new_with_range(min: gdouble, max: gdouble, step: gdouble) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_new_with_range");
     type Function = unsafe extern "C" fn(gdouble, gdouble, gdouble) -> *mut GtkWidget;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(min, max, step)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(min, max, step) }
 }
 pub fn has_gtk_spin_button_new_with_range() -> bool {
-    Symbol::new(c"gtk_spin_button_new_with_range")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_spin_button_new_with_range").find().is_some()
 }
 pub unsafe fn gtk_spin_button_get_value(spin_button: *mut GtkSpinButton) -> gdouble {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_get_value");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton) -> gdouble;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button) }
 }
 pub fn has_gtk_spin_button_get_value() -> bool {
     Symbol::new(c"gtk_spin_button_get_value").find().is_some()
@@ -2235,12 +1907,7 @@ pub fn has_gtk_spin_button_get_value() -> bool {
 pub unsafe fn gtk_spin_button_set_value(spin_button: *mut GtkSpinButton, value: gdouble) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_set_value");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton, gdouble);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            spin_button,
-            value,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button, value) }
 }
 pub fn has_gtk_spin_button_set_value() -> bool {
     Symbol::new(c"gtk_spin_button_set_value").find().is_some()
@@ -2248,12 +1915,7 @@ pub fn has_gtk_spin_button_set_value() -> bool {
 pub unsafe fn gtk_spin_button_set_numeric(spin_button: *mut GtkSpinButton, numeric: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_set_numeric");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            spin_button,
-            numeric,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button, numeric) }
 }
 pub fn has_gtk_spin_button_set_numeric() -> bool {
     Symbol::new(c"gtk_spin_button_set_numeric").find().is_some()
@@ -2261,9 +1923,7 @@ pub fn has_gtk_spin_button_set_numeric() -> bool {
 pub unsafe fn gtk_spin_button_update(spin_button: *mut GtkSpinButton) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_update");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button) }
 }
 pub fn has_gtk_spin_button_update() -> bool {
     Symbol::new(c"gtk_spin_button_update").find().is_some()
@@ -2278,13 +1938,7 @@ pub struct _GtkTable {
 pub unsafe fn gtk_table_new(rows: guint, columns: guint, homogeneous: gboolean) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_table_new");
     type Function = unsafe extern "C" fn(guint, guint, gboolean) -> *mut GtkWidget;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            rows,
-            columns,
-            homogeneous,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(rows, columns, homogeneous) }
 }
 pub fn has_gtk_table_new() -> bool {
     Symbol::new(c"gtk_table_new").find().is_some()
@@ -2335,9 +1989,7 @@ pub fn has_gtk_table_attach() -> bool {
 pub unsafe fn gtk_table_set_row_spacings(table: *mut GtkTable, spacing: guint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_table_set_row_spacings");
     type Function = unsafe extern "C" fn(*mut GtkTable, guint);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(table, spacing)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(table, spacing) }
 }
 pub fn has_gtk_table_set_row_spacings() -> bool {
     Symbol::new(c"gtk_table_set_row_spacings").find().is_some()
@@ -2345,9 +1997,7 @@ pub fn has_gtk_table_set_row_spacings() -> bool {
 pub unsafe fn gtk_table_set_col_spacings(table: *mut GtkTable, spacing: guint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_table_set_col_spacings");
     type Function = unsafe extern "C" fn(*mut GtkTable, guint);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(table, spacing)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(table, spacing) }
 }
 pub fn has_gtk_table_set_col_spacings() -> bool {
     Symbol::new(c"gtk_table_set_col_spacings").find().is_some()
@@ -2361,11 +2011,7 @@ pub struct _GtkTextBuffer {
 pub unsafe fn gtk_text_buffer_set_text(buffer: *mut GtkTextBuffer, text: *const gchar, len: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_set_text");
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *const gchar, gint);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            buffer, text, len,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, text, len) }
 }
 pub fn has_gtk_text_buffer_set_text() -> bool {
     Symbol::new(c"gtk_text_buffer_set_text").find().is_some()
@@ -2377,12 +2023,8 @@ pub unsafe fn gtk_text_buffer_get_text(
     include_hidden_chars: gboolean,
 ) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_get_text");
-    type Function = unsafe extern "C" fn(
-        *mut GtkTextBuffer,
-        *const GtkTextIter,
-        *const GtkTextIter,
-        gboolean,
-    ) -> *mut gchar;
+    type Function =
+        unsafe extern "C" fn(*mut GtkTextBuffer, *const GtkTextIter, *const GtkTextIter, gboolean) -> *mut gchar;
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
             buffer,
@@ -2401,31 +2043,16 @@ pub unsafe fn gtk_text_buffer_select_range(
     bound: *const GtkTextIter,
 ) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_select_range");
-    type Function =
-        unsafe extern "C" fn(*mut GtkTextBuffer, *const GtkTextIter, *const GtkTextIter);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            buffer, ins, bound,
-        )
-    }
+    type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *const GtkTextIter, *const GtkTextIter);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, ins, bound) }
 }
 pub fn has_gtk_text_buffer_select_range() -> bool {
-    Symbol::new(c"gtk_text_buffer_select_range")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_text_buffer_select_range").find().is_some()
 }
-pub unsafe fn gtk_text_buffer_get_bounds(
-    buffer: *mut GtkTextBuffer,
-    start: *mut GtkTextIter,
-    end: *mut GtkTextIter,
-) {
+pub unsafe fn gtk_text_buffer_get_bounds(buffer: *mut GtkTextBuffer, start: *mut GtkTextIter, end: *mut GtkTextIter) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_get_bounds");
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *mut GtkTextIter, *mut GtkTextIter);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            buffer, start, end,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, start, end) }
 }
 pub fn has_gtk_text_buffer_get_bounds() -> bool {
     Symbol::new(c"gtk_text_buffer_get_bounds").find().is_some()
@@ -2447,9 +2074,7 @@ pub fn has_gtk_text_view_new() -> bool {
 pub unsafe fn gtk_text_view_get_buffer(text_view: *mut GtkTextView) -> *mut GtkTextBuffer {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_get_buffer");
     type Function = unsafe extern "C" fn(*mut GtkTextView) -> *mut GtkTextBuffer;
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view)
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view) }
 }
 pub fn has_gtk_text_view_get_buffer() -> bool {
     Symbol::new(c"gtk_text_view_get_buffer").find().is_some()
@@ -2457,11 +2082,7 @@ pub fn has_gtk_text_view_get_buffer() -> bool {
 pub unsafe fn gtk_text_view_set_wrap_mode(text_view: *mut GtkTextView, wrap_mode: GtkWrapMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_set_wrap_mode");
     type Function = unsafe extern "C" fn(*mut GtkTextView, GtkWrapMode);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            text_view, wrap_mode,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view, wrap_mode) }
 }
 pub fn has_gtk_text_view_set_wrap_mode() -> bool {
     Symbol::new(c"gtk_text_view_set_wrap_mode").find().is_some()
@@ -2469,20 +2090,12 @@ pub fn has_gtk_text_view_set_wrap_mode() -> bool {
 pub unsafe fn gtk_text_view_set_accepts_tab(text_view: *mut GtkTextView, accepts_tab: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_set_accepts_tab");
     type Function = unsafe extern "C" fn(*mut GtkTextView, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            text_view,
-            accepts_tab,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view, accepts_tab) }
 }
 pub fn has_gtk_text_view_set_accepts_tab() -> bool {
-    Symbol::new(c"gtk_text_view_set_accepts_tab")
-        .find()
-        .is_some()
+    Symbol::new(c"gtk_text_view_set_accepts_tab").find().is_some()
 }
-pub type GimpHelpFunc =
-    ::std::option::Option<unsafe extern "C" fn(help_id: *const gchar, help_data: gpointer)>;
+pub type GimpHelpFunc = ::std::option::Option<unsafe extern "C" fn(help_id: *const gchar, help_data: gpointer)>;
 pub unsafe fn gimp_dialog_new() -> unsafe extern "C" fn(
     *const gchar,
     *const gchar,
@@ -2565,11 +2178,7 @@ pub fn has_gimp_scale_entry_new() -> bool {
 pub unsafe fn gimp_ui_init(prog_name: *const gchar, preview: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_ui_init");
     type Function = unsafe extern "C" fn(*const gchar, gboolean);
-    unsafe {
-        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
-            prog_name, preview,
-        )
-    }
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(prog_name, preview) }
 }
 pub fn has_gimp_ui_init() -> bool {
     Symbol::new(c"gimp_ui_init").find().is_some()
@@ -2661,6 +2270,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_container_set_border_width",
     c"gtk_container_add",
     c"gtk_bin_get_child",
+    c"gtk_window_set_resizable",
     c"gtk_dialog_add_button",
     c"gtk_dialog_set_default_response",
     c"gtk_dialog_run",
@@ -2680,6 +2290,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_vbox_new",
     c"gtk_entry_new",
     c"gtk_entry_set_activates_default",
+    c"gtk_entry_set_width_chars",
     c"gtk_entry_set_text",
     c"gtk_entry_get_text",
     c"gtk_combo_box_text_new_with_entry",

@@ -1,4 +1,4 @@
-//! Edits, models and the parameter table as JSON, for the command line's `--json` and the C ABI; knows neither.
+//! What hosts tell of edits, models and parameters: durations as text, everything else as JSON; knows no host.
 #![forbid(unsafe_code)]
 
 use crate::engine::{Edit, Stage, Tuned};
@@ -8,8 +8,6 @@ use serde_json::{Map, Value, json};
 
 /// Everything about `edit` but its pixels: parameters, where the tuned model came from, seconds, losses, notes.
 pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
-    let seconds: Map<String, Value> =
-        edit.seconds.iter().map(|&(stage, seconds)| (stage_id(stage).into(), short(seconds))).collect();
     let tuned = match edit.tuned {
         Tuned::Now => "now",
         Tuned::InMemory => "in_memory",
@@ -22,7 +20,7 @@ pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
         "params": params.to_json(),
         "tuned": tuned,
         "cache_hit": edit.tuned != Tuned::Now,
-        "seconds": seconds,
+        "seconds": stage_seconds(edit),
         "embedding_losses": losses(&edit.embedding_losses),
         "tuning_losses": losses(&edit.tuning_losses),
         "notes": edit.notes,
@@ -31,6 +29,11 @@ pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
         Value::Object(report) => report,
         _ => unreachable!("it is written as an object above"),
     }
+}
+
+/// Seconds that each stage took, by its stable name.
+pub fn stage_seconds(edit: &Edit) -> Map<String, Value> {
+    edit.seconds.iter().map(|&(stage, seconds)| (stage_id(stage).into(), short(seconds))).collect()
 }
 
 /// A model and the parameters that fit it; `problem` says why it cannot be used.
@@ -79,7 +82,7 @@ pub fn parameters_report() -> Value {
 }
 
 /// Stable name of a stage in JSON.
-pub fn stage_id(stage: Stage) -> &'static str {
+fn stage_id(stage: Stage) -> &'static str {
     match stage {
         Stage::LoadModel => "load_model",
         Stage::OptimizeTextEmbedding => "optimize_text_embedding",
@@ -91,4 +94,15 @@ pub fn stage_id(stage: Stage) -> &'static str {
 /// Six digits after the point, so that 0.1 is written as 0.1; `null` when it is not finite.
 fn short(value: f32) -> Value {
     json!((f64::from(value) * 1e6).round() / 1e6)
+}
+
+/// "2.1 s", "48 s", "3 min 20 s", "2 h 5 min".
+pub fn duration(seconds: f32) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..90 => format!("{whole} s"),
+        90..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
 }

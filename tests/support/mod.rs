@@ -1,4 +1,5 @@
 //! What the tests of the built program and library share: a home of their own, with a model in it.
+#![allow(dead_code, reason = "every test uses its own part")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -10,6 +11,17 @@ pub const QUICK: [&str; 6] = ["--embedding-steps", "2", "--tuning-steps", "2", "
 /// A real model with random weights, so small that a step takes milliseconds.
 pub fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
+}
+
+/// Puts launcher and library into `folder`, as the installer does.
+///
+/// The library is the one beside the test program: `cargo test` builds it there and leaves an older one in the folder above.
+pub fn install(folder: &Path) {
+    let test = std::env::current_exe().expect("the test knows its own file");
+    let library = test.with_file_name("libimagic_edit.so");
+    std::fs::create_dir_all(folder).expect("temporary folders can be made");
+    std::fs::copy(env!("CARGO_BIN_EXE_imagic-edit"), folder.join("imagic-edit")).expect("the launcher can be copied");
+    std::fs::copy(library, folder.join("libimagic_edit.so")).expect("the library can be copied");
 }
 
 /// An empty home in which a tiny model stands in for the built-in one; removed in the end.

@@ -269,9 +269,8 @@ impl CustomOp3 for Conv2d {
             let dw = weight.track_op().then(|| with_values(x, |x| tensor_like(sizes.weight_gradient(x, dy), weight)));
             let db = bias.track_op().then(|| {
                 let plane = sizes.out_h * sizes.out_w;
-                let channel = |o: usize| {
-                    dy.chunks(plane).skip(o).step_by(sizes.o).map(|plane| sum(plane.iter().copied())).sum::<f32>()
-                };
+                let channel =
+                    |o: usize| dy.chunks(plane).skip(o).step_by(sizes.o).map(|plane| sum(plane, |dy| dy)).sum::<f32>();
                 tensor_like((0..sizes.o).into_par_iter().map(channel).collect(), bias)
             });
             Ok((dx.transpose()?, dw.transpose()?, db.transpose()?))

@@ -1,7 +1,7 @@
 //! Small operations of the U-Net whose candle form is slow, inexact or wrong.
 #![forbid(unsafe_code)]
 
-use super::{erf, exp, sum, tensor_like, values, with_values};
+use super::{erf, exp, sum, tensor_like, values, vectorized, with_values};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -24,6 +24,9 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
 
 struct Geglu;
 
+/// Rows that one task handles: enough to outweigh starting it.
+const ROWS: usize = 16;
+
 /// Probability that a standard normal number is below `x`; gelu(x) = x * this.
 #[inline(always)]
 fn normal_cdf(x: f32) -> f32 {
@@ -42,11 +45,18 @@ impl CustomOp1 for Geglu {
         dims[last] /= 2;
         let d = dims[last];
         let mut y = vec![0.0; x.len() / 2];
-        y.par_chunks_mut(d).zip(x.par_chunks(2 * d)).for_each(|(y, x)| {
-            let (h, gate) = x.split_at(d);
-            for ((y, h), gate) in y.iter_mut().zip(h).zip(gate) {
-                *y = h * gate * normal_cdf(*gate);
-            }
+        y.par_chunks_mut(ROWS * d).zip(x.par_chunks(ROWS * 2 * d)).for_each(|(y, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(2 * d)) {
+                        let (h, gate) = x.split_at(d);
+                        for ((y, h), gate) in y.iter_mut().zip(h).zip(gate) {
+                            *y = h * gate * normal_cdf(*gate);
+                        }
+                    }
+                },
+            );
         });
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
@@ -58,14 +68,22 @@ impl CustomOp1 for Geglu {
         let dx = with_values(x, |x| {
             with_values(dy, |dy| {
                 let mut dx = vec![0.0; x.len()];
-                dx.par_chunks_mut(2 * d).zip(x.par_chunks(2 * d)).zip(dy.par_chunks(d)).for_each(|((dx, x), dy)| {
-                    let ((h, gate), (dh, dgate)) = (x.split_at(d), dx.split_at_mut(d));
-                    for i in 0..d {
-                        let g = gate[i];
-                        let cdf = normal_cdf(g);
-                        dh[i] = dy[i] * g * cdf;
-                        dgate[i] = dy[i] * h[i] * (cdf + g * DENSITY_0 * exp(-0.5 * g * g));
-                    }
+                let inputs = x.par_chunks(ROWS * 2 * d).zip(dy.par_chunks(ROWS * d));
+                dx.par_chunks_mut(ROWS * 2 * d).zip(inputs).for_each(|(dx, (x, dy))| {
+                    vectorized(
+                        #[inline(always)]
+                        || {
+                            let rows = dx.chunks_exact_mut(2 * d).zip(x.chunks_exact(2 * d)).zip(dy.chunks_exact(d));
+                            for ((dx, x), dy) in rows {
+                                let ((h, gate), (dh, dgate)) = (x.split_at(d), dx.split_at_mut(d));
+                                for ((((dh, dgate), h), g), dy) in dh.iter_mut().zip(dgate).zip(h).zip(gate).zip(dy) {
+                                    let cdf = normal_cdf(*g);
+                                    *dh = dy * g * cdf;
+                                    *dgate = dy * h * (cdf + g * DENSITY_0 * exp(-0.5 * g * g));
+                                }
+                            }
+                        },
+                    );
                 });
                 Ok(dx)
             })
@@ -95,7 +113,7 @@ impl CustomOp2 for AddPerChannel {
         let de = e.track_op().then(|| {
             with_values(dy, |dy| {
                 let plane = dy.len() / e.elem_count();
-                tensor_like(dy.par_chunks(plane).map(|plane| sum(plane.iter().copied())).collect(), e)
+                tensor_like(dy.par_chunks(plane).map(|plane| sum(plane, |dy| dy)).collect(), e)
             })
         });
         Ok((x.track_op().then(|| dy.clone()), de.transpose()?))

@@ -1,7 +1,7 @@
 //! Group normalization (with SiLU, its usual neighbor) and layer normalization.
 #![forbid(unsafe_code)]
 
-use super::{sigmoid, sum, tensor_like, values, with_values};
+use super::{sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -32,12 +32,13 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
 }
 
 /// Mean and 1 / sqrt(variance + eps), in two passes. Partial sums go to f64 because a group can hold a million values.
+#[inline(always)]
 fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     const CHUNK: usize = 4096;
     let n = x.len() as f64;
-    let total = |f: &dyn Fn(&[f32]) -> f32| x.chunks(CHUNK).map(|chunk| f64::from(f(chunk))).sum::<f64>();
-    let mean = (total(&|chunk| sum(chunk.iter().copied())) / n) as f32;
-    let variance = total(&|chunk| sum(chunk.iter().map(|x| (x - mean) * (x - mean)))) / n;
+    let mean = (x.chunks(CHUNK).map(|chunk| f64::from(sum(chunk, |x| x))).sum::<f64>() / n) as f32;
+    let squares = |chunk| f64::from(sum(chunk, |x| (x - mean) * (x - mean)));
+    let variance = x.chunks(CHUNK).map(squares).sum::<f64>() / n;
     (mean, 1.0 / (variance as f32 + eps).sqrt())
 }
 
@@ -45,6 +46,59 @@ struct GroupNorm {
     groups: usize,
     eps: f32,
     after: Activation,
+}
+
+impl GroupNorm {
+    /// One group of one item: `x`, `y`: (channels, plane); `weight`, `bias`: (channels).
+    #[inline(always)]
+    fn group_forward(&self, y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32]) {
+        let plane = x.len() / weight.len();
+        let (mean, rstd) = statistics(x, self.eps);
+        let channels = y.chunks_exact_mut(plane).zip(x.chunks_exact(plane));
+        for ((y, x), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
+            let scale = rstd * weight;
+            let shift = bias - mean * scale;
+            match self.after {
+                Activation::None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x.mul_add(scale, shift)),
+                Activation::Silu => y.iter_mut().zip(x).for_each(|(y, x)| {
+                    let z = x.mul_add(scale, shift);
+                    *y = z * sigmoid(z);
+                }),
+            }
+        }
+    }
+
+    /// Gradients of one group of one item; `sums` takes those of weight and bias for each channel.
+    #[inline(always)]
+    fn group_backward(&self, dx: &mut [f32], sums: &mut [[f32; 2]], [x, weight, bias, dy]: [&[f32]; 4]) {
+        let plane = x.len() / weight.len();
+        let (mean, rstd) = statistics(x, self.eps);
+        // z = x_hat * weight + bias; dx holds dz until the means of dz * weight and of dz * weight * x_hat are known.
+        let (mut mean_d, mut mean_dx) = (0.0f32, 0.0f32);
+        let channels = dx.chunks_exact_mut(plane).zip(x.chunks_exact(plane)).zip(dy.chunks_exact(plane));
+        for (((dz, x), dy), ((weight, bias), sums)) in channels.zip(weight.iter().zip(bias).zip(sums)) {
+            match self.after {
+                Activation::None => dz.copy_from_slice(dy),
+                Activation::Silu => {
+                    for ((dz, x), dy) in dz.iter_mut().zip(x).zip(dy) {
+                        let z = ((x - mean) * rstd).mul_add(*weight, *bias);
+                        let s = sigmoid(z);
+                        *dz = dy * s * (1.0 + z * (1.0 - s));
+                    }
+                }
+            }
+            *sums = [sum2(dz, x, |dz, x| dz * ((x - mean) * rstd)), sum(dz, |dz| dz)];
+            mean_dx += sums[0] * weight;
+            mean_d += sums[1] * weight;
+        }
+        mean_d /= x.len() as f32;
+        mean_dx /= x.len() as f32;
+        for ((dx, x), weight) in dx.chunks_exact_mut(plane).zip(x.chunks_exact(plane)).zip(weight) {
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx = rstd * (*dx * weight - mean_d - (x - mean) * rstd * mean_dx);
+            }
+        }
+    }
 }
 
 impl CustomOp3 for GroupNorm {
@@ -65,23 +119,14 @@ impl CustomOp3 for GroupNorm {
         let plane: usize = lx.dims()[2..].iter().product();
         let channels = weight.len() / self.groups;
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(channels * plane).zip(x.par_chunks(channels * plane)).enumerate().for_each(
-            |(group, (y, x))| {
-                let (mean, rstd) = statistics(x, self.eps);
-                let first = group % self.groups * channels;
-                for (c, (y, x)) in y.chunks_mut(plane).zip(x.chunks(plane)).enumerate() {
-                    let scale = rstd * weight[first + c];
-                    let shift = bias[first + c] - mean * scale;
-                    match self.after {
-                        Activation::None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x.mul_add(scale, shift)),
-                        Activation::Silu => y.iter_mut().zip(x).for_each(|(y, x)| {
-                            let z = x.mul_add(scale, shift);
-                            *y = z * sigmoid(z);
-                        }),
-                    }
-                }
-            },
-        );
+        let groups = y.par_chunks_mut(channels * plane).zip(x.par_chunks(channels * plane));
+        groups.enumerate().for_each(|(group, (y, x))| {
+            let here = group % self.groups * channels..(group % self.groups + 1) * channels;
+            vectorized(
+                #[inline(always)]
+                || self.group_forward(y, x, &weight[here.clone()], &bias[here.clone()]),
+            );
+        });
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
@@ -96,49 +141,27 @@ impl CustomOp3 for GroupNorm {
         let plane: usize = x.dims()[2..].iter().product();
         let c = weight.elem_count();
         let channels = c / self.groups;
-        let group_len = channels * plane;
-        let with = |f: &mut dyn FnMut(&[f32], &[f32], &[f32], &[f32])| {
-            with_values(x, |x| with_values(weight, |w| with_values(bias, |b| with_values(dy, |dy| Ok(f(x, w, b, dy))))))
-        };
+        let group = channels * plane;
         let mut dx = vec![0.0; x.elem_count()];
         let mut sums = vec![[0.0f32; 2]; x.dims()[0] * c]; // (b, c): gradients of weight and bias
-        with(&mut |x, weight, bias, dy| {
-            let inputs = x.par_chunks(group_len).zip(dy.par_chunks(group_len));
-            let outputs = dx.par_chunks_mut(group_len).zip(sums.par_chunks_mut(channels));
-            outputs.zip(inputs).enumerate().for_each(|(group, ((dx, sums), (x, dy)))| {
-                let (mean, rstd) = statistics(x, self.eps);
-                let first = group % self.groups * channels;
-                // z = x_hat * weight + bias; dx holds dz until both means below are known.
-                let (mut mean_d, mut mean_dx) = (0.0f32, 0.0f32);
-                for channel in 0..channels {
-                    let (w, b) = (weight[first + channel], bias[first + channel]);
-                    let here = channel * plane..(channel + 1) * plane;
-                    let dz = &mut dx[here.clone()];
-                    match self.after {
-                        Activation::None => dz.copy_from_slice(&dy[here.clone()]),
-                        Activation::Silu => {
-                            for ((dz, x), dy) in dz.iter_mut().zip(&x[here.clone()]).zip(&dy[here.clone()]) {
-                                let z = ((x - mean) * rstd).mul_add(w, b);
-                                let s = sigmoid(z);
-                                *dz = dy * s * (1.0 + z * (1.0 - s));
-                            }
-                        }
-                    }
-                    let dw = sum(dz.iter().zip(&x[here]).map(|(dz, x)| dz * ((x - mean) * rstd)));
-                    let db = sum(dz.iter().copied());
-                    sums[channel] = [dw, db];
-                    mean_dx += dw * w;
-                    mean_d += db * w;
-                }
-                mean_d /= group_len as f32;
-                mean_dx /= group_len as f32;
-                for (channel, (dx, x)) in dx.chunks_mut(plane).zip(x.chunks(plane)).enumerate() {
-                    let w = weight[first + channel];
-                    for (dx, x) in dx.iter_mut().zip(x) {
-                        *dx = rstd * (*dx * w - mean_d - (x - mean) * rstd * mean_dx);
-                    }
-                }
-            });
+        with_values(x, |x| {
+            with_values(weight, |weight| {
+                with_values(bias, |bias| {
+                    with_values(dy, |dy| {
+                        let outputs = dx.par_chunks_mut(group).zip(sums.par_chunks_mut(channels));
+                        let groups = outputs.zip(x.par_chunks(group).zip(dy.par_chunks(group)));
+                        groups.enumerate().for_each(|(index, ((dx, sums), (x, dy)))| {
+                            let here = index % self.groups * channels..(index % self.groups + 1) * channels;
+                            let (weight, bias) = (&weight[here.clone()], &bias[here]);
+                            vectorized(
+                                #[inline(always)]
+                                || self.group_backward(dx, sums, [x, weight, bias, dy]),
+                            );
+                        });
+                        Ok(())
+                    })
+                })
+            })
         })?;
         let over_batch =
             |which: usize| (0..c).map(|c0| sums.iter().skip(c0).step_by(c).map(|s| s[which]).sum()).collect();
@@ -157,6 +180,29 @@ struct LayerNorm {
 /// Rows whose weight gradients are summed together; fixed, so that the sum does not depend on the threads.
 const ROWS: usize = 64;
 
+impl LayerNorm {
+    /// Some rows; `sums` takes the gradients of weight and bias.
+    #[inline(always)]
+    fn rows_backward(&self, dx: &mut [f32], sums: &mut [f32], [x, weight, dy]: [&[f32]; 3]) {
+        let c = weight.len();
+        let (dw, db) = sums.split_at_mut(c);
+        for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c)) {
+            let (mean, rstd) = statistics(x, self.eps);
+            for (((dw, db), x), dy) in dw.iter_mut().zip(db.iter_mut()).zip(x).zip(dy) {
+                *dw += dy * (x - mean) * rstd;
+                *db += dy;
+            }
+            // dx holds dy * weight until its means are known.
+            dx.iter_mut().zip(dy).zip(weight).for_each(|((dx, dy), weight)| *dx = dy * weight);
+            let mean_d = sum(dx, |d| d) / c as f32;
+            let mean_dx = sum2(dx, x, |d, x| d * (x - mean) * rstd) / c as f32;
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx = rstd * (*dx - mean_d - (x - mean) * rstd * mean_dx);
+            }
+        }
+    }
+}
+
 impl CustomOp3 for LayerNorm {
     fn name(&self) -> &'static str {
         "layer norm"
@@ -174,11 +220,18 @@ impl CustomOp3 for LayerNorm {
         let (x, weight, bias) = (values(x, lx)?, values(weight, lw)?, values(bias, lb)?);
         let c = weight.len();
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(c).zip(x.par_chunks(c)).for_each(|(y, x)| {
-            let (mean, rstd) = statistics(x, self.eps);
-            for i in 0..c {
-                y[i] = ((x[i] - mean) * rstd).mul_add(weight[i], bias[i]);
-            }
+        y.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).for_each(|(y, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                        let (mean, rstd) = statistics(x, self.eps);
+                        for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                            *y = ((x - mean) * rstd).mul_add(*weight, *bias);
+                        }
+                    }
+                },
+            );
         });
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
@@ -198,24 +251,13 @@ impl CustomOp3 for LayerNorm {
             with_values(weight, |weight| {
                 with_values(dy, |dy| {
                     let inputs = x.par_chunks(ROWS * c).zip(dy.par_chunks(ROWS * c));
-                    dx.par_chunks_mut(ROWS * c).zip(sums.par_chunks_mut(2 * c)).zip(inputs).for_each(
-                        |((dx, sums), (x, dy))| {
-                            let (dw, db) = sums.split_at_mut(c);
-                            for ((dx, x), dy) in dx.chunks_mut(c).zip(x.chunks(c)).zip(dy.chunks(c)) {
-                                let (mean, rstd) = statistics(x, self.eps);
-                                for i in 0..c {
-                                    dw[i] += dy[i] * (x[i] - mean) * rstd;
-                                    db[i] += dy[i];
-                                }
-                                let dz = |i: usize| dy[i] * weight[i];
-                                let mean_d = sum((0..c).map(dz)) / c as f32;
-                                let mean_dx = sum((0..c).map(|i| dz(i) * (x[i] - mean) * rstd)) / c as f32;
-                                for i in 0..c {
-                                    dx[i] = rstd * (dz(i) - mean_d - (x[i] - mean) * rstd * mean_dx);
-                                }
-                            }
-                        },
-                    );
+                    let outputs = dx.par_chunks_mut(ROWS * c).zip(sums.par_chunks_mut(2 * c));
+                    outputs.zip(inputs).for_each(|((dx, sums), (x, dy))| {
+                        vectorized(
+                            #[inline(always)]
+                            || self.rows_backward(dx, sums, [x, weight, dy]),
+                        );
+                    });
                     Ok(())
                 })
             })

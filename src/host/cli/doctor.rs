@@ -12,6 +12,7 @@ use crate::job::{JobState, Worker};
 use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -145,7 +146,9 @@ fn models_found(findings: &mut Findings) -> u64 {
     let folders = model_folders();
     let mut largest = 0;
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    for folder in entries.map(|entry| entry.path()).filter(|folder| folder.is_dir()) {
+    // The installed program's own folder is that of the account too.
+    let found: BTreeSet<PathBuf> = entries.filter_map(|entry| entry.path().canonicalize().ok()).collect();
+    for folder in found.iter().filter(|folder| folder.is_dir()) {
         match models::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model).map(|()| model)) {
             Ok(model) => {
                 let weights = weights(&model);

@@ -3,11 +3,11 @@
 
 use super::arguments::Arguments;
 use super::picture::{self, Picture};
-use super::progress::{Bar, duration};
+use super::progress::Bar;
 use super::{Failure, model_folders, print};
 use crate::engine::{Edit, Engine, Progress, Tuned};
 use crate::error::Error;
-use crate::host::report::edit_report;
+use crate::host::report::{duration, edit_report};
 use crate::host::{Host, edit_active_layer, engine_options, system};
 use crate::image::LayerImage;
 use crate::job::Worker;

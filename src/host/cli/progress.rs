@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::{Progress, Stage};
+use crate::host::report::duration;
 use crate::host::system;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -72,16 +73,6 @@ fn line(progress: &Progress, with_bar: bool) -> String {
     line
 }
 
-/// "8 s", "2:05 min", "1:02 h".
-pub fn duration(seconds: f32) -> String {
-    let whole = seconds.max(0.0).round() as u64;
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3600 => format!("{}:{:02} min", whole / 60, whole % 60),
-        _ => format!("{}:{:02} h", whole / 3600, whole % 3600 / 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,8 +87,7 @@ mod tests {
             fraction: 0.5,
             seconds_left: Some(125.0),
         };
-        assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2:05 min left");
+        assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2 min 5 s left");
         assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));
-        assert_eq!(duration(3720.0), "1:02 h");
     }
 }

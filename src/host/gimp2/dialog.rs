@@ -99,15 +99,17 @@ impl Window {
         examples.0.show_only_on_demand();
         let (browse, new_seed) = (gtk::button(&mnemonics.mark("Browse...")), gtk::button(&mnemonics.mark("New seed")));
         let fold = gtk::expander(&mnemonics.mark("Advanced"));
-        let reset = gtk::button(&mnemonics.mark("Reset to the model's preset"));
-        let (basic, advanced) = (Form::new(8), Form::new(12));
+        let reset = gtk::button(&mnemonics.mark("Reset to preset"));
+        let (basic, columns) = (Form::new(8), [Form::new(8), Form::new(8)]);
+        let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
         let mut fields = Vec::new();
         for param in PARAMS {
-            let form = if param.advanced { &advanced } else { &basic };
+            let folded = fields.iter().filter(|(before, _): &&(&Param, Field)| before.advanced).count();
+            let form = if param.advanced { &columns[folded / column_length] } else { &basic };
             let label = mnemonics.mark(param.label) + ":";
             let field = match (param.id, param.domain) {
                 ("prompt", _) => {
-                    let area = TextArea::new(WIDTH, 64);
+                    let area = TextArea::new(WIDTH, 80);
                     form.add(&label, &area.view, &area.frame);
                     form.add_below(&examples.0);
                     Field::Prompt(area)
@@ -146,21 +148,26 @@ impl Window {
             field.set_tooltip(&help(param));
             fields.push((param, field));
         }
-        reset.set_tooltip("Sets strength and everything here to what fits the base model.");
+        reset.set_tooltip("Sets the strength and everything here to what fits the base model.");
         browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
         new_seed.set_tooltip("Another version of the edit.");
-        advanced.add_below(&reset);
-        advanced.table.set_border(gtk::BORDER);
-        fold.add(&advanced.table);
+        columns[1].add_below(&reset);
+        let advanced = gtk::columns();
+        advanced.set_border(gtk::BORDER);
+        columns.iter().for_each(|column| advanced.pack_growing(&column.table));
+        fold.add(&advanced);
 
-        let (bar, icon, status, line) = (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
+        let (bar, icon, status, line) =
+            (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
+        // Two lines, so that the window keeps its size with most messages.
+        status.0.set_size(WIDTH + 60, 36);
         line.pack(&icon.0);
         line.pack_growing(&status.0);
         let all = gtk::vertical();
         all.set_border(gtk::BORDER);
         all.pack(&subject.0);
         all.pack(&basic.table);
-        all.pack_growing(&fold);
+        all.pack(&fold);
         all.pack(&bar.0);
         all.pack(&line);
         dialog.content().pack_growing(&all);
@@ -293,7 +300,10 @@ impl Window {
                 let window = Rc::downgrade(self);
                 gtk::repeat(POLL, &self.dialog, move || window.upgrade().is_some_and(|window| window.look_at_job()));
             }
-            Err(error) => self.tell(&Tone::Failure, &sentence(&error.to_string())),
+            Err(error) => {
+                self.bar.set(0.0, "");
+                self.tell(&Tone::Failure, &sentence(&error.to_string()));
+            }
         }
     }
 
@@ -317,7 +327,8 @@ impl Window {
                     let document = &mut self.state.borrow_mut().document;
                     document.insert_layer(&edit, &params)?;
                     let kept = gimp::remember_values(&params);
-                    let unkept = kept.err().map(|error| format!("\nThe settings are not kept: {error}.")).unwrap_or_default();
+                    let unkept =
+                        kept.err().map(|error| format!("\nThe settings are not kept: {error}.")).unwrap_or_default();
                     let place = document.note.map(|note| format!("\n{note}")).unwrap_or_default();
                     Ok(summary(&edit) + &place + &unkept)
                 });

@@ -7,6 +7,7 @@ use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::gimp::{History, PARASITE, Recipe, progress_text};
+use crate::host::report::stage_seconds;
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
 use std::ops::ControlFlow;
@@ -47,9 +48,13 @@ impl Document {
     pub fn open(image: Image, drawable: Layer) -> Result<Self> {
         match drawable.kind() {
             Kind::Layer => {}
-            Kind::LayerMask => return Err(refused("a layer mask is active; click the layer's picture in the Layers dialog")),
+            Kind::LayerMask => {
+                return Err(refused("a layer mask is active; click the layer's picture in the Layers dialog"));
+            }
             Kind::Channel => return Err(refused("a channel is active; click a layer in the Layers dialog")),
-            Kind::FloatingSelection => return Err(refused("the selection floats; choose Layer > Anchor Layer or > To New Layer")),
+            Kind::FloatingSelection => {
+                return Err(refused("the selection floats; choose Layer > Anchor Layer or > To New Layer"));
+            }
         }
         if image.mode() == Mode::Indexed {
             return Err(refused("the image is indexed; choose Image > Mode > RGB"));
@@ -76,12 +81,12 @@ impl Document {
         self.progress = Some(ProgressBar::start("Imagic Edit", self.image));
     }
 
-    /// The newest result of the same source that lies beside it, or the source.
+    /// The newest result of the same source that still lies above it, or the source.
     fn newest(&self, history: &History) -> Layer {
-        let parent = self.source.parent();
+        let (parent, position) = (self.source.parent(), self.image.position(self.source));
+        let is_above = |layer: &Layer| layer.parent() == parent && self.image.position(*layer) < position;
         let mut results = history.runs.iter().rev().filter(|run| run.source == self.picture.tattoo);
-        let beside = |layer: &Layer| layer.is_valid() && layer.parent() == parent;
-        results.find_map(|run| self.image.layer_by_tattoo(run.layer).filter(beside)).unwrap_or(self.source)
+        results.find_map(|run| self.image.layer_by_tattoo(run.layer).filter(is_above)).unwrap_or(self.source)
     }
 
     /// Makes the result layer with pixels, mask and place.
@@ -89,7 +94,8 @@ impl Document {
         let Picture { bounds, has_alpha, tattoo, selection } = &self.picture;
         let whole = Rectangle { x: 0, y: 0, ..*bounds };
         let part = selection.as_ref().map_or(whole, |selection| selection.part);
-        let layer = self.image.new_layer(&layer_name(params), whole.width, whole.height, *has_alpha || part != whole)?;
+        let layer =
+            self.image.new_layer(&layer_name(params), whole.width, whole.height, *has_alpha || part != whole)?;
         layer.write_rgba(part, edit.layer.rgba());
 
         let active = self.image.active_layer();
@@ -109,7 +115,13 @@ impl Document {
             layer.add_black_mask()?.write_mask(selection.part, &selection.mask);
         }
 
-        let recipe = Recipe { layer: layer.tattoo(), source: *tattoo, tuned: edit.tuned.into(), params: params.to_json() };
+        let recipe = Recipe {
+            layer: layer.tattoo(),
+            source: *tattoo,
+            tuned: edit.tuned.into(),
+            params: params.to_json(),
+            seconds: stage_seconds(edit),
+        };
         layer.set_parasite(PARASITE, &recipe.to_bytes())?;
         history.push(recipe);
         self.image.set_parasite(PARASITE, &history.to_bytes())?;
@@ -143,7 +155,9 @@ impl Host for Document {
         }
         let refuse = || {
             let Rectangle { width, height, .. } = part;
-            Error::Image(format!("{width} x {height} pixels are to be edited, must be 1 to {MAX_AREA}; select a part of the layer"))
+            Error::Image(format!(
+                "{width} x {height} pixels are to be edited, must be 1 to {MAX_AREA}; select a part of the layer"
+            ))
         };
         // Checked before the memory is asked for.
         if part.area() as u64 > MAX_AREA {

@@ -12,9 +12,11 @@ use std::path::PathBuf;
 use std::ptr::{NonNull, null, null_mut};
 
 /// Distance between widgets in GIMP's dialogs.
-pub const SPACING: i32 = 6;
+const SPACING: i32 = 6;
 /// Distance between a window's edge and its content in GIMP's dialogs.
 pub const BORDER: u32 = 12;
+/// Width of a field for a number, in characters.
+const NUMBER_WIDTH: i32 = 10;
 
 /// Calls GTK with live widgets, plain values and C strings that outlive the call.
 macro_rules! gtk {
@@ -145,7 +147,11 @@ impl Widget {
         }
         let body: Body = Box::new(body);
         // SAFETY: signals without arguments call back with the widget and our data.
-        self.connect_raw(signal, unsafe { transmute::<unsafe extern "C" fn(*mut c_void, *mut c_void), Callback>(call) }, body);
+        self.connect_raw(
+            signal,
+            unsafe { transmute::<unsafe extern "C" fn(*mut c_void, *mut c_void), Callback>(call) },
+            body,
+        );
     }
 
     /// Calls `body` with the key; `true` says that the key is used up.
@@ -216,6 +222,11 @@ pub fn vertical() -> Widget {
 /// A box that puts its children beside each other.
 pub fn horizontal() -> Widget {
     Widget::own(gtk!(gtk_hbox_new(0, SPACING)))
+}
+
+/// Columns of fields beside each other.
+pub fn columns() -> Widget {
+    Widget::own(gtk!(gtk_hbox_new(0, BORDER as i32)))
 }
 
 /// Rows of a label and a field. Fields take the second and third column.
@@ -391,6 +402,7 @@ impl Entry {
     pub fn new() -> Self {
         let entry = Widget::own(gtk!(gtk_entry_new()));
         gtk!(gtk_entry_set_activates_default(entry.as_ptr(), 1));
+        gtk!(gtk_entry_set_width_chars(entry.as_ptr(), NUMBER_WIDTH));
         Self(entry)
     }
 
@@ -413,6 +425,7 @@ impl Spinner {
     pub fn new(min: u32, max: u32) -> Self {
         let spinner = Widget::own(gtk!(gtk_spin_button_new_with_range(min.into(), max.into(), 1.0)));
         gtk!(gtk_spin_button_set_numeric(spinner.as_ptr(), 1));
+        gtk!(gtk_entry_set_width_chars(spinner.as_ptr(), NUMBER_WIDTH));
         gtk!(gtk_entry_set_activates_default(spinner.as_ptr(), 1));
         Self(spinner)
     }
@@ -464,7 +477,9 @@ pub struct Icon(pub Widget);
 
 impl Icon {
     pub fn new() -> Self {
-        Self(Widget::own(gtk!(gtk_image_new())))
+        let icon = Widget::own(gtk!(gtk_image_new()));
+        gtk!(gtk_misc_set_alignment(icon.as_ptr(), 0.5, 0.0));
+        Self(icon)
     }
 
     pub fn set(&self, stock: &CStr) {
@@ -518,6 +533,8 @@ impl Dialog {
             sys::gimp_dialog_new()(title.as_ptr(), role.as_ptr(), null_mut(), sys::GtkDialogFlags(0), None, null(), end)
         });
         gtk!(gimp_window_set_transient(dialog.as_ptr()));
+        // It fits its content, also after a part of it was folded away.
+        gtk!(gtk_window_set_resizable(dialog.as_ptr(), 0));
         Self(dialog)
     }
 
@@ -578,7 +595,16 @@ impl Dialog {
         let chooser = Self(Widget::own(unsafe {
             let (stock_cancel, stock_open, end) = (c"gtk-cancel".as_ptr(), c"gtk-open".as_ptr(), null::<c_char>());
             let parent = self.0.as_ptr();
-            sys::gtk_file_chooser_dialog_new()(title.as_ptr(), parent, action, stock_cancel, cancel, stock_open, open, end)
+            sys::gtk_file_chooser_dialog_new()(
+                title.as_ptr(),
+                parent,
+                action,
+                stock_cancel,
+                cancel,
+                stock_open,
+                open,
+                end,
+            )
         }));
         gtk!(gtk_dialog_set_default_response(chooser.0.as_ptr(), open));
         if gtk!(gtk_dialog_run(chooser.0.as_ptr())) != open {

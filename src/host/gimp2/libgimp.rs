@@ -182,7 +182,9 @@ impl Image {
             (Mode::Rgb, false) => sys::GimpImageType::GIMP_RGB_IMAGE,
             (Mode::Gray, true) => sys::GimpImageType::GIMP_GRAYA_IMAGE,
             (Mode::Gray, false) => sys::GimpImageType::GIMP_GRAY_IMAGE,
-            (Mode::Indexed, _) => return Err(Error::Host("the image is indexed; choose Image > Mode > RGB first".into())),
+            (Mode::Indexed, _) => {
+                return Err(Error::Host("the image is indexed; choose Image > Mode > RGB first".into()));
+            }
         };
         let name = c_string(name);
         let mode = gimp!(gimp_image_get_default_new_layer_mode(self.id));
@@ -299,7 +301,15 @@ impl Layer {
         unsafe {
             let buffer = sys::gimp_drawable_get_buffer(self.id);
             let (format, data) = (sys::babl_format(format.as_ptr()), values.as_mut_ptr().cast::<c_void>());
-            sys::gegl_buffer_get(buffer, &part.gegl(), 1.0, format.cast(), data, 0, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE);
+            sys::gegl_buffer_get(
+                buffer,
+                &part.gegl(),
+                1.0,
+                format.cast(),
+                data,
+                0,
+                sys::GeglAbyssPolicy::GEGL_ABYSS_NONE,
+            );
             sys::g_object_unref(buffer.cast());
         }
         values

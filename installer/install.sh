@@ -1,0 +1,207 @@
+#!/usr/bin/env bash
+# Installs Imagic Edit for this account: builds it, then puts it where GIMP 2.10 and the shell find it.
+set -euo pipefail
+export LC_ALL=C.UTF-8
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+data=${XDG_DATA_HOME:-$HOME/.local/share}/imagic-edit
+config=${XDG_CONFIG_HOME:-$HOME/.config}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/imagic-edit
+plug_in=${GIMP2_DIRECTORY:-$config/GIMP/2.10}/plug-ins/imagic-edit
+link=$HOME/.local/bin/imagic-edit
+# Every file and folder that an installation made, so that uninstalling removes these and nothing else.
+manifest=$data/installed
+
+help() {
+    cat <<END
+usage: installer/install.sh [--demo] [--no-packages]
+       installer/install.sh --uninstall [--purge]
+
+Installs Imagic Edit for this account (Debian 12 and its relatives; elsewhere
+GIMP 2.10, a C compiler and Rust have to be there already):
+  $data
+      program, library and the built-in model
+  $plug_in
+      program and library for GIMP 2.10: Filters > Imagic Edit
+  $link
+      the command 'imagic-edit'
+Missing packages are installed with apt (through sudo), Rust with rustup. Running
+it again brings everything up to date.
+
+  --demo         afterwards edit a sample picture in GIMP, without a window, and
+                 leave the results in $root/demo
+  --no-packages  install no packages: stop where one is missing
+  --uninstall    remove what was installed; models that you added and tuned
+                 models (in $cache) are kept
+  --purge        with --uninstall: remove tuned models and settings too
+END
+}
+
+say() { printf '%s\n' "$*"; }
+fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+demo=no packages=yes uninstall=no purge=no
+for argument in "$@"; do
+    case $argument in
+        --demo) demo=yes ;;
+        --no-packages) packages=no ;;
+        --uninstall) uninstall=yes ;;
+        --purge) purge=yes ;;
+        --help | -h) help; exit 0 ;;
+        *) printf 'install.sh: there is no option %s\n' "$argument" >&2; help >&2; exit 2 ;;
+    esac
+done
+if [[ $purge = yes && $uninstall = no ]]; then
+    printf 'install.sh: --purge goes with --uninstall\n' >&2
+    exit 2
+fi
+if [[ $EUID = 0 && -n ${SUDO_USER-} ]]; then
+    fail "run it without sudo: it installs for your own account and asks for sudo where that is needed"
+fi
+
+# Files first, then the folders that are empty after that, innermost first.
+remove_installed() {
+    local path
+    while IFS= read -r path; do
+        if [[ -L $path || -f $path ]]; then rm -f -- "$path"; fi
+    done <"$manifest"
+    while IFS= read -r path; do
+        if [[ -d $path && ! -L $path ]]; then rmdir --ignore-fail-on-non-empty -- "$path"; fi
+    done < <(sort -r "$manifest")
+}
+
+if [[ $uninstall = yes ]]; then
+    if [[ -f $manifest ]]; then
+        remove_installed
+        rm -f -- "$manifest"
+        rmdir --ignore-fail-on-non-empty -- "$data"
+        say "Imagic Edit is removed."
+        if [[ -d $data ]]; then say "Kept: $data, with files that the installer did not make."; fi
+    else
+        say "Imagic Edit is not installed: there is no $manifest."
+    fi
+    if [[ $purge = yes ]]; then
+        rm -rf -- "$cache" "$config/imagic-edit"
+        say "Tuned models and settings are removed."
+    elif [[ -d $cache ]]; then
+        say "Kept: tuned models in $cache ($(du -sh "$cache" | cut -f1)); --purge removes them."
+    fi
+    exit 0
+fi
+
+as_root() {
+    if [[ $EUID = 0 ]]; then "$@"; elif have sudo; then sudo "$@"; else fail "sudo is missing; as root run: $*"; fi
+}
+
+# need PROGRAM PACKAGE...: installs the packages unless the program is there.
+need() {
+    local program=$1
+    shift
+    if have "$program"; then return; fi
+    if [[ $packages = no ]]; then fail "$program is missing; install it ($*) and start again"; fi
+    if ! have apt-get; then
+        fail "$program is missing, and only Debian and its relatives are known here; install it ($*) and start again"
+    fi
+    say "Installing $* ..."
+    if [[ -z ${packages_are_fresh-} ]]; then
+        as_root apt-get -qq update
+        packages_are_fresh=yes
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+    have "$program" || fail "$* is installed but there is no $program; this system is too new or too old for it"
+}
+
+need cc gcc libc6-dev
+need gimp-console-2.10 gimp
+
+# Rust: what Cargo.toml asks for is newer than what Debian 12 has.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+rust_found() { cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
+rust_is_new_enough() { [[ -n $(rust_found) && $(printf '%s\n' "$rust_wanted" "$(rust_found)" | sort -V | head -n1) = "$rust_wanted" ]]; }
+if ! rust_is_new_enough; then
+    if have rustup; then
+        say "Rust $rust_wanted is needed; updating with rustup ..."
+        rustup toolchain install stable --profile minimal --no-self-update
+        export RUSTUP_TOOLCHAIN=stable
+    else
+        say "Rust $rust_wanted or newer is needed, found: $(rust_found || true) (none if empty)."
+        say "Installing it with rustup (https://rustup.rs) to ${CARGO_HOME:-$HOME/.cargo} ..."
+        need curl curl ca-certificates
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal --no-modify-path
+        PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    fi
+    rust_is_new_enough || fail "Rust is still $(rust_found); install $rust_wanted or newer from https://rustup.rs and start again"
+fi
+
+say "Building (some minutes the first time) ..."
+(cd "$root" && cargo build --release --locked)
+built=${CARGO_TARGET_DIR:-$root/target}/release
+
+installed=()
+# put MODE FILE TARGET: a new file in place of the old one, which a running GIMP may still use.
+put() {
+    local folder
+    folder=$(dirname "$3")
+    make_folder "$folder"
+    install -m "$1" "$2" "$3.new"
+    mv -f "$3.new" "$3"
+    installed+=("$3")
+}
+make_folder() {
+    if [[ ! -d $1 ]]; then
+        make_folder "$(dirname "$1")"
+        mkdir "$1"
+        installed+=("$1")
+    fi
+}
+
+# Kept up to date when something fails in between, so that uninstalling still finds everything.
+record() { { cat "$manifest" 2>/dev/null || true; printf '%s\n' "${installed[@]}"; } | sort -u >"$manifest.new" && mv "$manifest.new" "$manifest"; }
+make_folder "$data"
+trap record EXIT
+
+put 0644 "$built/libimagic_edit.so" "$data/libimagic_edit.so"
+put 0755 "$built/imagic-edit" "$data/imagic-edit"
+for model in "$root"/models/*/unet; do
+    model=$(dirname "$model")
+    while IFS= read -r -d '' file; do
+        put 0644 "$model/$file" "$data/models/$(basename "$model")/$file"
+    done < <(cd "$model" && find . -type f -printf '%P\0')
+done
+# GIMP looks again at a plug-in whose program is newer than its list; so the program comes last.
+put 0644 "$built/libimagic_edit.so" "$plug_in/libimagic_edit.so"
+put 0755 "$built/imagic-edit" "$plug_in/imagic-edit"
+if [[ -e $link && ! -L $link ]]; then
+    say "$link is another program and is left alone; start $data/imagic-edit instead."
+else
+    make_folder "$(dirname "$link")"
+    ln -sfn "$data/imagic-edit" "$link"
+    installed+=("$link")
+fi
+
+# What an older version installed and this one does not; its folders go when uninstalling.
+if [[ -f $manifest ]]; then
+    while IFS= read -r path; do
+        if [[ -d $path && ! -L $path ]]; then
+            installed+=("$path")
+        else
+            rm -f -- "$path"
+        fi
+    done < <(comm -23 "$manifest" <(printf '%s\n' "${installed[@]}" | sort))
+fi
+rm -f -- "$manifest"
+record
+trap - EXIT
+
+say "$("$data/imagic-edit" --version) is installed:"
+say "  GIMP 2.10      $plug_in (start GIMP again: Filters > Imagic Edit)"
+say "  command line   $link"
+say "  models         $(cd "$data/models" 2>/dev/null && ls | tr '\n' ' ')in $data/models"
+case :$PATH: in
+    *:"$(dirname "$link")":*) ;;
+    *) say "  note: $(dirname "$link") is not in PATH yet; log in again or call $link" ;;
+esac
+
+if [[ $demo = yes ]]; then "$root/installer/demo.sh" "$data/imagic-edit"; fi

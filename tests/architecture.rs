@@ -1,0 +1,79 @@
+//! What `src/lib.rs` says of the layers, read off the source files.
+
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    let mut folders = vec![root.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a source folder").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&entry).expect("a source file");
+                files.push((entry.strip_prefix(&root).expect("under src").to_owned(), text));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Lines that are neither comments nor empty.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"))
+}
+
+/// No line of code of the files that `concerns` picks contains one of `words`.
+fn check(rule: &str, concerns: impl Fn(&str) -> bool, words: &[&str]) {
+    let mut seen = 0;
+    for (path, text) in sources(".") {
+        let path = path.to_string_lossy().replace("./", "");
+        if concerns(&path) {
+            seen += 1;
+            for line in code(&text) {
+                for word in words {
+                    assert!(!line.contains(word), "{rule}: src/{path} has `{line}`");
+                }
+            }
+        }
+    }
+    assert!(seen > 0, "{rule}: no file to look at");
+}
+
+#[test]
+fn the_engine_knows_no_host_and_no_environment() {
+    let engine = |path: &str| path == "engine.rs" || path.starts_with("engine/");
+    check(
+        "the engine knows no host",
+        engine,
+        &["crate::host", "crate::job", "gimp", "gtk", "dirs::", "std::env", "env::var"],
+    );
+}
+
+#[test]
+fn hosts_know_no_tensor_and_the_worker_neither() {
+    let host = |path: &str| path == "host.rs" || path.starts_with("host/");
+    check("hosts know no tensor", host, &["candle_", "Tensor", "safetensors::"]);
+    check("the worker knows no tensor and no host", |path| path == "job.rs", &["candle_", "Tensor", "crate::host"]);
+}
+
+#[test]
+fn leaves_know_nobody() {
+    let leaf = |path: &str| ["image.rs", "params.rs", "error.rs", "models.rs"].contains(&path);
+    check("leaves know nobody", leaf, &["crate::engine", "crate::host", "crate::job"]);
+}
+
+#[test]
+fn unsafe_code_stays_where_it_is_allowed() {
+    let outside = |path: &str| {
+        !(path.starts_with("host/") || path == "main.rs" || path == "engine/ops/gemm.rs" || path == "lib.rs")
+    };
+    check("no unsafe here", outside, &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]);
+}
+
+#[test]
+fn nothing_opens_a_connection() {
+    check("no network", |_| true, &["std::net", "TcpStream", "UdpSocket", "reqwest", "ureq", "hf_hub"]);
+}

@@ -1,0 +1,228 @@
+//! The plug-in in a real GIMP 2.10: procedure by Script-Fu in gimp-console, dialog by keyboard in a real window.
+//!
+//! Needs gimp-console-2.10; the window also needs gimp-2.10, Xvfb, openbox, xdotool and ImageMagick. Where one is missing
+//! the test says "skipped"; with IMAGIC_TEST_GIMP=1 it fails.
+
+#[path = "gimp2/window.rs"]
+mod window;
+
+use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// An account of its own with GIMP, plug-in and models, in a folder that is made anew by each test.
+pub struct Account {
+    /// Home of the account; `profile` in it is GIMP's.
+    pub folder: PathBuf,
+}
+
+/// `false` after saying "skipped" when one of `programs` is missing.
+pub fn can_run(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| {
+        let known = Command::new("which").arg(program).stdout(Stdio::null()).status();
+        !known.is_ok_and(|status| status.success())
+    });
+    if let Some(missing) = missing {
+        assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{missing} is not installed");
+        println!("skipped: {missing} is not installed");
+    }
+    missing.is_none()
+}
+
+impl Account {
+    /// `name` is the test's.
+    pub fn new(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gimp2").join(name);
+        // Left by the run before.
+        let _ = fs::remove_dir_all(&folder);
+        let account = Self { folder };
+        let plug_in = account.folder.join("profile/plug-ins/imagic-edit");
+        fs::create_dir_all(&plug_in).expect("a temporary folder");
+        let launcher = Path::new(env!("CARGO_BIN_EXE_imagic-edit"));
+        for (from, name, mode) in [
+            (launcher.to_owned(), "imagic-edit", 0o755),
+            (launcher.with_file_name("libimagic_edit.so"), "libimagic_edit.so", 0o644),
+        ] {
+            let to = plug_in.join(name);
+            fs::copy(&from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+            fs::set_permissions(&to, fs::Permissions::from_mode(mode)).expect("our own file");
+        }
+        // Imported pictures would ask about their profile otherwise.
+        fs::write(account.folder.join("profile/gimprc"), "(color-profile-policy keep)\n(check-updates no)\n")
+            .expect("a temporary folder");
+        account.add_model("scenes-64", json!({ "embedding_steps": 2, "tuning_steps": 2, "sampling_steps": 2 }));
+        account
+    }
+
+    /// Installs the small model of the fixtures under `name`.
+    pub fn add_model(&self, name: &str, preset: Value) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model");
+        let to = self.folder.join("data/imagic-edit/models").join(name);
+        fs::create_dir_all(&to).expect("a temporary folder");
+        for part in fs::read_dir(from).expect("the fixture").map(|part| part.expect("a part of the model")) {
+            std::os::unix::fs::symlink(part.path(), to.join(part.file_name())).expect("a new folder");
+        }
+        let about = json!({
+            "description": "Draws noise; made for tests.",
+            "examples": ["a red square", "a <bold> & blue square"],
+            "preset": preset,
+        });
+        fs::write(to.join("imagic.json"), about.to_string()).expect("a new folder");
+    }
+
+    /// A command that sees this account only.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("HOME", &self.folder)
+            .env("GIMP2_DIRECTORY", self.folder.join("profile"))
+            .env("XDG_DATA_HOME", self.folder.join("data"))
+            .env("XDG_CONFIG_HOME", self.folder.join("config"))
+            .env("XDG_CACHE_HOME", self.folder.join("cache"))
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs one of the scripts beside this file in gimp-console and returns the lines it told.
+    fn run_script(&self, script: &str, beginning: &str) -> Vec<String> {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gimp2");
+        let text = format!(
+            "(begin (define folder {:?}) (load {:?}) {beginning} (load {:?}))",
+            self.folder,
+            scripts.join("check.scm"),
+            scripts.join(script)
+        );
+        let output = self
+            .command("gimp-console-2.10")
+            .args(["-i", "-d", "-s", "--batch-interpreter", "plug-in-script-fu-eval"])
+            .args(["-b", &text, "-b", "(gimp-quit 1)"])
+            .output()
+            .expect("gimp-console starts");
+        let console = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        let report = fs::read_to_string(self.folder.join("report.txt")).unwrap_or_default();
+        // gimp-console ends with success whatever happens in a script.
+        assert!(report.ends_with("the end\n"), "{script} stopped\n{report}\n{console}");
+        assert!(!report.contains("FAILED"), "{report}\n{console}");
+        report.lines().map(str::to_owned).collect()
+    }
+
+    /// A picture that a script saved.
+    fn picture(&self, name: &str) -> image::RgbaImage {
+        let path = self.folder.join(name);
+        image::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into_rgba8()
+    }
+}
+
+/// The JSON object in the line that begins with `word`.
+fn told(lines: &[String], word: &str) -> Value {
+    let text =
+        lines.iter().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word} in {lines:#?}"));
+    serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[test]
+fn every_kind_of_layer_gets_its_result_above_it() {
+    if !can_run(&["gimp-console-2.10"]) {
+        return;
+    }
+    let account = Account::new("layers");
+    account.run_script("layers.scm", "");
+    let (before, after) = (account.picture("before.png"), account.picture("after.png"));
+    assert!(before == after, "the source's pixels changed");
+    let result = account.picture("result.png");
+    let alpha = |picture: &image::RgbaImage| picture.pixels().map(|pixel| pixel[3]).collect::<Vec<_>>();
+    assert_eq!(alpha(&result), alpha(&before), "the result's alpha is the source's");
+    assert!(alpha(&before).contains(&0) && alpha(&before).contains(&255), "the source is half transparent");
+    assert!(result != before, "nothing was edited");
+}
+
+#[test]
+fn a_document_remembers_its_edits_and_another_eta_reuses_the_tuned_model() {
+    if !can_run(&["gimp-console-2.10"]) {
+        return;
+    }
+    let account = Account::new("memory");
+    let lines = account.run_script("memory.scm", "");
+    let image = told(&lines, "image ");
+    let runs = image["runs"].as_array().expect("a list of runs");
+    let seen: Vec<_> = runs.iter().map(|run| (run["params"]["eta"].as_f64(), run["tuned"].as_str())).collect();
+    let (now, disk) = (Some("now"), Some("on_disk"));
+    assert_eq!(seen, [(Some(0.6), now), (Some(1.1), disk), (Some(0.0), disk), (Some(0.6), now)]);
+    assert_eq!(runs[0]["params"].as_object().map(|params| params.len()), Some(imagic_edit::params::PARAMS.len()));
+    assert!(runs.iter().all(|run| run["source"] == runs[0]["source"]), "a result was taken for a source");
+    assert_eq!(told(&lines, "layer ")["params"], runs[1]["params"]);
+    assert_eq!(told(&lines, "opened "), image, "the document forgot something in its file");
+    let reused = told(&lines, "reused ");
+    assert_eq!(reused["document"], image["document"]);
+    assert_eq!(reused["runs"][4]["tuned"], json!("on_disk"));
+    assert!(account.picture("again.png") == account.picture("first.png"), "the same settings gave another picture");
+    assert!(account.picture("third.png") != account.picture("first.png"), "eta has no effect");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_the_remedy() {
+    if !can_run(&["gimp-console-2.10"]) {
+        return;
+    }
+    let account = Account::new("refusals");
+    let call =
+        |layer: &str, arguments: &str| format!("(plug-in-imagic-edit RUN-NONINTERACTIVE image {layer} {arguments})");
+    let with = |arguments: &str| call("layer", arguments);
+    let cases = [
+        (with(r#"" " "" 0.7 0 """#), "the target text is empty; write what the picture should become"),
+        (with(r#""x" "" 3 0 """#), "eta is 3.0, must be 0 to 2"),
+        (with(r#""x" "" 0.7 -1 """#), "seed is -1, must be a whole number from 0 to 2147483647"),
+        (with(r#""x" "nothing" 0.7 0 """#), "no such model in"),
+        (with(r#""x" "/nothing/there" 0.7 0 """#), "no such folder; choose a diffusers folder"),
+        (with(r#""x" "model.ckpt" 0.7 0 """#), "convert it to a diffusers folder"),
+        (with(r#""x" "" 0.7 0 "guidance=3""#), "settings is not a JSON object like"),
+        (with(r#""x" "" 0.7 0 "{\"eta\": 1}""#), "settings names eta; give eta as the argument eta"),
+        (with(r#""x" "" 0.7 0 "{\"beta\": 1}""#), "there is no parameter beta; there are prompt, model"),
+        (with(r#""x" "" 0.7 0 "{\"guidance\": 99}""#), "guidance is 99, must be 1 to 30"),
+        (call("mask", r#""x" "" 0.7 0 """#), "a layer mask is active; click the layer's picture"),
+        (call("channel", r#""x" "" 0.7 0 """#), "a channel is active; click a layer"),
+        (with(r#""x" "" 0.7 0 """#).replace("image layer", "floating-image floating"), "choose Layer > Anchor Layer"),
+        (with(r#""x" "" 0.7 0 """#).replace("image layer", "indexed dots"), "choose Image > Mode > RGB"),
+        (
+            with(r#""x" "" 0.7 0 """#).replace("image layer", "missed outside"),
+            "the selection lies outside of the layer",
+        ),
+        (with(r#""x" "" 0.7 0 """#).replace("NONINTERACTIVE", "WITH-LAST-VALS"), "choose Filters > Imagic Edit once"),
+    ];
+    let actions: String = cases.iter().map(|(call, _)| format!("(tell (failure (lambda () {call})))\n")).collect();
+    fs::write(account.folder.join("cases.scm"), actions).expect("a temporary folder");
+    let lines = account.run_script("refusals.scm", "");
+    let messages: Vec<_> = lines.iter().filter(|line| !line.starts_with("ok ") && *line != "the end").collect();
+    assert_eq!(messages.len(), cases.len(), "{lines:#?}");
+    for ((call, wanted), message) in cases.iter().zip(messages) {
+        assert!(message.contains(wanted), "{call}\n  said {message}\n  not  {wanted}");
+    }
+}
+
+#[test]
+fn the_last_values_come_back() {
+    if !can_run(&["gimp-console-2.10"]) {
+        return;
+    }
+    let account = Account::new("last-values");
+    let config = account.folder.join("config/imagic-edit");
+    fs::create_dir_all(&config).expect("a temporary folder");
+    let mut params = imagic_edit::params::Params::paper();
+    for (id, value) in [
+        ("prompt", json!("a last value")),
+        ("eta", json!(1.5)),
+        ("embedding_steps", json!(1)),
+        ("tuning_steps", json!(1)),
+    ] {
+        params.set(id, &value).expect("a value in range");
+    }
+    params.sampling_steps = 1;
+    fs::write(config.join("last-values.json"), Value::Object(params.to_json()).to_string())
+        .expect("a temporary folder");
+    let lines = account.run_script("last-values.scm", "");
+    assert_eq!(told(&lines, "image ")["runs"][0]["params"], Value::Object(params.to_json()));
+}

@@ -1,0 +1,83 @@
+//! The installer in a home of its own: what it puts where, that a second run changes nothing, and what is left in the end.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use support::{Home, finish};
+
+const PLUG_IN: &str = "config/GIMP/2.10/plug-ins/imagic-edit";
+
+/// Runs the installer in `home`; it builds with the tools of this account.
+fn installer(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = home.command(Path::new(env!("CARGO_MANIFEST_DIR")).join("installer/install.sh"));
+    let tools = |name: &str| Path::new(&std::env::var_os("HOME").expect("tests run in an account")).join(name);
+    for (variable, folder) in [("CARGO_HOME", tools(".cargo")), ("RUSTUP_HOME", tools(".rustup"))] {
+        command.env(variable, std::env::var_os(variable).unwrap_or(folder.into()));
+    }
+    command.env_remove("SUDO_USER").args(arguments);
+    let output = finish(command);
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("everything printed is UTF-8"))
+}
+
+/// Every file and folder in the home with its mode, and the content's size.
+fn tree(home: &Home) -> Vec<String> {
+    let mut find = Command::new("find");
+    find.args([".", "-mindepth", "1", "-printf", "%M %s %p\n"]).current_dir(&home.folder);
+    let output = String::from_utf8(finish(find).stdout).expect("the names are ours");
+    let mut lines: Vec<String> = output.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn installing_twice_is_as_once_and_uninstalling_leaves_only_what_the_user_made() {
+    if !Path::new("/usr/bin/gimp-console-2.10").exists() {
+        assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "gimp-console-2.10 is not installed");
+        return println!("skipped: gimp-console-2.10 is not installed");
+    }
+    let home = Home::new("installer");
+    // The stand-in for the model is not wanted here.
+    std::fs::remove_dir_all(home.folder.join("data")).expect("it was just made");
+    std::fs::create_dir_all(home.folder.join("config/GIMP/2.10/plug-ins")).expect("the home is writable");
+    let before = tree(&home);
+
+    let (status, text) = installer(&home, &["--no-packages"]);
+    assert_eq!(status, Some(0), "{text}");
+    for (file, mode) in [("imagic-edit", "-rwxr-xr-x"), ("libimagic_edit.so", "-rw-r--r--")] {
+        let installed = tree(&home);
+        let found = installed.iter().find(|line| line.ends_with(&format!("{PLUG_IN}/{file}")));
+        assert!(found.is_some_and(|line| line.starts_with(mode)), "{file}: {installed:#?}");
+    }
+    let mut doctor = home.command(home.folder.join(".local/bin/imagic-edit"));
+    doctor.arg("doctor");
+    let output = finish(doctor);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+
+    let once = tree(&home);
+    let (status, text) = installer(&home, &["--no-packages"]);
+    assert_eq!((status, tree(&home)), (Some(0), once), "{text}");
+
+    let model = home.folder.join("data/imagic-edit/models/mine");
+    std::fs::create_dir_all(&model).expect("the home is writable");
+    std::fs::write(model.join("weights"), "mine").expect("the home is writable");
+    let (status, text) = installer(&home, &["--uninstall"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("Kept: "), "{text}");
+    std::fs::remove_dir_all(home.folder.join("data/imagic-edit/models")).expect("only the user's model is there");
+    let names =
+        |tree: &[String]| tree.iter().filter_map(|line| Some(line.split_once(" ./")?.1.to_owned())).collect::<Vec<_>>();
+    let left: Vec<String> = names(&tree(&home)).into_iter().filter(|name| !names(&before).contains(name)).collect();
+    assert_eq!(left, ["data", "data/imagic-edit"], "{text}");
+}
+
+#[test]
+fn an_unknown_option_is_refused() {
+    let home = Home::new("installer-usage");
+    let (status, text) = installer(&home, &["--uninstal"]);
+    assert_eq!(status, Some(2));
+    assert!(text.contains("there is no option --uninstal") && text.contains("usage: "), "{text}");
+    let (status, text) = installer(&home, &["--help"]);
+    assert!(status == Some(0) && text.contains("--demo"), "{text}");
+}
