@@ -2,8 +2,8 @@
 //!
 //! Runs over `tests/fixtures/*`, or over the one folder that `IMAGIC_REFERENCE` names.
 //! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is two to four times what was
-//! measured on several seeds; `rounding` in `reference.json` says how far torch's own f32 lies from f64 on the same numbers,
-//! which no other f32 computation can be expected to undercut.
+//! measured, on several seeds and on a network of SD 1.5's size; `rounding` in `reference.json` says how far torch's own f32
+//! lies from f64 on the same numbers, which no other f32 computation can be expected to undercut.
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
@@ -70,7 +70,7 @@ fn texts_get_the_same_embedding() {
         let cut = reference.facts["texts"][2]["text"].as_str().expect("a text");
         let embed = |text| encoder.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
         let hidden = Tensor::cat(&[embed(text), embed(""), embed(cut)], 0).expect("three of one shape");
-        check(reference, "text encoder", 1e-6, [("text.hidden", hidden, reference.tensor("text.hidden"))]);
+        check(reference, "text encoder", 2e-6, [("text.hidden", hidden, reference.tensor("text.hidden"))]);
     });
 }
 
@@ -87,7 +87,7 @@ fn pictures_are_encoded_sampled_and_decoded_alike() {
             ("vae.latents", latents),
             ("vae.decoded", decoded),
         ];
-        check(reference, "VAE", 2e-6, pairs.map(|(name, ours)| (name, ours, reference.tensor(name))));
+        check(reference, "VAE", 4e-6, pairs.map(|(name, ours)| (name, ours, reference.tensor(name))));
     });
 }
 
@@ -100,7 +100,7 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
             let tensor = |name: &str| reference.tensor(&format!("forward.{size}.{name}"));
             let timesteps = integers(&reference.facts["forward"][size]["timesteps"]);
             let output = unet.forward(&tensor("x_t"), &timesteps, &tensor("e")).expect("a prediction");
-            check(reference, "U-Net forward", 3e-6, [(size, output, tensor("output"))]);
+            check(reference, "U-Net forward", 4e-6, [(size, output, tensor("output"))]);
         }
     });
 }
@@ -206,12 +206,12 @@ fn sampling_with_guidance_takes_the_same_path() {
             steps.push((format!("step {step} at t = {t}"), ours, at(step + 1)));
         }
         let pairs = steps.iter().map(|(name, ours, theirs)| (name.as_str(), ours.clone(), theirs.clone()));
-        check(reference, "DDIM, each step alone", 2e-6, pairs);
+        check(reference, "DDIM, each step alone", 5e-6, pairs);
 
         let setting = Setting { config: &config, schedule: &schedule, x: &at(0), params: &params };
         let watch = &mut |_, _, _, _| Ok(());
         let last = imagic::generate(&setting, &unet, &embedding(0), &embedding(1), watch).expect("latents");
-        check(reference, "DDIM, all steps", 3e-6, [("latents", last, at(timesteps.len()))]);
+        check(reference, "DDIM, all steps", 5e-6, [("latents", last, at(timesteps.len()))]);
     });
 }
 
@@ -231,14 +231,14 @@ fn a_whole_edit_is_the_same() {
         let noise =
             Stream::new(params.tuning_seed, Purpose::VaeSample, 0).normals(moments.mean.dims(), CPU).expect("noise");
         let x = vae.sample(&moments, &noise).expect("a sample");
-        check(reference, "edit: x", 1e-6, [("x", x.clone(), tensor("x_0"))]);
+        check(reference, "edit: x", 4e-6, [("x", x.clone(), tensor("x_0"))]);
 
         let setting = Setting { config: &config, schedule: &schedule, x: &x, params: &params };
         let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
         let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base, &e_tgt, watch).expect("stage A");
         check(reference, "edit: losses of stage A", 1e-6, [("losses", row(losses), tensor("losses_a"))]);
-        check(reference, "edit: e_opt", 1e-6, [("e_opt", e_opt.clone(), tensor("e_opt"))]);
+        check(reference, "edit: e_opt", 2e-6, [("e_opt", e_opt.clone(), tensor("e_opt"))]);
 
         let (tuned, losses) = imagic::fine_tune(&setting, &base, &e_opt, watch).expect("stage B");
         check(reference, "edit: losses of stage B", 1e-6, [("losses", row(losses), tensor("losses_b"))]);
@@ -250,7 +250,7 @@ fn a_whole_edit_is_the_same() {
         let latents = imagic::generate(&setting, &unet, &e_bar, &e_null, watch).expect("stage C");
         let image = vae.decode(&latents).expect("a picture");
         let pairs = [("latents", latents), ("image", image)];
-        check(reference, "edit: result", 3e-6, pairs.map(|(name, ours)| (name, ours, tensor(name))));
+        check(reference, "edit: result", 5e-6, pairs.map(|(name, ours)| (name, ours, tensor(name))));
     });
 }
 
@@ -270,11 +270,10 @@ fn check_changes(reference: &Reference, base: &Weights, tuned: &Weights) {
     check(reference, "edit: changes of the smaller weights", 2e-3, whole);
     let lengths = reference.facts["tuned"]["change_lengths"].as_object().expect("lengths by name");
     assert!(lengths.keys().map(String::as_str).eq(changes.keys().copied()), "names of the weights");
-    let length =
-        |tensor: &Tensor| tensor.sqr().and_then(|t| t.sum_all()).and_then(|t| t.sqrt()).and_then(|t| t.reshape(1));
     let pairs = changes.iter().map(|(&name, ours)| {
-        let theirs = lengths[name].as_f64().expect("a length") as f32;
-        (name, length(ours).expect("a length"), Tensor::new(&[theirs], CPU).expect("a number"))
+        let length = values(ours).iter().map(|change| change.powi(2)).sum::<f64>().sqrt();
+        let theirs = lengths[name].as_f64().expect("a length");
+        (name, Tensor::new(&[length], CPU).expect("a number"), Tensor::new(&[theirs], CPU).expect("a number"))
     });
     check(reference, "edit: lengths of all changes", 3e-4, pairs);
 }
@@ -298,12 +297,9 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         let losses =
             [("A", row(edit.embedding_losses), tensor("losses_a")), ("B", row(edit.tuning_losses), tensor("losses_b"))];
         check(reference, "engine: losses", 3e-6, losses);
-        let values = |rgba: &[u16]| {
-            let values: Vec<f32> = rgba.iter().map(|&value| f32::from(value)).collect();
-            Tensor::new(values, CPU).expect("a row")
-        };
-        let theirs = values(&pixels(&tensor("image")));
-        check(reference, "engine: layer", 1e-5, [("layer", values(edit.layer.rgba()), theirs)]);
+        let in_a_row = |rgba: &[u16]| row(rgba.iter().map(|&value| f32::from(value)).collect());
+        let theirs = in_a_row(&pixels(&tensor("image")));
+        check(reference, "engine: layer", 1e-5, [("layer", in_a_row(edit.layer.rgba()), theirs)]);
     });
 }
 
@@ -430,14 +426,16 @@ fn check<'a>(
 }
 
 fn relative_error(ours: &Tensor, theirs: &Tensor) -> f64 {
-    let values = |tensor: &Tensor| -> Vec<f64> {
-        let row = tensor.detach().to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all());
-        row.and_then(|row| row.to_vec1()).expect("numbers")
-    };
     let (ours, theirs) = (values(ours), values(theirs));
     let difference: f64 = ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum();
     let length: f64 = theirs.iter().map(|b| b.powi(2)).sum();
     if length == 0.0 { difference.sqrt() } else { (difference / length).sqrt() }
+}
+
+/// In f64, because a sum of millions of squares in f32 is itself wrong by a thousandth.
+fn values(tensor: &Tensor) -> Vec<f64> {
+    let row = tensor.detach().to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all());
+    row.and_then(|row| row.to_vec1()).expect("numbers")
 }
 
 fn list(value: &Value) -> &[Value] {

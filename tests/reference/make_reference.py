@@ -368,7 +368,7 @@ def imagic(tensors, model, unet, vae, scheduler, settings):
     with safe_open(model / "unet" / "diffusion_pytorch_model.safetensors", "pt") as base:
         for name, weight in unet.named_parameters():
             change = weight - base.get_tensor(name).to(dtype)
-            lengths[name] = float(f"{change.norm().item():.9g}")
+            lengths[name] = float(f"{change.double().norm().item():.9g}")
             if weight.numel() <= settings["change_elements"]:
                 tensors[f"change.{name}"] = change
     return {"change_lengths": lengths}
