@@ -178,7 +178,7 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
         let mode = sys::GimpRunMode(mode.data.d_int32 as u32);
         (mode, Image::from_id(image.data.d_image), Layer::from_id(drawable.data.d_drawable))
     };
-    libgimp::start(image);
+    image.start();
     let mut document = Document::open(image, drawable)?;
     let folders = models::folders(library_folder().as_deref());
     let worker = Worker::start(Engine::new(host::engine_options()?))?;
@@ -193,7 +193,7 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
     document.show_progress();
     let edit = host::edit_active_layer(&mut document, &worker, &params, &folders)?;
     for note in edit.notes.iter().map(String::as_str).chain(document.note) {
-        libgimp::message(note, image);
+        image.tell(note);
     }
     document.result.ok_or_else(|| Error::Host("the image has no result".into()))
 }

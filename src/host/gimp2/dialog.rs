@@ -35,7 +35,7 @@ pub fn run(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Result<
     gtk::start(document.image);
     let window = Window::new(document, worker, folders);
     window.dialog.show();
-    gtk::run_main_loop(&window.dialog);
+    window.dialog.run_main_loop();
     window.dialog.hide();
     let result = window.state.borrow().document.result;
     result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
@@ -301,7 +301,7 @@ impl Window {
                 self.bar.set(0.0, "Starting");
                 self.set_busy(true);
                 let window = Rc::downgrade(self);
-                gtk::repeat(POLL, &self.dialog, move || window.upgrade().is_some_and(|window| window.look_at_job()));
+                self.dialog.repeat(POLL, move || window.upgrade().is_some_and(|window| window.look_at_job()));
             }
             Err(error) => {
                 self.bar.set(0.0, "");
@@ -353,7 +353,7 @@ impl Window {
             }
         }
         if self.state.borrow().closing {
-            gtk::quit_main_loop(&self.dialog);
+            self.dialog.quit_main_loop();
         }
         false
     }
@@ -373,7 +373,7 @@ impl Window {
         self.state.borrow_mut().closing = true;
         self.dialog.hide();
         if !self.stop() {
-            gtk::quit_main_loop(&self.dialog);
+            self.dialog.quit_main_loop();
         }
     }
 

@@ -2,7 +2,7 @@
 //! document remembers; knows neither dialog nor procedure.
 #![forbid(unsafe_code)]
 
-use super::libgimp::{Image, Kind, Layer, Mode, ProgressBar, Rectangle, flush_displays};
+use super::libgimp::{Image, Kind, Layer, Mode, ProgressBar, Rectangle};
 use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -78,7 +78,7 @@ impl Document {
 
     /// Shows the coming edit in GIMP's own progress bar.
     pub fn show_progress(&mut self) {
-        self.progress = Some(ProgressBar::start("Imagic Edit", self.image));
+        self.progress = Some(self.image.progress_bar("Imagic Edit"));
     }
 
     /// The newest result of the same source that still lies above it, or the source.
@@ -99,6 +99,7 @@ impl Document {
         layer.write_rgba(part, edit.layer.rgba());
 
         let active = self.image.active_layer();
+        self.note = None;
         let (parent, position, place) = if self.source.is_valid() {
             let newest = self.newest(history);
             let now = self.source.bounds();
@@ -190,7 +191,7 @@ impl Host for Document {
         let step = self.image.undo_group();
         let inserted = self.insert(edit, params, &mut history);
         drop(step);
-        flush_displays(self.image);
+        self.image.flush_displays();
         self.result = Some(inserted?);
         Ok(())
     }

@@ -28,36 +28,9 @@ macro_rules! gtk {
 }
 
 /// Prepares GTK the way GIMP's own dialogs look; before the first widget.
-pub fn start(_on_gimps_thread: super::Image) {
+pub fn start(_thread_of: super::Image) {
     // SAFETY: the name is a static C string; called once per process, on GIMP's thread.
     unsafe { sys::gimp_ui_init(c"imagic-edit".as_ptr(), 0) };
-}
-
-/// Runs until [`quit_main_loop`].
-pub fn run_main_loop(_window: &Dialog) {
-    gtk!(gtk_main());
-}
-
-/// Ends [`run_main_loop`].
-pub fn quit_main_loop(_window: &Dialog) {
-    gtk!(gtk_main_quit());
-}
-
-/// Calls `body` every `milliseconds` until it says `false`.
-pub fn repeat(milliseconds: u32, _window: &Dialog, body: impl Fn() -> bool + 'static) {
-    type Body = Box<dyn Fn() -> bool>;
-    extern "C" fn tick(data: *mut c_void) -> c_int {
-        // SAFETY: the box made below, which `free` takes back only after the last tick.
-        let body = unsafe { &*data.cast::<Body>() };
-        guard(false, body).into()
-    }
-    extern "C" fn free(data: *mut c_void) {
-        // SAFETY: GLib calls this once, with the box made below.
-        guard((), || drop(unsafe { Box::from_raw(data.cast::<Body>()) }));
-    }
-    let body: Box<Body> = Box::new(Box::new(body));
-    const DEFAULT_PRIORITY: c_int = 0;
-    gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick), Box::into_raw(body).cast(), Some(free)));
 }
 
 /// Any widget, and GTK's adjustments, which are objects like them.
@@ -576,6 +549,34 @@ impl Dialog {
                 unsafe { sys::g_signal_stop_emission_by_name(dialog.as_ptr().cast(), c"close".as_ptr()) };
             }
         });
+    }
+
+    /// Runs until [`Dialog::quit_main_loop`].
+    pub fn run_main_loop(&self) {
+        gtk!(gtk_main());
+    }
+
+    /// Ends [`Dialog::run_main_loop`].
+    pub fn quit_main_loop(&self) {
+        gtk!(gtk_main_quit());
+    }
+
+    /// Calls `body` every `milliseconds` until it says `false`.
+    pub fn repeat(&self, milliseconds: u32, body: impl Fn() -> bool + 'static) {
+        type Body = Box<dyn Fn() -> bool>;
+        extern "C" fn tick(data: *mut c_void) -> c_int {
+            // SAFETY: the box made below, which `free` takes back only after the last tick.
+            let body = unsafe { &*data.cast::<Body>() };
+            guard(false, body).into()
+        }
+        extern "C" fn free(data: *mut c_void) {
+            // SAFETY: GLib calls this once, with the box made below.
+            guard((), || drop(unsafe { Box::from_raw(data.cast::<Body>()) }));
+        }
+        const DEFAULT_PRIORITY: c_int = 0;
+        let body: Body = Box::new(body);
+        let data = Box::into_raw(Box::new(body)).cast();
+        gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick), data, Some(free)));
     }
 
     pub fn show(&self) {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::host::gimp2_sys as sys;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
-use std::ptr::null;
+use std::ptr::null_mut;
 
 /// Calls libgimp with plain values and C strings that outlive the call.
 macro_rules! gimp {
@@ -168,6 +168,31 @@ impl Image {
     /// Keeps `bytes` with the image, also in its file.
     pub fn set_parasite(self, name: &str, bytes: &[u8]) -> Result<()> {
         with_parasite(name, bytes, |parasite| gimp!(gimp_image_attach_parasite(self.id, parasite)))
+    }
+
+    /// Prepares GEGL, and makes GIMP leave the messages about refused calls to us; before anything else.
+    pub fn start(self) {
+        // SAFETY: null pointers stand for no arguments; `self` tells that this is the thread that GIMP called.
+        unsafe { sys::gegl_init(null_mut(), null_mut()) };
+        gimp!(gimp_plugin_set_pdb_error_handler(sys::GimpPDBErrorHandler::GIMP_PDB_ERROR_HANDLER_PLUGIN));
+    }
+
+    /// Shows all changes in GIMP's windows.
+    pub fn flush_displays(self) {
+        gimp!(gimp_displays_flush());
+    }
+
+    /// Tells the user something in GIMP's way: a window, or a line on the console.
+    pub fn tell(self, text: &str) {
+        let text = c_string(text);
+        gimp!(gimp_message(text.as_ptr()));
+    }
+
+    /// Starts GIMP's own progress bar, in the image window or on the console.
+    pub fn progress_bar(self, text: &str) -> ProgressBar {
+        let text = c_string(text);
+        gimp!(gimp_progress_init(text.as_ptr()));
+        ProgressBar(PhantomData)
     }
 
     pub fn undo_group(self) -> UndoGroup {
@@ -380,21 +405,10 @@ fn with_parasite(name: &str, bytes: &[u8], attach: impl Fn(*const sys::GimpParas
     result
 }
 
-/// Shows all changes in GIMP's windows.
-pub fn flush_displays(_of: Image) {
-    gimp!(gimp_displays_flush());
-}
-
-/// GIMP's own progress bar, in the image window or on the console; gone when dropped.
+/// GIMP's own progress bar; gone when dropped.
 pub struct ProgressBar(PhantomData<*const ()>);
 
 impl ProgressBar {
-    pub fn start(text: &str, _of: Image) -> Self {
-        let text = c_string(text);
-        gimp!(gimp_progress_init(text.as_ptr()));
-        Self(PhantomData)
-    }
-
     /// `fraction`: 0 to 1.
     pub fn show(&self, text: &str, fraction: f32) {
         let text = c_string(text);
@@ -407,17 +421,4 @@ impl Drop for ProgressBar {
     fn drop(&mut self) {
         gimp!(gimp_progress_end());
     }
-}
-
-/// Prepares GEGL, and makes GIMP leave the messages about refused calls to us.
-pub fn start(_of: Image) {
-    // SAFETY: null pointers stand for no arguments.
-    unsafe { sys::gegl_init(null::<c_void>() as *mut _, null::<c_void>() as *mut _) };
-    gimp!(gimp_plugin_set_pdb_error_handler(sys::GimpPDBErrorHandler::GIMP_PDB_ERROR_HANDLER_PLUGIN));
-}
-
-/// Tells the user something in GIMP's way: a dialog, or a line on the console.
-pub fn message(text: &str, _of: Image) {
-    let text = c_string(text);
-    gimp!(gimp_message(text.as_ptr()));
 }
