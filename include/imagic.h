@@ -47,7 +47,9 @@ typedef enum imagic_status {
     /* The engine failed. */
     IMAGIC_STATUS_ENGINE = 10,
     /* A defect of the library; the handle can still be freed. */
-    IMAGIC_STATUS_PANIC = 11
+    IMAGIC_STATUS_PANIC = 11,
+    /* The machine has too little memory for what was asked. */
+    IMAGIC_STATUS_MEMORY = 12
 } imagic_status;
 
 /* Where a job is. */

@@ -16,6 +16,7 @@ row=$(grep -m1 '^| *`demo.png`' "$samples/README.md" || grep -m1 '^| *`' "$sampl
 picture=$samples/$(sed 's/^| *`\([^`]*\)`.*/\1/' <<<"$row")
 prompt=$(sed 's/.*| *`*\([^|`]*[^|` ]\)`* *|$/\1/' <<<"$row")
 eta=$("$program" models --json | sed -n 's/.*"eta": \([0-9.]*\),*/\1/p' | head -n1)
+[[ -n $eta ]] || fail "the built-in model is not installed; run installer/install.sh"
 other_eta=$(awk -v eta="$eta" 'BEGIN { print eta - 0.2 }')
 
 mkdir -p "$out"

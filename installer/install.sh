@@ -7,7 +7,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=${XDG_DATA_HOME:-$HOME/.local/share}/imagic-edit
 config=${XDG_CONFIG_HOME:-$HOME/.config}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/imagic-edit
-plug_in=${GIMP2_DIRECTORY:-$config/GIMP/2.10}/plug-ins/imagic-edit
+profile=${GIMP2_DIRECTORY:-$config/GIMP/2.10}
+plug_in=$profile/plug-ins/imagic-edit
 link=$HOME/.local/bin/imagic-edit
 # Every file and folder that an installation made, so that uninstalling removes these and nothing else.
 manifest=$data/installed
@@ -170,6 +171,11 @@ for model in "$root"/models/*/unet; do
         put 0644 "$model/$file" "$data/models/$(basename "$model")/$file"
     done < <(cd "$model" && find . -type f -printf '%P\0')
 done
+if [[ ! -d $profile ]]; then
+    # A folder of ours in its place would keep GIMP from making its profile on the first start.
+    say "Starting GIMP once, so that it makes its profile ..."
+    gimp-console-2.10 -i -d -f -s -b '(gimp-quit 0)' >/dev/null 2>&1 || fail "gimp-console-2.10 does not start"
+fi
 # GIMP looks again at a plug-in whose program is newer than its list; so the program comes last.
 put 0644 "$built/libimagic_edit.so" "$plug_in/libimagic_edit.so"
 put 0755 "$built/imagic-edit" "$plug_in/imagic-edit"

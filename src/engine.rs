@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub cache_folder: Option<PathBuf>,
     /// Bytes that the cache folder may hold; the least recently used entries go first.
     pub cache_limit: u64,
+    /// Bytes of memory that can still be had; `None` if the system does not say. Asked before tuning.
+    pub free_memory: fn() -> Option<u64>,
 }
 
 /// Everything one edit needs; the engine reads nothing else.
@@ -222,6 +224,7 @@ impl Engine {
         let (tuned, origin) = match self.find_tuned(&key, &base) {
             Some(found) => found,
             None => {
+                self.check_memory(&base, params)?;
                 let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
                 let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base.unet, &e_tgt, watch)?;
                 embedding_losses = losses;
@@ -264,6 +267,23 @@ impl Engine {
         let base = Arc::new(BaseModel::read(folder, &self.device)?);
         self.base = Some(base.clone());
         Ok(base)
+    }
+
+    /// Refuses to tune what cannot fit, before the system kills the process that holds the user's editor session.
+    fn check_memory(&self, base: &BaseModel, params: &Params) -> Result<()> {
+        // Beside the base weights, which are loaded: tuned weights, their gradients, Adam's two moments.
+        let copies = if params.tuning_steps > 0 { 4 } else { 1 };
+        let weights: u64 = base.unet.tensors.values().map(|tensor| 4 * tensor.elem_count() as u64).sum();
+        let (need, free) = (copies * weights, (self.options.free_memory)().unwrap_or(u64::MAX));
+        if need <= free {
+            return Ok(());
+        }
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        Err(Error::Memory(format!(
+            "tuning this model needs at least {:.1} GB of memory and {:.1} GB are free; close other programs or choose a smaller model",
+            gb(need),
+            gb(free)
+        )))
     }
 
     fn find_tuned(&mut self, key: &TuningKey, base: &BaseModel) -> Option<(Arc<TunedModel>, Tuned)> {

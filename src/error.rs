@@ -38,6 +38,9 @@ pub enum Error {
     /// The host editor refused something, for example because the image was closed.
     #[error("{0}")]
     Host(String),
+    /// The machine has too little memory for what was asked.
+    #[error("{0}")]
+    Memory(String),
     /// A defect of ours or of a library: a tensor operation failed or the worker panicked.
     #[error("the engine failed: {0}")]
     Engine(String),

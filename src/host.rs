@@ -68,9 +68,14 @@ pub fn request(host: &mut dyn Host, params: &Params, model_folders: &[PathBuf]) 
 /// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.
 pub const CACHE_LIMIT: u64 = 20 << 30;
 
-/// The engine's options on this machine: tuned models go to the platform's cache folder.
+/// The engine's options on this machine, with tuned models in `cache_folder`, or in memory only.
+pub fn engine_options_in(cache_folder: Option<PathBuf>) -> EngineOptions {
+    EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory }
+}
+
+/// As [`engine_options_in`] with the platform's cache folder.
 pub fn engine_options() -> Result<EngineOptions> {
     let cache = dirs::cache_dir()
         .ok_or_else(|| Error::Host("this account has no cache folder; set HOME or XDG_CACHE_HOME".into()))?;
-    Ok(EngineOptions { cache_folder: Some(cache.join("imagic-edit")), cache_limit: CACHE_LIMIT })
+    Ok(engine_options_in(Some(cache.join("imagic-edit"))))
 }

@@ -75,8 +75,8 @@ impl Worker {
         let (reports, inbox) = unbounded();
         let cancel = Arc::new(AtomicBool::new(false));
         let task = Task { request, cancel: cancel.clone(), reports };
-        let sent = self.tasks.as_ref().map(|tasks| tasks.send(task));
-        debug_assert!(matches!(sent, Some(Ok(()))), "the worker survives panics and ends only in drop");
+        let sent = self.tasks.as_ref().is_some_and(|tasks| tasks.send(task).is_ok());
+        debug_assert!(sent, "the worker survives panics and ends only in drop");
         Job { reports: inbox, cancel, progress: None, ended: false }
     }
 }

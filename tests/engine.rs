@@ -32,7 +32,11 @@ impl Drop for Folder {
 }
 
 fn engine(cache: Option<&Folder>) -> Engine {
-    Engine::new(EngineOptions { cache_folder: cache.map(|folder| folder.0.clone()), cache_limit: 1 << 30 })
+    Engine::new(EngineOptions {
+        cache_folder: cache.map(|folder| folder.0.clone()),
+        cache_limit: 1 << 30,
+        free_memory: || None,
+    })
 }
 
 /// A picture with some structure.
@@ -196,7 +200,8 @@ fn the_cache_keeps_to_its_limit_and_forgets_the_oldest() {
     for seed in 0..4 {
         let mut request = request();
         request.params.tuning_seed = seed;
-        let options = EngineOptions { cache_folder: Some(cache.0.clone()), cache_limit: size * 2 };
+        let options =
+            EngineOptions { cache_folder: Some(cache.0.clone()), cache_limit: size * 2, free_memory: || None };
         edit(&mut Engine::new(options), &request).expect("an edit");
         let entries = cache::list(&cache.0).expect("the folder");
         size = entries[0].bytes;
@@ -212,9 +217,23 @@ fn a_cache_that_cannot_be_written_costs_the_cache_and_not_the_edit() {
     let folder = Folder::new("unwritable");
     let file = folder.0.join("a file, not a folder");
     std::fs::write(&file, "").expect("a file");
-    let options = EngineOptions { cache_folder: Some(file), cache_limit: 1 << 30 };
+    let options = EngineOptions { cache_folder: Some(file), cache_limit: 1 << 30, free_memory: || None };
     let edit = edit(&mut Engine::new(options), &request()).expect("an edit");
     assert!(edit.notes[0].starts_with("the tuned model is kept only until this program closes"), "{:?}", edit.notes);
+}
+
+#[test]
+fn too_little_memory_is_said_before_tuning_and_a_tuned_model_still_serves() {
+    let cache = Folder::new("memory");
+    let poor = || {
+        let options =
+            EngineOptions { cache_folder: Some(cache.0.clone()), cache_limit: 1 << 30, free_memory: || Some(1000) };
+        Engine::new(options)
+    };
+    let error = edit(&mut poor(), &request()).expect_err("1000 bytes");
+    assert!(matches!(error, Error::Memory(_)) && error.to_string().contains("close other programs"), "{error}");
+    edit(&mut engine(Some(&cache)), &request()).expect("an edit");
+    assert_eq!(edit(&mut poor(), &request()).expect("no tuning needed").tuned, Tuned::OnDisk);
 }
 
 #[test]

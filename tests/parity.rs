@@ -289,7 +289,7 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         params.resolution = ((h * w) as f64).sqrt().round() as u32;
         let layer = LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer");
         let request = EditRequest { layer, params, model_folder: reference.model.clone(), document: String::new() };
-        let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0 });
+        let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None });
         let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
         // A layer has 16 bits a channel, the reference's picture has not been rounded to them.

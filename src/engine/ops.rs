@@ -58,7 +58,7 @@ fn exp(x: f32) -> f32 {
     let r = n.mul_add(-LN_2_HIGH, x);
     let r = n.mul_add(-LN_2_LOW, r);
     let mut p = 1.987_569_1e-4_f32;
-    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p.mul_add(r, coefficient);
     }
     let y = (p * r).mul_add(r, r) + 1.0;

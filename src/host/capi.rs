@@ -56,6 +56,8 @@ pub enum ImagicStatus {
     Engine = 10,
     /// A defect of the library; the handle can still be freed.
     Panic = 11,
+    /// The machine has too little memory for what was asked.
+    Memory = 12,
 }
 
 /// Where a job is.
@@ -427,8 +429,8 @@ fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<P
         model_folders = paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?;
     }
     let mut options = match given.remove("cache_folder") {
-        Some(Value::Null) => EngineOptions { cache_folder: None, cache_limit: super::CACHE_LIMIT },
-        Some(Value::String(path)) => EngineOptions { cache_folder: Some(path.into()), cache_limit: super::CACHE_LIMIT },
+        Some(Value::Null) => super::engine_options_in(None),
+        Some(Value::String(path)) => super::engine_options_in(Some(path.into())),
         Some(_) => return Err(wrong("cache_folder", "a path or null")),
         None => super::engine_options()?,
     };

@@ -1,4 +1,4 @@
-//! What the command line asks the operating system: Ctrl+C, the terminal's width, free disk; all its unsafe code is here.
+//! What hosts ask the operating system: Ctrl+C, the terminal's width, free disk and memory; the command line's unsafe code is here.
 
 use std::ffi::{CString, c_int};
 use std::os::unix::ffi::OsStrExt;
@@ -36,6 +36,13 @@ pub fn terminal_width() -> Option<usize> {
     let answer = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     // Some terminals do not know their size and say 0.
     (answer == 0).then(|| if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
+}
+
+/// Bytes of memory that can be had without swapping; `None` where the system does not say.
+pub fn free_memory() -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 /// Bytes that this account can still write to the disk of `folder`; `None` when the folder is not there.

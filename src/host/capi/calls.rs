@@ -36,6 +36,7 @@ impl From<&Error> for Failure {
             Error::Image(_) => ImagicStatus::Image,
             Error::File { .. } => ImagicStatus::File,
             Error::Host(_) => ImagicStatus::Host,
+            Error::Memory(_) => ImagicStatus::Memory,
             Error::Engine(_) => ImagicStatus::Engine,
             Error::Cancelled => ImagicStatus::Cancelled,
         };

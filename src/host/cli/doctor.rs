@@ -12,7 +12,7 @@ use crate::job::{JobState, Worker};
 use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -94,8 +94,10 @@ fn gimp2_folders() -> Vec<PathBuf> {
 fn copies(findings: &mut Findings) {
     let own = library_folder();
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
+    let folders = own.clone().into_iter().chain(installed).chain(gimp2_folders());
+    // A folder without either holds models at most.
     let mut folders: Vec<PathBuf> =
-        own.clone().into_iter().chain(installed).chain(gimp2_folders()).filter(|folder| folder.exists()).collect();
+        folders.filter(|folder| folder.join(LAUNCHER).exists() || folder.join(LIBRARY).exists()).collect();
     folders.dedup();
     let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
     for folder in folders {
@@ -147,8 +149,9 @@ fn models_found(findings: &mut Findings) -> u64 {
     let mut largest = 0;
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
     // The installed program's own folder is that of the account too.
-    let found: BTreeSet<PathBuf> = entries.filter_map(|entry| entry.path().canonicalize().ok()).collect();
-    for folder in found.iter().filter(|folder| folder.is_dir()) {
+    let found: BTreeMap<PathBuf, PathBuf> =
+        entries.filter_map(|entry| Some((entry.path().canonicalize().ok()?, entry.path()))).collect();
+    for folder in found.values().filter(|folder| folder.is_dir()) {
         match models::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model).map(|()| model)) {
             Ok(model) => {
                 let weights = weights(&model);
@@ -170,7 +173,11 @@ fn draw(model: &Model) -> Result<(), Error> {
     let params = Params { prompt: "a test".into(), sampling_steps: 1, resolution: 64, ..tuning };
     let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
     let request = EditRequest { layer, params, model_folder: model.folder.clone(), document: String::new() };
-    let worker = Worker::start(Engine::new(EngineOptions { cache_folder: None, cache_limit: 0 }))?;
+    let worker = Worker::start(Engine::new(EngineOptions {
+        cache_folder: None,
+        cache_limit: 0,
+        free_memory: system::free_memory,
+    }))?;
     let mut job = worker.submit(request);
     loop {
         match job.poll() {
@@ -199,7 +206,7 @@ fn weights(model: &Model) -> u64 {
 
 fn memory(findings: &mut Findings, weights: u64) {
     let needed = weights * BYTES_PER_WEIGHT;
-    match free_memory() {
+    match system::free_memory() {
         Some(free) if free < needed => {
             let what = format!("{} of memory free, tuning the largest model takes about {}", size(free), size(needed));
             findings.wrong(&what, "close other programs, or choose a smaller model");
@@ -207,12 +214,6 @@ fn memory(findings: &mut Findings, weights: u64) {
         Some(free) => findings.good(&format!("{} of memory free", size(free))),
         None => {}
     }
-}
-
-fn free_memory() -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 fn cache(findings: &mut Findings) {

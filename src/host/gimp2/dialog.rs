@@ -20,6 +20,9 @@ const EDIT: i32 = 1;
 const STOP: i32 = 2;
 const CLOSE: i32 = 3;
 
+/// What can be pressed, in the order in which it gets its key.
+const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "Advanced", "Reset to preset"];
+
 /// Milliseconds between two looks at the running edit.
 const POLL: u32 = 60;
 /// Width of the fields in pixels.
@@ -87,9 +90,10 @@ impl Window {
     fn new(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Rc<Self> {
         let dialog = Dialog::new("Imagic Edit");
         let mut mnemonics = Mnemonics::default();
-        let stop = dialog.add_button(&mnemonics.mark("Stop"), STOP);
-        dialog.add_button(&mnemonics.mark("Close"), CLOSE);
-        let edit = dialog.add_button(&mnemonics.mark("Edit"), EDIT);
+        let [stop, close, edit, browse, new_seed, advanced, reset] = BUTTONS.map(|label| mnemonics.mark(label));
+        let stop = dialog.add_button(&stop, STOP);
+        dialog.add_button(&close, CLOSE);
+        let edit = dialog.add_button(&edit, EDIT);
         dialog.set_default(EDIT);
 
         let subject = Label::new(WIDTH);
@@ -97,9 +101,8 @@ impl Window {
         let (description, examples) = (Label::new(WIDTH).selectable(), Label::new(WIDTH));
         description.0.show_only_on_demand();
         examples.0.show_only_on_demand();
-        let (browse, new_seed) = (gtk::button(&mnemonics.mark("Browse...")), gtk::button(&mnemonics.mark("New seed")));
-        let fold = gtk::expander(&mnemonics.mark("Advanced"));
-        let reset = gtk::button(&mnemonics.mark("Reset to preset"));
+        let (browse, new_seed, reset) = (gtk::button(&browse), gtk::button(&new_seed), gtk::button(&reset));
+        let fold = gtk::expander(&advanced);
         let (basic, columns) = (Form::new(8), [Form::new(8), Form::new(8)]);
         let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
         let mut fields = Vec::new();
@@ -493,7 +496,7 @@ fn help(param: &Param) -> String {
     format!("{} {cost}", param.help)
 }
 
-/// Gives every label of the window its own key.
+/// Gives every label of the window its own key, as long as the label has a letter that is free.
 #[derive(Default)]
 struct Mnemonics(Vec<char>);
 
@@ -516,16 +519,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_labels_share_a_key() {
+    fn no_two_labels_share_a_key_and_what_is_always_shown_has_one() {
         let mut mnemonics = Mnemonics::default();
         assert_eq!(mnemonics.mark("Stop"), "_Stop");
-        assert_eq!(mnemonics.mark("Seed"), "S_eed");
-        for label in PARAMS.iter().map(|param| param.label).chain(["Close", "Edit", "Advanced", "Reset"]) {
-            assert!(mnemonics.mark(label).contains('_'), "no key is left for {label}");
+        assert_eq!(mnemonics.mark("Steps"), "S_teps");
+        assert_eq!(mnemonics.mark("Tops"), "T_ops");
+        assert_eq!(mnemonics.mark("Spot"), "S_pot");
+        assert_eq!(mnemonics.mark("Toss"), "Toss", "no letter is left");
+
+        let mut mnemonics = Mnemonics::default();
+        for button in BUTTONS {
+            assert!(mnemonics.mark(button).contains('_'), "no key is left for {button}");
         }
-        let mut keys = mnemonics.0.clone();
-        keys.sort();
-        keys.dedup();
-        assert_eq!(keys.len(), mnemonics.0.len());
+        for param in PARAMS {
+            assert!(mnemonics.mark(param.label).contains('_') || param.advanced, "no key is left for {}", param.label);
+        }
     }
 }
