@@ -1,8 +1,8 @@
 //! The engine against diffusers, transformers and torch, on the data that `tests/reference/make_reference.py` made.
 //!
 //! Runs over `tests/fixtures/*`, or over the one folder that `IMAGIC_REFERENCE` names.
-//! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is two to four times what was
-//! measured, on several seeds and on a network of SD 1.5's size; `rounding` in `reference.json` says how far torch's own f32
+//! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is one and a half to five times the
+//! most that was measured, on networks up to SD 1.5's size; `rounding` in `reference.json` says how far torch's own f32
 //! lies from f64 on the same numbers, which no other f32 computation can be expected to undercut.
 
 use candle_core::safetensors::MmapedSafetensors;
@@ -275,7 +275,7 @@ fn check_changes(reference: &Reference, base: &Weights, tuned: &Weights) {
         let theirs = lengths[name].as_f64().expect("a length");
         (name, Tensor::new(&[length], CPU).expect("a number"), Tensor::new(&[theirs], CPU).expect("a number"))
     });
-    check(reference, "edit: lengths of all changes", 3e-4, pairs);
+    check(reference, "edit: lengths of all changes", 1e-4, pairs);
 }
 
 /// Besides the stages, the order in which [`Engine::edit`] calls them and what it passes from one to the next.
