@@ -137,12 +137,27 @@ fn loss_and_every_gradient_are_the_same() {
         let without: Vec<_> =
             variables.iter().filter(|(_, weight)| gradients.get(weight).is_none()).map(|(name, _)| name).collect();
         assert!(without.is_empty(), "{}: no gradient for {without:?}", reference.name());
+        let sketched = reference.facts["settings"]["gradients"] == "sketch";
         let pairs = variables.iter().map(|(name, variable)| {
             let ours = gradients.remove(variable).expect("checked above");
+            let ours = if sketched { sketch(&ours) } else { ours };
             (name.as_str(), ours, theirs.load(name, CPU).expect("checked above"))
         });
-        check(reference, "gradients of the weights", 1e-5, pairs);
+        check(reference, "gradients of the weights", reference.tolerance(1e-5, "gradients"), pairs);
     });
+}
+
+/// As `sketch` in make_reference.py: 64 sums of the elements times normal numbers.
+fn sketch(gradient: &Tensor) -> Tensor {
+    const NUMBERS: usize = 64;
+    let count = gradient.elem_count();
+    let normals = Stream::new(0u32, Purpose::Latents, 0).normals(&[count], CPU).and_then(|n| Ok(n.to_vec1::<f32>()?));
+    let values = gradient.flatten_all().and_then(|gradient| gradient.to_vec1::<f32>()).expect("values");
+    let mut sums = [0.0f64; NUMBERS];
+    for (index, (value, normal)) in values.into_iter().zip(normals.expect("normal numbers")).enumerate() {
+        sums[index % NUMBERS] += f64::from(value) * f64::from(normal);
+    }
+    Tensor::from_vec(sums.map(|sum| sum as f32).to_vec(), NUMBERS, CPU).expect("64 numbers")
 }
 
 #[test]
@@ -250,7 +265,12 @@ fn a_whole_edit_is_the_same() {
         let latents = imagic::generate(&setting, &unet, &e_bar, &e_null, watch).expect("stage C");
         let image = vae.decode(&latents).expect("a picture");
         let pairs = [("latents", latents), ("image", image)];
-        check(reference, "edit: result", 5e-6, pairs.map(|(name, ours)| (name, ours, tensor(name))));
+        check(
+            reference,
+            "edit: result",
+            reference.tolerance(5e-6, "imagic.image"),
+            pairs.map(|(name, ours)| (name, ours, tensor(name))),
+        );
     });
 }
 
@@ -299,7 +319,8 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         check(reference, "engine: losses", 3e-6, losses);
         let in_a_row = |rgba: &[u16]| row(rgba.iter().map(|&value| f32::from(value)).collect());
         let theirs = in_a_row(&pixels(&tensor("image")));
-        check(reference, "engine: layer", 1e-5, [("layer", in_a_row(edit.layer.rgba()), theirs)]);
+        // One unit of 16 bits is 3e-5 of the middle of the range.
+        check(reference, "engine: layer", 3e-5, [("layer", in_a_row(edit.layer.rgba()), theirs)]);
     });
 }
 
@@ -339,6 +360,14 @@ impl Reference {
 
     fn tensor(&self, name: &str) -> Tensor {
         self.tensors.get(name).unwrap_or_else(|| panic!("{} has no tensor {name}", self.name())).clone()
+    }
+
+    /// `least`, or three times what torch's own f32 differs from its f64 in the tensors of this name: two programs that
+    /// round independently differ by about twice that in the worst of hundreds of tensors.
+    fn tolerance(&self, least: f64, prefix: &str) -> f64 {
+        let rounding = self.facts["rounding"].as_object().into_iter().flatten();
+        let of_these = rounding.filter(|(name, _)| name.starts_with(prefix));
+        of_these.filter_map(|(_, worst)| worst["error"].as_f64()).fold(least, |most, error| most.max(3.0 * error))
     }
 
     fn gradients(&self) -> MmapedSafetensors {

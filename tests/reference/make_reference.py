@@ -10,6 +10,7 @@ name -> symbol of the paper
 
 import argparse
 import json
+import os
 import pathlib
 from importlib.metadata import version
 
@@ -43,9 +44,14 @@ SETTINGS = {
     "guidance": 3.0,
     # What stage B changed is kept of weights with up to this many elements; of all others only its length.
     "change_elements": 700,
+    # "whole", or "sketch" where whole ones would be too large to commit: see `sketch`.
+    "gradients": "whole",
     # Repeats everything in f64, to tell how much of a difference is torch's own rounding.
     "rounding": True,
 }
+
+# Numbers in the sketch of a gradient.
+SKETCH = 64
 
 TEXTS = [
     SETTINGS["text"],
@@ -94,18 +100,29 @@ def main():
         for name, worst in rounding.items():
             print(f"torch's own rounding  {worst['error']:.1e}  {worst['tensor']}")
 
+    if settings["gradients"] == "sketch":
+        save_file({name: sketch(gradient) for name, gradient in load_file(gradients).items()}, gradients)
+
     facts = {
         "about": config["about"],
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "numpy")},
         "weights_seed": arguments.seed,
-        # Relative to this file, or absolute.
-        "model": str(model) if "model" in config else "model",
+        # Relative to this file.
+        "model": os.path.relpath(model, arguments.directory.resolve()),
         "settings": settings,
         **facts,
         "tensors": [name for name in tensors if not name.startswith("change.")],
         "rounding": rounding,
     }
     write_facts(arguments.directory / "reference.json", facts)
+
+
+def sketch(gradient):
+    """SKETCH numbers that change with every element: sums of the elements times normal numbers. The relative error of a
+    sketch is that of the gradient, but for the luck of the draw."""
+    weighted = gradient.flatten().double() * torch.from_numpy(noise.normals((0, noise.INITIAL_LATENTS, 0), gradient.numel()))
+    padding = -weighted.numel() % SKETCH
+    return torch.nn.functional.pad(weighted, (0, padding)).reshape(-1, SKETCH).sum(0).float()
 
 
 def reference(model, settings, seed, dtype, gradients_file):
