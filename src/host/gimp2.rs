@@ -8,7 +8,7 @@ mod libgimp;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::entry::library_folder;
-use crate::host::{self, gimp, gimp2_sys as sys, loader};
+use crate::host::{self, gimp, gimp2_sys as sys, loader, system};
 use crate::job::Worker;
 use crate::models;
 use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
@@ -181,6 +181,7 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
     image.start();
     let mut document = Document::open(image, drawable)?;
     let folders = models::folders(library_folder().as_deref());
+    system::yield_to_other_programs();
     let worker = Worker::start(Engine::new(host::engine_options()?))?;
     let params = match mode {
         sys::GimpRunMode::GIMP_RUN_INTERACTIVE => return dialog::run(document, worker, folders),
