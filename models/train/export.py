@@ -59,10 +59,13 @@ def main():
         write_json(config, values)
 
     pipeline = StableDiffusionPipeline.from_pretrained(options.folder, torch_dtype=torch.float32)
-    difference = (pipeline.text_encoder(torch.tensor([[643, 1, 644]]))[0] - text_encoder.float()(torch.tensor([[643, 1, 644]]))[0]).abs().max()
+    ids = torch.tensor([[tokenizer.bos_token_id, 1, tokenizer.eos_token_id]])
+    difference = (pipeline.text_encoder(ids)[0] - text_encoder.float()(ids)[0]).abs().max()
     assert difference < 1e-4, "the text encoder read back differs"
-    grid = sample_grid(options.work, pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, columns=6)
+    grid = sample_grid(options.work, pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, columns=4)
     grid.quantize(128).save(options.folder / "samples.png", optimize=True)
+    for file in options.folder.rglob("*.safetensors"):
+        file.chmod(0o644)
     size = sum(f.stat().st_size for f in options.folder.rglob("*") if f.is_file())
     print(f"step {step}, {size / 1e6:.1f} MB in {options.folder}")
 
