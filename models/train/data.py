@@ -1,0 +1,53 @@
+"""The training set: pictures and captions of seeded random scenes, rendered once and cached on disk.
+
+Every second scene is the sibling of the one before it: the same picture with one attribute changed.
+Held-out scenes come from seeds that training never uses.
+"""
+
+import random
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scenes import Scene, random_scene, render, sibling
+
+SIZE = 64  # pixels
+TRAINING_SEED = 1
+HELD_OUT_SEED = 1_000_001  # metrics of the autoencoder, gallery of the model card
+VALIDATION_SEED = 2_000_001  # edits on which imagic.json was chosen
+
+
+def scenes(count: int, seed: int = TRAINING_SEED) -> list[Scene]:
+    rng = random.Random(seed)
+    result = []
+    while len(result) < count:
+        scene = random_scene(rng)
+        result += [scene, sibling(scene, rng)]
+    return result[:count]
+
+
+def _picture(scene: Scene) -> np.ndarray:
+    return render(scene, SIZE)
+
+
+def pictures(count: int, work: Path, seed: int = TRAINING_SEED, processes: int = 1) -> np.ndarray:
+    """(count, 3, 64, 64) uint8, from the cache in `work` if it is there."""
+    cache = work / f"pictures-{seed}-{count}.npy"
+    if not cache.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        with Pool(processes) as pool:
+            rendered = np.stack(pool.map(_picture, scenes(count, seed), chunksize=200))
+        np.save(cache, rendered.transpose(0, 3, 1, 2))
+    return np.load(cache)
+
+
+def to_model_range(batch: np.ndarray) -> torch.Tensor:
+    """uint8 pictures to floats from -1 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(batch)).float() / 127.5 - 1
+
+
+def to_pictures(batch: torch.Tensor) -> list[np.ndarray]:
+    """(n, 3, h, w) from -1 to 1 to n pictures (h, w, 3) uint8."""
+    return list(((batch.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy())
