@@ -10,11 +10,11 @@ out=$root/demo
 
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
-# A row of the table of samples: | `picture.png` | what it shows | prompt |
+# A row of the table of samples: | `picture.png` | what it shows | prompt | remark |
 row=$(grep -m1 '^| *`demo.png`' "$samples/README.md" || grep -m1 '^| *`' "$samples/README.md") ||
     fail "there is no sample picture in $samples/README.md"
 picture=$samples/$(sed 's/^| *`\([^`]*\)`.*/\1/' <<<"$row")
-prompt=$(sed 's/.*| *`*\([^|`]*[^|` ]\)`* *|$/\1/' <<<"$row")
+prompt=$(awk -F'|' '{ gsub(/^[ `]+|[ `]+$/, "", $4); print $4 }' <<<"$row")
 eta=$("$program" models --json | sed -n 's/.*"eta": \([0-9.]*\),*/\1/p' | head -n1)
 [[ -n $eta ]] || fail "the built-in model is not installed; run installer/install.sh"
 other_eta=$(awk -v eta="$eta" 'BEGIN { print eta - 0.2 }')
