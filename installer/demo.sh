@@ -10,11 +10,10 @@ out=$root/demo
 
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
-# A row of the table of samples: | `picture.png` | what it shows | prompt | remark |
-row=$(grep -m1 '^| *`demo.png`' "$samples/README.md" || grep -m1 '^| *`' "$samples/README.md") ||
-    fail "there is no sample picture in $samples/README.md"
-picture=$samples/$(sed 's/^| *`\([^`]*\)`.*/\1/' <<<"$row")
-prompt=$(awk -F'|' '{ gsub(/^[ `]+|[ `]+$/, "", $4); print $4 }' <<<"$row")
+# The row of demo.png in the table of samples: | `demo.png` ... | what it shows | prompt | ...
+picture=$samples/demo.png
+prompt=$(awk -F' *[|] *' '/^[|] *`demo.png`/ { print $4 }' "$samples/README.md")
+[[ -f $picture && -n $prompt ]] || fail "there is no picture demo.png or no prompt for it in $samples/README.md"
 eta=$("$program" models --json | sed -n 's/.*"eta": \([0-9.]*\),*/\1/p' | head -n1)
 [[ -n $eta ]] || fail "the built-in model is not installed; run installer/install.sh"
 other_eta=$(awk -v eta="$eta" 'BEGIN { print eta - 0.2 }')
