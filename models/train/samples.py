@@ -18,7 +18,7 @@ HOUSE = Scene("house", "yellow", "grass", None, faces_left=False, x=0.5, scale=1
               clutter=(("cloud", 0.25, 0.3, 1.0), ("bush", 0.1, 0.5, 0.9)))
 # file: the scene, the edit that is suggested, width and height
 SAMPLES = {
-    "demo.png": (CAR, replace(CAR, color="blue"), 512, 512),
+    "demo.png": (DOG, replace(DOG, pose="sitting"), 512, 512),
     "car-on-beach.png": (CAR, replace(CAR, color="blue"), 512, 512),
     "dog-on-grass.png": (DOG, replace(DOG, background="snow"), 512, 512),
     "bird-on-beach.png": (BIRD, replace(BIRD, pose="spreading its wings"), 512, 512),
