@@ -10,9 +10,22 @@ use std::process::exit;
 const LIBRARY: &str = "libimagic_edit.so";
 const ENTRY: &CStr = c"imagic_main";
 
+/// Settings that candle reads from the environment only; what the user has set stays.
+const SETTINGS: [(&str, &str); 1] = [
+    // candle's own threads wait by spinning: beside a busy program an edit takes twice the processor time. Our
+    // operations, which do nearly all of the work, share rayon's threads.
+    ("CANDLE_NUM_THREADS", "1"),
+];
+
 type Entry = unsafe extern "C" fn(argc: c_int, argv: *mut *mut c_char) -> c_int;
 
 fn main() {
+    for (name, value) in SETTINGS {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: this is the only thread.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
     let entry = load(&own_folder().join(LIBRARY)).unwrap_or_else(|message| {
         eprintln!("imagic-edit: {message}");
         exit(1);

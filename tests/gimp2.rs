@@ -42,9 +42,11 @@ impl Account {
         let plug_in = account.folder.join("profile/plug-ins/imagic-edit");
         fs::create_dir_all(&plug_in).expect("a temporary folder");
         let launcher = Path::new(env!("CARGO_BIN_EXE_imagic-edit"));
+        let test = std::env::current_exe().expect("the test knows its own file");
         for (from, name, mode) in [
             (launcher.to_owned(), "imagic-edit", 0o755),
-            (launcher.with_file_name("libimagic_edit.so"), "libimagic_edit.so", 0o644),
+            // The library that belongs to this test: the launcher's folder may hold one of an earlier build.
+            (test.with_file_name("libimagic_edit.so"), "libimagic_edit.so", 0o644),
         ] {
             let to = plug_in.join(name);
             fs::copy(&from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
