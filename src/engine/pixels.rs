@@ -9,7 +9,7 @@ use image::{ImageBuffer, Rgb};
 
 type Rgb16 = ImageBuffer<Rgb<u16>, Vec<u16>>;
 
-const WHITE: u32 = u16::MAX as u32;
+const WHITE: u64 = u16::MAX as u64;
 
 /// The narrowest picture the model works at is this much longer than wide; what is longer gets squeezed.
 const LONGEST: f64 = 4.0;
@@ -31,11 +31,9 @@ pub fn working_size(width: u32, height: u32, side: usize, multiple: usize) -> (u
 pub fn to_tensor(layer: &LayerImage, size: (usize, usize), device: &Device) -> Result<Tensor> {
     let mut opaque = Vec::with_capacity(layer.rgba().len() / 4 * 3);
     for pixel in layer.rgba().chunks_exact(4) {
-        let alpha = u32::from(pixel[3]);
-        let over_white = |value: u16| {
-            ((u32::from(value) as u64 * u64::from(alpha) / u64::from(WHITE)) as u32 + WHITE - alpha) as u16
-        };
-        opaque.extend(pixel[..3].iter().map(|&value| over_white(value)));
+        let alpha = u64::from(pixel[3]);
+        let over_white = |&value: &u16| (u64::from(value) * alpha / WHITE + WHITE - alpha) as u16;
+        opaque.extend(pixel[..3].iter().map(over_white));
     }
     let picture = Rgb16::from_raw(layer.width(), layer.height(), opaque).expect("three values for each pixel");
     let (w, h) = size;

@@ -106,7 +106,7 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     Err(Error::model(folder, reason))
 }
 
-/// A JSON file of the model folder; `Null` where it is missing and `required` is false.
+/// A JSON file of the model folder.
 pub fn read_json(path: &Path) -> Result<Value> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -124,31 +124,31 @@ const PARTS: [&str; 3] = ["unet", "vae", "text_encoder"];
 /// A text that differs for models with different weights: SHA-256 over names, sizes and configurations, and over 64
 /// samples of 64 KiB spread evenly through each weights file. Reading all of a 4 GB model would take seconds each time.
 pub fn fingerprint(folder: &Path) -> Result<String> {
-    const SAMPLES: u64 = 64;
-    const SAMPLE_BYTES: u64 = 64 << 10;
     let mut hash = Sha256::new();
     for part in PARTS {
         let folder = folder.join(part);
         hash.update(read_json(&folder.join("config.json"))?.to_string());
-        let path = weights_file(&folder)?;
-        let sample = || -> std::io::Result<()> {
-            let mut file = std::fs::File::open(&path)?;
-            let size = file.metadata()?.len();
-            hash.update(size.to_le_bytes());
-            let mut buffer = vec![0; SAMPLE_BYTES as usize];
-            for index in 0..SAMPLES {
-                let end = size.saturating_sub(SAMPLE_BYTES);
-                file.seek(SeekFrom::Start(end * index / (SAMPLES - 1)))?;
-                let read = file.by_ref().take(SAMPLE_BYTES).read(&mut buffer)?;
-                hash.update(&buffer[..read]);
-            }
-            Ok(())
-        };
-        let mut sample = sample;
-        sample().map_err(Error::file("read", &path))?;
+        let file = weights_file(&folder)?;
+        hash_samples(&file, &mut hash).map_err(Error::file("read", &file))?;
     }
     hash.update(read_json(&folder.join("scheduler/scheduler_config.json"))?.to_string());
     Ok(hex(&hash.finalize()))
+}
+
+fn hash_samples(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {
+    const SAMPLES: u64 = 64;
+    const SAMPLE_BYTES: u64 = 64 << 10;
+    let mut file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    hash.update(size.to_le_bytes());
+    let last = size.saturating_sub(SAMPLE_BYTES);
+    for index in 0..SAMPLES {
+        file.seek(SeekFrom::Start(last * index / (SAMPLES - 1)))?;
+        let mut sample = Vec::new();
+        file.by_ref().take(SAMPLE_BYTES).read_to_end(&mut sample)?;
+        hash.update(&sample);
+    }
+    Ok(())
 }
 
 /// Lower-case hexadecimal digits.
