@@ -150,6 +150,7 @@ imagic_status imagic_parameters_json(char *text, size_t text_len, size_t *text_n
 
 /* Makes a worker; cheap, nothing is loaded. options_json is NULL or an object that may have model_folders (list of
  * paths), cache_folder (path, or null to keep tuned models in memory only) and cache_limit (bytes).
+ * Start the program with CANDLE_NUM_THREADS=1 in its environment: without it a library inside waits by spinning.
  * The caller promises:
  * options_json is NULL or a text that ends with NUL; worker is writable. */
 imagic_status imagic_worker_new(const char *options_json, imagic_worker **worker);

@@ -215,6 +215,7 @@ pub unsafe extern "C" fn imagic_parameters_json(
 
 /// Makes a worker; cheap, nothing is loaded. `options_json` is NULL or an object that may have `model_folders` (list of
 /// paths), `cache_folder` (path, or null to keep tuned models in memory only) and `cache_limit` (bytes).
+/// Start the program with `CANDLE_NUM_THREADS=1` in its environment: without it a library inside waits by spinning.
 ///
 /// # Safety
 /// `options_json` is NULL or a text that ends with NUL; `worker` is writable.
