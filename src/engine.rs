@@ -214,21 +214,21 @@ impl Engine {
         }
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
         let size = base.working_size(&request.layer, params.resolution);
-        let moments = base.vae.encode(&pixels::to_tensor(&request.layer, size, &self.device)?)?;
-        let noise =
-            Stream::new(params.tuning_seed, Purpose::VaeSample, 0).normals(moments.mean.dims(), &self.device)?;
-        let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
-        let setting = Setting { config: &base.unet_config, schedule: &base.schedule, x: &x, params };
+        let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params };
 
         let (mut embedding_losses, mut tuning_losses) = (Vec::new(), Vec::new());
         let (tuned, origin) = match self.find_tuned(&key, &base) {
             Some(found) => found,
             None => {
                 self.check_memory(&base, params)?;
+                let moments = base.vae.encode(&pixels::to_tensor(&request.layer, size, &self.device)?)?;
+                let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0);
+                let noise = noise.normals(moments.mean.dims(), &self.device)?;
+                let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
                 let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
-                let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base.unet, &e_tgt, watch)?;
+                let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base.unet, &x, &e_tgt, watch)?;
                 embedding_losses = losses;
-                let (unet, losses) = imagic::fine_tune(&setting, &base.unet, &e_opt, watch)?;
+                let (unet, losses) = imagic::fine_tune(&setting, &base.unet, &x, &e_opt, watch)?;
                 tuning_losses = losses;
                 let tuned = Arc::new(TunedModel { e_opt, unet });
                 if let Some(folder) = &self.options.cache_folder {
@@ -248,7 +248,9 @@ impl Engine {
         let e_bar = imagic::interpolate(&e_tgt, &tuned.e_opt, params.eta)?;
         let unet = UNet::new(&base.unet_config, &tuned.unet)?;
         let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
-        let x_edit = imagic::generate(&setting, &unet, &e_bar, &e_null, watch)?;
+        let (w, h) = size;
+        let shape = [1, base.vae.latent_channels, h / base.vae.downsampling, w / base.vae.downsampling];
+        let x_edit = imagic::generate(&setting, &unet, &shape, &e_bar, &e_null, watch)?;
         let layer = pixels::to_layer(&base.vae.decode(&x_edit)?, &request.layer)?;
         Ok(Edit { layer, tuned: origin, seconds: clock.finish(), embedding_losses, tuning_losses, notes })
     }

@@ -223,9 +223,10 @@ fn sampling_with_guidance_takes_the_same_path() {
         let pairs = steps.iter().map(|(name, ours, theirs)| (name.as_str(), ours.clone(), theirs.clone()));
         check(reference, "DDIM, each step alone", 5e-6, pairs);
 
-        let setting = Setting { config: &config, schedule: &schedule, x: &at(0), params: &params };
+        let setting = Setting { config: &config, schedule: &schedule, params: &params };
         let watch = &mut |_, _, _, _| Ok(());
-        let last = imagic::generate(&setting, &unet, &embedding(0), &embedding(1), watch).expect("latents");
+        let last =
+            imagic::generate(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1), watch).expect("latents");
         check(reference, "DDIM, all steps", 5e-6, [("latents", last, at(timesteps.len()))]);
     });
 }
@@ -248,21 +249,21 @@ fn a_whole_edit_is_the_same() {
         let x = vae.sample(&moments, &noise).expect("a sample");
         check(reference, "edit: x", 4e-6, [("x", x.clone(), tensor("x_0"))]);
 
-        let setting = Setting { config: &config, schedule: &schedule, x: &x, params: &params };
+        let setting = Setting { config: &config, schedule: &schedule, params: &params };
         let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
-        let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base, &e_tgt, watch).expect("stage A");
+        let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base, &x, &e_tgt, watch).expect("stage A");
         check(reference, "edit: losses of stage A", 1e-6, [("losses", row(losses), tensor("losses_a"))]);
         check(reference, "edit: e_opt", 2e-6, [("e_opt", e_opt.clone(), tensor("e_opt"))]);
 
-        let (tuned, losses) = imagic::fine_tune(&setting, &base, &e_opt, watch).expect("stage B");
+        let (tuned, losses) = imagic::fine_tune(&setting, &base, &x, &e_opt, watch).expect("stage B");
         check(reference, "edit: losses of stage B", 1e-6, [("losses", row(losses), tensor("losses_b"))]);
         check_changes(reference, &base, &tuned);
 
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
         check(reference, "edit: e_bar", 1e-6, [("e_bar", e_bar.clone(), tensor("e_bar"))]);
         let unet = UNet::new(&config, &tuned).expect("a U-Net");
-        let latents = imagic::generate(&setting, &unet, &e_bar, &e_null, watch).expect("stage C");
+        let latents = imagic::generate(&setting, &unet, x.dims(), &e_bar, &e_null, watch).expect("stage C");
         let image = vae.decode(&latents).expect("a picture");
         let pairs = [("latents", latents), ("image", image)];
         check(

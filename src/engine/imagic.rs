@@ -20,23 +20,23 @@ use crate::params::Params;
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 
-/// What every stage needs: the frozen parts and the latents of the picture.
+/// What every stage needs.
 pub struct Setting<'a> {
     /// Shape of the network.
     pub config: &'a UNetConfig,
     /// The checkpoint's noise schedule.
     pub schedule: &'a Schedule,
-    /// The picture: one sample of the VAE, scaled, (1, c, h, w). The same in stages A and B.
-    pub x: &'a Tensor,
     /// Steps, learning rates, seeds.
     pub params: &'a Params,
 }
 
 /// Stage A: the embedding that makes the frozen network reconstruct `x` best, near `e_tgt`, where it starts.
+/// `x`: the picture, one sample of the VAE, scaled, (1, c, h, w); the same one in stage B.
 /// Returns e_opt, (1, tokens, d), and the losses.
 pub fn optimize_text_embedding(
     setting: &Setting<'_>,
     base: &Weights,
+    x: &Tensor,
     e_tgt: &Tensor,
     watch: &mut StepWatch<'_>,
 ) -> Result<(Tensor, Vec<f32>)> {
@@ -44,6 +44,7 @@ pub fn optimize_text_embedding(
     let e = Var::from_tensor(e_tgt)?;
     let params = setting.params;
     let training = Training {
+        x,
         stage: Stage::OptimizeTextEmbedding,
         steps: params.embedding_steps,
         lr: params.embedding_lr,
@@ -59,6 +60,7 @@ pub fn optimize_text_embedding(
 pub fn fine_tune(
     setting: &Setting<'_>,
     base: &Weights,
+    x: &Tensor,
     e_opt: &Tensor,
     watch: &mut StepWatch<'_>,
 ) -> Result<(Weights, Vec<f32>)> {
@@ -71,6 +73,7 @@ pub fn fine_tune(
     let unet = UNet::new(setting.config, &weights(|variable| variable.as_tensor().clone()))?;
     let params = setting.params;
     let training = Training {
+        x,
         stage: Stage::FineTune,
         steps: params.tuning_steps,
         lr: params.tuning_lr,
@@ -86,20 +89,21 @@ pub fn interpolate(e_tgt: &Tensor, e_opt: &Tensor, eta: f64) -> Result<Tensor> {
     Ok(((e_tgt * eta)? + (e_opt * (1.0 - eta))?)?)
 }
 
-/// Stage C: samples latents with DDIM from pure noise, guided from `e_null` (the empty text's embedding) to `e_bar`.
+/// Stage C: samples latents of `shape`, (1, c, h, w), with DDIM from pure noise, guided from `e_null` (the empty text's embedding) to `e_bar`.
 pub fn generate(
     setting: &Setting<'_>,
     unet: &UNet,
+    shape: &[usize],
     e_bar: &Tensor,
     e_null: &Tensor,
     watch: &mut StepWatch<'_>,
 ) -> Result<Tensor> {
-    let Setting { schedule, x, params, .. } = setting;
+    let Setting { schedule, params, .. } = setting;
     let timesteps = schedule.timesteps(params.sampling_steps);
     // Guidance of 1 is the conditional prediction itself; then half of the work is not done.
     let guided = params.guidance != 1.0;
     let e = if guided { Tensor::cat(&[e_null, e_bar], 0)? } else { e_bar.clone() };
-    let mut x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(x.dims(), x.device())?;
+    let mut x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(shape, e_bar.device())?;
     watch(Stage::Generate, 0, timesteps.len() as u32, None)?;
     for (step, &t) in timesteps.iter().enumerate() {
         let prediction = if guided {
@@ -132,7 +136,8 @@ pub fn denoising_loss(
 }
 
 /// What differs between stages A and B besides the variables.
-struct Training {
+struct Training<'a> {
+    x: &'a Tensor,
     stage: Stage,
     steps: u32,
     lr: f64,
@@ -143,13 +148,13 @@ struct Training {
 /// The loop of stages A and B: Adam on L, a fresh timestep and noise for each item and step.
 fn train(
     setting: &Setting<'_>,
-    training: &Training,
+    training: &Training<'_>,
     unet: &UNet,
     e: &Tensor,
     variables: Vec<Var>,
     watch: &mut StepWatch<'_>,
 ) -> Result<Vec<f32>> {
-    let Setting { schedule, x, params, .. } = setting;
+    let (Setting { schedule, params, .. }, x) = (setting, training.x);
     let mut adam = Adam::new(variables, training.lr);
     let mut losses = Vec::with_capacity(training.steps as usize);
     let mut shape = x.dims().to_vec();
