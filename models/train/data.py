@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scenes import Scene, random_scene, render, sibling
+from drawing import render
+from scenes import Scene, random_scene, sibling
 
 SIZE = 64  # pixels
 TRAINING_SEED = 1
-HELD_OUT_SEED = 1_000_001  # metrics of the autoencoder, gallery of the model card
+HELD_OUT_SEED = 1_000_001  # the gates of the autoencoder, the classifier and the generated samples
 VALIDATION_SEED = 2_000_001  # edits on which imagic.json was chosen
+TEST_SEED = 3_000_001  # edits that are only reported on
 
 
 def scenes(count: int, seed: int = TRAINING_SEED) -> list[Scene]:
@@ -32,7 +34,7 @@ def _picture(scene: Scene) -> np.ndarray:
     return render(scene, SIZE)
 
 
-def pictures(count: int, work: Path, seed: int = TRAINING_SEED, processes: int = 1) -> np.ndarray:
+def pictures(count: int, work: Path, seed: int = TRAINING_SEED, processes: int = 2) -> np.ndarray:
     """(count, 3, 64, 64) uint8, from the cache in `work` if it is there."""
     cache = work / f"pictures-{seed}-{count}.npy"
     if not cache.exists():

@@ -18,7 +18,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import data
-from scenes import caption, grid, vocabulary
+from drawing import grid
+from scenes import caption, vocabulary
 from tokens import MAX_LENGTH, write_tokenizer
 
 WIDTH = 128  # of the text embedding

@@ -17,7 +17,7 @@ import copy
 import json
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ from PIL import Image
 
 import data
 from diffusion import tokenize
-from scenes import BACKGROUNDS, COLORS, POSES, Scene, caption, edit_truth, grid, random_scene
+from drawing import edit_truth, grid
+from scenes import ATTRIBUTES, Scene, caption, random_edit
 
 
 @dataclass
@@ -108,18 +109,10 @@ def imagic(pipeline, picture: np.ndarray, prompt: str, settings: Settings, etas:
 
 
 def validation_edits(count: int) -> list[tuple[str, Scene, Scene]]:
-    """(what changes, scene, edited scene), by turns color, background and pose."""
-    rng, edits = random.Random(data.VALIDATION_SEED), []
-    while len(edits) < count:
-        attribute, choices = (("color", COLORS), ("background", BACKGROUNDS), ("pose", None))[len(edits) % 3]
-        scene = random_scene(rng)
-        if attribute == "pose":
-            while scene.pose is None:
-                scene = random_scene(rng)
-            choices = POSES[scene.kind]
-        other = rng.choice([c for c in choices if c != getattr(scene, attribute)])
-        edits.append((attribute, scene, replace(scene, **{attribute: other})))
-    return edits
+    """(what changes, scene, edited scene), the attributes by turns."""
+    rng = random.Random(data.VALIDATION_SEED)
+    attributes = [ATTRIBUTES[i % len(ATTRIBUTES)] for i in range(count)]
+    return [(attribute, *random_edit(attribute, rng)) for attribute in attributes]
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask=True) -> float:

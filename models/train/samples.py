@@ -6,16 +6,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from scenes import Scene, caption, render
+from drawing import render
+from scenes import Scene, caption
 
-CAR = Scene("car", "red", "beach", None, faces_left=False, x=0.5, scale=1.35, horizon=0.58, sun=0.82, mountains=0.2,
-            clutter=(("cloud", 0.3, 0.4, 1.0),))
-DOG = Scene("dog", "brown", "grass", "standing", faces_left=False, x=0.49, scale=1.3, horizon=0.57, sun=0.16, mountains=0.0,
-            clutter=(("cloud", 0.75, 0.2, 0.9),))
-BIRD = Scene("bird", "blue", "beach", "sitting", faces_left=False, x=0.52, scale=1.25, horizon=0.6, sun=0.85, mountains=0.0, clutter=())
-CAT = Scene("cat", "black", "desert", "sitting", faces_left=True, x=0.5, scale=1.3, horizon=0.6, sun=0.8, mountains=0.5, clutter=())
-HOUSE = Scene("house", "yellow", "grass", None, faces_left=False, x=0.5, scale=1.35, horizon=0.58, sun=0.85, mountains=0.0,
-              clutter=(("cloud", 0.25, 0.3, 1.0), ("bush", 0.1, 0.5, 0.9)))
+# What the samples share.
+PLAIN = Scene(kind="dog", color="brown", background="grass", pose="standing", hat=False, style="photo", size="big", position="middle",
+              within_size=0.5, within_position=0.4, faces_left=False, horizon=0.57, sun=0.16, mountains=0.2, clutter=())
+DOG = replace(PLAIN, clutter=(("cloud", 0.75, 0.2, 0.9),))
+CAR = replace(PLAIN, kind="car", color="red", background="beach", pose=None, sun=0.82, clutter=(("cloud", 0.3, 0.4, 1.0),))
+BIRD = replace(PLAIN, kind="bird", color="blue", background="beach", pose="sitting", horizon=0.6, sun=0.85)
+CAT = replace(PLAIN, kind="cat", color="black", background="desert", pose="sitting", faces_left=True, sun=0.8, mountains=0.5)
+HOUSE = replace(PLAIN, kind="house", color="yellow", pose=None, sun=0.85, clutter=(("cloud", 0.25, 0.3, 1.0), ("bush", 0.1, 0.5, 0.9)))
 # file: the scene, the edit that is suggested, width and height
 SAMPLES = {
     "demo.png": (DOG, replace(DOG, pose="sitting"), 512, 512),

@@ -1,4 +1,4 @@
-"""Trains the autoencoder (AutoencoderKL, 64 x 64 x 3 pixels to 16 x 16 x 4 latents).
+"""Trains the autoencoder (AutoencoderKL, 64 x 64 x 3 pixels to 8 x 8 x 16 latents).
 
 Loss: L1 + L1 of the picture's gradients + a tiny KL term. The rate is constant after a warm-up and falls
 to zero over the last 30 % of --steps, so a run can be resumed and made longer. The best way to read the
@@ -13,8 +13,9 @@ import torch
 from diffusers import AutoencoderKL
 
 import data
-from scenes import grid
+from drawing import grid
 
+LATENT_CHANNELS = 16
 KL_WEIGHT = 2e-4
 GRADIENT_WEIGHT = 0.5
 PEAK_RATE = 2e-3
@@ -24,7 +25,7 @@ DECAY = 0.3  # share of the steps
 
 def build(channels: list[int]) -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=data.SIZE,
+        in_channels=3, out_channels=3, latent_channels=LATENT_CHANNELS, sample_size=data.SIZE,
         down_block_types=["DownEncoderBlock2D"] * len(channels), up_block_types=["UpDecoderBlock2D"] * len(channels),
         block_out_channels=channels, layers_per_block=1, norm_num_groups=8, act_fn="silu",
     )
@@ -77,19 +78,19 @@ def normalize_latents(vae: AutoencoderKL, x: torch.Tensor):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("work"), help="caches and checkpoints")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=16000)
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
     parser.add_argument("--name", default="vae", help="checkpoint is WORK/NAME.pt, result WORK/NAME/")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
     x_train = data.pictures(options.pictures, options.work)
-    x_held_out = data.to_model_range(data.pictures(64, options.work, data.HELD_OUT_SEED))
+    x_held_out = data.to_model_range(data.pictures(128, options.work, data.HELD_OUT_SEED))
     vae = build(options.channels)
     optimizer = torch.optim.AdamW(vae.parameters(), PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint, step = options.work / f"{options.name}.pt", 0
