@@ -26,20 +26,22 @@ WIDTH = 128  # of the text embedding
 PEAK_RATE = 1e-3
 WARM_UP = 200  # steps
 DECAY = 0.5  # share of the steps
-AVERAGE = 0.998  # decay of the moving average
+AVERAGE = 0.999  # decay of the moving average
 CAPTIONS = 4  # variants of each scene's caption
 NO_CAPTION = 0.1  # share of empty captions, for classifier-free guidance
 SAMPLE_PROMPTS = (
     "a photo of a red car on a sandy beach",
-    "a photo of a brown dog sitting on a grassy field",
-    "a photo of a blue dog standing in the snow",
+    "a photo of a big brown dog sitting on a grassy field",
+    "a photo of a blue dog standing wearing a hat in the snow",
     "a photo of a yellow bird spreading its wings on a sandy beach",
-    "a photo of a green bird sitting at night",
     "a photo of a white cat jumping in the desert",
     "a photo of a black cat lying down in the snow",
     "a photo of a purple person raising arms at sunset",
-    "a photo of a blue house on a grassy field",
-    "a photo of a yellow ball in the desert",
+    "a photo of a small green balloon on the left at night",
+    "a photo of an orange fish on the right in the snow",
+    "a photo of a pink house on a grassy field",
+    "a pencil sketch of a tree on a grassy field",
+    "a pencil sketch of a big cat sitting in the desert",
 )
 
 
@@ -51,16 +53,17 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(channels: list[int]) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
         sample_size=data.SIZE // 4, in_channels=4, out_channels=4, cross_attention_dim=WIDTH,
-        block_out_channels=(64, 128, 128), layers_per_block=1, norm_num_groups=16,
+        block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,  # the number of heads, as in Stable Diffusion 1.x
     )
-    # PyTorch's fused attention takes a quarter of a training step on a CPU; the plain one is faster.
-    unet.set_attn_processor(AttnProcessor())
+    if not torch.cuda.is_available():
+        # PyTorch's fused attention takes a quarter of a training step on a CPU; the plain one is faster.
+        unet.set_attn_processor(AttnProcessor())
     return unet
 
 
@@ -86,17 +89,18 @@ def rate(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def cached_latents(work: Path, count: int) -> torch.Tensor:
-    """Scaled means of the latents of the training pictures, (count, 4, 16, 16) f32."""
+def cached_latents(work: Path, count: int, device: str) -> torch.Tensor:
+    """Scaled means of the latents of the training pictures, (count, 4, 16, 16) f32, on `device`."""
     cache = work / f"latents-{count}.pt"
     if not cache.exists():
-        vae = AutoencoderKL.from_pretrained(work / "vae")
+        vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
         pictures, parts = data.pictures(count, work), []
         for start in range(0, count, 200):
-            with torch.autocast("cpu", torch.bfloat16):
-                parts.append(vae.encode(data.to_model_range(pictures[start:start + 200])).latent_dist.mode().float())
+            with torch.autocast(device, torch.bfloat16):
+                batch = data.to_model_range(pictures[start:start + 200]).to(device)
+                parts.append(vae.encode(batch).latent_dist.mode().float())
         torch.save(torch.cat(parts) * vae.config.scaling_factor, cache)
-    return torch.load(cache)
+    return torch.load(cache, map_location=device)
 
 
 @torch.no_grad()
@@ -114,10 +118,11 @@ def generate(unet, embedding, empty_embedding, noise, steps=25, guidance=3.0, sc
 
 @torch.no_grad()
 def sample_grid(work: Path, tokenizer, text_encoder, unet, columns=8, guidance=3.0, schedule=None):
-    vae = AutoencoderKL.from_pretrained(work / "vae")
-    embedding = text_encoder(tokenize(tokenizer, list(SAMPLE_PROMPTS)))[0].repeat_interleave(columns, 0)
-    empty = text_encoder(tokenize(tokenizer, [""]))[0]
-    noise = torch.randn(len(embedding), 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    device = unet.device
+    vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
+    embedding = text_encoder(tokenize(tokenizer, list(SAMPLE_PROMPTS)).to(device))[0].repeat_interleave(columns, 0)
+    empty = text_encoder(tokenize(tokenizer, [""]).to(device))[0]
+    noise = torch.randn(len(embedding), 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     latents = generate(unet, embedding, empty, noise, guidance=guidance, schedule=schedule)
     return grid(data.to_pictures(vae.decode(latents / vae.config.scaling_factor).sample), columns, 2)
 
@@ -125,19 +130,22 @@ def sample_grid(work: Path, tokenizer, text_encoder, unet, columns=8, guidance=3
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("work"), help="caches and checkpoints, and the autoencoder in WORK/vae")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=32000)
-    parser.add_argument("--sample-every", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=13_000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--sample-every", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
+    parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
+    parser.add_argument("--compile", action="store_true", help="minutes at the start, then faster steps; needs a C++ compiler")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
     write_tokenizer(vocabulary(), options.work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(options.work / "tokenizer")
-    latents = cached_latents(options.work, options.pictures)
+    latents = cached_latents(options.work, options.pictures, options.device)
     rng = random.Random(options.seed)
     texts = [caption(scene, rng) for scene in data.scenes(options.pictures) for _ in range(CAPTIONS)]
     distinct = sorted(set(texts))
@@ -146,34 +154,37 @@ def main():
     no_caption = tokenize(tokenizer, [""])[0]
     alphas_cumprod = scheduler().alphas_cumprod
 
-    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+    text_encoder, unet = build_text_encoder(tokenizer).to(options.device), build_unet(options.channels).to(options.device)
+    unet = unet.to(memory_format=torch.channels_last)
     parameters = [*text_encoder.parameters(), *unet.parameters()]
     average = copy.deepcopy((text_encoder, unet))
     averaged_parameters = [*average[0].parameters(), *average[1].parameters()]
     optimizer = torch.optim.AdamW(parameters, PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     checkpoint, step = options.work / "diffusion.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint)
+        state = torch.load(checkpoint, map_location=options.device)
         for model, kept in zip((text_encoder, unet, *average), state["models"]):
             model.load_state_dict(kept)
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
         torch.manual_seed(options.seed + step)
+    predict = torch.compile(unet) if options.compile else unet
 
-    start, mean_loss = time.time(), None
+    # Random numbers come from the processor's generator, so that every device draws the same ones.
+    start, losses = time.time(), []
     while step < options.steps:
         optimizer.param_groups[0]["lr"] = rate(step, options.steps)
         chosen = torch.randint(len(latents), (options.batch,))
-        x = latents[chosen]
         ids = tokens[chosen, torch.randint(CAPTIONS, (options.batch,))].clone()
         ids[torch.rand(options.batch) < NO_CAPTION] = no_caption
         t = torch.randint(1000, (options.batch,))
-        noise = torch.randn_like(x)
-        a = alphas_cumprod[t][:, None, None, None]
-        x_t = a.sqrt() * x + (1 - a).sqrt() * noise
+        x = latents[chosen.to(options.device)]
+        noise = torch.randn(x.shape).to(options.device)
+        a = alphas_cumprod[t][:, None, None, None].to(options.device)
+        x_t = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         v = a.sqrt() * noise - (1 - a).sqrt() * x
-        with torch.autocast("cpu", torch.bfloat16):
-            v_pred = unet(x_t, t, text_encoder(ids)[0]).sample
+        with torch.autocast(options.device, torch.bfloat16):
+            v_pred = predict(x_t, t.to(options.device), text_encoder(ids.to(options.device))[0]).sample
         loss = (v_pred.float() - v).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -183,11 +194,13 @@ def main():
         keep = min(AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(averaged_parameters, parameters, 1 - keep)
-        mean_loss = loss.item() if mean_loss is None else 0.99 * mean_loss + 0.01 * loss.item()
+        losses.append(loss.detach())
         if step % 100 == 0:
-            print(f"diffusion step {step} {time.time() - start:.0f} s loss {mean_loss:.4f}", flush=True)
+            print(f"diffusion step {step} {time.time() - start:.0f} s loss {torch.stack(losses).mean().item():.4f}", flush=True)
+            losses = []
         if step % 500 == 0 or step == options.steps:
-            state = {"models": [m.state_dict() for m in (text_encoder, unet, *average)], "optimizer": optimizer.state_dict(), "step": step}
+            state = {"models": [m.state_dict() for m in (text_encoder, unet, *average)], "channels": options.channels,
+                     "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
         if step % options.sample_every == 0 or step == options.steps:

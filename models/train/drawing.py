@@ -53,7 +53,7 @@ def pencil_sketch(pen) -> Image.Image:
     lightest = darkest = gray
     for _ in range(max(1, round(0.004 * pen.unit))):  # half a line's width
         lightest, darkest = lightest.filter(ImageFilter.MaxFilter(3)), darkest.filter(ImageFilter.MinFilter(3))
-    lines = ImageChops.subtract(lightest, darkest).point(lambda contrast: min(205, max(0, contrast - 8) * 5))
+    lines = ImageChops.subtract(lightest, darkest).point(lambda contrast: min(130, max(0, contrast - 8) * 4))
     paper = gray.point(lambda tone: 238 - (255 - tone) * 18 // 100)
     return ImageChops.subtract(paper, lines).convert("RGB")
 

@@ -25,8 +25,8 @@ PIPELINE = {
 def averaged_models(work: Path):
     """(tokenizer, text encoder, U-Net) with the moving average of the weights, and the step they are from."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
-    state = torch.load(work / "diffusion.pt")
+    state = torch.load(work / "diffusion.pt", map_location="cpu")
+    text_encoder, unet = build_text_encoder(tokenizer), build_unet(state["channels"])
     text_encoder.load_state_dict(state["models"][2])
     unet.load_state_dict(state["models"][3])
     return tokenizer, text_encoder, unet, state["step"]

@@ -10,8 +10,8 @@ from drawing import render
 from scenes import Scene, caption
 
 # What the samples share.
-PLAIN = Scene(kind="dog", color="brown", background="grass", pose="standing", hat=False, style="photo", size="big", position="middle",
-              within_size=0.5, within_position=0.4, faces_left=False, horizon=0.57, sun=0.16, mountains=0.2, clutter=())
+PLAIN = Scene(kind="dog", color="brown", background="grass", pose="standing", hat=False, style="photo", size="normal", position="middle",
+              within_size=1, within_position=0.4, faces_left=False, horizon=0.57, sun=0.16, mountains=0.2, clutter=())
 DOG = replace(PLAIN, clutter=(("cloud", 0.75, 0.2, 0.9),))
 CAR = replace(PLAIN, kind="car", color="red", background="beach", pose=None, sun=0.82, clutter=(("cloud", 0.3, 0.4, 1.0),))
 BIRD = replace(PLAIN, kind="bird", color="blue", background="beach", pose="sitting", horizon=0.6, sun=0.85)

@@ -1,4 +1,4 @@
-"""Trains the autoencoder (AutoencoderKL, 64 x 64 x 3 pixels to 8 x 8 x 16 latents).
+"""Trains the autoencoder (AutoencoderKL, 64 x 64 x 3 pixels to 16 x 16 x 4 latents).
 
 Loss: L1 + L1 of the picture's gradients + a tiny KL term. The rate is constant after a warm-up and falls
 to zero over the last 30 % of --steps, so a run can be resumed and made longer. The best way to read the
@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 import data
 from drawing import grid
 
-LATENT_CHANNELS = 16
+LATENT_CHANNELS = 4
 KL_WEIGHT = 2e-4
 GRADIENT_WEIGHT = 0.5
 PEAK_RATE = 2e-3
@@ -78,10 +78,10 @@ def normalize_latents(vae: AutoencoderKL, x: torch.Tensor):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("work"), help="caches and checkpoints")
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pictures", type=int, default=100_000)
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--name", default="vae", help="checkpoint is WORK/NAME.pt, result WORK/NAME/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
