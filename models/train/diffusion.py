@@ -21,6 +21,7 @@ import data
 from drawing import grid
 from scenes import caption, vocabulary
 from tokens import MAX_LENGTH, write_tokenizer
+from vae import LATENT_CHANNELS
 
 WIDTH = 128  # of the text embedding
 PEAK_RATE = 1e-3
@@ -55,7 +56,7 @@ def scheduler() -> DDIMScheduler:
 
 def build_unet(channels: list[int]) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
-        sample_size=data.SIZE // 4, in_channels=4, out_channels=4, cross_attention_dim=WIDTH,
+        sample_size=data.SIZE // 4, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, cross_attention_dim=WIDTH,
         block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -90,7 +91,7 @@ def rate(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def cached_latents(work: Path, count: int, device: str) -> torch.Tensor:
-    """Scaled means of the latents of the training pictures, (count, 4, 16, 16) f32, on `device`."""
+    """Scaled means of the latents of the training pictures, (count, 8, 16, 16) f32, on `device`."""
     cache = work / f"latents-{count}.pt"
     if not cache.exists():
         vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
@@ -105,7 +106,7 @@ def cached_latents(work: Path, count: int, device: str) -> torch.Tensor:
 
 @torch.no_grad()
 def generate(unet, embedding, empty_embedding, noise, steps=25, guidance=3.0, schedule=None) -> torch.Tensor:
-    """DDIM with classifier-free guidance from `noise` (n, 4, 16, 16): scaled latents."""
+    """DDIM with classifier-free guidance from `noise` (n, 8, 16, 16): scaled latents."""
     schedule = schedule or scheduler()
     schedule.set_timesteps(steps)
     x_t = noise
@@ -122,7 +123,7 @@ def sample_grid(work: Path, tokenizer, text_encoder, unet, columns=8, guidance=3
     vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
     embedding = text_encoder(tokenize(tokenizer, list(SAMPLE_PROMPTS)).to(device))[0].repeat_interleave(columns, 0)
     empty = text_encoder(tokenize(tokenizer, [""]).to(device))[0]
-    noise = torch.randn(len(embedding), 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = torch.randn(len(embedding), LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     latents = generate(unet, embedding, empty, noise, guidance=guidance, schedule=schedule)
     return grid(data.to_pictures(vae.decode(latents / vae.config.scaling_factor).sample), columns, 2)
 
