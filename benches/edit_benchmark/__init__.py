@@ -1,0 +1,6 @@
+"""The benchmark of edits with exact ground truth. Uses the scenes of models/train."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "models/train"))
