@@ -90,7 +90,9 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.strengths is not None and options.split != "validation":
         parser.error("the strength is chosen on validation scenes: --strengths needs --split validation")
-    if "imagic" not in options.methods and options.curve:
+    if options.strengths is not None and "sdedit" not in options.methods:
+        parser.error("strengths are sdedit's: --strengths needs sdedit among the methods")
+    if options.curve and "imagic" not in options.methods:
         parser.error("the curve is imagic's: --curve needs imagic among the methods")
     if options.scenes < 1 or options.jobs < 1 or options.threads < 1:
         parser.error("--scenes, --jobs and --threads are at least 1")

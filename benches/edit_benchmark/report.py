@@ -1,11 +1,11 @@
-"""The Markdown of a benchmark, and its place in a document. Computes nothing."""
+"""The Markdown of a benchmark, and its place in a document."""
 
 import re
 from pathlib import Path
 
 from edit_benchmark.intervals import Estimate
 from edit_benchmark.measures import KEPT
-from edit_benchmark.summary import MEANS, RATES
+from edit_benchmark.summary import MEANS, RATES, best_level
 
 DIGITS = {"ssim": 3, "squeezenet": 3, "squeezenet_to_source": 3, "alignment": 2}  # after the point; 1 where not said
 COLUMNS = ("success", "asked", "alignment", "squeezenet", "psnr", "ssim", "keep_psnr", "squeezenet_to_source", "seconds")
@@ -44,6 +44,8 @@ def markdown(result: dict) -> str:
                 [f"{level:g}", *(cell(column, row.get(column), with_interval=column in RATES) for column in measured)]
                 for level, row in levels.items()
             ]))
+            if result["split"] == "validation" and (best := best_level(levels)) is not None:
+                parts.append(f"The most successful {name} is {best:g}.")
     if result["classifier"]:
         shares = ", ".join(f"{name} {share:.1%}".replace("%", " %") for name, share in result["classifier"].items())
         parts.append(f"The classifier that reads the attributes is right on held-out scenes in: {shares}.")

@@ -61,6 +61,12 @@ def by_level(rows: list[dict], method: str) -> dict[float, dict[str, Estimate]]:
     return {level: estimates([row for row in rows if row["method"] == method and row["level"] == level]) for level in levels}
 
 
+def best_level(levels: dict[float, dict[str, Estimate]]) -> float | None:
+    """The one with the most successful edits, the smaller one of two that are equal; None if success was not measured or never came."""
+    shares = {level: row["success"].value for level, row in levels.items() if "success" in row}
+    return max(sorted(shares), key=shares.get) if any(shares.values()) else None
+
+
 def by_attribute(rows: list[dict]) -> dict[str, Estimate]:
     """Kind of edit -> success."""
     attributes = dict.fromkeys(row["attribute"] for row in rows)

@@ -1,5 +1,8 @@
 """Edits, judges, store and program together. Needs the packages of models/train/requirements.txt; run with benches/edit_benchmark/python."""
 
+import json
+import subprocess
+import sys
 import tempfile
 import unittest
 from dataclasses import astuple
@@ -89,6 +92,29 @@ class Judges(unittest.TestCase):
         self.assertAlmostEqual(distances[0], 0, places=6)
         self.assertEqual(distances, sorted(distances))
         self.assertAlmostEqual(net.distances([edit.source], noisy[1])[0], distances[2], places=4)
+
+
+class Command(unittest.TestCase):
+    def test_it_reports_in_a_document_and_in_json(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            document, numbers, pictures = folder / "doc.md", folder / "edits.json", folder / "edits.png"
+            document.write_text("<!-- edits test: written by benches/edits -->\n<!-- end of edits test -->\n")
+            command = [sys.executable, "-m", "edit_benchmark.main", "--scenes", "1", "--methods", "source,truth", "--work", folder,
+                       "--docs", document, "--json", numbers, "--sheet", pictures]
+            text = subprocess.run(command, cwd=ROOT / "benches", check=True, capture_output=True, text=True).stdout
+            self.assertIn("| the true result itself |", text)
+            self.assertIn(text.strip(), document.read_text())
+            result = json.loads(numbers.read_text())
+            self.assertEqual(len(result["rows"]), 2 * len(ATTRIBUTES))
+            self.assertEqual(result["methods"]["truth"]["ssim"]["value"], 1)
+            Image.open(pictures).verify()
+
+    def test_what_is_chosen_is_not_chosen_on_test_scenes(self):
+        command = [sys.executable, "-m", "edit_benchmark.main", "--split", "test", "--strengths", "0.5"]
+        process = subprocess.run(command, cwd=ROOT / "benches", capture_output=True, text=True)
+        self.assertEqual(process.returncode, 2)
+        self.assertIn("--strengths needs --split validation", process.stderr)
 
 
 class Results(unittest.TestCase):

@@ -130,6 +130,8 @@ class Tables(unittest.TestCase):
         self.assertEqual((nearer["squeezenet"].value, nearer["psnr"].value), (1.0, 0.5))
         levels = summary.by_level(self.rows, "imagic")
         self.assertEqual({eta: row["psnr"].value for eta, row in levels.items()}, {0.4: 22.5, 0.8: 22.5})
+        self.assertEqual(summary.best_level(levels), 0.4)  # as successful as 0.8
+        self.assertIsNone(summary.best_level(summary.by_level(self.rows, "sdedit")))
         self.assertEqual(summary.by_attribute(picked["imagic"])["color"].value, 0.5)
 
     def test_a_report_replaces_the_one_before_and_nothing_else(self):
