@@ -14,9 +14,9 @@ def curve(rows: list[dict], etas: dict[float, dict[str, Estimate]], unrelated: f
     points = []
     for eta, estimates in etas.items():
         estimates = dict(estimates)
-        distances = [row["squeezenet_to_source"] for row in rows if row["method"] == "imagic" and row["level"] == eta and "squeezenet_to_source" in row]
-        if unrelated and distances:
-            estimates["fidelity"] = mean([1 - distance / unrelated for distance in distances])
+        if unrelated:
+            at_eta = [row for row in rows if row["method"] == "imagic" and row["level"] == eta]
+            estimates["fidelity"] = mean([1 - row["squeezenet_to_source"] / unrelated for row in at_eta])
         point = {"eta": eta, "edits": estimates["psnr"].count}
         for name in ("alignment", "fidelity", "psnr_to_source", "success"):
             if name in estimates:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import data
 import numpy as np
 from drawing import edit_truth
+from edit_benchmark import Failed
 from scenes import ATTRIBUTES, Scene, caption, random_edit
 
 SPLITS = {"validation": data.VALIDATION_SEED, "test": data.TEST_SEED}
@@ -33,7 +34,7 @@ class Edit:
 def edits(split: str, seed: int, count: int, attributes=ATTRIBUTES) -> list[Edit]:
     """`count` edits of each attribute. A larger count or other attributes add edits and leave the rest as they are."""
     if not 0 <= seed < SEEDS:
-        raise ValueError(f"the seed is {seed}, must be 0 to {SEEDS - 1}")
+        raise Failed(f"the seed is {seed}, must be 0 to {SEEDS - 1}")
     result = []
     for attribute in attributes:
         rng = random.Random(f"{SPLITS[split] + seed} {attribute}")

@@ -9,11 +9,13 @@ tuned   the model tuned by stage B against the model as it is: same picture, tex
 
 import argparse
 import json
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from edit_benchmark import Failed
 from edit_benchmark.program import ROOT, Program
 from edit_benchmark.sheet import sheet
 from PIL import Image
@@ -104,14 +106,17 @@ def main():
     if unknown := set(options.figures) - set(makers):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(makers)}")
     program = Program(options.program, options.model, options.threads, dict(pair.split("=", 1) for pair in options.set))
-    program.check()
-    with tempfile.TemporaryDirectory() as cache:
-        preset = json.loads((options.model / "imagic.json").read_text())["preset"]
-        studio = Studio(program, Path(cache), preset["eta"])
-        for name in options.figures or makers:
-            file = options.out / f"{name}.png"
-            makers[name](studio).quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
-            print(file)
+    preset = json.loads((options.model / "imagic.json").read_text())["preset"]
+    try:
+        program.check()
+        with tempfile.TemporaryDirectory() as cache:
+            studio = Studio(program, Path(cache), preset["eta"])
+            for name in options.figures or makers:
+                file = options.out / f"{name}.png"
+                makers[name](studio).quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+                print(file)
+    except Failed as error:
+        sys.exit(f"docs/make-figures: {error}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import data
 import numpy as np
 import torch
-from edit_benchmark import curve, measures, methods, report, summary
+from edit_benchmark import Failed, curve, measures, methods, report, summary
 from edit_benchmark.edits import SPLITS, Edit, edits
 from edit_benchmark.intervals import Estimate
 from edit_benchmark.perceptual import FILE, SqueezeNet
@@ -34,23 +34,32 @@ def main():
     options = arguments()
     torch.set_num_threads(options.threads * options.jobs)
     try:
-        settings = make_settings(options)
-        if any(method.startswith("imagic") for method in options.methods):
-            settings.program.check()
-        chosen = edits(options.split, options.seed, options.scenes, options.attributes)
-    except (OSError, ValueError) as error:
+        benchmark(options)
+    except Failed as error:
         sys.exit(f"benches/edits: {error}")
 
+
+def benchmark(options: argparse.Namespace):
+    settings = make_settings(options)
+    place = f"edits {options.split}"
+    # What would fail at the end of hours is tried first.
+    if any(method.startswith("imagic") for method in options.methods):
+        settings.program.check()
+    if options.docs:
+        report.around(options.docs, place)
+    chosen = edits(options.split, options.seed, options.scenes, options.attributes)
     judges, accuracy, skipped = make_judges(options)
     for note in skipped:
         print(note, file=sys.stderr)
+
     results = methods.run({method.removesuffix("-oracle") for method in options.methods}, chosen, settings)
     rows = measure_all(chosen, results, judges)
     tables_rows = summary.tables_rows(rows, options.methods, settings.eta, methods.STRENGTH)
     result = summarize(rows, tables_rows) | {
         "command": "benches/edits " + shlex.join(sys.argv[1:]), "split": options.split, "seed": options.seed, "edits": len(chosen),
-        "model": f"{options.model.resolve().name} ({settings.model})", "preset": settings.preset | {"eta": settings.eta}, "classifier": accuracy, "skipped": skipped,
-        "levels": {"eta": settings.eta, "strength": methods.STRENGTH}, "processor": processor(), "jobs": options.jobs, "threads": options.threads,
+        "model": f"{options.model.resolve().name} ({settings.model})", "preset": settings.preset | {"eta": settings.eta}, "classifier": accuracy,
+        "skipped": skipped, "levels": {"eta": settings.eta, "strength": methods.STRENGTH}, "processor": processor(), "jobs": options.jobs,
+        "threads": options.threads,
     }
     text = report.markdown(result)
     print(text)
@@ -59,7 +68,7 @@ def main():
         nearer = {f"{a} than {b}": shares for (a, b), shares in result["nearer"].items()}
         options.json.write_text(json.dumps(result | {"nearer": nearer, "curve": points, "rows": rows}, indent=1, default=plain) + "\n")
     if options.docs:
-        report.write_into(options.docs, f"edits {options.split}", text)
+        report.write_into(options.docs, place, text)
     if options.sheet:
         contact_sheet(chosen, results, tables_rows).save(options.sheet)
     if options.curve:
@@ -71,10 +80,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="other edits of the same split")
     parser.add_argument("--scenes", type=int, default=25, help="edits of each attribute")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--methods", type=names_of(report.METHODS), default=list(report.METHODS), metavar="A,B,...", help=f"of {', '.join(report.METHODS)}")
-    parser.add_argument("--attributes", type=names_of(ATTRIBUTES), default=list(ATTRIBUTES), metavar="A,B,...", help=f"of {', '.join(ATTRIBUTES)}")
-    parser.add_argument("--etas", type=float, nargs="+", default=methods.ETAS, help="imagic's, for the oracle and the curve; the preset's is always one of them")
-    parser.add_argument("--strengths", type=float, nargs="*", help="with --split validation: show sdedit at all of them; without values: at " + " ".join(map(str, methods.STRENGTHS)))
+    for name, known in (("methods", tuple(report.METHODS)), ("attributes", ATTRIBUTES)):
+        parser.add_argument(f"--{name}", type=names_of(known), default=list(known), metavar="A,B,...", help=f"of {', '.join(known)}")
+    parser.add_argument("--etas", type=float, nargs="+", default=methods.ETAS, metavar="ETA",
+                        help="imagic's, for the oracle and the curve; the preset's is always one of them")
+    parser.add_argument("--strengths", type=float, nargs="*", metavar="STRENGTH",
+                        help=f"with --split validation: show sdedit at all of them; at {' '.join(map(str, methods.STRENGTHS))} if none is given")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="a parameter's value instead of the preset's")
     parser.add_argument("--jobs", type=int, default=1, help="edits at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each edit")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from edit_benchmark import Failed
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,7 @@ class Program:
 
     def check(self):
         if not os.access(self.path, os.X_OK):
-            raise FileNotFoundError(f"{self.path} is missing; build it with `cargo build --release`, or name another with --program PATH")
+            raise Failed(f"{self.path} is missing; build it with `cargo build --release`, or name another with --program PATH")
 
     def edit(self, picture: np.ndarray, prompt: str, etas: list[float], cache: Path | None = None, **parameters):
         """(result by eta, the program's report); `parameters` go before those of the program."""
@@ -38,7 +39,7 @@ class Program:
                 **os.environ, "XDG_CACHE_HOME": str(cache or folder / "cache"), "RAYON_NUM_THREADS": str(self.threads),
             })
             if process.returncode != 0:
-                raise RuntimeError(f"{' '.join(map(str, command))}: {process.stderr.strip()[-1000:]}")
+                raise Failed(f"{' '.join(map(str, command))}: {process.stderr.strip()[-1000:]}")
             report = json.loads(process.stdout)
             pictures = [np.asarray(Image.open(output["path"]).convert("RGB")) for output in report["outputs"]]
         return dict(zip(etas, pictures, strict=True)), report

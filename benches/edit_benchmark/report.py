@@ -1,8 +1,8 @@
 """The Markdown of a benchmark, and its place in a document."""
 
-import re
 from pathlib import Path
 
+from edit_benchmark import Failed
 from edit_benchmark.intervals import Estimate
 from edit_benchmark.measures import KEPT
 from edit_benchmark.summary import MEANS, RATES, best_level
@@ -81,9 +81,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def write_into(document: Path, place: str, text: str):
     """Replaces what stands between the two comments that mark `place`."""
-    first, last = f"<!-- {place}: written by benches/edits -->", f"<!-- end of {place} -->"
-    old = document.read_text()
-    new, found = re.subn(f"({re.escape(first)}\n).*?({re.escape(last)})", lambda match: f"{match[1]}{text}{match[2]}", old, flags=re.DOTALL)
-    if not found:
-        raise ValueError(f"{document} has no place for this: add the lines {first} and {last}")
-    document.write_text(new)
+    before, after = around(document, place)
+    document.write_text(before + text + after)
+
+
+def around(document: Path, place: str) -> tuple[str, str]:
+    """What stands before `place` and after it, the comments that mark it included."""
+    first, last = f"<!-- {place}: written by benches/edits -->\n", f"<!-- end of {place} -->"
+    text = document.read_text() if document.exists() else ""
+    if first not in text or last not in text:
+        raise Failed(f"{document} has no place for this report: add the lines {first.strip()} and {last}")
+    return text[:text.index(first) + len(first)], text[text.index(last):]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from edit_benchmark import Failed
 from PIL import Image
 
 
@@ -64,5 +65,5 @@ def model_fingerprint(model: Path) -> str:
     """Of everything that a result depends on: not of the preset, whose values are in the key, nor of words and samples."""
     files = [file for file in sorted(model.rglob("*")) if file.suffix in (".safetensors", ".json", ".txt") and file.name != "imagic.json"]
     if not files:
-        raise FileNotFoundError(f"there is no model in {model}; name a folder with --model")
+        raise Failed(f"there is no model in {model}; name a folder with --model")
     return fingerprint(*(part for file in files for part in (str(file.relative_to(model)), file.read_bytes())))

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
     raise unittest.SkipTest(str(error))
 
 import data
-from edit_benchmark import edits, measures, methods, perceptual
+from edit_benchmark import Failed, edits, measures, methods, perceptual
 from edit_benchmark.program import ROOT, Program
 from edit_benchmark.store import Result, Store
 from scenes import ATTRIBUTES, BACKGROUNDS, COLORS, KINDS, POSES, POSITIONS, SIZES, STYLES
@@ -55,7 +55,7 @@ class Edits(unittest.TestCase):
         for base in edits.SPLITS.values():
             for other in (*edits.SPLITS.values(), *others):
                 self.assertTrue(base == other or abs(base - other) >= edits.SEEDS)
-        with self.assertRaisesRegex(ValueError, "must be 0 to 999999"):
+        with self.assertRaisesRegex(Failed, "must be 0 to 999999"):
             edits.edits("validation", edits.SEEDS, 1)
 
     def test_more_edits_or_fewer_attributes_leave_the_others_as_they_are(self):

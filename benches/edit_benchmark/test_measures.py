@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
     print(f"skipped: the benchmark's measures ({error}; benches/edit_benchmark/python has it)")
     raise unittest.SkipTest(str(error))
 
-from edit_benchmark import intervals, measures, report, summary
+from edit_benchmark import Failed, intervals, measures, report, summary
 from scenes import ATTRIBUTES, random_edit, random_scene
 
 
@@ -141,7 +141,7 @@ class Tables(unittest.TestCase):
             for text in ("new\n", "newer \\1\n"):
                 report.write_into(document, "edits test", text)
                 self.assertEqual(document.read_text(), f"a\n<!-- edits test: written by benches/edits -->\n{text}<!-- end of edits test -->\nb\n")
-            with self.assertRaisesRegex(ValueError, "no place"):
+            with self.assertRaisesRegex(Failed, "no place"):
                 report.write_into(document, "edits validation", "text")
 
     def test_the_document_has_a_place_for_both_splits(self):
