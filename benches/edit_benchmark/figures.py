@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from edit_benchmark import Failed
-from edit_benchmark.program import ROOT, Program
+from edit_benchmark.program import ROOT, Program, assignment
 from edit_benchmark.sheet import sheet
 from PIL import Image
 from samples import BIRD, CAR, DOG, SAMPLES
@@ -99,13 +99,13 @@ def main():
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="all of them if none is named")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="a parameter's value instead of the preset's")
+    parser.add_argument("--set", nargs="*", type=assignment, default=[], metavar="NAME=NUMBER", help="a parameter's value instead of the preset's")
     parser.add_argument("--program", type=Path, default=ROOT / "target/release/imagic-edit")
     parser.add_argument("--model", type=Path, default=ROOT / "models/scenes-64")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(makers):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(makers)}")
-    program = Program(options.program, options.model, options.threads, dict(pair.split("=", 1) for pair in options.set))
+    program = Program(options.program, options.model, options.threads, dict(options.set))
     preset = json.loads((options.model / "imagic.json").read_text())["preset"]
     try:
         program.check()

@@ -22,7 +22,7 @@ from edit_benchmark import Failed, curve, measures, methods, report, summary
 from edit_benchmark.edits import SPLITS, Edit, edits
 from edit_benchmark.intervals import Estimate
 from edit_benchmark.perceptual import FILE, SqueezeNet
-from edit_benchmark.program import ROOT, Program
+from edit_benchmark.program import ROOT, Program, assignment
 from edit_benchmark.sheet import sheet
 from edit_benchmark.store import Result, Store
 from scenes import ATTRIBUTES
@@ -86,7 +86,7 @@ def arguments() -> argparse.Namespace:
                         help="imagic's, for the oracle and the curve; the preset's is always one of them")
     parser.add_argument("--strengths", type=float, nargs="*", metavar="STRENGTH",
                         help=f"with --split validation: show sdedit at all of them; at {' '.join(map(str, methods.STRENGTHS))} if none is given")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="a parameter's value instead of the preset's")
+    parser.add_argument("--set", nargs="*", type=assignment, default=[], metavar="NAME=NUMBER", help="a parameter's value instead of the preset's")
     parser.add_argument("--jobs", type=int, default=1, help="edits at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each edit")
     parser.add_argument("--program", type=Path, default=ROOT / "target/release/imagic-edit")
@@ -121,7 +121,7 @@ def names_of(known):
 
 
 def make_settings(options: argparse.Namespace) -> methods.Settings:
-    changes = dict(pair.split("=", 1) for pair in options.set)
+    changes = dict(options.set)
     preset = methods.read_preset(options.model, changes)
     eta = float(preset.pop("eta"))
     changes.pop("eta", None)

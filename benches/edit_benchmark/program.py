@@ -1,5 +1,6 @@
 """Runs the built program imagic-edit as a user would: one process an edit, with an empty cache unless one is given."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -43,3 +44,13 @@ class Program:
             report = json.loads(process.stdout)
             pictures = [np.asarray(Image.open(output["path"]).convert("RGB")) for output in report["outputs"]]
         return dict(zip(etas, pictures, strict=True)), report
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """NAME=VALUE on a command line; the value is a number as JSON writes it."""
+    name, _, value = text.partition("=")
+    try:
+        json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=NUMBER") from None
+    return name, value
