@@ -53,12 +53,17 @@ class Settings:
     @functools.cached_property
     def pipeline(self):
         """The same model in diffusers."""
-        from diffusers import StableDiffusionPipeline
+        import diffusers
+        import transformers
         from diffusers.models.attention_processor import AttnProcessor
 
-        # Unlike diffusers wants it, as in the reference implementation of Imagic.
-        warnings.filterwarnings("ignore", ".*steps_offset", FutureWarning)
-        pipeline = StableDiffusionPipeline.from_pretrained(self.program.model, torch_dtype=torch.float32)
+        # Progress of loading, advice on packages that are not needed.
+        for library in (diffusers, transformers):
+            library.utils.logging.set_verbosity_error()
+            library.utils.logging.disable_progress_bar()
+        # diffusers wants 1; 0 is what the reference implementation of Imagic has.
+        warnings.filterwarnings("ignore", "(?s).*steps_offset", FutureWarning)
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(self.program.model, dtype=torch.float32)
         pipeline.unet.set_attn_processor(AttnProcessor())  # faster than the fused one on a CPU
         return pipeline
 
