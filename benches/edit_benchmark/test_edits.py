@@ -10,7 +10,7 @@ from pathlib import Path
 
 try:
     import numpy as np
-    import torch  # noqa: F401
+    import torch
     from PIL import Image
 except ModuleNotFoundError as error:
     print(f"skipped: the benchmark's edits ({error}; benches/edit_benchmark/python has it)")
@@ -115,6 +115,25 @@ class Command(unittest.TestCase):
         process = subprocess.run(command, cwd=ROOT / "benches", capture_output=True, text=True)
         self.assertEqual(process.returncode, 2)
         self.assertIn("--strengths needs --split validation", process.stderr)
+
+
+class Methods(unittest.TestCase):
+    def test_sdedit_is_the_image_to_image_pipeline_of_diffusers(self):
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        model = ROOT / "models/scenes-64"
+        [edit] = edits.edits("validation", 0, 1, ["pose"])
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            settings = methods.Settings(Program(Path("none"), model), {"guidance": 2.0, "sampling_steps": 20, "seed": 3}, 1.0, (), (0.35, 0.8), Store(Path(folder)), 1)
+            results = methods.sdedit(edit, settings)
+            pipeline = settings.pipeline
+            reference = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+            reference.set_progress_bar_config(disable=True)
+            for result in results:
+                picture = reference(
+                    prompt_embeds=methods.embed(pipeline, edit.prompt), negative_prompt_embeds=methods.embed(pipeline, ""), image=methods.encode(pipeline, edit.source),
+                    strength=result.level, guidance_scale=2.0, num_inference_steps=20, generator=torch.Generator().manual_seed(3), output_type="np").images[0]
+                self.assertLessEqual(np.abs(picture * 255 - result.picture).max(), 1)  # a level, for rounding
 
 
 class Results(unittest.TestCase):
