@@ -37,6 +37,8 @@ def main():
         benchmark(options)
     except Failed as error:
         sys.exit(f"benches/edits: {error}")
+    except KeyboardInterrupt:
+        sys.exit("benches/edits: stopped; the same command goes on from here")
 
 
 def benchmark(options: argparse.Namespace):
