@@ -12,7 +12,7 @@ import os
 import platform
 import shlex
 import sys
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import data
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from edit_benchmark import Failed, curve, measures, methods, report, summary
 from edit_benchmark.edits import SPLITS, Edit, edits
-from edit_benchmark.intervals import Estimate
 from edit_benchmark.perceptual import FILE, SqueezeNet
 from edit_benchmark.program import ROOT, Program, assignment
 from edit_benchmark.sheet import sheet
@@ -64,17 +63,17 @@ def benchmark(options: argparse.Namespace):
         "threads": options.threads,
     }
     text = report.markdown(result)
-    print(text)
     points = curve.curve(rows, result["etas"], unrelated_distance(chosen, judges))
     if options.json:
         nearer = {f"{a} than {b}": shares for (a, b), shares in result["nearer"].items()}
-        options.json.write_text(json.dumps(result | {"nearer": nearer, "curve": points, "rows": rows}, indent=1, default=plain) + "\n")
+        options.json.write_text(json.dumps(result | {"nearer": nearer, "curve": points, "rows": rows}, indent=1, default=asdict) + "\n")
     if options.docs:
         report.write_into(options.docs, place, text)
     if options.sheet:
         contact_sheet(chosen, results, tables_rows).save(options.sheet)
     if options.curve:
         curve.write(options.curve, points)
+    print(text)
 
 
 def arguments() -> argparse.Namespace:
@@ -204,15 +203,6 @@ def processor() -> str:
         names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
         return f"{names[0] if names else platform.machine()} ({os.cpu_count()} threads)"
     return platform.processor() or platform.machine()
-
-
-def plain(value):
-    """What JSON does not know."""
-    if is_dataclass(value) and isinstance(value, Estimate):
-        return asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 if __name__ == "__main__":

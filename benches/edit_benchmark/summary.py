@@ -4,8 +4,6 @@ A row holds `edit`, `attribute`, `method` (as run: imagic at every eta is one me
 `seconds` and the measures.
 """
 
-from collections.abc import Callable
-
 from edit_benchmark.intervals import Estimate, mean, rate
 
 # id: what it is, its unit's digits after the point; rates are shares of edits
@@ -19,15 +17,12 @@ RATES = {"success": "success", "asked": "asked attribute right", "others": "othe
 
 def tables_rows(rows: list[dict], methods: list[str], eta: float, strength: float) -> dict[str, list[dict]]:
     """Of each method in the tables, its row of every edit."""
-    def at(method, level):
-        return [row for row in rows if row["method"] == method and row["level"] == level]
-
-    pick: dict[str, Callable[[], list[dict]]] = {
-        "imagic": lambda: at("imagic", eta), "imagic-oracle": lambda: nearest(rows, "imagic"),
-        "imagic-without-b": lambda: at("imagic-without-b", eta),
-        "sdedit": lambda: at("sdedit", strength), "sdedit-oracle": lambda: nearest(rows, "sdedit"),
+    levels = {"imagic": eta, "imagic-without-b": eta, "sdedit": strength}
+    return {
+        method: nearest(rows, method.removesuffix("-oracle")) if method.endswith("-oracle")
+        else [row for row in rows if row["method"] == method and row["level"] == levels.get(method)]
+        for method in methods
     }
-    return {method: pick.get(method, lambda: at(method, None))() for method in methods}
 
 
 def nearest(rows: list[dict], method: str) -> list[dict]:

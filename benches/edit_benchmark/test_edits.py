@@ -124,15 +124,18 @@ class Methods(unittest.TestCase):
         model = ROOT / "models/scenes-64"
         [edit] = edits.edits("validation", 0, 1, ["pose"])
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            settings = methods.Settings(Program(Path("none"), model), {"guidance": 2.0, "sampling_steps": 20, "seed": 3}, 1.0, (), (0.35, 0.8), Store(Path(folder)), 1)
+            settings = methods.Settings(
+                program=Program(Path("none"), model), preset={"guidance": 2.0, "sampling_steps": 20, "seed": 3}, eta=1.0, etas=(),
+                strengths=(0.35, 0.8), store=Store(Path(folder)), jobs=1)
             results = methods.sdedit(edit, settings)
             pipeline = settings.pipeline
             reference = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
             reference.set_progress_bar_config(disable=True)
             for result in results:
-                picture = reference(
-                    prompt_embeds=methods.embed(pipeline, edit.prompt), negative_prompt_embeds=methods.embed(pipeline, ""), image=methods.encode(pipeline, edit.source),
-                    strength=result.level, guidance_scale=2.0, num_inference_steps=20, generator=torch.Generator().manual_seed(3), output_type="np").images[0]
+                [picture] = reference(
+                    prompt_embeds=methods.embed(pipeline, edit.prompt), negative_prompt_embeds=methods.embed(pipeline, ""),
+                    image=methods.encode(pipeline, edit.source), strength=result.level, guidance_scale=2.0, num_inference_steps=20,
+                    generator=torch.Generator().manual_seed(3), output_type="np").images
                 self.assertLessEqual(np.abs(picture * 255 - result.picture).max(), 1)  # a level, for rounding
 
 
@@ -159,7 +162,8 @@ class Results(unittest.TestCase):
             preset = methods.read_preset(model, changes)
             eta = preset.pop("eta")
             settings = methods.Settings(
-                program=Program(program, model, 1, changes), preset=preset, eta=eta, etas=(0.0, eta), strengths=(0.5,), store=Store(Path(folder)), jobs=1)
+                program=Program(program, model, 1, changes), preset=preset, eta=eta, etas=(0.0, eta), strengths=(0.5,),
+                store=Store(Path(folder)), jobs=1)
             [edit] = edits.edits("validation", 0, 1, ["color"])
             results = methods.run({"imagic", "source"}, [edit], settings)
             self.assertEqual([result.level for result in results[edit.name, "imagic"]], [0.0, eta])
