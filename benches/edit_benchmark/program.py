@@ -1,0 +1,56 @@
+"""Runs the built program imagic-edit as a user would: one process an edit, with an empty cache unless one is given."""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from edit_benchmark import Failed
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Program:
+    path: Path
+    model: Path
+    threads: int = 1
+    parameters: dict[str, str] = field(default_factory=dict)  # by id, other than the model's preset
+
+    def check(self):
+        if not os.access(self.path, os.X_OK):
+            raise Failed(f"{self.path} is missing; build it with `cargo build --release`, or name another with --program PATH")
+
+    def edit(self, picture: np.ndarray, prompt: str, etas: list[float], cache: Path | None = None, **parameters):
+        """(result by eta, the program's report); `parameters` go before those of the program."""
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            Image.fromarray(picture).save(folder / "in.png")
+            command = [self.path, "edit", folder / "in.png", "--prompt", prompt, "--model", self.model, "-o", folder / "out.png", "--json"]
+            for name, value in (self.parameters | parameters).items():
+                command += ["--" + name.replace("_", "-"), str(value)]
+            for eta in etas:
+                command += ["--eta", str(eta)]
+            process = subprocess.run(command, capture_output=True, text=True, env={
+                **os.environ, "XDG_CACHE_HOME": str(cache or folder / "cache"), "RAYON_NUM_THREADS": str(self.threads),
+            })
+            if process.returncode != 0:
+                raise Failed(f"{' '.join(map(str, command))}: {process.stderr.strip()[-1000:]}")
+            report = json.loads(process.stdout)
+            pictures = [np.asarray(Image.open(output["path"]).convert("RGB")) for output in report["outputs"]]
+        return dict(zip(etas, pictures, strict=True)), report
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """NAME=VALUE on a command line; the value is a number as JSON writes it."""
+    name, _, value = text.partition("=")
+    try:
+        json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=NUMBER") from None
+    return name, value
