@@ -1,5 +1,6 @@
 """The figures of docs/, in the manner of the Imagic paper's, made with the built program from the pictures in models/samples.
 
+scenes  edits with their true results, as they are drawn for the benchmark
 eta     one edit at growing eta
 texts   several texts on one picture
 seeds   several seeds of one edit
@@ -9,18 +10,20 @@ tuned   the model tuned by stage B against the model as it is: same picture, tex
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from drawing import render
 from edit_benchmark import Failed
 from edit_benchmark.program import ROOT, Program, assignment
 from edit_benchmark.sheet import sheet
 from PIL import Image
 from samples import BIRD, CAR, DOG, SAMPLES
-from scenes import Scene, caption
+from scenes import ATTRIBUTES, Scene, caption, random_edit
 
 ETAS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2)
 README_ETAS = ETAS[:5]
@@ -40,6 +43,15 @@ class Studio:
     def edit(self, picture: np.ndarray, wanted: Scene, etas, **parameters) -> list[np.ndarray]:
         results, _ = self.program.edit(picture, caption(wanted), list(etas), self.cache, **parameters)
         return list(results.values())
+
+
+def scenes(_studio: Studio) -> Image.Image:
+    rng = random.Random(4)
+    rows = []
+    for attribute in ATTRIBUTES:
+        pairs = [random_edit(attribute, rng) for _ in range(4)]
+        rows.append((attribute, [render(scene, 96) for pair in pairs for scene in pair]))
+    return sheet(rows, ["source", "true result"] * 4, cell=96, words=90)
 
 
 def eta(studio: Studio) -> Image.Image:
@@ -94,7 +106,7 @@ def stack(images: list[Image.Image]) -> Image.Image:
 
 
 def main():
-    makers = {"eta": eta, "texts": texts, "seeds": seeds, "etas": etas, "tuned": tuned}
+    makers = {"scenes": scenes, "eta": eta, "texts": texts, "seeds": seeds, "etas": etas, "tuned": tuned}
     parser = argparse.ArgumentParser(prog="docs/make-figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="all of them if none is named")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
@@ -113,7 +125,7 @@ def main():
             studio = Studio(program, Path(cache), preset["eta"])
             for name in options.figures or makers:
                 file = options.out / f"{name}.png"
-                makers[name](studio).quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+                makers[name](studio).save(file, optimize=True)
                 print(file)
     except Failed as error:
         sys.exit(f"docs/make-figures: {error}")

@@ -36,7 +36,7 @@ class Network(nn.Module):
     def __init__(self):
         super().__init__()
         layers, c_in = [], 3
-        for c, stride in ((32, 2), (48, 1), (64, 2), (96, 1), (96, 2), (128, 1), (128, 2)):
+        for c, stride in ((32, 2), (48, 2), (64, 1), (96, 2), (96, 1), (128, 2)):
             layers += [nn.Conv2d(c_in, c, 3, stride, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU()]
             c_in = c
         self.layers = nn.Sequential(*layers, nn.Conv2d(c_in, 48, 1), nn.Flatten(), nn.ReLU(), nn.Linear(48 * 16, 192), nn.ReLU())
@@ -97,8 +97,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--pictures", type=int, default=100_000)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -108,7 +108,7 @@ def main():
     pictures, scenes = data.pictures(options.pictures, options.work), data.scenes(options.pictures)
     labels = {name: torch.tensor([values.index(getattr(scene, name)) for scene in scenes]) for name, values in VALUES.items()}
     labels["color"][torch.tensor([scene.style == "sketch" for scene in scenes])] = -100  # what cross_entropy ignores
-    network = Network()
+    network = Network().to(memory_format=torch.channels_last)
     steps = options.epochs * options.pictures // options.batch
     optimizer = torch.optim.AdamW(network.parameters(), PEAK_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, steps, pct_start=0.1)
@@ -116,7 +116,9 @@ def main():
     for step in range(steps):
         chosen = torch.randint(options.pictures, (options.batch,))
         batch = spoil(data.to_model_range(pictures[chosen.numpy()]))
-        loss = sum(F.cross_entropy(logits, labels[name][chosen]) for name, logits in network(batch).items())
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(batch)
+        loss = sum(F.cross_entropy(logits[name].float(), labels[name][chosen]) for name in VALUES)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -124,6 +126,7 @@ def main():
         if step % 200 == 0:
             print(f"classifier step {step} of {steps} {time.time() - start:.0f} s loss {loss.item():.3f}", flush=True)
     weights = {name: w.half() if w.is_floating_point() else w for name, w in network.state_dict().items()}
+    weights = {name: w.contiguous() for name, w in weights.items()}
     save_file(weights, WEIGHTS)
     shares = accuracy(load(), data.scenes(4000, data.HELD_OUT_SEED))
     save_file(weights, WEIGHTS, metadata={"accuracy on 4000 held-out scenes": json.dumps({n: round(v, 4) for n, v in shares.items()})})

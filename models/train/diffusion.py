@@ -125,7 +125,7 @@ def sample_grid(work: Path, tokenizer, text_encoder, unet, columns=8, guidance=3
     empty = text_encoder(tokenize(tokenizer, [""]).to(device))[0]
     noise = torch.randn(len(embedding), LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     latents = generate(unet, embedding, empty, noise, guidance=guidance, schedule=schedule)
-    return grid(data.to_pictures(vae.decode(latents / vae.config.scaling_factor).sample), columns, 2)
+    return grid(data.to_pictures(vae.decode(latents / vae.config.scaling_factor).sample.cpu()), columns, 2)
 
 
 def main():

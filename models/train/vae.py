@@ -48,7 +48,7 @@ def detail_weights(x: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         moments = vae.encode(x).latent_dist.parameters.float()
         mean, log_variance = moments.chunk(2, 1)
         log_variance = log_variance.clamp(-30, 20)
@@ -97,18 +97,19 @@ def main():
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--name", default="vae", help="checkpoint is WORK/NAME.pt, result WORK/NAME/")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
     x_train = data.pictures(options.pictures, options.work)
-    x_held_out = data.to_model_range(data.pictures(128, options.work, data.HELD_OUT_SEED))
-    vae = build(options.channels)
+    x_held_out = data.to_model_range(data.pictures(128, options.work, data.HELD_OUT_SEED)).to(options.device)
+    vae = build(options.channels).to(options.device)
     optimizer = torch.optim.AdamW(vae.parameters(), PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint, step = options.work / f"{options.name}.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint)
+        state = torch.load(checkpoint, map_location=options.device)
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
@@ -117,7 +118,7 @@ def main():
     start = time.time()
     while step < options.steps:
         optimizer.param_groups[0]["lr"] = rate(step, options.steps)
-        x = data.to_model_range(x_train[torch.randint(len(x_train), (options.batch,)).sort().values.numpy()])
+        x = data.to_model_range(x_train[torch.randint(len(x_train), (options.batch,)).sort().values.numpy()]).to(options.device)
         if step % 2:  # crops, so that borders and middles of pictures are not told apart
             top, left = torch.randint(0, data.SIZE - 47, (2,)).tolist()
             x = x[:, :, top:top + 48, left:left + 48]
@@ -131,12 +132,12 @@ def main():
             quality = psnr(vae, x_held_out)
             print(f"vae step {step} {time.time() - start:.0f} s loss {loss.item():.4f} psnr {quality:.2f} dB", flush=True)
             torch.save({"vae": vae.state_dict(), "channels": options.channels, "optimizer": optimizer.state_dict(), "step": step, "psnr": quality}, checkpoint)
-    normalize_latents(vae, data.to_model_range(x_train[:2000]))
+    normalize_latents(vae, data.to_model_range(x_train[:2000]).to(options.device))
     vae.save_pretrained(options.work / options.name)
     print(f"vae saved, scaling factor {vae.config.scaling_factor}, psnr {psnr(vae, x_held_out):.2f} dB")
     with torch.no_grad():
         y = vae.decode(vae.encode(x_held_out[:16]).latent_dist.mode()).sample
-    grid(data.to_pictures(x_held_out[:16]) + data.to_pictures(y), 16, 2).save(options.work / f"{options.name}.png")
+    grid(data.to_pictures(x_held_out[:16].cpu()) + data.to_pictures(y.cpu()), 16, 2).save(options.work / f"{options.name}.png")
 
 
 if __name__ == "__main__":
