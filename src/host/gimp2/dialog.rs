@@ -162,8 +162,9 @@ impl Window {
 
         let (bar, icon, status, line) =
             (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
-        // Two lines, so that the window keeps its size with most messages.
-        status.0.set_size(WIDTH + 60, 36);
+        // The icon is as high as two lines, so that the window keeps its size with most messages; longer ones make it grow.
+        icon.0.set_size(-1, 36);
+        status.0.set_size(WIDTH + 60, -1);
         line.pack(&icon.0);
         line.pack_growing(&status.0);
         let all = gtk::vertical();
