@@ -27,8 +27,11 @@ const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "A
 const POLL: u32 = 60;
 /// Width of the fields in pixels.
 const WIDTH: i32 = 440;
-/// Example prompts that are offered.
-const EXAMPLES: usize = 6;
+/// Example prompts that are offered; more would push the fields below away.
+const EXAMPLES: usize = 3;
+
+/// What follows the built-in model's description.
+const OTHER_MODELS: &str = " For photographs choose your own Stable Diffusion folder with Browse...";
 
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
 pub fn run(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Result<Layer> {
@@ -397,7 +400,10 @@ impl Window {
         let Some(Field::Model(chooser)) = self.field("model") else { return };
         let found = models::find(chooser.entry.text().trim(), &self.folders);
         let (description, examples) = match &found {
-            Ok(model) => (model.description.clone(), model.examples.as_slice()),
+            Ok(model) => {
+                let others = if model.name == BUILTIN_MODEL { OTHER_MODELS } else { "" };
+                (model.description.clone() + others, model.examples.as_slice())
+            }
             Err(error) => (sentence(&error.to_string()), [].as_slice()),
         };
         self.description.set_text(&description);
