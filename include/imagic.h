@@ -179,6 +179,13 @@ imagic_status imagic_worker_submit(const imagic_worker *worker, const char *requ
  * job is NULL or alive; progress is NULL or writable. */
 imagic_status imagic_job_poll(const imagic_job *job, imagic_progress *progress);
 
+/* What the user should know of this edit before its time is spent, as a sentence, for example that the model cannot draw
+ * pictures like this one; empty if there is nothing. Known from the first step of stage A on, where the model is tuned
+ * already of stage C; a finished job keeps it, a failed or cancelled one does not.
+ * The caller promises:
+ * job is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
+imagic_status imagic_job_hint(const imagic_job *job, char *text, size_t text_len, size_t *text_needed);
+
 /* Asks the job to stop; it does within one step. No effect on a job that has ended.
  * The caller promises:
  * job is NULL or alive. */
@@ -191,7 +198,7 @@ imagic_status imagic_job_cancel(const imagic_job *job);
 imagic_status imagic_job_result(const imagic_job *job, uint32_t format, size_t stride, void *pixels, size_t pixels_len);
 
 /* Everything about a finished edit but its pixels, as JSON: width, height, params, tuned, cache_hit, seconds,
- * embedding_losses, tuning_losses, notes.
+ * embedding_losses, tuning_losses, notes, hint (null or kind, text and its numbers).
  * The caller promises:
  * job is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_job_report_json(const imagic_job *job, char *text, size_t text_len, size_t *text_needed);

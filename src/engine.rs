@@ -14,7 +14,7 @@ pub mod unet;
 pub mod vae;
 pub mod weights;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
 use cache::{TunedModel, TuningKey};
@@ -51,6 +51,9 @@ pub struct EditRequest {
     pub params: Params,
     /// Diffusers folder of the base model that `params.model` means.
     pub model_folder: PathBuf,
+    /// Pictures that the base model's autoencoder gives back at this many dB are familiar to it, others get a hint; `None`
+    /// if the model does not say.
+    pub familiar_psnr: Option<f64>,
     /// Identifies the document, to group tuned models in the cache; may be empty.
     pub document: String,
 }
@@ -95,6 +98,8 @@ pub struct Progress {
     pub fraction: f32,
     /// Seconds until the edit is done, estimated from the steps so far.
     pub seconds_left: Option<f32>,
+    /// What the user should know; there from the first step of stage A on, or of stage C where the model is tuned already.
+    pub hint: Option<Hint>,
 }
 
 /// Told of progress after every step; answers whether to go on.
@@ -126,6 +131,8 @@ pub struct Edit {
     pub tuning_losses: Vec<f32>,
     /// What the user should know, for example which words of the prompt were cut.
     pub notes: Vec<String>,
+    /// The hint that was part of the progress.
+    pub hint: Option<Hint>,
 }
 
 /// How the stages report: (stage, steps done, steps in all, loss); fails with [`Error::Cancelled`] to stop them.
@@ -221,7 +228,15 @@ impl Engine {
             Some(found) => found,
             None => {
                 self.check_memory(&base, params)?;
-                let moments = base.vae.encode(&pixels::to_tensor(&request.layer, size, &self.device)?)?;
+                let pixels = pixels::to_tensor(&request.layer, size, &self.device)?; // (1, 3, h, w)
+                let moments = base.vae.encode(&pixels)?;
+                let mut psnr = None;
+                if request.familiar_psnr.is_some() {
+                    // Without noise the sample is the mean.
+                    let mean = base.vae.sample(&moments, &moments.mean.zeros_like()?)?;
+                    psnr = Some(pixels::psnr(&base.vae.decode(&mean)?, &pixels, &request.layer)?);
+                }
+                clock.hint = hint(psnr, request.familiar_psnr);
                 let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0);
                 let noise = noise.normals(moments.mean.dims(), &self.device)?;
                 let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
@@ -230,7 +245,7 @@ impl Engine {
                 embedding_losses = losses;
                 let (unet, losses) = imagic::fine_tune(&setting, &base.unet, &x, &e_opt, watch)?;
                 tuning_losses = losses;
-                let tuned = Arc::new(TunedModel { e_opt, unet });
+                let tuned = Arc::new(TunedModel { e_opt, unet, psnr });
                 if let Some(folder) = &self.options.cache_folder {
                     let stored = cache::store(folder, self.options.cache_limit, &key, request, &tuned);
                     notes.extend(stored.err().map(|error| {
@@ -243,6 +258,8 @@ impl Engine {
         self.tuned = Some((key, tuned.clone()));
 
         clock.tuned(origin);
+        // Kept with the tuned model: measuring again would take longer than stage C with large layers.
+        clock.hint = hint(tuned.psnr, request.familiar_psnr);
         clock.step(Stage::Generate, 0, params.sampling_steps, None)?;
         let e_null = base.text.embed(&base.text.tokenize("")?)?;
         let e_bar = imagic::interpolate(&e_tgt, &tuned.e_opt, params.eta)?;
@@ -252,7 +269,8 @@ impl Engine {
         let shape = [1, base.vae.latent_channels, h / base.vae.downsampling, w / base.vae.downsampling];
         let x_edit = imagic::generate(&setting, &unet, &shape, &e_bar, &e_null, watch)?;
         let layer = pixels::to_layer(&base.vae.decode(&x_edit)?, &request.layer)?;
-        Ok(Edit { layer, tuned: origin, seconds: clock.finish(), embedding_losses, tuning_losses, notes })
+        let hint = clock.hint;
+        Ok(Edit { layer, tuned: origin, seconds: clock.finish(), embedding_losses, tuning_losses, notes, hint })
     }
 
     /// The base model in `folder`, read unless it is the loaded one.
@@ -299,6 +317,12 @@ impl Engine {
     }
 }
 
+/// The hint for a picture that the base model's autoencoder gives back at `psnr` dB, if it needs one.
+fn hint(psnr: Option<f64>, familiar_psnr: Option<f64>) -> Option<Hint> {
+    let (psnr, familiar_psnr) = (psnr?, familiar_psnr?);
+    (psnr < familiar_psnr).then_some(Hint::UnfamiliarPicture { psnr, familiar_psnr })
+}
+
 /// Turns the steps of the stages into [`Progress`] and measures what each stage takes.
 struct Clock<'a, 'b> {
     watch: &'a mut Watch<'b>,
@@ -308,6 +332,8 @@ struct Clock<'a, 'b> {
     seconds: Vec<(Stage, f32)>,
     /// Seconds per pass, from the stage that runs.
     pace: Option<f32>,
+    /// Goes with every step from now on.
+    hint: Option<Hint>,
 }
 
 impl<'a, 'b> Clock<'a, 'b> {
@@ -321,7 +347,7 @@ impl<'a, 'b> Clock<'a, 'b> {
             (Stage::Generate, params.sampling_steps, passes),
         ];
         let now = Instant::now();
-        Self { watch, costs, stage: (Stage::LoadModel, now), seconds: Vec::new(), pace: None }
+        Self { watch, costs, stage: (Stage::LoadModel, now), seconds: Vec::new(), pace: None, hint: None }
     }
 
     /// Stages A and B did not have to run.
@@ -350,7 +376,7 @@ impl<'a, 'b> Clock<'a, 'b> {
         }
         let fraction = if all > 0.0 { (done / all).min(1.0) } else { 0.0 };
         let seconds_left = self.pace.map(|pace| pace * (all - done).max(0.0));
-        match (self.watch)(Progress { stage, step, steps, loss, fraction, seconds_left }) {
+        match (self.watch)(Progress { stage, step, steps, loss, fraction, seconds_left, hint: self.hint }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Cancelled),
         }

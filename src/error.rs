@@ -1,6 +1,7 @@
-//! One error type, and with it every text a user reads when something went wrong.
+//! One error type, and with it every text a user reads when something went wrong or is likely to.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// `Result` with this crate's [`enum@Error`].
@@ -59,6 +60,30 @@ impl Error {
     /// The model in `path` cannot be used because of `reason`.
     pub fn model(path: &Path, reason: impl Into<String>) -> Self {
         Self::Model { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// What the user should know of an edit before its time is spent; the edit goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Hint {
+    /// The base model cannot draw pictures like this one.
+    UnfamiliarPicture {
+        /// How well the base model's autoencoder gives the picture back: peak signal-to-noise ratio in dB.
+        psnr: f64,
+        /// From this many dB on a picture is familiar to the base model.
+        familiar_psnr: f64,
+    },
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnfamiliarPicture { psnr, familiar_psnr } => write!(
+                f,
+                "this picture is unlike what the base model can draw (its autoencoder gives it back at {psnr:.1} dB, below \
+                 {familiar_psnr} dB): expect a poor edit; for photographs choose a Stable Diffusion model as base model"
+            ),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
 use crate::error::{Error, Result};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
-use crate::models;
+use crate::models::{self, Model};
 use crate::params::Params;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -61,8 +61,9 @@ pub fn edit_active_layer(
 /// The request for an edit of the host's layer, with everything checked that can be checked before any work.
 pub fn request(host: &mut dyn Host, params: &Params, model_folders: &[PathBuf]) -> Result<EditRequest> {
     params.check()?;
-    let model_folder = models::find(&params.model, model_folders)?.folder;
-    Ok(EditRequest { layer: host.read_layer()?, params: params.clone(), model_folder, document: host.document() })
+    let Model { folder: model_folder, familiar_psnr, .. } = models::find(&params.model, model_folders)?;
+    let (layer, params, document) = (host.read_layer()?, params.clone(), host.document());
+    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document })
 }
 
 /// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.

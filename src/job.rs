@@ -164,7 +164,7 @@ mod tests {
     fn request(prompt: &str) -> EditRequest {
         let layer = LayerImage::new(1, 1, vec![0; 4]).expect("1x1");
         let params = Params { prompt: prompt.into(), ..Params::paper() };
-        EditRequest { layer, params, model_folder: "none".into(), document: String::new() }
+        EditRequest { layer, params, model_folder: "none".into(), familiar_psnr: None, document: String::new() }
     }
 
     /// An edit that does what the prompt says.
@@ -173,7 +173,8 @@ mod tests {
             "panic" => panic!("as told"),
             "wait" => loop {
                 let stage = crate::engine::Stage::FineTune;
-                let progress = Progress { stage, step: 1, steps: 2, loss: None, fraction: 0.5, seconds_left: None };
+                let progress =
+                    Progress { stage, step: 1, steps: 2, loss: None, fraction: 0.5, seconds_left: None, hint: None };
                 if watch(progress).is_break() {
                     return Err(Error::Cancelled);
                 }
@@ -186,6 +187,7 @@ mod tests {
                 embedding_losses: vec![],
                 tuning_losses: vec![],
                 notes: vec![],
+                hint: None,
             }),
         }
     }

@@ -56,6 +56,9 @@
 //! **Gradients** are checked by name against PyTorch in `tests/parity.rs`, because a gradient that is silently cut still
 //! lets the loss fall; [`engine::optimizer::Adam`] refuses a variable without one.
 //!
+//! **Hints** ([`error::Hint`]) are what the user should know before an edit's time is spent; they come with the progress and
+//! stay with the result: a picture that the base model's autoencoder cannot give back is one that it cannot draw.
+//!
 //! **Errors** are sentences with value, limit and remedy, all through [`error::Error`]. A panic becomes one in three
 //! places: the engine's thread, the callbacks that GIMP calls, and the functions of the C interface.
 

@@ -6,8 +6,8 @@ use crate::params::Params;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Optional file in a model's folder: name, one sentence on what it can draw, example prompts, and the
-/// settings (`preset`, by parameter id) that fit it.
+/// Optional file in a model's folder: name, one sentence on what it can draw, example prompts, the settings (`preset`, by
+/// parameter id) that fit it, and `familiar_psnr`, by which it tells pictures that it cannot draw.
 pub const PRESET_FILE: &str = "imagic.json";
 
 /// One base model that can be chosen.
@@ -23,6 +23,9 @@ pub struct Model {
     pub examples: Vec<String>,
     /// Settings that fit this model, by parameter id, on top of preset `paper`.
     pub preset: Map<String, Value>,
+    /// Pictures that this model's autoencoder gives back at this many dB are familiar to it, others get a hint; `None` if
+    /// unknown.
+    pub familiar_psnr: Option<f64>,
 }
 
 impl Model {
@@ -34,6 +37,13 @@ impl Model {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
             Err(error) => return Err(Error::file("read", &path)(error)),
         };
+        let familiar_psnr = match &about["familiar_psnr"] {
+            Value::Null => None,
+            value => Some(value.as_f64().ok_or_else(|| {
+                let reason = format!("familiar_psnr is {value}, must be a number of dB, for example 24");
+                Error::model(folder, format!("{PRESET_FILE}: {reason}"))
+            })?),
+        };
         let text = |key: &str| about[key].as_str().unwrap_or_default().to_owned();
         Ok(Self {
             name: name.to_owned(),
@@ -44,6 +54,7 @@ impl Model {
                 .map(|list| list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
                 .unwrap_or_default(),
             preset: about["preset"].as_object().cloned().unwrap_or_default(),
+            familiar_psnr,
         })
     }
 

@@ -10,6 +10,9 @@ use syn::{Expr, Fields, FnArg, Item, ItemFn, Lit, Meta, Pat, ReturnType, Stmt, T
 const SOURCE: &str = "src/host/capi.rs";
 const HEADER: &str = "include/imagic.h";
 
+/// To this model every picture is unfamiliar.
+const STRICT: &str = r#"{"familiar_psnr": 200}"#;
+
 #[test]
 fn the_header_is_the_one_written_from_the_source() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(HEADER);
@@ -43,6 +46,7 @@ fn every_call_is_guarded_and_every_call_with_a_pointer_is_unsafe() {
 #[test]
 fn a_c_program_gets_what_the_header_promises() {
     let home = Home::new("capi");
+    home.add_model("strict", STRICT);
     let program = compile(&home, &[]);
     let output = finish(run(&home, &program, "all"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -52,6 +56,7 @@ fn a_c_program_gets_what_the_header_promises() {
 #[test]
 fn wrong_calls_from_c_touch_no_memory_that_is_not_theirs() {
     let home = Home::new("capi-memory");
+    home.add_model("strict", STRICT);
     let program = compile(&home, &["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]);
     let output = finish(run(&home, &program, "all"));
     let err = String::from_utf8_lossy(&output.stderr);

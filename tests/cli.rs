@@ -147,6 +147,41 @@ fn several_etas_give_several_files_from_one_tuning_and_a_second_run_tunes_no_mor
 }
 
 #[test]
+fn a_picture_the_model_cannot_draw_is_hinted_at_once_and_edited() {
+    let home = Home::new("hint");
+    home.add_model("strict", r#"{"familiar_psnr": 200}"#);
+    save(&home, "in.png", &picture(32, 32));
+    let hints = |model: &str, etas: &[&str]| {
+        let arguments = ["in.png", "--prompt", "a cat", "-o", "out.png", "--json", "--model", model];
+        let (_, json, messages) = edit(&home, &[&arguments, etas].concat());
+        let report: Value = serde_json::from_str(&json).expect("it prints one JSON object");
+        let outputs = report["outputs"].as_array().expect("a list").clone();
+        (outputs.into_iter().map(|mut output| output["hint"].take()).collect::<Vec<_>>(), messages)
+    };
+    // With the second call the tuned model is on disk.
+    for etas in [&["--eta", "0.6", "--eta", "0.8"][..], &["--eta", "1"]] {
+        let (hints, messages) = hints("strict", etas);
+        for hint in hints {
+            assert_eq!(hint["kind"], "unfamiliar_picture");
+            assert_eq!(hint["familiar_psnr"], 200.0);
+            assert!(hint["psnr"].as_f64().is_some_and(|psnr| psnr < 200.0), "{hint}");
+            let line = format!("hint: {}", hint["text"].as_str().expect("a text"));
+            assert!(line.contains("below 200 dB") && line.contains("choose a Stable Diffusion model"), "{line}");
+            assert_eq!(messages.lines().filter(|told| *told == line).count(), 1, "{messages}");
+        }
+        let at = |beginning: &str| messages.find(beginning).unwrap_or_else(|| panic!("no {beginning} in {messages}"));
+        assert!(at("hint: ") < at("wrote "), "told too late: {messages}");
+    }
+    let (hints, messages) = hints("scenes-64", &["--eta", "0.8"]);
+    assert!(hints == [Value::Null] && !messages.contains("hint: "), "{hints:?} {messages}");
+
+    home.add_model("wrong", r#"{"familiar_psnr": "24 dB"}"#);
+    let (status, _, messages) = run(&home, &["edit", "in.png", "--prompt", "x", "-o", "o.png", "--model", "wrong"]);
+    assert_eq!(status, Some(1));
+    assert!(messages.contains("familiar_psnr is \"24 dB\", must be a number of dB, for example 24"), "{messages}");
+}
+
+#[test]
 fn wrong_usage_is_answered_with_a_remedy_and_status_2() {
     let home = Home::new("usage");
     save(&home, "in.png", &picture(8, 8));

@@ -1,8 +1,9 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
 use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
-use imagic_edit::error::{Error, Result};
+use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
+use imagic_edit::models;
 use imagic_edit::params::Params;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -59,7 +60,8 @@ fn request() -> EditRequest {
         guidance: 3.0,
         ..Params::paper()
     };
-    EditRequest { layer: layer(40, 30), params, model_folder: fixture(), document: "document".into() }
+    let (layer, document) = (layer(40, 30), "document".into());
+    EditRequest { layer, params, model_folder: fixture(), familiar_psnr: None, document }
 }
 
 fn edit(engine: &mut Engine, request: &EditRequest) -> Result<Edit> {
@@ -234,6 +236,88 @@ fn too_little_memory_is_said_before_tuning_and_a_tuned_model_still_serves() {
     assert!(matches!(error, Error::Memory(_)) && error.to_string().contains("close other programs"), "{error}");
     edit(&mut engine(Some(&cache)), &request()).expect("an edit");
     assert_eq!(edit(&mut poor(), &request()).expect("no tuning needed").tuned, Tuned::OnDisk);
+}
+
+/// `layer` for the built-in model; its edit is not looked at.
+fn scene(layer: LayerImage) -> EditRequest {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/scenes-64");
+    let model = models::find(folder, &[]).expect("the built-in model");
+    let params = Params { embedding_steps: 1, tuning_steps: 1, sampling_steps: 1, ..request().params };
+    EditRequest { layer, params, familiar_psnr: model.familiar_psnr, model_folder: model.folder, ..request() }
+}
+
+/// One of the pictures that come with the built-in model.
+fn drawn(name: &str) -> LayerImage {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/samples").join(name);
+    let picture = image::open(path).expect("a sample").into_rgba16();
+    LayerImage::new(picture.width(), picture.height(), picture.into_raw()).expect("a layer")
+}
+
+/// Shades and texture of every size everywhere, as photographs have them and drawn scenes do not.
+fn photo_like(side: u32) -> LayerImage {
+    let random = |x: u32, y: u32, octave: u32| {
+        let hash = (x.wrapping_mul(374_761_393) ^ y.wrapping_mul(668_265_263) ^ octave.wrapping_mul(974_711))
+            .wrapping_mul(1_274_126_177);
+        f64::from((hash ^ (hash >> 15)).wrapping_mul(2_246_822_519) >> 16) / 65536.0 - 0.5
+    };
+    let pixel = |i: u32| {
+        let (x, y) = (i % side, i / side);
+        let texture: f64 = (1..5).map(|octave| random(x >> octave, y >> octave, octave)).sum();
+        let shade =
+            |slope: f64| slope * f64::from(x) / f64::from(side) + (1.0 - slope) * f64::from(y) / f64::from(side);
+        let value = |slope: f64| ((0.2 + 0.6 * shade(slope) + 0.25 * texture).clamp(0.0, 1.0) * 65535.0) as u16;
+        [value(0.2), value(0.5), value(0.7), u16::MAX]
+    };
+    LayerImage::new(side, side, (0..side * side).flat_map(pixel).collect()).expect("a layer")
+}
+
+/// `layer` with everything but its left half transparent.
+fn half_seen(layer: &LayerImage) -> LayerImage {
+    let (width, height) = (layer.width(), layer.height());
+    let mut rgba = layer.rgba().to_vec();
+    let right = (0..width * height).filter(|i| i % width >= width / 2);
+    right.for_each(|i| rgba[4 * i as usize + 3] = 0);
+    LayerImage::new(width, height, rgba).expect("the same size")
+}
+
+#[test]
+fn a_picture_the_model_cannot_draw_gives_a_hint_before_the_tuning_and_a_drawn_one_none() {
+    let mut engine = engine(None);
+    for name in ["demo.png", "car-on-beach.png", "house-on-grass.png", "bird-on-beach.png", "cat-in-desert.png"] {
+        assert_eq!(edit(&mut engine, &scene(drawn(name))).expect("an edit").hint, None, "{name}");
+    }
+    for photo in [photo_like(256), photo_like(64), half_seen(&photo_like(256))] {
+        let mut hints = Vec::new();
+        let edit = engine.edit(&scene(photo.clone()), &mut |progress| {
+            hints.push((progress.stage, progress.hint));
+            ControlFlow::Continue(())
+        });
+        let hint = edit.expect("the edit goes on").hint;
+        let Some(Hint::UnfamiliarPicture { psnr, familiar_psnr }) = hint else { panic!("no hint") };
+        assert!(psnr > 5.0 && psnr < familiar_psnr, "{psnr} dB");
+        let (loading, later): (Vec<_>, Vec<_>) = hints.iter().partition(|(stage, _)| *stage == Stage::LoadModel);
+        assert!(loading.iter().all(|(_, before)| before.is_none()));
+        assert!(later.iter().all(|(_, told)| *told == hint), "told too late: {later:?}");
+        assert_eq!(later[0].0, Stage::OptimizeTextEmbedding);
+
+        let of_another_model = EditRequest { familiar_psnr: None, ..scene(photo) };
+        assert_eq!(self::edit(&mut engine, &of_another_model).expect("an edit").hint, None, "the model does not say");
+    }
+}
+
+#[test]
+fn a_tuned_model_that_is_found_again_brings_its_hint() {
+    let cache = Folder::new("hint");
+    let mut first = engine(Some(&cache));
+    let request = scene(photo_like(64));
+    let hint = edit(&mut first, &request).expect("an edit").hint;
+    assert!(hint.is_some());
+    for (engine, origin) in [(&mut first, Tuned::InMemory), (&mut engine(Some(&cache)), Tuned::OnDisk)] {
+        let again = edit(engine, &request).expect("an edit");
+        assert_eq!((again.tuned, again.hint), (origin, hint));
+        let lenient = EditRequest { familiar_psnr: Some(1.0), ..request.clone() };
+        assert_eq!(edit(engine, &lenient).expect("an edit").hint, None, "another threshold needs no tuning");
+    }
 }
 
 #[test]

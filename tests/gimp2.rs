@@ -89,7 +89,8 @@ impl Account {
         command
     }
 
-    /// Runs one of the scripts beside this file in gimp-console and returns the lines it told.
+    /// Runs one of the scripts beside this file in gimp-console and returns the lines it told; what GIMP wrote on the
+    /// console is in console.txt.
     fn run_script(&self, script: &str, beginning: &str) -> Vec<String> {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gimp2");
         let text = format!(
@@ -105,6 +106,7 @@ impl Account {
             .output()
             .expect("gimp-console starts");
         let console = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        fs::write(self.folder.join("console.txt"), console.as_bytes()).expect("a temporary folder");
         let report = fs::read_to_string(self.folder.join("report.txt")).unwrap_or_default();
         // gimp-console ends with success whatever happens in a script.
         assert!(report.ends_with("the end\n"), "{script} stopped\n{report}\n{console}");
@@ -163,6 +165,21 @@ fn a_document_remembers_its_edits_and_another_eta_reuses_the_tuned_model() {
     assert_eq!(reused["runs"][4]["tuned"], json!("on_disk"));
     assert!(account.picture("again.png") == account.picture("first.png"), "the same settings gave another picture");
     assert!(account.picture("third.png") != account.picture("first.png"), "eta has no effect");
+}
+
+#[test]
+fn a_picture_the_model_cannot_draw_is_edited_and_a_message_says_so() {
+    if !can_run(&["gimp-console-2.10"]) {
+        return;
+    }
+    let account = Account::new("hint");
+    let about = account.folder.join("data/imagic-edit/models/scenes-64/imagic.json");
+    let preset = json!({ "embedding_steps": 1, "tuning_steps": 1, "sampling_steps": 1 });
+    fs::write(about, json!({ "familiar_psnr": 200, "preset": preset }).to_string()).expect("our own file");
+    account.run_script("hint.scm", "");
+    let console = fs::read_to_string(account.folder.join("console.txt")).expect("it was just written");
+    let message = "this picture is unlike what the base model can draw";
+    assert_eq!(console.matches(message).count(), 1, "{console}");
 }
 
 #[test]

@@ -309,7 +309,13 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         params.prompt = reference.facts["settings"]["text"].as_str().expect("a text").to_owned();
         params.resolution = ((h * w) as f64).sqrt().round() as u32;
         let layer = LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer");
-        let request = EditRequest { layer, params, model_folder: reference.model.clone(), document: String::new() };
+        let request = EditRequest {
+            layer,
+            params,
+            model_folder: reference.model.clone(),
+            familiar_psnr: None,
+            document: String::new(),
+        };
         let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None });
         let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");

@@ -29,6 +29,8 @@ pub struct TunedModel {
     pub e_opt: Tensor,
     /// The tuned network's weights.
     pub unet: Weights,
+    /// How well the base model's autoencoder gives the picture back, in dB; `None` where nobody asked when it was tuned.
+    pub psnr: Option<f64>,
 }
 
 /// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
@@ -143,6 +145,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
         "model": request.params.model,
         "document": request.document,
         "version": env!("CARGO_PKG_VERSION"),
+        "psnr": tuned.psnr,
     });
     let metadata = HashMap::from([("imagic-edit".to_owned(), about.to_string())]);
     let file = path(folder, key);
@@ -228,7 +231,7 @@ fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<Tun
         };
     }
     let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
-    Ok(TunedModel { e_opt, unet: Weights { file: file.to_owned(), tensors: unet } })
+    Ok(TunedModel { e_opt, unet: Weights { file: file.to_owned(), tensors: unet }, psnr: about["psnr"].as_f64() })
 }
 
 /// SHA-256 over names, shapes and values, in the order given.

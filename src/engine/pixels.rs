@@ -1,13 +1,14 @@
-//! Between a layer and the tensors the model works on: size, value range, transparency.
+//! Between a layer and the tensors the model works on: size, value range, transparency, likeness.
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
 use crate::image::LayerImage;
 use candle_core::{Device, Tensor};
 use image::imageops::{FilterType, resize};
-use image::{ImageBuffer, Rgb};
+use image::{ImageBuffer, Luma, Rgb};
 
 type Rgb16 = ImageBuffer<Rgb<u16>, Vec<u16>>;
+type Gray16 = ImageBuffer<Luma<u16>, Vec<u16>>;
 
 const WHITE: u64 = u16::MAX as u64;
 
@@ -63,6 +64,25 @@ pub fn to_layer(pixels: &Tensor, source: &LayerImage) -> Result<LayerImage> {
     Ok(LayerImage::new(source.width(), source.height(), rgba).expect("the size of a layer"))
 }
 
+/// How much `decoded` is like `pixels`, both (1, 3, h, w) from -1 to 1: peak signal-to-noise ratio in dB over what is to be
+/// seen of `layer`, from which `pixels` comes. NaN where nothing is to be seen.
+///
+/// Transparent parts do not count, because white is easy for every model and would hide what the rest is like.
+pub fn psnr(decoded: &Tensor, pixels: &Tensor, layer: &LayerImage) -> Result<f64> {
+    let (_, _, h, w) = pixels.dims4()?;
+    let alpha = layer.rgba().iter().skip(3).step_by(4).copied().collect();
+    let alpha = Gray16::from_raw(layer.width(), layer.height(), alpha).expect("one value for each pixel");
+    let alpha = resize(&alpha, w as u32, h as u32, FilterType::Triangle);
+    let errors = (decoded.clamp(-1f32, 1f32)? - pixels)?.sqr()?.mean(1)?.flatten_all()?.to_vec1::<f32>()?; // h * w
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for (error, alpha) in errors.into_iter().zip(alpha.pixels()) {
+        sum += f64::from(error) * f64::from(alpha.0[0]);
+        weights += f64::from(alpha.0[0]);
+    }
+    // The peak is the range from -1 to 1.
+    Ok(10.0 * (2f64.powi(2) * weights / sum).log10())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +109,26 @@ mod tests {
         let back = to_layer(&tensor, &layer).expect("a layer");
         let worst = layer.rgba().iter().zip(back.rgba()).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst <= Some(1), "{worst:?}");
+    }
+
+    #[test]
+    fn likeness_is_that_of_the_pixels_that_are_seen() {
+        let check = |alpha: [u16; 2], errors: [f32; 2], expected: f64| {
+            let rgba = alpha.into_iter().flat_map(|alpha| [0, 0, 0, alpha]).collect();
+            let layer = LayerImage::new(2, 1, rgba).expect("2x1");
+            let pixels = to_tensor(&layer, (2, 1), &Device::Cpu).expect("a tensor");
+            let errors = Tensor::new(&errors, &Device::Cpu).and_then(|errors| errors.broadcast_as((1, 3, 1, 2)));
+            let decoded = (&pixels + errors.expect("a tensor")).expect("a tensor");
+            let psnr = psnr(&decoded, &pixels, &layer).expect("a number");
+            assert!((psnr - expected).abs() < 1e-3 || psnr == expected, "{psnr} instead of {expected}");
+        };
+        // 20 dB are a tenth of the range.
+        check([u16::MAX; 2], [0.2, 0.2], 20.0);
+        check([u16::MAX, 0], [0.2, -1.0], 20.0);
+        check([u16::MAX, u16::MAX / 3], [0.2, -0.4], 20.0 - 10.0 * 1.75_f64.log10());
+        // What a decoder overshoots is cut off in the picture.
+        check([u16::MAX, 0], [0.0, 0.2], f64::INFINITY);
+        check([u16::MAX, u16::MAX], [-0.5, -0.5], f64::INFINITY);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage};
 use crate::error::Error;
 use crate::image::LayerImage;
 use crate::job::{Job, JobState, Worker};
-use crate::models;
+use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
 use calls::{Failure, cut_into, give_cut_text, give_text, guard, last_error, read_object};
 use pixels::Layout;
@@ -337,6 +337,32 @@ pub unsafe extern "C" fn imagic_job_poll(job: *const ImagicJob, progress: *mut I
     })
 }
 
+/// What the user should know of this edit before its time is spent, as a sentence, for example that the model cannot draw
+/// pictures like this one; empty if there is nothing. Known from the first step of stage A on, where the model is tuned
+/// already of stage C; a finished job keeps it, a failed or cancelled one does not.
+///
+/// # Safety
+/// `job` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn imagic_job_hint(
+    job: *const ImagicJob,
+    text: *mut c_char,
+    text_len: usize,
+    text_needed: *mut usize,
+) -> ImagicStatus {
+    guard(|| {
+        // SAFETY: the caller promises a live handle or NULL.
+        let job = unsafe { job.as_ref() }.ok_or_else(|| Failure::argument("job is NULL"))?;
+        let hint = match &*job.look() {
+            State::Running(_, progress) => progress.as_ref().and_then(|progress| progress.hint),
+            State::Ended(result) => result.as_ref().ok().and_then(|edit| edit.hint),
+        };
+        let hint = hint.map(|hint| hint.to_string()).unwrap_or_default();
+        // SAFETY: the caller's promise is handed on.
+        unsafe { give_text(&hint, text, text_len, text_needed) }
+    })
+}
+
 /// Asks the job to stop; it does within one step. No effect on a job that has ended.
 ///
 /// # Safety
@@ -387,7 +413,7 @@ pub unsafe extern "C" fn imagic_job_result(
 }
 
 /// Everything about a finished edit but its pixels, as JSON: `width`, `height`, `params`, `tuned`, `cache_hit`, `seconds`,
-/// `embedding_losses`, `tuning_losses`, `notes`.
+/// `embedding_losses`, `tuning_losses`, `notes`, `hint` (null or `kind`, `text` and its numbers).
 ///
 /// # Safety
 /// `job` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
@@ -467,7 +493,8 @@ fn edit_request(
     let mut params = model.params()?;
     params.set_all(&chosen)?;
     params.check()?;
-    Ok(EditRequest { layer, params, model_folder: model.folder, document })
+    let Model { folder: model_folder, familiar_psnr, .. } = model;
+    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document })
 }
 
 impl ImagicJob {

@@ -201,15 +201,15 @@ pub fn progress_text(progress: &Progress) -> String {
     text
 }
 
-/// What a dialog says of a finished edit, with its notes.
+/// What a dialog says of a finished edit, with its notes and hint.
 pub fn summary(edit: &Edit) -> String {
     let took = duration(edit.seconds.iter().map(|&(_, seconds)| seconds).sum());
     let mut text = match edit.tuned {
         Tuned::Now => format!("Done in {took}."),
         Tuned::InMemory | Tuned::OnDisk => format!("Tuned model reused: only stage C ran, {took}."),
     };
-    for note in &edit.notes {
-        text += &format!("\n{}", sentence(note));
+    for note in edit.notes.iter().cloned().chain(edit.hint.map(|hint| hint.to_string())) {
+        text += &format!("\n{}", sentence(&note));
     }
     text
 }
@@ -226,6 +226,7 @@ pub fn sentence(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::engine::Stage;
+    use crate::error::Hint;
     use crate::image::LayerImage;
 
     #[test]
@@ -267,6 +268,7 @@ mod tests {
             loss: None,
             fraction: 0.5,
             seconds_left: Some(200.0),
+            hint: None,
         };
         assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
         let mut edit = Edit {
@@ -276,9 +278,13 @@ mod tests {
             embedding_losses: vec![],
             tuning_losses: vec![],
             notes: vec!["two words were cut".into()],
+            hint: None,
         };
         assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
         edit.tuned = Tuned::Now;
-        assert!(summary(&edit).starts_with("Done in 2.1 s."));
+        edit.hint = Some(Hint::UnfamiliarPicture { psnr: 19.84, familiar_psnr: 24.0 });
+        let summary = summary(&edit);
+        assert!(summary.starts_with("Done in 2.1 s.\n"), "{summary}");
+        assert!(summary.contains("\nThis picture is unlike ") && summary.contains("19.8 dB, below 24 dB"), "{summary}");
     }
 }

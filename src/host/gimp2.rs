@@ -193,7 +193,8 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
     };
     document.show_progress();
     let edit = host::edit_active_layer(&mut document, &worker, &params, &folders)?;
-    for note in edit.notes.iter().map(String::as_str).chain(document.note) {
+    let hint = edit.hint.map(|hint| hint.to_string());
+    for note in edit.notes.iter().chain(&hint).map(String::as_str).chain(document.note) {
         image.tell(note);
     }
     document.result.ok_or_else(|| Error::Host("the image has no result".into()))

@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::{Edit, Stage, Tuned};
+use crate::error::Hint;
 use crate::models::Model;
 use crate::params::{Affects, Domain, PARAMS, Params};
 use serde_json::{Map, Value, json};
 
-/// Everything about `edit` but its pixels: parameters, where the tuned model came from, seconds, losses, notes.
+/// Everything about `edit` but its pixels: parameters, where the tuned model came from, seconds, losses, notes, hint.
 pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
     let tuned = match edit.tuned {
         Tuned::Now => "now",
@@ -24,10 +25,23 @@ pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
         "embedding_losses": losses(&edit.embedding_losses),
         "tuning_losses": losses(&edit.tuning_losses),
         "notes": edit.notes,
+        "hint": edit.hint.as_ref().map(hint_report),
     });
     match report {
         Value::Object(report) => report,
         _ => unreachable!("it is written as an object above"),
+    }
+}
+
+/// A hint's numbers and its text.
+fn hint_report(hint: &Hint) -> Value {
+    match hint {
+        Hint::UnfamiliarPicture { psnr, familiar_psnr } => json!({
+            "kind": "unfamiliar_picture",
+            "psnr": short(*psnr as f32),
+            "familiar_psnr": familiar_psnr,
+            "text": hint.to_string(),
+        }),
     }
 }
 

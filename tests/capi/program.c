@@ -128,6 +128,7 @@ static void mistakes(const char *models) {
     REFUSED(imagic_job_cancel(NULL), IMAGIC_STATUS_ARGUMENT, "job is NULL");
     REFUSED(imagic_job_result(NULL, 0, 4, pixel, 4), IMAGIC_STATUS_ARGUMENT, "job is NULL");
     REFUSED(imagic_job_report_json(NULL, text, sizeof text, &needed), IMAGIC_STATUS_ARGUMENT, "job is NULL");
+    REFUSED(imagic_job_hint(NULL, text, sizeof text, &needed), IMAGIC_STATUS_ARGUMENT, "job is NULL");
     REFUSED(imagic_models_json(NULL, text, sizeof text, &needed), IMAGIC_STATUS_ARGUMENT, "worker is NULL");
     CHECK(imagic_job_free(NULL) == IMAGIC_STATUS_OK && imagic_worker_free(NULL) == IMAGIC_STATUS_OK);
 
@@ -203,8 +204,9 @@ static void an_edit_from_start_to_end(const char *models) {
     CHECK(imagic_job_report_json(job, NULL, 0, &needed) == IMAGIC_STATUS_BUFFER_TOO_SMALL);
     report = malloc(needed);
     CHECK(imagic_job_report_json(job, report, needed, NULL) == IMAGIC_STATUS_OK);
-    CHECK(strstr(report, "\"tuned\":\"in_memory\"") != NULL);
+    CHECK(strstr(report, "\"tuned\":\"in_memory\"") != NULL && strstr(report, "\"hint\":null") != NULL);
     free(report);
+    CHECK(imagic_job_hint(job, (char *)packed, PACKED, &needed) == IMAGIC_STATUS_OK && packed[0] == 0 && needed == 1);
     imagic_job_free(job);
 
     CHECK(imagic_models_json(worker, NULL, 0, &needed) == IMAGIC_STATUS_BUFFER_TOO_SMALL);
@@ -217,6 +219,31 @@ static void an_edit_from_start_to_end(const char *models) {
     free(pixels);
     free(packed);
     free(deep);
+}
+
+/* The model "strict" calls every picture unfamiliar: known while the tuning runs, and kept by the finished job. */
+static void a_hint_comes_before_the_tuning(const char *models) {
+    imagic_worker *worker = new_worker(models);
+    imagic_progress progress;
+    char hint[512] = "", report[4096];
+    size_t needed = 0;
+    imagic_job *job = submit(worker, REQUEST("\"model\": \"strict\", " LONG));
+    do {
+        CHECK(imagic_job_poll(job, &progress) == IMAGIC_STATUS_OK && progress.state == IMAGIC_STATE_RUNNING);
+        a_little_later();
+    } while (progress.stage != IMAGIC_STAGE_OPTIMIZE_TEXT_EMBEDDING);
+    CHECK(imagic_job_hint(job, hint, sizeof hint, &needed) == IMAGIC_STATUS_OK && needed == strlen(hint) + 1);
+    CHECK(strstr(hint, "unlike what the base model can draw") != NULL && strstr(hint, "below 200 dB") != NULL);
+    REFUSED(imagic_job_hint(job, hint, 8, &needed), IMAGIC_STATUS_BUFFER_TOO_SMALL, "text_len is 8");
+    imagic_job_free(job);
+
+    job = submit(worker, REQUEST("\"model\": \"strict\", " QUICK));
+    CHECK(finish(job, &progress) == IMAGIC_STATE_DONE);
+    CHECK(imagic_job_hint(job, hint, sizeof hint, NULL) == IMAGIC_STATUS_OK && strstr(hint, "below 200 dB") != NULL);
+    CHECK(imagic_job_report_json(job, report, sizeof report, NULL) == IMAGIC_STATUS_OK);
+    CHECK(strstr(report, "\"kind\":\"unfamiliar_picture\"") != NULL && strstr(report, hint) != NULL);
+    imagic_job_free(job);
+    imagic_worker_free(worker);
 }
 
 static void cancelled_waiting_and_orphaned_jobs(const char *models) {
@@ -292,6 +319,7 @@ int main(int argc, char **argv) {
     mistakes(argv[2]);
     an_edit_from_start_to_end(argv[2]);
     if (strcmp(argv[1], "all") == 0) {
+        a_hint_comes_before_the_tuning(argv[2]);
         cancelled_waiting_and_orphaned_jobs(argv[2]);
         several_threads(argv[2]);
     }

@@ -40,6 +40,16 @@ impl Home {
         Self { folder }
     }
 
+    /// Another tiny model, with this `imagic.json`.
+    pub fn add_model(&self, name: &str, about: &str) {
+        let folder = self.folder.join("data/imagic-edit/models").join(name);
+        std::fs::create_dir(&folder).expect("a new folder");
+        for part in std::fs::read_dir(model()).expect("the fixture").map(|part| part.expect("a part of the model")) {
+            std::os::unix::fs::symlink(part.path(), folder.join(part.file_name())).expect("links can be made");
+        }
+        std::fs::write(folder.join("imagic.json"), about).expect("the home is writable");
+    }
+
     /// `program` in this home.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());

@@ -172,7 +172,9 @@ fn draw(model: &Model) -> Result<(), Error> {
     let tuning = Params { embedding_steps: 0, tuning_steps: 0, ..model.params()? };
     let params = Params { prompt: "a test".into(), sampling_steps: 1, resolution: 64, ..tuning };
     let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
-    let request = EditRequest { layer, params, model_folder: model.folder.clone(), document: String::new() };
+    // The tiny picture is no one's, so no hint about it is wanted.
+    let (model_folder, familiar_psnr) = (model.folder.clone(), None);
+    let request = EditRequest { layer, params, model_folder, familiar_psnr, document: String::new() };
     let worker = Worker::start(Engine::new(EngineOptions {
         cache_folder: None,
         cache_limit: 0,

@@ -6,7 +6,7 @@ use super::picture::{self, Picture};
 use super::progress::Bar;
 use super::{Failure, model_folders, print};
 use crate::engine::{Edit, Engine, Progress, Tuned};
-use crate::error::Error;
+use crate::error::{Error, Hint};
 use crate::host::report::{duration, edit_report};
 use crate::host::{Host, edit_active_layer, engine_options, system};
 use crate::image::LayerImage;
@@ -131,12 +131,18 @@ pub fn run(order: &Order) -> Result<(), Failure> {
 
     system::catch_stop_signals();
     let worker = Worker::start(Engine::new(engine_options()?))?;
+    let mut file = PictureFile {
+        picture: &picture,
+        input: &order.input,
+        output: order.output.clone(),
+        bar: Bar::default(),
+        hint: None,
+    };
     let mut outputs = Vec::new();
     for &eta in &etas {
         params.eta = eta;
+        file.output = order.output_for(eta);
         let started = Instant::now();
-        let mut file =
-            PictureFile { picture: &picture, input: &order.input, output: order.output_for(eta), bar: Bar::default() };
         let result = edit_active_layer(&mut file, &worker, &params, &folders);
         file.bar.clear();
         let edit = match result {
@@ -145,6 +151,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
             }
             result => result?,
         };
+        file.tell(edit.hint);
         eprintln!("{}", summary(&file.output, &edit, eta, started.elapsed().as_secs_f32()));
         for note in &edit.notes {
             eprintln!("note: {note}");
@@ -180,6 +187,19 @@ struct PictureFile<'a> {
     input: &'a Path,
     output: PathBuf,
     bar: Bar,
+    /// The hint that was told last.
+    hint: Option<Hint>,
+}
+
+impl PictureFile<'_> {
+    /// Tells a hint once, however many steps and etas it comes with.
+    fn tell(&mut self, hint: Option<Hint>) {
+        if let Some(hint) = hint.filter(|_| hint != self.hint) {
+            self.bar.clear();
+            eprintln!("hint: {hint}");
+            self.hint = Some(hint);
+        }
+    }
 }
 
 impl Host for PictureFile<'_> {
@@ -195,6 +215,7 @@ impl Host for PictureFile<'_> {
         if system::stop_signal().is_some() {
             return ControlFlow::Break(());
         }
+        self.tell(progress.hint);
         self.bar.show(progress);
         ControlFlow::Continue(())
     }

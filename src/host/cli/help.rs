@@ -97,7 +97,7 @@ Options:
       paper.
   --json
       Print one JSON object on standard output: files, parameters, seconds per
-      stage, losses, notes.
+      stage, losses, notes, hint.
 
 "
     .to_owned();

@@ -86,6 +86,7 @@ mod tests {
             loss: Some(0.125),
             fraction: 0.5,
             seconds_left: Some(125.0),
+            hint: None,
         };
         assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2 min 5 s left");
         assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));

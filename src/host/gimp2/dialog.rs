@@ -4,7 +4,7 @@
 use super::document::Document;
 use super::gtk::{self, Bar, Chooser, Dialog, Entry, Form, Icon, Label, Response, Slider, Spinner, TextArea, Widget};
 use super::libgimp::Layer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::host::gimp::{self, progress_text, sentence, summary};
 use crate::host::{self, Host};
 use crate::job::{Job, JobState, Worker};
@@ -27,8 +27,11 @@ const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "A
 const POLL: u32 = 60;
 /// Width of the fields in pixels.
 const WIDTH: i32 = 440;
-/// Example prompts that are offered.
-const EXAMPLES: usize = 6;
+/// Example prompts that are offered; more would push the fields below away.
+const EXAMPLES: usize = 3;
+
+/// What follows the built-in model's description.
+const OTHER_MODELS: &str = " For photographs choose your own Stable Diffusion folder with Browse...";
 
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
 pub fn run(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Result<Layer> {
@@ -68,6 +71,8 @@ struct State {
 struct Running {
     job: Job,
     params: Params,
+    /// The hint that is shown.
+    hint: Option<Hint>,
 }
 
 /// The widget of one parameter.
@@ -81,8 +86,9 @@ enum Field {
 
 /// What the line above the buttons tells.
 enum Tone {
-    Hint,
+    Info,
     Success,
+    Warning,
     Failure,
 }
 
@@ -162,8 +168,9 @@ impl Window {
 
         let (bar, icon, status, line) =
             (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
-        // Two lines, so that the window keeps its size with most messages.
-        status.0.set_size(WIDTH + 60, 36);
+        // The icon is as high as two lines, so that the window keeps its size with most messages; longer ones make it grow.
+        icon.0.set_size(-1, 36);
+        status.0.set_size(WIDTH + 60, -1);
         line.pack(&icon.0);
         line.pack_growing(&status.0);
         let all = gtk::vertical();
@@ -249,12 +256,12 @@ impl Window {
     /// The values of this image's last edit, else of the last edit anywhere, else the built-in model's preset.
     fn show_last_values(&self) {
         let of_image = self.state.borrow().document.history().last_params();
-        let hint = if of_image.is_some() {
+        let text = if of_image.is_some() {
             "These are the settings of this image's last edit. Another strength or seed takes only the last stage."
         } else {
             "The first edit tunes the model to the layer; after that, another strength or seed takes only the last stage."
         };
-        self.tell(&Tone::Hint, hint);
+        self.tell(&Tone::Info, text);
         let params = of_image.or_else(gimp::last_values).unwrap_or_else(|| {
             models::find(BUILTIN_MODEL, &self.folders).and_then(|model| model.params()).unwrap_or_else(|error| {
                 self.tell(&Tone::Failure, &sentence(&error.to_string()));
@@ -292,12 +299,12 @@ impl Window {
         }
         let submitted = self.read().and_then(|params| {
             let request = host::request(&mut self.state.borrow_mut().document, &params, &self.folders)?;
-            Ok(Running { job: self.worker.submit(request), params })
+            Ok(Running { job: self.worker.submit(request), params, hint: None })
         });
         match submitted {
             Ok(running) => {
                 self.state.borrow_mut().running = Some(running);
-                self.tell(&Tone::Hint, "GIMP and this window stay usable; changes here count for the next edit.");
+                self.tell(&Tone::Info, "GIMP and this window stay usable; changes here count for the next edit.");
                 self.bar.set(0.0, "Starting");
                 self.set_busy(true);
                 let window = Rc::downgrade(self);
@@ -320,6 +327,7 @@ impl Window {
             JobState::Running(progress) => {
                 if let Some(progress) = progress {
                     self.bar.set(progress.fraction.into(), &progress_text(&progress));
+                    self.show_hint(progress.hint);
                 }
                 return true;
             }
@@ -333,17 +341,18 @@ impl Window {
                     let unkept =
                         kept.err().map(|error| format!("\nThe settings are not kept: {error}.")).unwrap_or_default();
                     let place = document.note.map(|note| format!("\n{note}")).unwrap_or_default();
-                    Ok(summary(&edit) + &place + &unkept)
+                    let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
+                    Ok((tone, summary(&edit) + &place + &unkept))
                 });
                 self.set_busy(false);
                 match inserted {
-                    Ok(text) => {
+                    Ok((tone, text)) => {
                         self.bar.set(1.0, "Done");
-                        self.tell(&Tone::Success, &text);
+                        self.tell(&tone, &text);
                     }
                     Err(Error::Cancelled) => {
                         self.bar.set(0.0, "");
-                        self.tell(&Tone::Hint, "Stopped; the image is as it was.");
+                        self.tell(&Tone::Info, "Stopped; the image is as it was.");
                     }
                     Err(error) => {
                         self.bar.set(0.0, "");
@@ -358,12 +367,23 @@ impl Window {
         false
     }
 
+    /// Shows the running edit's hint when it comes; later texts, as on stopping, take its place.
+    fn show_hint(&self, hint: Option<Hint>) {
+        let before = match &mut self.state.borrow_mut().running {
+            Some(running) => std::mem::replace(&mut running.hint, hint),
+            None => return,
+        };
+        if let Some(hint) = hint.filter(|_| hint != before) {
+            self.tell(&Tone::Warning, &sentence(&hint.to_string()));
+        }
+    }
+
     /// `false` when nothing runs.
     fn stop(&self) -> bool {
         let asked = self.state.borrow().running.as_ref().map(|running| running.job.cancel()).is_some();
         if asked {
             self.stop.set_sensitive(false);
-            self.tell(&Tone::Hint, "Stopping after this step.");
+            self.tell(&Tone::Info, "Stopping after this step.");
         }
         asked
     }
@@ -384,8 +404,9 @@ impl Window {
 
     fn tell(&self, tone: &Tone, text: &str) {
         let icon: &CStr = match tone {
-            Tone::Hint => c"gtk-dialog-info",
+            Tone::Info => c"gtk-dialog-info",
             Tone::Success => c"gtk-apply",
+            Tone::Warning => c"gtk-dialog-warning",
             Tone::Failure => c"gtk-dialog-error",
         };
         self.icon.set(icon);
@@ -396,7 +417,10 @@ impl Window {
         let Some(Field::Model(chooser)) = self.field("model") else { return };
         let found = models::find(chooser.entry.text().trim(), &self.folders);
         let (description, examples) = match &found {
-            Ok(model) => (model.description.clone(), model.examples.as_slice()),
+            Ok(model) => {
+                let others = if model.name == BUILTIN_MODEL { OTHER_MODELS } else { "" };
+                (model.description.clone() + others, model.examples.as_slice())
+            }
             Err(error) => (sentence(&error.to_string()), [].as_slice()),
         };
         self.description.set_text(&description);

@@ -83,7 +83,7 @@ impl Widget {
         gtk!(gtk_widget_set_tooltip_text(self.as_ptr(), text.as_ptr()));
     }
 
-    /// Smallest size in pixels; -1 is the widget's own.
+    /// Size in pixels that the widget asks for, even if its content needs more and is cut off; -1 is the widget's own.
     pub fn set_size(&self, width: i32, height: i32) {
         gtk!(gtk_widget_set_size_request(self.as_ptr(), width, height));
     }
