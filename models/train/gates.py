@@ -15,20 +15,22 @@ from diffusers.models.attention_processor import AttnProcessor
 import classifier
 import data
 from diffusion import generate, tokenize
+from drawing import render
 from scenes import ATTRIBUTES, caption
 from vae import psnr
 
 
 def round_trip(pipeline, count: int) -> dict[str, float]:
     """Mean PSNR in dB of decode(mean of encode) on held-out scenes: all of them, photos, sketches."""
-    x = data.to_model_range(data.pictures(count, Path("work"), data.HELD_OUT_SEED))
+    scenes = data.scenes(count, data.HELD_OUT_SEED)
+    x = data.to_model_range(np.stack([render(scene, data.SIZE) for scene in scenes]).transpose(0, 3, 1, 2))
     values = np.array([psnr(pipeline.vae, picture[None]) for picture in x])
-    sketch = np.array([scene.style == "sketch" for scene in data.scenes(count, data.HELD_OUT_SEED)])
+    sketch = np.array([scene.style == "sketch" for scene in scenes])
     return {"all": values.mean(), "photo": values[~sketch].mean(), "sketch": values[sketch].mean()}
 
 
 @torch.no_grad()
-def samples_read_back(pipeline, judge, count: int, guidance: float, steps: int) -> dict[str, float]:
+def samples_read_back(pipeline, judge, count: int, guidance: float = 3.0, steps: int = 25) -> dict[str, float]:
     """Share of samples in which the judge reads what the full caption of a held-out scene asks for."""
     scenes = data.scenes(count, data.HELD_OUT_SEED)
     generator = torch.Generator().manual_seed(0)
@@ -49,6 +51,12 @@ def samples_read_back(pipeline, judge, count: int, guidance: float, steps: int) 
     return {name: float(np.mean(values)) for name, values in right.items()}
 
 
+def load(model: Path) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline.unet.set_attn_processor(AttnProcessor())  # faster than the fused one on a CPU
+    return pipeline
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -59,8 +67,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pipeline = StableDiffusionPipeline.from_pretrained(options.model, torch_dtype=torch.float32)
-    pipeline.unet.set_attn_processor(AttnProcessor())
+    pipeline = load(options.model)
     judge = classifier.load()
     report = {
         "autoencoder round trip, dB": round_trip(pipeline, options.scenes),
