@@ -1,7 +1,6 @@
 """Trains the text encoder and the U-Net together on the autoencoder's latents (v-prediction).
 
-The latents of the training set are made once and cached. The rate is constant after a warm-up and falls to
-zero over the second half of --steps. What is kept is the moving average of the weights. Every --sample-every
+The latents of the training set are made once and cached. After a warm-up the rate falls to zero over --steps. What is kept is the moving average of the weights. Every --sample-every
 steps a grid of samples says more than the loss: one row a prompt.
 """
 
@@ -26,7 +25,7 @@ from vae import LATENT_CHANNELS
 WIDTH = 128  # of the text embedding
 PEAK_RATE = 1e-3
 WARM_UP = 200  # steps
-DECAY = 0.5  # share of the steps
+DECAY = 0.95  # share of the steps
 AVERAGE = 0.999  # decay of the moving average
 CAPTIONS = 4  # variants of each scene's caption
 NO_CAPTION = 0.1  # share of empty captions, for classifier-free guidance
@@ -131,8 +130,9 @@ def sample_grid(work: Path, tokenizer, text_encoder, unet, columns=8, guidance=3
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("work"), help="caches and checkpoints, and the autoencoder in WORK/vae")
-    parser.add_argument("--steps", type=int, default=13_000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--init", type=Path, help="folder of a trained model to go on from where WORK has no checkpoint: weights, but no optimizer")
+    parser.add_argument("--steps", type=int, default=13_500)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--sample-every", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -144,6 +144,8 @@ def main():
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
+    if options.init and not (options.work / "vae").exists():
+        AutoencoderKL.from_pretrained(options.init / "vae", torch_dtype=torch.float32).save_pretrained(options.work / "vae")
     write_tokenizer(vocabulary(), options.work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(options.work / "tokenizer")
     latents = cached_latents(options.work, options.pictures, options.device)
@@ -157,6 +159,9 @@ def main():
 
     text_encoder, unet = build_text_encoder(tokenizer).to(options.device), build_unet(options.channels).to(options.device)
     unet = unet.to(memory_format=torch.channels_last)
+    if options.init:
+        for model, part in ((text_encoder, "text_encoder"), (unet, "unet")):
+            model.load_state_dict(type(model).from_pretrained(options.init / part, torch_dtype=torch.float32).state_dict())
     parameters = [*text_encoder.parameters(), *unet.parameters()]
     average = copy.deepcopy((text_encoder, unet))
     averaged_parameters = [*average[0].parameters(), *average[1].parameters()]
