@@ -1,7 +1,8 @@
 """Trains the text encoder and the U-Net together on the autoencoder's latents (v-prediction).
 
-The latents of the training set are made once and cached. After a warm-up the rate falls to zero over --steps. What is kept is the moving average of the weights. Every --sample-every
-steps a grid of samples says more than the loss: one row a prompt.
+The latents of the training set are made once and cached. After a warm-up the rate falls to zero over --steps.
+What is kept is the moving average of the weights. Every --sample-every steps a grid of samples says more than
+the loss: one row a prompt.
 """
 
 import argparse

@@ -63,7 +63,7 @@ def main():
     difference = (pipeline.text_encoder(ids)[0] - text_encoder.float()(ids)[0]).abs().max()
     assert difference < 1e-4, "the text encoder read back differs"
     grid = sample_grid(options.work, pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, columns=4)
-    grid.quantize(128).save(options.folder / "samples.png", optimize=True)
+    grid.save(options.folder / "samples.png", optimize=True)
     for file in options.folder.rglob("*.safetensors"):
         file.chmod(0o644)
     size = sum(f.stat().st_size for f in options.folder.rglob("*") if f.is_file())
