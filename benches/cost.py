@@ -37,7 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--picture", default=ROOT / "models/samples/demo.png")
-    parser.add_argument("--prompt", default="a photo of a brown dog sitting on a grassy field")
+    parser.add_argument("--prompt", default="a photo of a blue car on a sandy beach")
     options, more = parser.parse_known_args()
     model = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     print(f"{os.cpu_count()} threads of {model}, {platform.system()}; medians of {options.repeats} runs\n")

@@ -19,7 +19,7 @@ CAT = replace(PLAIN, kind="cat", color="black", background="desert", pose="sitti
 HOUSE = replace(PLAIN, kind="house", color="yellow", pose=None, sun=0.85, clutter=(("cloud", 0.25, 0.3, 1.0), ("bush", 0.1, 0.5, 0.9)))
 # file: the scene, the edit that is suggested, width and height
 SAMPLES = {
-    "demo.png": (DOG, replace(DOG, pose="sitting"), 512, 512),
+    "demo.png": (CAR, replace(CAR, color="blue"), 512, 512),
     "car-on-beach.png": (CAR, replace(CAR, color="blue"), 512, 512),
     "dog-on-grass.png": (DOG, replace(DOG, background="snow"), 512, 512),
     "bird-on-beach.png": (BIRD, replace(BIRD, pose="spreading its wings"), 512, 512),
