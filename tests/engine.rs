@@ -283,7 +283,8 @@ fn half_seen(layer: &LayerImage) -> LayerImage {
 #[test]
 fn a_picture_the_model_cannot_draw_gives_a_hint_before_the_tuning_and_a_drawn_one_none() {
     let mut engine = engine(None);
-    for name in ["dog-on-grass.png", "car-on-beach.png", "house-on-grass.png", "bird-on-beach.png", "cat-in-desert.png"] {
+    for name in ["dog-on-grass.png", "car-on-beach.png", "house-on-grass.png", "bird-on-beach.png", "cat-in-desert.png"]
+    {
         assert_eq!(edit(&mut engine, &scene(drawn(name))).expect("an edit").hint, None, "{name}");
     }
     for photo in [photo_like(256), photo_like(64), half_seen(&photo_like(256))] {
