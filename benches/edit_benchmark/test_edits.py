@@ -18,19 +18,17 @@ except ModuleNotFoundError as error:
     raise unittest.SkipTest(str(error))
 
 import data
+from classifier import VALUES
 from edit_benchmark import Failed, edits, measures, methods, perceptual
 from edit_benchmark.program import ROOT, Program
 from edit_benchmark.store import Result, Store
-from scenes import ATTRIBUTES, BACKGROUNDS, COLORS, KINDS, POSES, POSITIONS, SIZES, STYLES
+from scenes import ATTRIBUTES
 
 METRICS = ROOT.parent / "shared/metrics"
 
 
 class KnowsTheScenes:
     """A classifier of pictures that it has seen with their scenes."""
-
-    VALUES = {"kind": KINDS, "color": COLORS, "background": tuple(BACKGROUNDS), "pose": (None, *{pose for poses in POSES.values() for pose in poses}),
-              "hat": (False, True), "style": tuple(STYLES), "size": tuple(SIZES), "position": tuple(POSITIONS)}
 
     def __init__(self, chosen):
         self.scenes = {picture.tobytes(): scene for edit in chosen for picture, scene in ((edit.source, edit.scene), (edit.target, edit.edited))}
@@ -39,7 +37,7 @@ class KnowsTheScenes:
         return [{attribute: getattr(self.scenes[picture.tobytes()], attribute) for attribute in ATTRIBUTES} for picture in pictures]
 
     def probabilities(self, pictures):
-        return {attribute: np.array([[float(reading[attribute] == value) for value in self.VALUES[attribute]] for reading in self.read(pictures)])
+        return {attribute: np.array([[float(reading[attribute] == value) for value in VALUES[attribute]] for reading in self.read(pictures)])
                 for attribute in ATTRIBUTES}
 
 
@@ -74,7 +72,7 @@ class Edits(unittest.TestCase):
     def test_the_truth_succeeds_and_the_source_does_not(self):
         chosen = edits.edits("test", 0, 3)
         classifier = KnowsTheScenes(chosen)
-        judges = measures.Judges(classifier=classifier, values=classifier.VALUES)
+        judges = measures.Judges(classifier=classifier, values=VALUES)
         for edit in chosen:
             source, truth = measures.measure(edit, [edit.source, edit.target], judges)
             self.assertEqual((truth["success"], truth["asked"], truth["others"], truth["alignment"]), (True, True, True, 1.0))

@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 import data
+import gates
 from diffusion import tokenize
 from drawing import edit_truth, grid
 from scenes import ATTRIBUTES, Scene, caption, random_edit
@@ -133,8 +132,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pipeline = StableDiffusionPipeline.from_pretrained(options.model, torch_dtype=torch.float32)
-    pipeline.unet.set_attn_processor(AttnProcessor())  # faster than the fused one on a CPU
+    pipeline = gates.load(options.model)
     preset = json.loads((options.model / "imagic.json").read_text())["preset"]
     preset.update((name, json.loads(value)) for name, value in (pair.split("=") for pair in options.set))
     settings = Settings(**preset)
