@@ -26,8 +26,8 @@ const INSTALL: &str = "run installer/install.sh";
 /// Tuned models and results need at least this much free disk.
 const LEAST_DISK: u64 = 1 << 30;
 
-/// Memory that tuning takes for each number in the network: base, tuned, gradient and Adam's two moments, in f32.
-const BYTES_PER_WEIGHT: u64 = 5 * 4;
+/// Memory that tuning takes for each number in the network: base, tuned and Adam's two moments, in f32.
+const BYTES_PER_WEIGHT: u64 = 4 * 4;
 
 /// The findings, and whether all of them are good.
 pub fn examine() -> (String, bool) {
