@@ -7,7 +7,7 @@
 use crate::engine::{Edit, Progress, Tuned};
 use crate::error::{Error, Result};
 use crate::host::report::duration;
-use crate::host::gimp2;
+use crate::host::{gimp2, gimp3};
 use crate::params::{Affects, Param, Params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -34,9 +34,7 @@ pub unsafe fn run_if_started_by_gimp(argc: c_int, argv: *mut *mut c_char) -> Opt
     let served = unsafe {
         match starter(&arguments)? {
             Starter::Gimp2 => gimp2::main(argc, argv),
-            Starter::Gimp3 => Err(Error::Host(
-                "GIMP 3 is not served yet; use GIMP 2.10 or the command line (imagic-edit --help)".into(),
-            )),
+            Starter::Gimp3 => gimp3::main(argc, argv),
         }
     };
     Some(served.unwrap_or_else(|error| {
