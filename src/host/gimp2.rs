@@ -2,12 +2,15 @@
 
 mod dialog;
 #[path = "gimp/document.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod document;
 mod gtk;
 mod libgimp;
 #[path = "gimp/session.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod session;
 #[path = "gimp/widgets.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod widgets;
 
 use crate::engine::Engine;

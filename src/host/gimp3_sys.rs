@@ -809,6 +809,12 @@ pub struct _GimpSelection {
 pub type GimpSelection = _GimpSelection;
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct _GimpDrawableFilter {
+    _unused: [u8; 0],
+}
+pub type GimpDrawableFilter = _GimpDrawableFilter;
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct _GimpProcedure {
     pub parent_instance: GObject,
 }
@@ -1254,6 +1260,22 @@ pub unsafe fn gimp_drawable_mask_intersect(
 pub fn has_gimp_drawable_mask_intersect() -> bool {
     Symbol::new(c"gimp_drawable_mask_intersect").find().is_some()
 }
+pub unsafe fn gimp_drawable_get_filters(drawable: *mut GimpDrawable) -> *mut *mut GimpDrawableFilter {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_get_filters");
+    type Function = unsafe extern "C" fn(*mut GimpDrawable) -> *mut *mut GimpDrawableFilter;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
+}
+pub fn has_gimp_drawable_get_filters() -> bool {
+    Symbol::new(c"gimp_drawable_get_filters").find().is_some()
+}
+pub unsafe fn gimp_drawable_merge_filters(drawable: *mut GimpDrawable) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_merge_filters");
+    type Function = unsafe extern "C" fn(*mut GimpDrawable) -> gboolean;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
+}
+pub fn has_gimp_drawable_merge_filters() -> bool {
+    Symbol::new(c"gimp_drawable_merge_filters").find().is_some()
+}
 pub unsafe fn gimp_drawable_update(
     drawable: *mut GimpDrawable,
     x: gint,
@@ -1496,6 +1518,14 @@ pub unsafe fn gimp_layer_new(
 }
 pub fn has_gimp_layer_new() -> bool {
     Symbol::new(c"gimp_layer_new").find().is_some()
+}
+pub unsafe fn gimp_layer_copy(layer: *mut GimpLayer) -> *mut GimpLayer {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_layer_copy");
+    type Function = unsafe extern "C" fn(*mut GimpLayer) -> *mut GimpLayer;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer) }
+}
+pub fn has_gimp_layer_copy() -> bool {
+    Symbol::new(c"gimp_layer_copy").find().is_some()
 }
 pub unsafe fn gimp_layer_set_offsets(layer: *mut GimpLayer, offx: gint, offy: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_offsets");
@@ -2707,6 +2737,8 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_drawable_get_height",
     c"gimp_drawable_get_offsets",
     c"gimp_drawable_mask_intersect",
+    c"gimp_drawable_get_filters",
+    c"gimp_drawable_merge_filters",
     c"gimp_drawable_update",
     c"gimp_image_id_is_valid",
     c"gimp_image_get_base_type",
@@ -2733,6 +2765,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_item_attach_parasite",
     c"gimp_item_get_parasite",
     c"gimp_layer_new",
+    c"gimp_layer_copy",
     c"gimp_layer_set_offsets",
     c"gimp_layer_create_mask",
     c"gimp_layer_add_mask",

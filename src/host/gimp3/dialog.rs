@@ -15,10 +15,10 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::{Rc, Weak};
 
-/// Buttons of GIMP's dialog that keep their texts, and so their keys.
-const BUTTONS_OF_GIMP: [&str; 4] = ["Help", "Reset", "Load Saved Settings", "Save Settings"];
-/// What else can be pressed.
-const BUTTONS: [&str; 6] = ["Stop", "Close", "Edit", "Browse...", "New seed", "Advanced"];
+/// Buttons of GIMP's dialog with their keys; OK is later called Edit, but has its key when GIMP looks for double ones.
+const BUTTONS_OF_GIMP: [&str; 5] = ["Help", "Reset", "Load Saved Settings", "Save Settings", "OK"];
+/// What else can be pressed; the first two get the best keys.
+const BUTTONS: [&str; 6] = ["Edit", "New seed", "Stop", "Close", "Browse...", "Advanced"];
 /// Label of [`PRESET`].
 pub const PRESET_LABEL: &str = "The model's own settings";
 
@@ -34,10 +34,13 @@ const SMALL: f64 = 1.0;
 
 /// `label` with `_` before its key: no two texts of the dialog share one.
 pub fn with_key(label: &str) -> String {
+    let labels =
+        |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
+    let (first, others) = BUTTONS.split_at(2);
+    let ours = first.iter().copied().chain(labels(false)).chain(others.iter().copied()).chain([PRESET_LABEL]);
     let mut mnemonics = Mnemonics::default();
-    let fields = PARAMS.iter().map(|param| param.label).chain([PRESET_LABEL]);
-    let texts = BUTTONS_OF_GIMP.into_iter().chain(BUTTONS).chain(fields);
-    let mut marked = texts.map(|text| (text, mnemonics.mark(text)));
+    let mut marked =
+        BUTTONS_OF_GIMP.into_iter().chain(ours).chain(labels(true)).map(|text| (text, mnemonics.mark(text)));
     marked.find(|(text, _)| *text == label).map_or_else(|| label.to_owned(), |(_, marked)| marked)
 }
 
@@ -95,7 +98,7 @@ impl Window {
         subject.set_text(&session.subject());
         description.0.show_only_on_demand();
         examples.0.show_only_on_demand();
-        let [browse, new_seed, advanced] = ["Browse...", "New seed", "Advanced"].map(|label| with_key(label));
+        let [browse, new_seed, advanced] = ["Browse...", "New seed", "Advanced"].map(with_key);
         let (browse, new_seed) = (widgets::button(&browse), widgets::button(&new_seed));
         browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
         new_seed.set_tooltip("Another version of the edit.");
@@ -162,6 +165,7 @@ impl Window {
         let (session, edited) = (RefCell::new(session), Cell::new(None));
         let window =
             Rc::new(Self { frame, config, prompt, model, description, examples, bar, icon, status, session, edited });
+        window.bar.set(0.0, "");
         window.show_first_values();
         window.connect(&browse, &new_seed);
         window.show_busy(false);
@@ -361,6 +365,6 @@ mod tests {
         upper.sort_unstable();
         upper.dedup();
         assert_eq!(upper.len(), keys.len(), "{keys:?}");
-        assert_eq!(BUTTONS_OF_GIMP.map(with_key), ["_Help", "_Reset", "_Load Saved Settings", "_Save Settings"]);
+        assert_eq!(BUTTONS_OF_GIMP.map(with_key), ["_Help", "_Reset", "_Load Saved Settings", "_Save Settings", "_OK"]);
     }
 }

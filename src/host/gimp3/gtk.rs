@@ -56,7 +56,7 @@ impl ProcedureDialog {
     /// As [`ProcedureDialog::spinner`] for numbers far below 1.
     pub fn small_number(&self, id: &str) -> Widget {
         let spinner = self.spinner(id);
-        gtk!(gimp_label_spin_set_digits(spinner.as_ptr(), 9));
+        gtk!(gimp_label_spin_set_digits(spinner.as_ptr(), 8));
         gtk!(gimp_label_spin_set_increments(spinner.as_ptr(), 1e-5, 1e-3));
         spinner
     }

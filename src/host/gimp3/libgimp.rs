@@ -354,9 +354,33 @@ impl Layer {
         gimp!(gimp_drawable_update(self.object(), part.x, part.y, part.width, part.height));
     }
 
-    /// sRGB with straight alpha, whatever the image's own mode, precision and profile are.
+    /// sRGB with straight alpha, whatever the image's own mode, precision and profile are; effects that are attached to
+    /// the layer count, because the user sees them.
     pub fn read_rgba(self, part: Rectangle) -> Vec<u16> {
-        self.read(part, c"R'G'B'A u16", 4)
+        let merged = self.with_effects_merged();
+        let values = merged.unwrap_or(self).read(part, c"R'G'B'A u16", 4);
+        if let Some(copy) = merged {
+            copy.delete();
+        }
+        values
+    }
+
+    /// A copy outside of the image whose pixels have the effects in them; `None` when there are no effects, or when GIMP
+    /// cannot merge them or they change the layer's size: then the pixels without them count.
+    fn with_effects_merged(self) -> Option<Self> {
+        let effects = gimp!(gimp_drawable_get_filters(self.object()));
+        // SAFETY: libgimp gives the list away and keeps the effects.
+        if unsafe { take_list(effects) }.is_empty() {
+            return None;
+        }
+        let copy = Self::known(gimp!(gimp_layer_copy(self.object())))?;
+        let merged = gimp!(gimp_drawable_merge_filters(copy.object())) != 0;
+        let (size, before) = (copy.bounds(), self.bounds());
+        if merged && (size.width, size.height) == (before.width, before.height) {
+            return Some(copy);
+        }
+        copy.delete();
+        None
     }
 
     /// Writes sRGB with straight alpha; babl converts to what the image has.
