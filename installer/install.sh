@@ -211,11 +211,11 @@ put_models() {
 put_models "$data/models"
 # into_gimp EDITOR PROGRAM...: the plug-in goes into each profile of this GIMP.
 into_gimp() {
-    local editor=$1 program folder
+    local editor=$1 program='' folder
     shift
-    if [[ -z $(profiles "$editor") ]]; then
+    for program in "$@" ''; do if have "$program"; then break; fi; done
+    if [[ -n $program ]] && ! profiles "$editor" | grep -v -e "^$HOME/\.var/" -e "^$HOME/snap/" >/dev/null; then
         # A folder of ours in its place would keep GIMP from making its profile on the first start.
-        for program in "$@"; do if have "$program"; then break; fi; done
         say "Starting $program once, so that it makes its profile ..."
         "$program" -i -d -f -s --batch-interpreter plug-in-script-fu-eval -b '(gimp-quit 0)' >/dev/null 2>&1 || fail "$program does not start"
     fi
@@ -268,4 +268,7 @@ case :$PATH: in
     *) say "  note: $(dirname "$link") is not in PATH yet; log in again or call $link" ;;
 esac
 
-if [[ $demo = yes ]]; then "$root/installer/demo.sh" "$data/imagic-edit"; fi
+if [[ $demo = yes ]]; then
+    have gimp-console-2.10 || fail "the demo runs in GIMP 2.10, which is not here; try: imagic-edit edit --help"
+    "$root/installer/demo.sh" "$data/imagic-edit"
+fi
