@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a Debian 13 root with GIMP 3 in FOLDER, for machines whose own GIMP is older; does nothing where it is there already.
-# Takes about 3 minutes and 1.4 GB. Needs root and mmdebstrap; packages come from where this machine's apt gets its own.
+# Takes about 4 minutes and 0.5 GB. Needs root and mmdebstrap; packages come from where this machine's apt gets its own.
 # Usage: tests/gimp3/root.sh FOLDER [PACKAGE...]    (for `cargo build --features bindgen` add libgimp-3.0-dev libc6-dev)
 set -euo pipefail
 
