@@ -129,8 +129,19 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.picture("10-last-values");
     assert_eq!(tuned_models(&account), tuned, "the dialog does not show the last edit");
 
-    // The image is closed while an edit runs: a message, no crash.
+    // The window is closed while an edit runs: the edit stops, the image stays.
     screen.activate(DIALOG);
+    screen.keys(&["alt+b", "ctrl+a"]);
+    screen.write("slow");
+    screen.keys(&["alt+e"]);
+    std::thread::sleep(Duration::from_secs(2));
+    screen.keys(&["alt+F4"]);
+    screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
+    screen.settle();
+    assert!(screen.shows(&three), "a stopped edit changed the image");
+
+    // The image is closed while an edit runs: a message, no crash.
+    open_dialog(&screen, &three);
     screen.keys(&["alt+b", "ctrl+a"]);
     screen.write("patient");
     screen.keys(&["alt+e"]);
