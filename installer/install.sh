@@ -234,7 +234,7 @@ places=()
 for editor in "${editors[@]}"; do
     case $editor in
         gimp2) into_gimp gimp2 gimp-console-2.10 ;;
-        gimp3) into_gimp gimp3 gimp-console-3.0 gimp-console-3.2 gimp-console-3 gimp-console ;;
+        gimp3) into_gimp gimp3 gimp-console-3.0 gimp-console-3.2 gimp-console-3 ;;
     esac
 done
 if [[ -e $link && ! -L $link ]]; then
@@ -268,7 +268,8 @@ case :$PATH: in
     *) say "  note: $(dirname "$link") is not in PATH yet; log in again or call $link" ;;
 esac
 
-if [[ $demo = yes ]]; then
-    have gimp-console-2.10 || fail "the demo runs in GIMP 2.10, which is not here; try: imagic-edit edit --help"
+if [[ $demo = yes ]] && have gimp-console-2.10; then
     "$root/installer/demo.sh" "$data/imagic-edit"
+elif [[ $demo = yes ]]; then
+    say "The demo runs in GIMP 2.10, which is not here; in GIMP 3 open $root/models/samples/car-on-beach.png."
 fi
