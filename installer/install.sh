@@ -23,7 +23,7 @@ usage: installer/install.sh [--demo] [--no-packages] [EDITOR...]
        installer/install.sh --uninstall [--purge]
 
 Installs Imagic Edit for this account (Debian 12 and its relatives; elsewhere an
-editor, a C compiler and Rust have to be there already), for the named editors
+editor, a C compiler and Rust have to be there already), for the named editors alone
 (gimp2, gimp3) or for all that are found; where there is none, GIMP is installed:
   $data
       program, library and the built-in model
