@@ -1,10 +1,9 @@
 //! What the adapters of all GIMP versions share: which version started us, the last values and what a document
 //! remembers; calls no GIMP function.
 
-use crate::engine::{Edit, Progress, Tuned};
+use crate::engine::Tuned;
 use crate::error::{Error, Result};
 use crate::host::gimp2;
-use crate::host::report::duration;
 use crate::params::Params;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -189,45 +188,9 @@ fn last_values_file() -> Option<PathBuf> {
     Some(dirs::config_dir()?.join("imagic-edit").join("last-values.json"))
 }
 
-/// What a progress bar says: stage, step and time left.
-pub fn progress_text(progress: &Progress) -> String {
-    let mut text = progress.stage.label().to_owned();
-    if progress.steps > 0 {
-        text += &format!(", step {} of {}", progress.step, progress.steps);
-    }
-    if let Some(seconds) = progress.seconds_left {
-        text += &format!(", {} left", duration(seconds));
-    }
-    text
-}
-
-/// What a dialog says of a finished edit, with its notes and hint.
-pub fn summary(edit: &Edit) -> String {
-    let took = duration(edit.seconds.iter().map(|&(_, seconds)| seconds).sum());
-    let mut text = match edit.tuned {
-        Tuned::Now => format!("Done in {took}."),
-        Tuned::InMemory | Tuned::OnDisk => format!("Tuned model reused: only stage C ran, {took}."),
-    };
-    for note in edit.notes.iter().cloned().chain(edit.hint.map(|hint| hint.to_string())) {
-        text += &format!("\n{}", sentence(&note));
-    }
-    text
-}
-
-/// An error's text as a sentence of a dialog.
-pub fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-    let stop = if text.ends_with(['.', '!', '?', ':']) { "" } else { "." };
-    first.chain(letters).chain(stop.chars()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Stage;
-    use crate::error::Hint;
-    use crate::image::LayerImage;
 
     #[test]
     fn the_arguments_say_which_gimp_started_the_plug_in() {
@@ -257,34 +220,5 @@ mod tests {
         let strange = History::from_bytes(Some(b"{\"version\":2}".to_vec()));
         assert!(strange.runs.is_empty());
         assert_ne!(strange.document, History::from_bytes(None).document);
-    }
-
-    #[test]
-    fn progress_and_result_read_like_sentences() {
-        let progress = Progress {
-            stage: Stage::FineTune,
-            step: 3,
-            steps: 40,
-            loss: None,
-            fraction: 0.5,
-            seconds_left: Some(200.0),
-            hint: None,
-        };
-        assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
-        let mut edit = Edit {
-            layer: LayerImage::from_rgba8(1, 1, &[0; 4]).expect("one pixel"),
-            tuned: Tuned::OnDisk,
-            seconds: vec![(Stage::Generate, 2.06)],
-            embedding_losses: vec![],
-            tuning_losses: vec![],
-            notes: vec!["two words were cut".into()],
-            hint: None,
-        };
-        assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
-        edit.tuned = Tuned::Now;
-        edit.hint = Some(Hint::UnfamiliarPicture { psnr: 19.84, familiar_psnr: 24.0 });
-        let summary = summary(&edit);
-        assert!(summary.starts_with("Done in 2.1 s.\n"), "{summary}");
-        assert!(summary.contains("\nThis picture is unlike ") && summary.contains("19.8 dB, below 24 dB"), "{summary}");
     }
 }

@@ -5,11 +5,11 @@ use super::document::Document;
 use super::gtk::{self, Bar, Chooser, Dialog, Entry, Form, Icon, Label, Response, Slider, Spinner, TextArea, Widget};
 use super::libgimp::Layer;
 use crate::error::{Error, Hint, Result};
-use crate::host::gimp::{self, progress_text, sentence, summary};
-use crate::host::{self, Host};
+use crate::host::report::{self, help, progress_text, sentence, summary};
+use crate::host::{self, Host, gimp};
 use crate::job::{Job, JobState, Worker};
 use crate::models::{self, Model};
-use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Param, Params};
+use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -29,9 +29,6 @@ const POLL: u32 = 60;
 const WIDTH: i32 = 440;
 /// Example prompts that are offered; more would push the fields below away.
 const EXAMPLES: usize = 3;
-
-/// What follows the built-in model's description.
-const OTHER_MODELS: &str = " For photographs choose your own Stable Diffusion folder with Browse...";
 
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
 pub fn run(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Result<Layer> {
@@ -257,9 +254,9 @@ impl Window {
     fn show_last_values(&self) {
         let of_image = self.state.borrow().document.history().last_params();
         let text = if of_image.is_some() {
-            "These are the settings of this image's last edit. Another strength or seed takes only the last stage."
+            report::KNOWN_IMAGE
         } else {
-            "The first edit tunes the model to the layer; after that, another strength or seed takes only the last stage."
+            report::FIRST_EDIT
         };
         self.tell(&Tone::Info, text);
         let params = of_image.or_else(gimp::last_values).unwrap_or_else(|| {
@@ -352,7 +349,7 @@ impl Window {
                     }
                     Err(Error::Cancelled) => {
                         self.bar.set(0.0, "");
-                        self.tell(&Tone::Info, "Stopped; the image is as it was.");
+                        self.tell(&Tone::Info, report::STOPPED);
                     }
                     Err(error) => {
                         self.bar.set(0.0, "");
@@ -383,7 +380,7 @@ impl Window {
         let asked = self.state.borrow().running.as_ref().map(|running| running.job.cancel()).is_some();
         if asked {
             self.stop.set_sensitive(false);
-            self.tell(&Tone::Info, "Stopping after this step.");
+            self.tell(&Tone::Info, report::STOPPING);
         }
         asked
     }
@@ -418,7 +415,7 @@ impl Window {
         let found = models::find(chooser.entry.text().trim(), &self.folders);
         let (description, examples) = match &found {
             Ok(model) => {
-                let others = if model.name == BUILTIN_MODEL { OTHER_MODELS } else { "" };
+                let others = if model.name == BUILTIN_MODEL { report::OTHER_MODELS } else { "" };
                 (model.description.clone() + others, model.examples.as_slice())
             }
             Err(error) => (sentence(&error.to_string()), [].as_slice()),
@@ -510,14 +507,6 @@ impl Field {
             Self::Slider(_) => {}
         }
     }
-}
-
-fn help(param: &Param) -> String {
-    let cost = match param.affects {
-        Affects::Tuning => "A change tunes the model anew.",
-        Affects::Generation => "A change keeps the tuned model.",
-    };
-    format!("{} {cost}", param.help)
 }
 
 /// Gives every label of the window its own key, as long as the label has a letter that is free.

@@ -6,14 +6,11 @@ use super::libgimp::{Image, Kind, Layer, Mode, ProgressBar, Rectangle};
 use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::gimp::{History, PARASITE, Recipe, progress_text};
-use crate::host::report::stage_seconds;
+use crate::host::gimp::{History, PARASITE, Recipe};
+use crate::host::report::{layer_name, progress_text, stage_seconds};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
 use std::ops::ControlFlow;
-
-/// Longest part of the prompt in a layer's name, in characters.
-const NAME_LENGTH: usize = 60;
 
 /// The layer that an edit reads, and the place where its result goes.
 pub struct Document {
@@ -205,26 +202,4 @@ impl Picture {
 
 fn refused(reason: &str) -> Error {
     Error::Host(reason.to_owned())
-}
-
-/// The prompt in one line and eta.
-fn layer_name(params: &Params) -> String {
-    let prompt = params.prompt.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown = match prompt.char_indices().nth(NAME_LENGTH) {
-        Some((end, _)) => format!("{}…", prompt[..end].trim_end()),
-        None => prompt,
-    };
-    format!("{shown} (eta {})", params.eta)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_layer_is_named_after_prompt_and_eta() {
-        let name = |prompt: &str| layer_name(&Params { prompt: prompt.into(), eta: 0.7, ..Params::paper() });
-        assert_eq!(name("a  red\nsquare "), "a red square (eta 0.7)");
-        assert_eq!(name(&"é".repeat(61)), format!("{}… (eta 0.7)", "é".repeat(60)));
-    }
 }
