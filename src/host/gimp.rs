@@ -4,11 +4,10 @@
 //! The files in `gimp/` call GIMP through the `libgimp` of the adapter that they are compiled into: once for each version,
 //! because the C types of two versions have the same names and must not mix.
 
-use crate::engine::{Edit, Progress, Tuned};
+use crate::engine::Tuned;
 use crate::error::{Error, Result};
-use crate::host::report::duration;
 use crate::host::{gimp2, gimp3};
-use crate::params::{Affects, Param, Params};
+use crate::params::Params;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -239,64 +238,9 @@ fn last_values_file() -> Option<PathBuf> {
     Some(dirs::config_dir()?.join("imagic-edit").join("last-values.json"))
 }
 
-/// Longest part of the prompt in a layer's name, in characters.
-const NAME_LENGTH: usize = 60;
-
-/// Name of a result layer: the prompt in one line and eta.
-pub fn layer_name(params: &Params) -> String {
-    let prompt = params.prompt.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown = match prompt.char_indices().nth(NAME_LENGTH) {
-        Some((end, _)) => format!("{}…", prompt[..end].trim_end()),
-        None => prompt,
-    };
-    format!("{shown} (eta {})", params.eta)
-}
-
 /// Another seed, short enough to read, remember and type.
 pub fn new_seed() -> u32 {
     (random_number() % 1_000_000) as u32
-}
-
-/// What a progress bar says: stage, step and time left.
-pub fn progress_text(progress: &Progress) -> String {
-    let mut text = progress.stage.label().to_owned();
-    if progress.steps > 0 {
-        text += &format!(", step {} of {}", progress.step, progress.steps);
-    }
-    if let Some(seconds) = progress.seconds_left {
-        text += &format!(", {} left", duration(seconds));
-    }
-    text
-}
-
-/// What a dialog says of a finished edit, with its notes and hint.
-pub fn summary(edit: &Edit) -> String {
-    let took = duration(edit.seconds.iter().map(|&(_, seconds)| seconds).sum());
-    let mut text = match edit.tuned {
-        Tuned::Now => format!("Done in {took}."),
-        Tuned::InMemory | Tuned::OnDisk => format!("Tuned model reused: only stage C ran, {took}."),
-    };
-    for note in edit.notes.iter().cloned().chain(edit.hint.map(|hint| hint.to_string())) {
-        text += &format!("\n{}", sentence(&note));
-    }
-    text
-}
-
-/// An error's text as a sentence of a dialog.
-pub fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-    let stop = if text.ends_with(['.', '!', '?', ':']) { "" } else { "." };
-    first.chain(letters).chain(stop.chars()).collect()
-}
-
-/// Help on a parameter in a dialog.
-pub fn param_help(param: &Param) -> String {
-    let cost = match param.affects {
-        Affects::Tuning => "A change tunes the model anew.",
-        Affects::Generation => "A change keeps the tuned model.",
-    };
-    format!("{} {cost}", param.help)
 }
 
 /// Gives every label of the window its own key, as long as the label has a letter that is free.
@@ -320,9 +264,6 @@ impl Mnemonics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Stage;
-    use crate::error::Hint;
-    use crate::image::LayerImage;
 
     #[test]
     fn the_arguments_say_which_gimp_started_the_plug_in() {
@@ -352,42 +293,6 @@ mod tests {
         let strange = History::from_bytes(Some(b"{\"version\":2}".to_vec()));
         assert!(strange.runs.is_empty());
         assert_ne!(strange.document, History::from_bytes(None).document);
-    }
-
-    #[test]
-    fn progress_and_result_read_like_sentences() {
-        let progress = Progress {
-            stage: Stage::FineTune,
-            step: 3,
-            steps: 40,
-            loss: None,
-            fraction: 0.5,
-            seconds_left: Some(200.0),
-            hint: None,
-        };
-        assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
-        let mut edit = Edit {
-            layer: LayerImage::from_rgba8(1, 1, &[0; 4]).expect("one pixel"),
-            tuned: Tuned::OnDisk,
-            seconds: vec![(Stage::Generate, 2.06)],
-            embedding_losses: vec![],
-            tuning_losses: vec![],
-            notes: vec!["two words were cut".into()],
-            hint: None,
-        };
-        assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
-        edit.tuned = Tuned::Now;
-        edit.hint = Some(Hint::UnfamiliarPicture { psnr: 19.84, familiar_psnr: 24.0 });
-        let summary = summary(&edit);
-        assert!(summary.starts_with("Done in 2.1 s.\n"), "{summary}");
-        assert!(summary.contains("\nThis picture is unlike ") && summary.contains("19.8 dB, below 24 dB"), "{summary}");
-    }
-
-    #[test]
-    fn a_layer_is_named_after_prompt_and_eta() {
-        let name = |prompt: &str| layer_name(&Params { prompt: prompt.into(), eta: 0.7, ..Params::paper() });
-        assert_eq!(name("a  red\nsquare "), "a red square (eta 0.7)");
-        assert_eq!(name(&"é".repeat(61)), format!("{}… (eta 0.7)", "é".repeat(60)));
     }
 
     #[test]

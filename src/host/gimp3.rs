@@ -19,8 +19,8 @@ mod widgets;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::entry::library_folder;
-use crate::host::gimp::{self, c_string, guard, panicked};
-use crate::host::{self, gimp3_sys as sys, loader, system};
+use crate::host::gimp::{c_string, guard, panicked};
+use crate::host::{self, gimp3_sys as sys, loader, report, system};
 use crate::job::Worker;
 use crate::models;
 use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
@@ -121,7 +121,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
             unsafe { add_preset(procedure) };
         }
         let (name, label) = (property(param.id), c_string(&dialog::with_key(param.label)));
-        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&gimp::param_help(param)));
+        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&report::help(param)));
         let help = help.as_ptr();
         // SAFETY: as above.
         unsafe {

@@ -5,8 +5,8 @@
 use super::libgimp::{Image, Layer, ProgressBar};
 use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
-use crate::host::gimp::{History, Kind, Mode, PARASITE, Recipe, Rectangle, layer_name, progress_text};
-use crate::host::report::stage_seconds;
+use crate::host::gimp::{History, Kind, Mode, PARASITE, Recipe, Rectangle};
+use crate::host::report::{layer_name, progress_text, stage_seconds};
 use crate::host::{self, Host};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::Worker;

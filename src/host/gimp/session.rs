@@ -3,7 +3,7 @@
 
 use super::document::Document;
 use crate::error::{Error, Hint, Result};
-use crate::host::gimp::{progress_text, sentence, summary};
+use crate::host::report::{self, progress_text, sentence, summary};
 use crate::host::{self, Host};
 use crate::job::{Job, JobState, Worker};
 use crate::models::{self, Model};
@@ -12,9 +12,6 @@ use std::path::PathBuf;
 
 /// Example prompts that are offered; more would push the fields below away.
 const EXAMPLES: usize = 3;
-
-/// What follows the built-in model's description.
-const OTHER_MODELS: &str = " For photographs choose your own Stable Diffusion folder with Browse...";
 
 pub struct Session {
     pub document: Document,
@@ -75,11 +72,7 @@ impl Session {
 
     /// What the dialog says when it opens; `known` when it shows the values of this image's last edit.
     pub fn greeting(known: bool) -> Message {
-        Message::info(if known {
-            "These are the settings of this image's last edit. Another strength or seed takes only the last stage."
-        } else {
-            "The first edit tunes the model to the layer; after that, another strength or seed takes only the last stage."
-        })
+        Message::info(if known { report::KNOWN_IMAGE } else { report::FIRST_EDIT })
     }
 
     pub fn is_running(&self) -> bool {
@@ -120,7 +113,7 @@ impl Session {
         });
         let (bar, message) = match inserted {
             Ok(message) => ((1.0, "Done".to_owned()), message),
-            Err(Error::Cancelled) => ((0.0, String::new()), Message::info("Stopped; the image is as it was.")),
+            Err(Error::Cancelled) => ((0.0, String::new()), Message::info(report::STOPPED)),
             Err(error) => ((0.0, String::new()), Message::failure(&error)),
         };
         Some(Look { bar: Some(bar), message: Some(message), ended: true })
@@ -129,7 +122,7 @@ impl Session {
     /// Asks the running edit to stop at its next step; `None` when nothing runs.
     pub fn stop(&mut self) -> Option<Message> {
         self.running.as_ref()?.job.cancel();
-        Some(Message::info("Stopping after this step."))
+        Some(Message::info(report::STOPPING))
     }
 
     /// Looks up the model that the user has named.
@@ -140,7 +133,7 @@ impl Session {
                 return Choice { description: sentence(&error.to_string()), examples: Vec::new(), is_new: false };
             }
         };
-        let others = if model.name == BUILTIN_MODEL { OTHER_MODELS } else { "" };
+        let others = if model.name == BUILTIN_MODEL { report::OTHER_MODELS } else { "" };
         let description = model.description.clone() + others;
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         // While a path is typed, its beginnings are folders, too.

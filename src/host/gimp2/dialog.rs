@@ -6,7 +6,8 @@ use super::libgimp::Layer;
 use super::session::{Message, Session, Tone};
 use super::widgets::{self, Bar, Chooser, Dialog, Entry, Label, TextArea, Widget};
 use crate::error::{Error, Result};
-use crate::host::gimp::{self, Mnemonics, param_help};
+use crate::host::gimp::{self, Mnemonics};
+use crate::host::report::help;
 use crate::models;
 use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Param, Params};
 use serde_json::Value;
@@ -109,7 +110,7 @@ impl Window {
                     Field::Spinner(spinner)
                 }
                 (_, Domain::Real { min, max }) if !param.advanced => {
-                    Field::Slider(form.add_slider(&label, min..=max, 0.05, &param_help(param)))
+                    Field::Slider(form.add_slider(&label, min..=max, 0.05, &help(param)))
                 }
                 (_, Domain::Integer { min, max }) => {
                     let spinner = Spinner::new(min, max);
@@ -122,7 +123,7 @@ impl Window {
                     Field::Number(entry)
                 }
             };
-            field.set_tooltip(&param_help(param));
+            field.set_tooltip(&help(param));
             fields.push((param, field));
         }
         reset.set_tooltip("Sets the strength and everything here to what fits the base model.");

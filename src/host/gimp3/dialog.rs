@@ -8,6 +8,7 @@ use super::sys;
 use super::widgets::{self, Bar, Chooser, Label, TextArea, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
+use crate::host::report::help;
 use crate::models;
 use crate::params::{Domain, PARAMS, Params};
 use serde_json::Value;
@@ -110,7 +111,7 @@ impl Window {
         let (strength, seed) = (frame.slider("eta"), frame.spinner("seed"));
         let label = |id: &str, target: &Widget| {
             let param = PARAMS.iter().find(|param| param.id == id).expect("a row of the table");
-            target.set_tooltip(&gimp::param_help(param));
+            target.set_tooltip(&help(param));
             gtk::label_for(&with_key(param.label), target, &seed)
         };
         let (prompt_row, model_row, seed_row) = (widgets::horizontal(), widgets::horizontal(), widgets::horizontal());
