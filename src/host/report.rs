@@ -1,11 +1,31 @@
-//! What hosts tell of edits, models and parameters: durations as text, everything else as JSON; knows no host.
+//! What hosts tell of edits, models and parameters, as texts for people and as JSON for programs; knows no host.
 #![forbid(unsafe_code)]
 
-use crate::engine::{Edit, Stage, Tuned};
+use crate::engine::{Edit, Progress, Stage, Tuned};
 use crate::error::Hint;
 use crate::models::Model;
-use crate::params::{Affects, Domain, PARAMS, Params};
+use crate::params::{Affects, Domain, PARAMS, Param, Params};
 use serde_json::{Map, Value, json};
+
+/// Longest part of the prompt in a layer's name, in characters.
+const NAME_LENGTH: usize = 60;
+
+/// What follows the built-in model's description in a dialog.
+pub const OTHER_MODELS: &str = " For photographs choose your own Stable Diffusion folder with Browse...";
+
+/// What a dialog says when it opens on an image without earlier edits.
+pub const FIRST_EDIT: &str =
+    "The first edit tunes the model to the layer; after that, another strength or seed takes only the last stage.";
+
+/// What a dialog says when it opens on an image that knows its last edit.
+pub const KNOWN_IMAGE: &str =
+    "These are the settings of this image's last edit. Another strength or seed takes only the last stage.";
+
+/// What a dialog says after Stop was pressed.
+pub const STOPPING: &str = "Stopping after this step.";
+
+/// What a dialog says when an edit has stopped.
+pub const STOPPED: &str = "Stopped; the image is as it was.";
 
 /// Everything about `edit` but its pixels: parameters, where the tuned model came from, seconds, losses, notes, hint.
 pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
@@ -66,10 +86,19 @@ pub fn model_report(model: &Model) -> Value {
     })
 }
 
+/// A parameter's help, and what a change of it costs.
+pub fn help(param: &Param) -> String {
+    let cost = match param.affects {
+        Affects::Tuning => "A change tunes the model anew.",
+        Affects::Generation => "A change keeps the tuned model.",
+    };
+    format!("{} {cost}", param.help)
+}
+
 /// The table of parameters, for programs that build a dialog from it; defaults are the paper's.
 pub fn parameters_report() -> Value {
     let defaults = Params::paper();
-    let row = |param: &crate::params::Param| {
+    let row = |param: &Param| {
         let (kind, min, max) = match param.domain {
             Domain::Text => ("text", Value::Null, Value::Null),
             Domain::Integer { min, max } => ("integer", json!(min), json!(max)),
@@ -118,5 +147,90 @@ pub fn duration(seconds: f32) -> String {
         10..90 => format!("{whole} s"),
         90..3600 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// What a progress bar says: stage, step and time left.
+pub fn progress_text(progress: &Progress) -> String {
+    let mut text = progress.stage.label().to_owned();
+    if progress.steps > 0 {
+        text += &format!(", step {} of {}", progress.step, progress.steps);
+    }
+    if let Some(seconds) = progress.seconds_left {
+        text += &format!(", {} left", duration(seconds));
+    }
+    text
+}
+
+/// What a dialog says of a finished edit, with its notes and hint.
+pub fn summary(edit: &Edit) -> String {
+    let took = duration(edit.seconds.iter().map(|&(_, seconds)| seconds).sum());
+    let mut text = match edit.tuned {
+        Tuned::Now => format!("Done in {took}."),
+        Tuned::InMemory | Tuned::OnDisk => format!("Tuned model reused: only stage C ran, {took}."),
+    };
+    for note in edit.notes.iter().cloned().chain(edit.hint.map(|hint| hint.to_string())) {
+        text += &format!("\n{}", sentence(&note));
+    }
+    text
+}
+
+/// An error's text as a sentence of a dialog.
+pub fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    let stop = if text.ends_with(['.', '!', '?', ':']) { "" } else { "." };
+    first.chain(letters).chain(stop.chars()).collect()
+}
+
+/// Name of a result layer: the prompt in one line and eta.
+pub fn layer_name(params: &Params) -> String {
+    let prompt = params.prompt.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown = match prompt.char_indices().nth(NAME_LENGTH) {
+        Some((end, _)) => format!("{}…", prompt[..end].trim_end()),
+        None => prompt,
+    };
+    format!("{shown} (eta {})", params.eta)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::LayerImage;
+
+    #[test]
+    fn progress_and_result_read_like_sentences() {
+        let progress = Progress {
+            stage: Stage::FineTune,
+            step: 3,
+            steps: 40,
+            loss: None,
+            fraction: 0.5,
+            seconds_left: Some(200.0),
+            hint: None,
+        };
+        assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
+        let mut edit = Edit {
+            layer: LayerImage::from_rgba8(1, 1, &[0; 4]).expect("one pixel"),
+            tuned: Tuned::OnDisk,
+            seconds: vec![(Stage::Generate, 2.06)],
+            embedding_losses: vec![],
+            tuning_losses: vec![],
+            notes: vec!["two words were cut".into()],
+            hint: None,
+        };
+        assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
+        edit.tuned = Tuned::Now;
+        edit.hint = Some(Hint::UnfamiliarPicture { psnr: 19.84, familiar_psnr: 24.0 });
+        let summary = summary(&edit);
+        assert!(summary.starts_with("Done in 2.1 s.\n"), "{summary}");
+        assert!(summary.contains("\nThis picture is unlike ") && summary.contains("19.8 dB, below 24 dB"), "{summary}");
+    }
+
+    #[test]
+    fn a_layer_is_named_after_prompt_and_eta() {
+        let name = |prompt: &str| layer_name(&Params { prompt: prompt.into(), eta: 0.7, ..Params::paper() });
+        assert_eq!(name("a  red\nsquare "), "a red square (eta 0.7)");
+        assert_eq!(name(&"é".repeat(61)), format!("{}… (eta 0.7)", "é".repeat(60)));
     }
 }
