@@ -25,7 +25,7 @@ from edit_benchmark.program import Program
 from edit_benchmark.store import Result, Store, fingerprint, model_fingerprint
 
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-STRENGTH = 0.8  # of sdedit in the tables; docs/BENCHMARK.md says by which rule it is chosen
+STRENGTH = 0.9  # of sdedit in the tables; docs/BENCHMARK.md says by which rule it is chosen
 ETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 
 

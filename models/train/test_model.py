@@ -28,7 +28,7 @@ class Model(unittest.TestCase):
     def test_samples_show_what_was_asked(self):
         shares = gates.samples_read_back(self.pipeline, classifier.load(), 150)
         # What the model card says of 400 scenes, less what 150 may be off by chance.
-        for attribute, least in {"background": 0.95, "color": 0.90, "kind": 0.60, "pose": 0.65}.items():
+        for attribute, least in {"background": 0.95, "color": 0.90, "kind": 0.75, "pose": 0.82}.items():
             self.assertGreaterEqual(shares[attribute], least, attribute)
 
 
