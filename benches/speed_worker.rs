@@ -40,6 +40,8 @@ type Operation = Box<dyn FnMut() -> Result<Vec<f64>>>;
 fn main() -> Result<()> {
     let job = std::env::args().nth(1).ok_or_else(|| Error::Parameter("no job; run benches/speed".into()))?;
     let job: Job = serde_json::from_str(&job).map_err(|error| Error::Parameter(format!("the job: {error}")))?;
+    // As in `job.rs`, where the engine's thread is one of the pool's.
+    let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build();
     let mut operation = prepare(job)?;
     operation()?;
     say("ready");
@@ -67,10 +69,10 @@ fn prepare(job: Job) -> Result<Operation> {
         let side = job.latent * vae.downsampling;
         return Ok(if job.operation == "vae encode" {
             let pixels = (normals(&[1, 3, side, side])? * 0.3)?;
-            timed(move || Ok(drop(vae.encode(&pixels)?)))
+            timed(move || vae.encode(&pixels).map(|_| ()))
         } else {
             let latents = normals(&[1, vae.latent_channels, job.latent, job.latent])?;
-            timed(move || Ok(drop(vae.decode(&latents)?)))
+            timed(move || vae.decode(&latents).map(|_| ()))
         });
     }
     let config = UNetConfig::read(&job.model)?;
@@ -88,7 +90,7 @@ fn prepare(job: Job) -> Result<Operation> {
             let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
             let timesteps = vec![500; params.batch_size as usize];
-            Ok(timed(move || Ok(drop(unet.forward(&x, &timesteps, &e)?))))
+            Ok(timed(move || unet.forward(&x, &timesteps, &e).map(|_| ())))
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
