@@ -10,6 +10,9 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/imagic-edit
 profile=${GIMP2_DIRECTORY:-$config/GIMP/2.10}
 plug_in=$profile/plug-ins/imagic-edit
 link=$HOME/.local/bin/imagic-edit
+# Krita's folders and settings: of this account, and of the flatpak.
+krita_data=(${XDG_DATA_HOME:-$HOME/.local/share}/krita "$HOME/.var/app/org.kde.krita/data/krita")
+krita_settings=("$config/kritarc" "$HOME/.var/app/org.kde.krita/config/kritarc")
 # Every file and folder that an installation made, so that uninstalling removes these and nothing else.
 manifest=$data/installed
 
@@ -24,6 +27,8 @@ GIMP 2.10, a C compiler and Rust have to be there already):
       program, library and the built-in model
   $plug_in
       program and library for GIMP 2.10: Filters > Imagic Edit
+  ${krita_data[0]}/pykrita/imagic
+      package for Krita, if it is there: Filter > Imagic Edit
   $link
       the command 'imagic-edit'
 Missing packages are installed with apt (through sudo), Rust with rustup. Running
@@ -72,7 +77,49 @@ remove_installed() {
     done < <(sort -r "$manifest")
 }
 
+# Whether the Krita with this resource folder is there; the flatpak is on no PATH.
+krita_is_there() {
+    case $1 in
+        */.var/app/*) [[ -d $HOME/.var/app/org.kde.krita ]] ;;
+        *) have krita || [[ -d $1 ]] ;;
+    esac
+}
+
+# Krita starts only packages that its settings name. What the user has chosen stays: on a second run there is a line already.
+enable_in_krita() {
+    local settings=$1
+    if grep -qs '^enable_imagic=' "$settings"; then return; fi
+    make_folder "$(dirname "$settings")"
+    touch "$settings"
+    awk '{ print }
+         $0 == "[python]" && !done { print "enable_imagic=true"; done = 1 }
+         END { if (!done) print "\n[python]\nenable_imagic=true" }' "$settings" >"$settings.new"
+    # Written into the old file, which may be a link.
+    cat "$settings.new" >"$settings"
+    rm -f -- "$settings.new"
+}
+
+# Takes the line back, and its section and file if nothing else is in them.
+disable_in_krita() {
+    local settings=$1
+    if ! grep -qs '^enable_imagic=' "$settings"; then return; fi
+    awk '/^enable_imagic=/ { next }
+         $0 == "[python]" { held = $0; next }
+         held != "" { if ($0 == "") { blank = blank "\n"; next }
+                      if ($0 !~ /^\[/) print held
+                      printf "%s", blank; held = ""; blank = "" }
+         { print }' "$settings" >"$settings.new"
+    cat "$settings.new" >"$settings"
+    rm -f -- "$settings.new"
+    if ! grep -q '[^[:space:]]' "$settings"; then rm -f -- "$settings"; fi
+}
+
 if [[ $uninstall = yes ]]; then
+    for index in "${!krita_data[@]}"; do
+        disable_in_krita "${krita_settings[index]}"
+        # What Python leaves beside the package.
+        rm -rf -- "${krita_data[index]}/pykrita/imagic/__pycache__"
+    done
     if [[ -f $manifest ]]; then
         remove_installed
         rm -f -- "$manifest"
@@ -179,6 +226,18 @@ fi
 # GIMP looks again at a plug-in whose program is newer than its list; so the program comes last.
 put 0644 "$built/libimagic_edit.so" "$plug_in/libimagic_edit.so"
 put 0755 "$built/imagic-edit" "$plug_in/imagic-edit"
+in_krita=()
+for index in "${!krita_data[@]}"; do
+    folder=${krita_data[index]}
+    if ! krita_is_there "$folder"; then continue; fi
+    while IFS= read -r -d '' file; do
+        put 0644 "$root/plugin-manifest/krita/$file" "$folder/$file"
+    done < <(cd "$root/plugin-manifest/krita" && find actions pykrita -type f -not -name '*.pyc' -print0)
+    ln -sfn "$data/imagic-edit" "$folder/pykrita/imagic/imagic-edit"
+    installed+=("$folder/pykrita/imagic/imagic-edit")
+    enable_in_krita "${krita_settings[index]}"
+    in_krita+=("$folder/pykrita/imagic")
+done
 if [[ -e $link && ! -L $link ]]; then
     say "$link is another program and is left alone; start $data/imagic-edit instead."
 else
@@ -203,6 +262,7 @@ trap - EXIT
 
 say "$("$data/imagic-edit" --version) is installed:"
 say "  GIMP 2.10      $plug_in (start GIMP again: Filters > Imagic Edit)"
+for folder in "${in_krita[@]}"; do say "  Krita          $folder (start Krita again: Filter > Imagic Edit)"; done
 say "  command line   $link"
 say "  models         $(cd "$data/models" 2>/dev/null && ls | tr '\n' ' ')in $data/models"
 case :$PATH: in

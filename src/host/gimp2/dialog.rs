@@ -253,11 +253,7 @@ impl Window {
     /// The values of this image's last edit, else of the last edit anywhere, else the built-in model's preset.
     fn show_last_values(&self) {
         let of_image = self.state.borrow().document.history().last_params();
-        let text = if of_image.is_some() {
-            report::KNOWN_IMAGE
-        } else {
-            report::FIRST_EDIT
-        };
+        let text = if of_image.is_some() { report::KNOWN_IMAGE } else { report::FIRST_EDIT };
         self.tell(&Tone::Info, text);
         let params = of_image.or_else(gimp::last_values).unwrap_or_else(|| {
             models::find(BUILTIN_MODEL, &self.folders).and_then(|model| model.params()).unwrap_or_else(|error| {
