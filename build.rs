@@ -1,44 +1,72 @@
-//! An ordinary build does nothing here. With the feature `bindgen` it writes src/host/gimp2_sys.rs anew from the
-//! installed headers (Debian: libgimp2.0-dev, libclang-dev); use the oldest GIMP 2.10 that is to be served.
+//! An ordinary build does nothing here. With the feature `bindgen` it writes src/host/gimp2_sys.rs and gimp3_sys.rs anew
+//! from the installed headers (Debian: libgimp2.0-dev, libgimp-3.0-dev, libclang-dev); use the oldest GIMP 2.10 and 3 that
+//! are to be served. GIMP 3's may lie in a system of its own: IMAGIC_GIMP3_ROOT says where (tests/gimp3/root.sh makes one).
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "bindgen")]
-    gimp2::generate();
+    bindings::generate();
 }
 
 #[cfg(feature = "bindgen")]
-mod gimp2 {
+mod bindings {
     use quote::{format_ident, quote};
     use std::collections::BTreeSet;
     use std::path::PathBuf;
     use std::process::Command;
     use std::{env, fs};
 
-    /// Structures whose fields the adapter uses; all others are opaque.
+    /// Structures whose fields no adapter uses.
     const OPAQUE: &str =
-        "_(Gtk|Gdk[^E]|GdkEvent[^K]|Pango|GObject|GType|GClosure|GeglBuffer|Babl|Atk|Cairo|GimpColor|GimpRGB).*";
+        "_(Gtk|Gdk[^E]|GdkEvent[^K]|Pango|GObject|GType[^Q]|GClosure|GeglBuffer|Babl|Atk|Cairo|GimpColor|GimpRGB).*";
+
+    /// One version of GIMP and the adapter for it.
+    struct Gimp {
+        /// Name of the adapter in src/host.
+        adapter: &'static str,
+        /// First line of the generated file.
+        title: &'static str,
+        packages: &'static [&'static str],
+        /// System that holds the headers; `None` is this one.
+        root: Option<String>,
+    }
 
     pub fn generate() {
+        println!("cargo::rerun-if-env-changed=IMAGIC_GIMP3_ROOT");
+        bind(&Gimp {
+            adapter: "gimp2",
+            title: "libgimp 2.10, GTK 2, GEGL and babl as the adapter uses them",
+            packages: &["gimpui-2.0", "gegl-0.4"],
+            root: None,
+        });
+        bind(&Gimp {
+            adapter: "gimp3",
+            title: "libgimp 3, GTK 3, GEGL and babl as the adapter uses them",
+            packages: &["gimp-3.0", "gimpui-3.0", "gegl-0.4"],
+            root: env::var("IMAGIC_GIMP3_ROOT").ok(),
+        });
+    }
+
+    fn bind(gimp: &Gimp) {
         let source = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("src/host");
-        let mut files = vec![source.join("gimp2.rs")];
-        files.extend(
-            fs::read_dir(source.join("gimp2")).expect("src/host/gimp2").map(|entry| entry.expect("an entry").path()),
-        );
+        let mut files = vec![source.join(gimp.adapter).with_extension("rs")];
+        // Files in gimp/ are compiled for every version.
+        for folder in [source.join(gimp.adapter), source.join("gimp")] {
+            let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            files.extend(entries.map(|entry| entry.expect("an entry").path()));
+        }
         for file in &files {
             println!("cargo::rerun-if-changed={}", file.display());
         }
         let source_text: String = files.iter().map(|file| fs::read_to_string(file).expect("a source file")).collect();
-        let include_flags = Command::new("pkg-config")
-            .args(["--cflags-only-I", "gimpui-2.0", "gegl-0.4"])
-            .output()
-            .expect("pkg-config runs");
-        assert!(include_flags.status.success(), "{}", String::from_utf8_lossy(&include_flags.stderr));
         let bindings = bindgen::Builder::default()
-            .header_contents("gimp2.h", "#include <libgimp/gimp.h>\n#include <libgimp/gimpui.h>\n#include <gegl.h>\n")
-            .clang_args(String::from_utf8_lossy(&include_flags.stdout).split_whitespace())
+            .header_contents(
+                &format!("{}.h", gimp.adapter),
+                "#include <libgimp/gimp.h>\n#include <libgimp/gimpui.h>\n#include <gegl.h>\n",
+            )
+            .clang_args(include_flags(gimp))
             .allowlist_function(mentioned(&source_text, &["gimp_", "gegl_", "babl_", "gtk_", "g_"]))
-            .allowlist_type(mentioned(&source_text, &["Gimp", "Gegl", "Gtk", "Gdk", "GConnect", "Pango"]))
+            .allowlist_type(mentioned(&source_text, &["Gimp", "Gegl", "Gtk", "Gdk", "GConnect", "GBinding", "Pango"]))
             .allowlist_var(mentioned(&source_text, &["GIMP_PARASITE_"]))
             .opaque_type(OPAQUE)
             .default_enum_style(bindgen::EnumVariation::NewType { is_bitfield: false, is_global: false })
@@ -49,10 +77,26 @@ mod gimp2 {
             .formatter(bindgen::Formatter::None)
             .generate()
             .expect("bindgen reads the headers");
-        let target = source.join("gimp2_sys.rs");
-        fs::write(&target, lazy(&bindings.to_string())).expect("src/host/gimp2_sys.rs can be written");
+        let target = source.join(format!("{}_sys.rs", gimp.adapter));
+        fs::write(&target, lazy(gimp.title, &bindings.to_string())).expect("the bindings can be written");
         let formatted = Command::new("rustfmt").args(["--edition", "2024"]).arg(&target).status();
         assert!(formatted.is_ok_and(|status| status.success()), "rustfmt failed on {}", target.display());
+    }
+
+    /// What tells clang where the headers are.
+    fn include_flags(gimp: &Gimp) -> Vec<String> {
+        let mut pkg_config = Command::new("pkg-config");
+        pkg_config.arg("--cflags-only-I").args(gimp.packages);
+        let mut flags = Vec::new();
+        if let Some(root) = &gimp.root {
+            let folders = format!("{root}/usr/lib/x86_64-linux-gnu/pkgconfig:{root}/usr/share/pkgconfig");
+            pkg_config.env("PKG_CONFIG_SYSROOT_DIR", root).env("PKG_CONFIG_LIBDIR", folders);
+            flags.push(format!("--sysroot={root}"));
+        }
+        let output = pkg_config.output().expect("pkg-config runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        flags.extend(String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned));
+        flags
     }
 
     /// The words with one of `prefixes` in the adapter's source: what it uses is the allow-list.
@@ -63,7 +107,7 @@ mod gimp2 {
     }
 
     /// Makes each `extern "C" { fn f(a: A) -> R; }` an ordinary function that looks the symbol up on first use.
-    fn lazy(bindings: &str) -> String {
+    fn lazy(title: &str, bindings: &str) -> String {
         let (mut items, mut names) = (quote!(), Vec::new());
         for item in syn::parse_file(bindings).expect("bindgen writes valid Rust").items {
             let syn::Item::ForeignMod(block) = item else {
@@ -106,10 +150,12 @@ mod gimp2 {
                 names.push(c_name);
             }
         }
-        let header = "//! libgimp 2.10, GTK 2, GEGL and babl as the adapter uses them, looked up at run time. Generated by build.rs\n\
-                      //! (`cargo build --release --features bindgen`); do not edit.\n\
-                      //!\n\
-                      //! Every `unsafe` here has the same reason: bindgen read the function's type from its header.\n";
+        let header = format!(
+            "//! {title}, looked up at run time. Generated by build.rs\n\
+             //! (`cargo build --release --features bindgen`); do not edit.\n\
+             //!\n\
+             //! Every `unsafe` here has the same reason: bindgen read the function's type from its header.\n"
+        );
         let allow = quote! {
             #![allow(missing_docs, dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
             #![allow(clippy::all, clippy::undocumented_unsafe_blocks)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Imagic Edit for this account: builds it, then puts it where GIMP 2.10 and the shell find it.
+# Installs Imagic Edit for this account: builds it, then puts it where the editors and the shell find it.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 
@@ -7,8 +7,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=${XDG_DATA_HOME:-$HOME/.local/share}/imagic-edit
 config=${XDG_CONFIG_HOME:-$HOME/.config}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/imagic-edit
-profile=${GIMP2_DIRECTORY:-$config/GIMP/2.10}
-plug_in=$profile/plug-ins/imagic-edit
+# The profile folders of each editor, the ordinary one first; flatpak and snap keep theirs in places of their own.
+gimp2_profiles=("${GIMP2_DIRECTORY:-$config/GIMP/2.10}" "$HOME/.var/app/org.gimp.GIMP/config/GIMP/2.10"
+    "$HOME/snap/gimp/current/.config/GIMP/2.10")
+gimp3_profiles=("${GIMP3_DIRECTORY:-$config/GIMP/3.0}" "$config/GIMP/3.2" "$HOME/.var/app/org.gimp.GIMP/config/GIMP/3.0"
+    "$HOME/.var/app/org.gimp.GIMP/config/GIMP/3.2" "$HOME/snap/gimp/current/.config/GIMP/3.0"
+    "$HOME/snap/gimp/current/.config/GIMP/3.2")
 link=$HOME/.local/bin/imagic-edit
 # Krita's folders and settings: of this account, and of the flatpak.
 krita_data=(${XDG_DATA_HOME:-$HOME/.local/share}/krita "$HOME/.var/app/org.kde.krita/data/krita")
@@ -18,15 +22,18 @@ manifest=$data/installed
 
 help() {
     cat <<END
-usage: installer/install.sh [--demo] [--no-packages]
+usage: installer/install.sh [--demo] [--no-packages] [EDITOR...]
        installer/install.sh --uninstall [--purge]
 
-Installs Imagic Edit for this account (Debian 12 and its relatives; elsewhere
-GIMP 2.10, a C compiler and Rust have to be there already):
+Installs Imagic Edit for this account (Debian 12 and its relatives; elsewhere an
+editor, a C compiler and Rust have to be there already), for the named editors alone
+(gimp2, gimp3, krita) or for all that are found; where there is none, GIMP is installed:
   $data
       program, library and the built-in model
-  $plug_in
-      program and library for GIMP 2.10: Filters > Imagic Edit
+  plug-ins/imagic-edit in the profiles of GIMP 2.10 and GIMP 3, as
+  ${gimp2_profiles[0]}
+  ${gimp3_profiles[0]}
+      program and library: Filters > Imagic Edit
   ${krita_data[0]}/pykrita/imagic
       package for Krita, if it is there: Filter > Imagic Edit
   $link
@@ -47,7 +54,7 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-demo=no packages=yes uninstall=no purge=no
+demo=no packages=yes uninstall=no purge=no editors=()
 for argument in "$@"; do
     case $argument in
         --demo) demo=yes ;;
@@ -55,6 +62,7 @@ for argument in "$@"; do
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
         --help | -h) help; exit 0 ;;
+        gimp2 | gimp3 | krita) editors+=("$argument") ;;
         *) printf 'install.sh: there is no option %s\n' "$argument" >&2; help >&2; exit 2 ;;
     esac
 done
@@ -160,8 +168,38 @@ need() {
     have "$program" || fail "$* is installed but there is no $program; this system is too new or too old for it"
 }
 
+# profiles EDITOR: its profile folders that are there.
+profiles() {
+    local -n folders=$1_profiles
+    local folder
+    for folder in "${folders[@]}"; do if [[ -d $folder ]]; then printf '%s\n' "$folder"; fi; done
+}
+# found EDITOR: whether it is on this machine.
+found() {
+    local program
+    for program in "${@:2}"; do if have "$program"; then return; fi; done
+    [[ -n $(profiles "$1") ]]
+}
+found_gimp2() { found gimp2 gimp-2.10 gimp-console-2.10; }
+found_gimp3() { found gimp3 gimp-3 gimp-3.0 gimp-3.2 gimp-console-3 gimp-console-3.0; }
+found_krita() {
+    local folder
+    for folder in "${krita_data[@]}"; do if krita_is_there "$folder"; then return; fi; done
+    return 1
+}
+
 need cc gcc libc6-dev
-need gimp-console-2.10 gimp
+if [[ ${#editors[@]} = 0 ]]; then
+    for editor in gimp2 gimp3 krita; do if "found_$editor"; then editors+=("$editor"); fi; done
+fi
+if [[ ${#editors[@]} = 0 ]]; then
+    need gimp gimp
+    for editor in gimp2 gimp3 krita; do if "found_$editor"; then editors+=("$editor"); fi; done
+    [[ ${#editors[@]} -gt 0 ]] || fail "the GIMP of this system is neither 2.10 nor 3; see README.md"
+fi
+for editor in "${editors[@]}"; do
+    "found_$editor" || fail "there is no ${editor/gimp/GIMP } for this account; install it, start it once, and start again"
+done
 
 # Rust: what Cargo.toml asks for is newer than what Debian 12 has.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
@@ -212,24 +250,49 @@ trap record EXIT
 
 put 0644 "$built/libimagic_edit.so" "$data/libimagic_edit.so"
 put 0755 "$built/imagic-edit" "$data/imagic-edit"
-for model in "$root"/models/*/unet; do
-    model=$(dirname "$model")
-    while IFS= read -r -d '' file; do
-        put 0644 "$model/$file" "$data/models/$(basename "$model")/$file"
-    done < <(cd "$model" && find . -type f -printf '%P\0')
+# put_models FOLDER: the models that come with the plug-in.
+put_models() {
+    local model file
+    for model in "$root"/models/*/unet; do
+        model=$(dirname "$model")
+        while IFS= read -r -d '' file; do
+            put 0644 "$model/$file" "$1/$(basename "$model")/$file"
+        done < <(cd "$model" && find . -type f -printf '%P\0')
+    done
+}
+put_models "$data/models"
+# into_gimp EDITOR PROGRAM...: the plug-in goes into each profile of this GIMP.
+into_gimp() {
+    local editor=$1 program='' folder
+    shift
+    for program in "$@" ''; do if have "$program"; then break; fi; done
+    if [[ -n $program ]] && ! profiles "$editor" | grep -v -e "^$HOME/\.var/" -e "^$HOME/snap/" >/dev/null; then
+        # A folder of ours in its place would keep GIMP from making its profile on the first start.
+        say "Starting $program once, so that it makes its profile ..."
+        "$program" -i -d -f -s --batch-interpreter plug-in-script-fu-eval -b '(gimp-quit 0)' >/dev/null 2>&1 || fail "$program does not start"
+    fi
+    while IFS= read -r folder; do
+        put 0644 "$built/libimagic_edit.so" "$folder/plug-ins/imagic-edit/libimagic_edit.so"
+        # GIMP looks again at a plug-in whose program is newer than its list; so the program comes last.
+        put 0755 "$built/imagic-edit" "$folder/plug-ins/imagic-edit/imagic-edit"
+        # A GIMP from flatpak or snap does not see the account's own data folder.
+        case $folder in
+            "$HOME/.var/"* | "$HOME/snap/"*) put_models "$folder/plug-ins/imagic-edit/models" ;;
+        esac
+        places+=("$folder/plug-ins/imagic-edit")
+    done < <(profiles "$editor")
+}
+places=()
+for editor in "${editors[@]}"; do
+    case $editor in
+        gimp2) into_gimp gimp2 gimp-console-2.10 ;;
+        gimp3) into_gimp gimp3 gimp-console-3.0 gimp-console-3.2 gimp-console-3 ;;
+    esac
 done
-if [[ ! -d $profile ]]; then
-    # A folder of ours in its place would keep GIMP from making its profile on the first start.
-    say "Starting GIMP once, so that it makes its profile ..."
-    gimp-console-2.10 -i -d -f -s -b '(gimp-quit 0)' >/dev/null 2>&1 || fail "gimp-console-2.10 does not start"
-fi
-# GIMP looks again at a plug-in whose program is newer than its list; so the program comes last.
-put 0644 "$built/libimagic_edit.so" "$plug_in/libimagic_edit.so"
-put 0755 "$built/imagic-edit" "$plug_in/imagic-edit"
 in_krita=()
 for index in "${!krita_data[@]}"; do
     folder=${krita_data[index]}
-    if ! krita_is_there "$folder"; then continue; fi
+    if [[ " ${editors[*]} " != *" krita "* ]] || ! krita_is_there "$folder"; then continue; fi
     while IFS= read -r -d '' file; do
         put 0644 "$root/plugin-manifest/krita/$file" "$folder/$file"
     done < <(cd "$root/plugin-manifest/krita" && find actions pykrita -type f -not -name '*.pyc' -print0)
@@ -261,7 +324,7 @@ record
 trap - EXIT
 
 say "$("$data/imagic-edit" --version) is installed:"
-say "  GIMP 2.10      $plug_in (start GIMP again: Filters > Imagic Edit)"
+for place in "${places[@]}"; do say "  GIMP           $place (start GIMP again: Filters > Imagic Edit)"; done
 for folder in "${in_krita[@]}"; do say "  Krita          $folder (start Krita again: Filter > Imagic Edit)"; done
 say "  command line   $link"
 say "  models         $(cd "$data/models" 2>/dev/null && ls | tr '\n' ' ')in $data/models"
@@ -270,4 +333,8 @@ case :$PATH: in
     *) say "  note: $(dirname "$link") is not in PATH yet; log in again or call $link" ;;
 esac
 
-if [[ $demo = yes ]]; then "$root/installer/demo.sh" "$data/imagic-edit"; fi
+if [[ $demo = yes ]] && have gimp-console-2.10; then
+    "$root/installer/demo.sh" "$data/imagic-edit"
+elif [[ $demo = yes ]]; then
+    say "The demo runs in GIMP 2.10, which is not here; in GIMP 3 open $root/models/samples/car-on-beach.png."
+fi

@@ -291,8 +291,8 @@ impl Engine {
 
     /// Refuses to tune what cannot fit, before the system kills the process that holds the user's editor session.
     fn check_memory(&self, base: &BaseModel, params: &Params) -> Result<()> {
-        // Beside the base weights, which are loaded: tuned weights, their gradients, Adam's two moments.
-        let copies = if params.tuning_steps > 0 { 4 } else { 1 };
+        // Beside the base weights, which are loaded: tuned weights and Adam's two moments.
+        let copies = if params.tuning_steps > 0 { 3 } else { 1 };
         let weights: u64 = base.unet.tensors.values().map(|tensor| 4 * tensor.elem_count() as u64).sum();
         let (need, free) = (copies * weights, (self.options.free_memory)().unwrap_or(u64::MAX));
         if need <= free {

@@ -6,6 +6,8 @@ mod entry;
 mod gimp;
 mod gimp2;
 mod gimp2_sys;
+mod gimp3;
+mod gimp3_sys;
 mod loader;
 mod report;
 mod system;

@@ -63,7 +63,12 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("imagic-engine".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || run(edit, &inbox, &stop))
+            .spawn(move || {
+                // This thread is one of the pool's: handing every operation over to another one would take two switches
+                // of threads each time, a fifth of an edit. Where that fails, rayon's global pool has to do.
+                let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build().ok();
+                run(edit, &inbox, &stop)
+            })
             .map_err(|error| {
                 Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
             })?;

@@ -9,10 +9,10 @@
 //! memory and on disk. C is cheap: another eta or seed repeats only C.
 //!
 //! ```text
-//!    GIMP 2.10      C program     shell    Krita (plugin-manifest/krita)
-//!        |              |           |        |  messages over pipes
-//!  host/gimp2.rs  host/capi.rs  host/cli.rs  host/cli/serve.rs     unsafe, C and files: only here
-//!        \______________|___________|________/
+//!   GIMP 2.10      GIMP 3       C program     shell     Krita (plugin-manifest/krita)
+//!       |             |             |           |         |  messages over pipes
+//!  host/gimp2.rs host/gimp3.rs host/capi.rs host/cli.rs host/cli/serve.rs   unsafe, C and files: only here
+//!       \_____________|_____________|___________|_________/
 //!                  host.rs       layer in, new layer out
 //!                  job.rs        one thread owns the engine: submit, poll, cancel
 //!                 engine.rs      order of the stages, what is kept
@@ -25,7 +25,8 @@
 //!
 //! # One edit
 //!
-//! 1. The launcher (`main.rs`) loads this library and calls `imagic_main`, which sees who started it: GIMP or a person.
+//! 1. The launcher (`main.rs`) loads this library and calls `imagic_main`, which sees who started it: a GIMP or a person.
+//!    The adapter loads that GIMP's libraries at run time; what is written once for all GIMPs is in `host/gimp`.
 //!    Another program loads the library itself and calls the functions of `include/imagic.h`, or starts `imagic-edit serve`,
 //!    as the Krita package does, and sends messages: the engine is then a child that may die without its host.
 //! 2. The host adapter reads the layer ([`image::LayerImage`]: sRGB, straight alpha, 16 bits) and the parameters

@@ -10,11 +10,13 @@ use std::process::exit;
 const LIBRARY: &str = "libimagic_edit.so";
 const ENTRY: &CStr = c"imagic_main";
 
-/// Settings that candle reads from the environment only; what the user has set stays.
-const SETTINGS: [(&str, &str); 1] = [
+/// Settings that libraries read from the environment only; what the user has set stays.
+const SETTINGS: [(&str, &str); 2] = [
     // candle's own threads wait by spinning: beside a busy program an edit takes twice the processor time. Our
     // operations, which do nearly all of the work, share rayon's threads.
     ("CANDLE_NUM_THREADS", "1"),
+    // Milliseconds until the allocator gives memory back: longer than a training step, which wants the same again.
+    ("MIMALLOC_PURGE_DELAY", "1000"),
 ];
 
 type Entry = unsafe extern "C" fn(argc: c_int, argv: *mut *mut c_char) -> c_int;

@@ -3,6 +3,8 @@
 //! Needs gimp-console-2.10; the window also needs gimp-2.10, Xvfb, openbox, xdotool and ImageMagick. Where one is missing
 //! the test says "skipped"; with IMAGIC_TEST_GIMP=1 it fails.
 
+#[path = "support/screen.rs"]
+mod screen;
 #[path = "gimp2/window.rs"]
 mod window;
 

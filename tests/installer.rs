@@ -7,6 +7,8 @@ use std::process::Command;
 use support::{Home, finish};
 
 const PLUG_IN: &str = "config/GIMP/2.10/plug-ins/imagic-edit";
+const PLUG_IN_3: &str = "config/GIMP/3.0/plug-ins/imagic-edit";
+const PLUG_IN_FLATPAK: &str = ".var/app/org.gimp.GIMP/config/GIMP/3.0/plug-ins/imagic-edit";
 
 /// Runs the installer in `home`; it builds with the tools of this account.
 fn installer(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
@@ -41,13 +43,23 @@ fn installing_twice_is_as_once_and_uninstalling_leaves_only_what_the_user_made()
     // The stand-in for the model is not wanted here.
     std::fs::remove_dir_all(home.folder.join("data")).expect("it was just made");
 
+    // A GIMP 3 that was started before, and one from flatpak.
+    for plug_in in [PLUG_IN_3, PLUG_IN_FLATPAK] {
+        let profile = home.folder.join(plug_in.trim_end_matches("/plug-ins/imagic-edit"));
+        std::fs::create_dir_all(profile).expect("the home is writable");
+    }
+
     let (status, text) = installer(&home, &["--no-packages"]);
     assert_eq!(status, Some(0), "{text}");
-    for (file, mode) in [("imagic-edit", "-rwxr-xr-x"), ("libimagic_edit.so", "-rw-r--r--")] {
-        let installed = tree(&home);
-        let found = installed.iter().find(|line| line.ends_with(&format!("{PLUG_IN}/{file}")));
-        assert!(found.is_some_and(|line| line.starts_with(mode)), "{file}: {installed:#?}");
+    let installed = tree(&home);
+    for plug_in in [PLUG_IN, PLUG_IN_3, PLUG_IN_FLATPAK] {
+        for (file, mode) in [("imagic-edit", "-rwxr-xr-x"), ("libimagic_edit.so", "-rw-r--r--")] {
+            let found = installed.iter().find(|line| line.ends_with(&format!("/{plug_in}/{file}")));
+            assert!(found.is_some_and(|line| line.starts_with(mode)), "{plug_in}/{file}: {installed:#?}");
+        }
     }
+    let model = format!("{PLUG_IN_FLATPAK}/models/scenes-64/imagic.json");
+    assert!(home.folder.join(model).is_file(), "flatpak's GIMP sees no model: {installed:#?}");
     let mut doctor = home.command(home.folder.join(".local/bin/imagic-edit"));
     doctor.arg("doctor");
     let output = finish(doctor);
@@ -67,6 +79,16 @@ fn installing_twice_is_as_once_and_uninstalling_leaves_only_what_the_user_made()
     let left: Vec<String> = tree(&home).into_iter().filter(|line| line.contains("imagic")).collect();
     assert!(left.len() == 1 && left[0].ends_with("./data/imagic-edit"), "{left:#?}");
     assert!(home.folder.join("config/GIMP/2.10/gradients").is_dir(), "GIMP has no profile of its own");
+}
+
+#[test]
+fn an_editor_that_is_not_there_is_refused() {
+    let home = Home::new("installer-editor");
+    if Path::new("/usr/bin/gimp-3.0").exists() {
+        return println!("skipped: this machine has GIMP 3");
+    }
+    let (status, text) = installer(&home, &["--no-packages", "gimp3"]);
+    assert!(status == Some(1) && text.contains("there is no GIMP 3 for this account"), "{text}");
 }
 
 #[test]

@@ -34,14 +34,13 @@ SEEDS = range(6)
 
 @dataclass(frozen=True)
 class Studio:
-    """The program, and one cache for all figures, so that no edit is tuned twice."""
+    """The program, with one cache for all figures, so that no edit is tuned twice."""
 
     program: Program
-    cache: Path
     eta: float  # the preset's
 
     def edit(self, picture: np.ndarray, wanted: Scene, etas, **parameters) -> list[np.ndarray]:
-        results, _ = self.program.edit(picture, caption(wanted), list(etas), self.cache, **parameters)
+        results, _ = self.program.edit(picture, caption(wanted), list(etas), **parameters)
         return list(results.values())
 
 
@@ -117,12 +116,11 @@ def main():
     options = parser.parse_args()
     if unknown := set(options.figures) - set(makers):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(makers)}")
-    program = Program(options.program, options.model, options.threads, dict(options.set))
     preset = json.loads((options.model / "imagic.json").read_text())["preset"]
     try:
-        program.check()
         with tempfile.TemporaryDirectory() as cache:
-            studio = Studio(program, Path(cache), preset["eta"])
+            studio = Studio(Program(options.program, options.model, options.threads, dict(options.set), Path(cache)), preset["eta"])
+            studio.program.check()
             for name in options.figures or makers:
                 file = options.out / f"{name}.png"
                 makers[name](studio).save(file, optimize=True)

@@ -95,6 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--classifier", type=Path, help="its weights, if not the ones in models/train")
     parser.add_argument("--metrics", type=Path, default=ROOT.parent / "shared/metrics", help=f"folder of {FILE}")
     parser.add_argument("--work", type=Path, default=ROOT / "benches/edit_benchmark/work", help="where results are kept")
+    parser.add_argument("--tuned", type=Path, metavar="FOLDER", help="keep tuned models there: other guidance or steps of sampling then take seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, and every row")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the report into this document")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="pictures: a row an edit")
@@ -133,7 +134,7 @@ def make_settings(options: argparse.Namespace) -> methods.Settings:
     if "sdedit-oracle" in options.methods:
         strengths |= set(methods.STRENGTHS)
     return methods.Settings(
-        program=Program(options.program, options.model, options.threads, changes), preset=preset, eta=eta,
+        program=Program(options.program, options.model, options.threads, changes, options.tuned), preset=preset, eta=eta,
         etas=tuple(sorted({eta, *options.etas} if every_eta else {eta})), strengths=tuple(sorted(strengths)),
         store=Store(options.work / "results"), jobs=options.jobs)
 

@@ -1,4 +1,4 @@
-"""Runs the built program imagic-edit as a user would: one process an edit, with an empty cache unless one is given."""
+"""Runs the built program imagic-edit as a user would: one process an edit, with an empty cache unless one is named."""
 
 import argparse
 import json
@@ -21,12 +21,13 @@ class Program:
     model: Path
     threads: int = 1
     parameters: dict[str, str] = field(default_factory=dict)  # by id, other than the model's preset
+    cache: Path | None = None  # of tuned models; every edit has an empty one of its own if there is none
 
     def check(self):
         if not os.access(self.path, os.X_OK):
             raise Failed(f"{self.path} is missing; build it with `cargo build --release`, or name another with --program PATH")
 
-    def edit(self, picture: np.ndarray, prompt: str, etas: list[float], cache: Path | None = None, **parameters):
+    def edit(self, picture: np.ndarray, prompt: str, etas: list[float], **parameters):
         """(result by eta, the program's report); `parameters` go before those of the program."""
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
@@ -37,7 +38,7 @@ class Program:
             for eta in etas:
                 command += ["--eta", str(eta)]
             process = subprocess.run(command, capture_output=True, text=True, env={
-                **os.environ, "XDG_CACHE_HOME": str(cache or folder / "cache"), "RAYON_NUM_THREADS": str(self.threads),
+                **os.environ, "XDG_CACHE_HOME": str(self.cache or folder / "cache"), "RAYON_NUM_THREADS": str(self.threads),
             })
             if process.returncode != 0:
                 raise Failed(f"{' '.join(map(str, command))}: {process.stderr.strip()[-1000:]}")

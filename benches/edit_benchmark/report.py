@@ -79,15 +79,15 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)).replace("| --- ", "|---").replace("--- |", "---|")
 
 
-def write_into(document: Path, place: str, text: str):
+def write_into(document: Path, place: str, text: str, writer: str = "benches/edits"):
     """Replaces what stands between the two comments that mark `place`."""
-    before, after = around(document, place)
+    before, after = around(document, place, writer)
     document.write_text(before + text + after)
 
 
-def around(document: Path, place: str) -> tuple[str, str]:
+def around(document: Path, place: str, writer: str = "benches/edits") -> tuple[str, str]:
     """What stands before `place` and after it, the comments that mark it included."""
-    first, last = f"<!-- {place}: written by benches/edits -->\n", f"<!-- end of {place} -->"
+    first, last = f"<!-- {place}: written by {writer} -->\n", f"<!-- end of {place} -->"
     text = document.read_text() if document.exists() else ""
     if first not in text or last not in text:
         raise Failed(f"{document} has no place for this report: add the lines {first.strip()} and {last}")

@@ -24,9 +24,14 @@ from tokens import MAX_LENGTH, write_tokenizer
 from vae import LATENT_CHANNELS
 
 WIDTH = 128  # of the text embedding
-PEAK_RATE = 1e-3
+PEAK_RATE = 6e-4
 WARM_UP = 200  # steps
-DECAY = 0.95  # share of the steps
+DECAY = 0.98  # share of the steps
+# Without limits the queries and keys grow until every softmax takes one key alone and attention learns no more.
+ATTENTION_WEIGHT_DECAY = 0.3
+WEIGHT_DECAY = 0.01  # of the other matrices
+MAX_SCORE_SPREAD = 3.0  # see `soften_attention`
+SOFTEN_EVERY = 50  # steps
 AVERAGE = 0.999  # decay of the moving average
 CAPTIONS = 4  # variants of each scene's caption
 NO_CAPTION = 0.1  # share of empty captions, for classifier-free guidance
@@ -87,6 +92,49 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 
 def rate(step: int, steps: int) -> float:
     return PEAK_RATE * min(1, (step + 1) / WARM_UP, max(0, (steps - step) / (DECAY * steps)))
+
+
+@torch.no_grad()
+def score_spreads(unet, x_t, t, embedding) -> dict[str, torch.Tensor]:
+    """The deviation of the attention scores (before the softmax) over the keys, by layer: one number a head."""
+    spreads, handles = {}, []
+
+    def measure(name, attention, hidden, context):
+        query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+                      for x in (attention.to_q(hidden), attention.to_k(hidden if context is None else context)))
+        scores = query @ key.transpose(-1, -2) * attention.scale
+        spreads[name] = scores.var(-1).mean((0, 2)).sqrt()
+
+    for name, module in unet.named_modules():
+        if name.endswith((".attn1", ".attn2")):
+            handles.append(module.register_forward_hook(
+                lambda module, inputs, named, _, name=name: measure(name, module, inputs[0], named.get("encoder_hidden_states")),
+                with_kwargs=True))
+    unet(x_t, t, embedding)
+    for handle in handles:
+        handle.remove()
+    return spreads
+
+
+@torch.no_grad()
+def soften_attention(unet, spreads: dict[str, torch.Tensor]):
+    """Scales the queries and keys of each head down until its scores spread by MAX_SCORE_SPREAD at most."""
+    for name, spread in spreads.items():
+        attention = unet.get_submodule(name)
+        factor = (MAX_SCORE_SPREAD / spread).clamp(max=1).sqrt()
+        for projection in (attention.to_q, attention.to_k):
+            projection.weight.mul_(factor.repeat_interleave(len(projection.weight) // attention.heads)[:, None])
+
+
+def parameter_groups(models) -> list[dict]:
+    """Matrices decay, those of queries and keys most; embeddings, norms and biases do not."""
+    groups = {ATTENTION_WEIGHT_DECAY: [], WEIGHT_DECAY: [], 0.0: []}
+    for model in models:
+        for name, parameter in model.named_parameters():
+            attention = name.endswith((".to_q.weight", ".to_k.weight"))
+            matrix = parameter.dim() > 1 and "embedding" not in name
+            groups[ATTENTION_WEIGHT_DECAY if attention else WEIGHT_DECAY if matrix else 0.0].append(parameter)
+    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
 
 @torch.no_grad()
@@ -160,13 +208,22 @@ def main():
 
     text_encoder, unet = build_text_encoder(tokenizer).to(options.device), build_unet(options.channels).to(options.device)
     unet = unet.to(memory_format=torch.channels_last)
+    t = torch.linspace(0, 999, options.batch).long()
+    a = alphas_cumprod[t][:, None, None, None]
+    noisy = a.sqrt() * latents[:options.batch].cpu() + (1 - a).sqrt() * torch.randn(options.batch, *latents.shape[1:])
+    probe = [tensor.to(options.device) for tensor in (noisy, t, tokens[:options.batch, 0])]
+
+    def probe_attention(text_encoder, unet):
+        return score_spreads(unet, *probe[:2], text_encoder(probe[2])[0])
+
     if options.init:
         for model, part in ((text_encoder, "text_encoder"), (unet, "unet")):
             model.load_state_dict(type(model).from_pretrained(options.init / part, torch_dtype=torch.float32).state_dict())
+    soften_attention(unet, probe_attention(text_encoder, unet))
     parameters = [*text_encoder.parameters(), *unet.parameters()]
     average = copy.deepcopy((text_encoder, unet))
     averaged_parameters = [*average[0].parameters(), *average[1].parameters()]
-    optimizer = torch.optim.AdamW(parameters, PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups((text_encoder, unet)), PEAK_RATE, betas=(0.9, 0.99), fused=True)
     checkpoint, step = options.work / "diffusion.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=options.device)
@@ -180,7 +237,8 @@ def main():
     # Random numbers come from the processor's generator, so that every device draws the same ones.
     start, losses = time.time(), []
     while step < options.steps:
-        optimizer.param_groups[0]["lr"] = rate(step, options.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, options.steps)
         chosen = torch.randint(len(latents), (options.batch,))
         ids = tokens[chosen, torch.randint(CAPTIONS, (options.batch,))].clone()
         ids[torch.rand(options.batch) < NO_CAPTION] = no_caption
@@ -201,10 +259,16 @@ def main():
         keep = min(AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(averaged_parameters, parameters, 1 - keep)
+        if step % SOFTEN_EVERY == 0:
+            spreads = probe_attention(text_encoder, unet)
+            soften_attention(unet, spreads)
         losses.append(loss.detach())
         if step % 100 == 0:
             print(f"diffusion step {step} {time.time() - start:.0f} s loss {torch.stack(losses).mean().item():.4f}", flush=True)
             losses = []
+        if step % 500 == 0:
+            name, spread = max(spreads.items(), key=lambda item: item[1].max())
+            print(f"widest attention scores: {spread.max().item():.1f} in {name}", flush=True)
         if step % 500 == 0 or step == options.steps:
             state = {"models": [m.state_dict() for m in (text_encoder, unet, *average)], "channels": options.channels,
                      "optimizer": optimizer.state_dict(), "step": step}

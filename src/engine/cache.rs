@@ -231,7 +231,11 @@ fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<Tun
         };
     }
     let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
-    Ok(TunedModel { e_opt, unet: Weights { file: file.to_owned(), tensors: unet }, psnr: about["psnr"].as_f64() })
+    Ok(TunedModel {
+        e_opt,
+        unet: Weights { file: file.to_owned(), tensors: unet, optimizer: None },
+        psnr: about["psnr"].as_f64(),
+    })
 }
 
 /// SHA-256 over names, shapes and values, in the order given.

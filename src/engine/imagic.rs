@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::params::Params;
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What every stage needs.
 pub struct Setting<'a> {
@@ -43,15 +44,16 @@ pub fn optimize_text_embedding(
     let unet = UNet::new(setting.config, base)?;
     let e = Var::from_tensor(e_tgt)?;
     let params = setting.params;
+    let adam = Adam::new(vec![e.clone()], params.embedding_lr);
     let training = Training {
         x,
         stage: Stage::OptimizeTextEmbedding,
         steps: params.embedding_steps,
-        lr: params.embedding_lr,
+        adam: &adam,
         timesteps: Purpose::EmbeddingTimesteps,
         noise: Purpose::EmbeddingNoise,
     };
-    let losses = train(setting, &training, &unet, e.as_tensor(), vec![e.clone()], watch)?;
+    let losses = train(setting, &training, &unet, e.as_tensor(), watch)?;
     Ok((e.as_tensor().detach(), losses))
 }
 
@@ -66,22 +68,24 @@ pub fn fine_tune(
 ) -> Result<(Weights, Vec<f32>)> {
     let variable = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
     let variables: BTreeMap<String, Var> = base.tensors.iter().map(variable).collect::<Result<_>>()?;
-    let weights = |tensor: fn(&Var) -> Tensor| Weights {
+    let params = setting.params;
+    let adam = Arc::new(Adam::new(variables.values().cloned().collect(), params.tuning_lr));
+    let weights = |tensor: fn(&Var) -> Tensor, optimizer| Weights {
         file: base.file.clone(),
         tensors: variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))).collect(),
+        optimizer,
     };
-    let unet = UNet::new(setting.config, &weights(|variable| variable.as_tensor().clone()))?;
-    let params = setting.params;
+    let unet = UNet::new(setting.config, &weights(|variable| variable.as_tensor().clone(), Some(adam.clone())))?;
     let training = Training {
         x,
         stage: Stage::FineTune,
         steps: params.tuning_steps,
-        lr: params.tuning_lr,
+        adam: &adam,
         timesteps: Purpose::TuningTimesteps,
         noise: Purpose::TuningNoise,
     };
-    let losses = train(setting, &training, &unet, e_opt, variables.values().cloned().collect(), watch)?;
-    Ok((weights(|variable| variable.as_tensor().detach()), losses))
+    let losses = train(setting, &training, &unet, e_opt, watch)?;
+    Ok((weights(|variable| variable.as_tensor().detach(), None), losses))
 }
 
 /// Formula 3: e_bar = eta e_tgt + (1 - eta) e_opt.
@@ -140,7 +144,7 @@ struct Training<'a> {
     x: &'a Tensor,
     stage: Stage,
     steps: u32,
-    lr: f64,
+    adam: &'a Adam,
     timesteps: Purpose,
     noise: Purpose,
 }
@@ -151,11 +155,9 @@ fn train(
     training: &Training<'_>,
     unet: &UNet,
     e: &Tensor,
-    variables: Vec<Var>,
     watch: &mut StepWatch<'_>,
 ) -> Result<Vec<f32>> {
     let (Setting { schedule, params, .. }, x) = (setting, training.x);
-    let mut adam = Adam::new(variables, training.lr);
     let mut losses = Vec::with_capacity(training.steps as usize);
     let mut shape = x.dims().to_vec();
     shape[0] = params.batch_size as usize;
@@ -165,7 +167,7 @@ fn train(
         let timesteps = stream(training.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
         let noise = stream(training.noise).normals(&shape, x.device())?;
         let loss = denoising_loss(schedule, unet, x, e, &timesteps, &noise)?;
-        adam.step(&loss.backward()?)?;
+        training.adam.step(&loss)?;
         let loss = loss.to_scalar::<f32>()?;
         if !loss.is_finite() {
             let stage = training.stage.label();

@@ -1,15 +1,16 @@
 //! The layers that U-Net and VAE share, with the names and shapes of diffusers.
 #![forbid(unsafe_code)]
 
-use super::ops::{self, Activation, Padding};
+use super::ops::{self, Activation, Padding, Parameters};
+use super::optimizer::Adam;
 use super::weights::Scope;
 use crate::error::Result;
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// nn.Conv2d.
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Tensor,
+    parameters: Parameters,
     stride: usize,
     padding: Padding,
 }
@@ -30,12 +31,13 @@ impl Conv2d {
         padding: Padding,
     ) -> Result<Self> {
         let weight = scope.get("weight", &[c_out, c_in, k, k])?;
-        Ok(Self { weight, bias: scope.get("bias", &[c_out])?, stride, padding })
+        let bias = scope.get("bias", &[c_out])?;
+        Ok(Self { parameters: Parameters { weight, bias, optimizer: scope.optimizer() }, stride, padding })
     }
 
     /// (b, c_in, h, w) to (b, c_out, h / stride, w / stride).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::conv2d(x, &self.weight, &self.bias, self.stride, self.padding)?)
+        Ok(ops::conv2d(x, &self.parameters, self.stride, self.padding)?)
     }
 }
 
@@ -43,29 +45,29 @@ impl Conv2d {
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    optimizer: Option<Arc<Adam>>,
 }
 
 impl Linear {
     /// With bias.
     pub fn new(scope: &Scope<'_>, d_in: usize, d_out: usize) -> Result<Self> {
-        Ok(Self { weight: scope.get("weight", &[d_out, d_in])?, bias: Some(scope.get("bias", &[d_out])?) })
+        Ok(Self { bias: Some(scope.get("bias", &[d_out])?), ..Self::without_bias(scope, d_in, d_out)? })
     }
 
     /// Without bias.
     pub fn without_bias(scope: &Scope<'_>, d_in: usize, d_out: usize) -> Result<Self> {
-        Ok(Self { weight: scope.get("weight", &[d_out, d_in])?, bias: None })
+        Ok(Self { weight: scope.get("weight", &[d_out, d_in])?, bias: None, optimizer: scope.optimizer() })
     }
 
     /// (..., d_in) to (..., d_out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+        Ok(ops::linear(x, &self.weight, self.bias.as_ref(), &self.optimizer)?)
     }
 }
 
 /// nn.GroupNorm, with SiLU behind it or not.
 pub struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
+    parameters: Parameters,
     groups: usize,
     eps: f32,
     after: Activation,
@@ -74,31 +76,37 @@ pub struct GroupNorm {
 impl GroupNorm {
     /// Of `channels` channels.
     pub fn new(scope: &Scope<'_>, channels: usize, groups: usize, eps: f32, after: Activation) -> Result<Self> {
-        let (weight, bias) = (scope.get("weight", &[channels])?, scope.get("bias", &[channels])?);
-        Ok(Self { weight, bias, groups, eps, after })
+        Ok(Self { parameters: Parameters::of_norm(scope, channels)?, groups, eps, after })
     }
 
     /// (b, channels, ...).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, self.after)?)
+        Ok(ops::group_norm(x, &self.parameters, self.groups, self.eps, self.after)?)
     }
 }
 
 /// nn.LayerNorm with PyTorch's default eps.
 pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
+    parameters: Parameters,
 }
 
 impl LayerNorm {
     /// Over the last `d` values.
     pub fn new(scope: &Scope<'_>, d: usize) -> Result<Self> {
-        Ok(Self { weight: scope.get("weight", &[d])?, bias: scope.get("bias", &[d])? })
+        Ok(Self { parameters: Parameters::of_norm(scope, d)? })
     }
 
     /// (..., d).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::layer_norm(x, &self.weight, &self.bias, 1e-5)?)
+        Ok(ops::layer_norm(x, &self.parameters, 1e-5)?)
+    }
+}
+
+impl Parameters {
+    /// Of a normalization of `channels` channels.
+    fn of_norm(scope: &Scope<'_>, channels: usize) -> Result<Self> {
+        let (weight, bias) = (scope.get("weight", &[channels])?, scope.get("bias", &[channels])?);
+        Ok(Self { weight, bias, optimizer: scope.optimizer() })
     }
 }
 

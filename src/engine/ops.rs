@@ -22,7 +22,27 @@ pub use elementwise::{add_per_channel, geglu, upsample_nearest_2x};
 pub use linear::linear;
 pub use norm::{Activation, group_norm, layer_norm};
 
+use super::optimizer::Adam;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use std::sync::Arc;
+
+/// What a layer learns.
+pub struct Parameters {
+    /// Weight.
+    pub weight: Tensor,
+    /// Bias.
+    pub bias: Tensor,
+    /// Takes their gradients in the middle of the backward pass; without it they come back from it.
+    pub optimizer: Option<Arc<Adam>>,
+}
+
+/// The gradient of `parameter`, unless the optimizer has used it up.
+fn hand_over(optimizer: &Option<Arc<Adam>>, parameter: &Tensor, gradient: Option<Tensor>) -> Result<Option<Tensor>> {
+    match (optimizer, gradient) {
+        (Some(optimizer), Some(gradient)) => optimizer.take(parameter, gradient),
+        (_, gradient) => Ok(gradient),
+    }
+}
 
 /// The values of a contiguous CPU storage.
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

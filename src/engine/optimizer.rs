@@ -1,13 +1,16 @@
 //! Adam (Kingma and Ba, ICLR 2015) without weight decay, in one pass over each variable.
 //!
+//! A variable is updated the moment its gradient is known, in the middle of the backward pass: nothing in Imagic needs all
+//! gradients at once, and together they are as large as the network.
+//!
 //! candle-nn's only Adam is AdamW, whose weight decay defaults to 0.01 and which skips a variable that has no gradient.
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp2, Layout, Var, bail};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
 
 /// Decay of the first moment (the paper's beta_1, and PyTorch's default).
 const BETA_1: f32 = 0.9;
@@ -16,11 +19,23 @@ const BETA_2: f32 = 0.999;
 /// Added to the root of the second moment.
 const EPS: f32 = 1e-8;
 
-/// The moments of some variables.
+/// Some variables and their moments.
 pub struct Adam {
     lr: f64,
+    /// Behind a lock because the operations of a backward pass share it; only one of them runs at a time.
+    state: Mutex<State>,
+}
+
+struct State {
     step: i32,
-    variables: Vec<(Var, Moments)>,
+    variables: HashMap<TensorId, Variable>,
+}
+
+struct Variable {
+    variable: Var,
+    moments: Moments,
+    /// The step that updated it last.
+    updated: i32,
 }
 
 struct Moments {
@@ -34,27 +49,57 @@ impl Adam {
         let zeros = |variable: &Var| vec![0.0; variable.elem_count()];
         let with_moments = |variable: Var| {
             let moments = Moments { first: zeros(&variable), second: zeros(&variable) };
-            (variable, moments)
+            (variable.as_tensor().id(), Variable { variable, moments, updated: 0 })
         };
-        Self { lr, step: 0, variables: variables.into_iter().map(with_moments).collect() }
+        let variables = variables.into_iter().map(with_moments).collect();
+        Self { lr, state: Mutex::new(State { step: 0, variables }) }
     }
 
-    /// One step. A variable without a gradient is an error: something cut the graph.
-    pub fn step(&mut self, gradients: &GradStore) -> Result<()> {
-        self.step += 1;
-        let update = |(index, (variable, moments)): (usize, &mut (Var, Moments))| {
-            let Some(gradient) = gradients.get(variable) else {
-                return Err(Error::Engine(format!("variable {index} got no gradient")));
+    /// One step down from `loss`. A variable without a gradient is an error: something cut the graph.
+    pub fn step(&self, loss: &Tensor) -> Result<()> {
+        self.state().step += 1;
+        let gradients = loss.backward()?;
+        let state = &mut *self.state();
+        // Those that no operation handed over.
+        for variable in state.variables.values_mut().filter(|variable| variable.updated < state.step) {
+            let Some(gradient) = gradients.get(&variable.variable) else {
+                let shape = variable.variable.dims();
+                return Err(Error::Engine(format!("a variable of shape {shape:?} got no gradient")));
             };
-            let bias = |beta: f32| 1.0 - f64::from(beta).powi(self.step);
-            let step = Step {
-                size: (self.lr / bias(BETA_1)) as f32,
-                root_of_bias_2: bias(BETA_2).sqrt() as f32,
-                moments: Mutex::new(moments),
-            };
-            Ok(variable.inplace_op2(&gradient.contiguous()?, &step)?)
+            variable.update(gradient, self.lr, state.step)?;
+        }
+        Ok(())
+    }
+
+    /// Uses up the gradient of one of the variables; gives back that of any other tensor.
+    pub fn take(&self, parameter: &Tensor, gradient: Tensor) -> candle_core::Result<Option<Tensor>> {
+        let state = &mut *self.state();
+        match state.variables.get_mut(&parameter.id()) {
+            Some(variable) if variable.updated < state.step => {
+                variable.update(&gradient, self.lr, state.step)?;
+                Ok(None)
+            }
+            Some(_) => bail!("a parameter that is used twice, or outside of a step, cannot be updated at once"),
+            None => Ok(Some(gradient)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics while it holds this lock")
+    }
+}
+
+impl Variable {
+    fn update(&mut self, gradient: &Tensor, lr: f64, step: i32) -> candle_core::Result<()> {
+        let bias = |beta: f32| 1.0 - f64::from(beta).powi(step);
+        let pass = Step {
+            size: (lr / bias(BETA_1)) as f32,
+            root_of_bias_2: bias(BETA_2).sqrt() as f32,
+            moments: Mutex::new(&mut self.moments),
         };
-        self.variables.iter_mut().enumerate().try_for_each(update)
+        self.variable.inplace_op2(&gradient.contiguous()?, &pass)?;
+        self.updated = step;
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Files of a diffusers folder to named tensors: existence, shapes, finite values, fingerprint. Knows no network.
 #![forbid(unsafe_code)]
 
+use super::optimizer::Adam;
 use crate::error::{Error, Result, sentence};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -9,6 +10,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Tensors of one network by name, all f32, and the file they came from.
 #[derive(Clone)]
@@ -17,6 +19,8 @@ pub struct Weights {
     pub file: PathBuf,
     /// By the name they have in the file.
     pub tensors: BTreeMap<String, Tensor>,
+    /// Trains those that are variables; `None` for a network that is used as it is.
+    pub optimizer: Option<Arc<Adam>>,
 }
 
 impl Weights {
@@ -42,7 +46,7 @@ impl Weights {
             }
         });
         let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
-        Ok(Self { tensors: tensors.into_iter().flatten().collect(), file })
+        Ok(Self { tensors: tensors.into_iter().flatten().collect(), file, optimizer: None })
     }
 
     /// The whole network.
@@ -62,6 +66,11 @@ impl<'a> Scope<'a> {
     pub fn at(&self, name: impl std::fmt::Display) -> Scope<'a> {
         let prefix = if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
         Scope { weights: self.weights, prefix }
+    }
+
+    /// Who takes the gradients of the tensors here.
+    pub fn optimizer(&self) -> Option<Arc<Adam>> {
+        self.weights.optimizer.clone()
     }
 
     /// Whether there is a tensor of that name here.

@@ -1,14 +1,18 @@
 //! What the adapters of all GIMP versions share: which version started us, the last values and what a document
 //! remembers; calls no GIMP function.
+//!
+//! The files in `gimp/` call GIMP through the `libgimp` of the adapter that they are compiled into: once for each version,
+//! because the C types of two versions have the same names and must not mix.
 
 use crate::engine::Tuned;
 use crate::error::{Error, Result};
-use crate::host::gimp2;
+use crate::host::{gimp2, gimp3};
 use crate::params::Params;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::{fs, slice};
 
@@ -25,19 +29,17 @@ pub unsafe fn run_if_started_by_gimp(argc: c_int, argv: *mut *mut c_char) -> Opt
     let pointers = unsafe { slice::from_raw_parts(argv, count) };
     // SAFETY: the caller's promise.
     let arguments: Vec<&CStr> = pointers.iter().map(|&pointer| unsafe { CStr::from_ptr(pointer) }).collect();
-    Some(match starter(&arguments)? {
-        Starter::Gimp2 => {
-            // SAFETY: the caller's promise.
-            unsafe { gimp2::main(argc, argv) }.unwrap_or_else(|error| {
-                eprintln!("imagic-edit: {error}");
-                FAILED
-            })
+    // SAFETY: the caller's promise.
+    let served = unsafe {
+        match starter(&arguments)? {
+            Starter::Gimp2 => gimp2::main(argc, argv),
+            Starter::Gimp3 => gimp3::main(argc, argv),
         }
-        Starter::Gimp3 => {
-            eprintln!("imagic-edit: GIMP 3 is not served yet; use GIMP 2.10 or the command line (imagic-edit --help)");
-            FAILED
-        }
-    })
+    };
+    Some(served.unwrap_or_else(|error| {
+        eprintln!("imagic-edit: {error}");
+        FAILED
+    }))
 }
 
 #[derive(Debug, PartialEq)]
@@ -54,6 +56,54 @@ fn starter(arguments: &[&CStr]) -> Option<Starter> {
         Some(&first) if first == c"-gimp" => Some(Starter::Gimp3),
         _ => None,
     }
+}
+
+/// Runs what C has called; a panic must not cross into C and gives `on_panic`.
+pub fn guard<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(on_panic)
+}
+
+/// What a call of the procedure answers after a panic.
+pub fn panicked() -> Error {
+    Error::Engine("the plug-in panicked; the text before this one on the console says where".into())
+}
+
+/// A text for C; NUL, which no GIMP text can hold, becomes a space.
+pub fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).expect("NULs are replaced")
+}
+
+/// A rectangle in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rectangle {
+    pub x: i32,
+    pub y: i32,
+    pub width: i32,
+    pub height: i32,
+}
+
+impl Rectangle {
+    /// Pixels in it; what libgimp reports is never negative.
+    pub fn area(self) -> usize {
+        self.width as usize * self.height as usize
+    }
+}
+
+/// How the pixels of an image are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Rgb,
+    Gray,
+    Indexed,
+}
+
+/// What a drawable is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Layer,
+    FloatingSelection,
+    LayerMask,
+    Channel,
 }
 
 /// Name of the parasites on images (a [`History`]) and on result layers (a [`Recipe`]).
@@ -188,6 +238,29 @@ fn last_values_file() -> Option<PathBuf> {
     Some(dirs::config_dir()?.join("imagic-edit").join("last-values.json"))
 }
 
+/// Another seed, short enough to read, remember and type.
+pub fn new_seed() -> u32 {
+    (random_number() % 1_000_000) as u32
+}
+
+/// Gives every label of the window its own key, as long as the label has a letter that is free.
+#[derive(Default)]
+pub struct Mnemonics(Vec<char>);
+
+impl Mnemonics {
+    /// `label` with `_` before its key: the first free letter, beginnings of words first.
+    pub fn mark(&mut self, label: &str) -> String {
+        let letters = || label.char_indices().filter(|(_, letter)| letter.is_ascii_alphabetic());
+        let begins_word = |&(at, _): &(usize, char)| !label[..at].ends_with(|before: char| before.is_alphanumeric());
+        let free = |(_, letter): &(usize, char)| !self.0.contains(&letter.to_ascii_uppercase());
+        let Some((at, letter)) = letters().filter(begins_word).chain(letters()).find(free) else {
+            return label.to_owned();
+        };
+        self.0.push(letter.to_ascii_uppercase());
+        format!("{}_{}", &label[..at], &label[at..])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,5 +293,10 @@ mod tests {
         let strange = History::from_bytes(Some(b"{\"version\":2}".to_vec()));
         assert!(strange.runs.is_empty());
         assert_ne!(strange.document, History::from_bytes(None).document);
+    }
+
+    #[test]
+    fn a_panic_does_not_leave_the_guard() {
+        assert_eq!(guard(7, || panic!("in a test")), 7);
     }
 }

@@ -1,22 +1,31 @@
 //! GIMP 2.10: registers the procedure `plug-in-imagic-edit`, reads its arguments and runs it with or without the dialog.
 
 mod dialog;
+#[path = "gimp/document.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod document;
 mod gtk;
 mod libgimp;
+#[path = "gimp/session.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod session;
+#[path = "gimp/widgets.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod widgets;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::entry::library_folder;
-use crate::host::{self, gimp, gimp2_sys as sys, loader, system};
+use crate::host::gimp::{self, c_string, guard, panicked};
+use crate::host::{self, gimp2_sys as sys, loader, system};
 use crate::job::Worker;
 use crate::models;
 use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
 use document::Document;
-use libgimp::{Image, Layer, c_string};
+use libgimp::{Image, Layer};
 use serde_json::{Map, Value};
+use session::Session;
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::slice;
 
@@ -134,10 +143,8 @@ extern "C" fn run(
     result_count: *mut c_int,
     results: *mut *mut sys::GimpParam,
 ) {
-    let panicked =
-        || Err(Error::Engine("the plug-in panicked; the text before this one on the console says where".into()));
     // SAFETY: libgimp hands over `count` values that live until `run` returns.
-    let outcome = guard(panicked(), || edit(unsafe { slice::from_raw_parts(values, count as usize) }));
+    let outcome = guard(Err(panicked()), || edit(unsafe { slice::from_raw_parts(values, count as usize) }));
     let status = |status| sys::GimpParam {
         type_: sys::GimpPDBArgType::GIMP_PDB_STATUS,
         data: sys::_GimpParamData { d_status: status },
@@ -179,25 +186,19 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
         (mode, Image::from_id(image.data.d_image), Layer::from_id(drawable.data.d_drawable))
     };
     image.start();
-    let mut document = Document::open(image, drawable)?;
+    let document = Document::open(image, drawable)?;
     let folders = models::folders(library_folder().as_deref());
     system::yield_to_other_programs();
     let worker = Worker::start(Engine::new(host::engine_options()?))?;
     let params = match mode {
-        sys::GimpRunMode::GIMP_RUN_INTERACTIVE => return dialog::run(document, worker, folders),
+        sys::GimpRunMode::GIMP_RUN_INTERACTIVE => return dialog::run(Session::new(document, worker, folders)),
         sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => {
             let missing = "there are no values of a last edit; choose Filters > Imagic Edit once";
             gimp::last_values().ok_or_else(|| Error::Host(missing.into()))?
         }
         _ => params_of(arguments, &folders)?,
     };
-    document.show_progress();
-    let edit = host::edit_active_layer(&mut document, &worker, &params, &folders)?;
-    let hint = edit.hint.map(|hint| hint.to_string());
-    for note in edit.notes.iter().chain(&hint).map(String::as_str).chain(document.note) {
-        image.tell(note);
-    }
-    document.result.ok_or_else(|| Error::Host("the image has no result".into()))
+    document.edit_without_dialog(&worker, &params, &folders)
 }
 
 /// The parameters in the arguments after the fixed ones.
@@ -250,11 +251,6 @@ fn text(value: &sys::GimpParam) -> String {
     }
 }
 
-/// Runs what C has called; a panic must not cross into C and gives `on_panic`.
-fn guard<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(on_panic)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,10 +274,5 @@ mod tests {
         for wrong in ["3", "{", "{\"eta\": 1}"] {
             assert!(settings_of(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_panic_does_not_leave_the_guard() {
-        assert_eq!(guard(7, || panic!("in a test")), 7);
     }
 }

@@ -60,6 +60,7 @@ impl Home {
             .env("XDG_CONFIG_HOME", self.folder.join("config"))
             .env("XDG_DATA_HOME", self.folder.join("data"))
             .env_remove("GIMP2_DIRECTORY")
+            .env_remove("GIMP3_DIRECTORY")
             .stdin(Stdio::null());
         command
     }

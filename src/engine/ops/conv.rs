@@ -5,10 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
-use super::{sum, tensor_like, values, with_values};
+use super::{Adam, Parameters, hand_over, sum, tensor_like, values, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A band has at least this many columns, so that the weights are not streamed through the cache too often ...
 const BAND_COLUMNS: usize = 512;
@@ -24,19 +25,21 @@ pub enum Padding {
     AfterOnly,
 }
 
-/// `x`: (b, c, h, w), `weight`: (o, c, k, k), `bias`: (o); gives (b, o, h', w').
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, padding: Padding) -> Result<Tensor> {
+/// `x`: (b, c, h, w), weight (o, c, k, k), bias (o); gives (b, o, h', w').
+pub fn conv2d(x: &Tensor, parameters: &Parameters, stride: usize, padding: Padding) -> Result<Tensor> {
+    let Parameters { weight, bias, optimizer } = parameters;
     let (before, after) = match padding {
         Padding::Even(n) => (n, n),
         Padding::AfterOnly => (0, 1),
     };
-    x.contiguous()?.apply_op3(weight, bias, Conv2d { stride, before, after })
+    x.contiguous()?.apply_op3(weight, bias, Conv2d { stride, before, after, optimizer: optimizer.clone() })
 }
 
 struct Conv2d {
     stride: usize,
     before: usize,
     after: usize,
+    optimizer: Option<Arc<Adam>>,
 }
 
 /// All sizes of one call.
@@ -263,7 +266,7 @@ impl CustomOp3 for Conv2d {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let sizes = self.sizes(x.dims(), weight.dims());
-        with_values(dy, |dy| {
+        let (dx, dw, db) = with_values(dy, |dy| {
             let dx =
                 x.track_op().then(|| with_values(weight, |weight| tensor_like(sizes.input_gradient(weight, dy), x)));
             let dw = weight.track_op().then(|| with_values(x, |x| tensor_like(sizes.weight_gradient(x, dy), weight)));
@@ -274,6 +277,7 @@ impl CustomOp3 for Conv2d {
                 tensor_like((0..sizes.o).into_par_iter().map(channel).collect(), bias)
             });
             Ok((dx.transpose()?, dw.transpose()?, db.transpose()?))
-        })
+        })?;
+        Ok((dx, hand_over(&self.optimizer, weight, dw)?, hand_over(&self.optimizer, bias, db)?))
     }
 }

@@ -2,24 +2,26 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
-use super::{tensor_like, values, with_values};
+use super::{Adam, hand_over, tensor_like, values, with_values};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
-/// `x`: (..., k), `weight`: (n, k), `bias`: (n); gives (..., n).
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let x = x.contiguous()?;
+/// `x`: (..., k), `weight`: (n, k), `bias`: (n); gives (..., n). `optimizer` as in [`super::Parameters`].
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, optimizer: &Option<Arc<Adam>>) -> Result<Tensor> {
+    let (x, linear) = (x.contiguous()?, Linear { optimizer: optimizer.clone() });
     match bias {
-        Some(bias) => x.apply_op3(weight, bias, Linear),
-        None => x.apply_op2(weight, Linear),
+        Some(bias) => x.apply_op3(weight, bias, linear),
+        None => x.apply_op2(weight, linear),
     }
 }
 
-#[derive(Clone, Copy)]
-struct Linear;
+struct Linear {
+    optimizer: Option<Arc<Adam>>,
+}
 
 impl Linear {
-    fn forward(self, x: &[f32], x_layout: &Layout, w: &[f32], n: usize, bias: Option<&[f32]>) -> (CpuStorage, Shape) {
+    fn forward(&self, x: &[f32], x_layout: &Layout, w: &[f32], n: usize, bias: Option<&[f32]>) -> (CpuStorage, Shape) {
         let mut dims = x_layout.dims().to_vec();
         let k = dims[dims.len() - 1];
         let m = x.len() / k;
@@ -33,10 +35,10 @@ impl Linear {
         (CpuStorage::F32(y), Shape::from(dims))
     }
 
-    fn backward(self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (n, k) = w.dims2()?;
         let m = x.elem_count() / k;
-        with_values(dy, |dy| {
+        let (dx, dw) = with_values(dy, |dy| {
             let dx = x.track_op().then(|| {
                 with_values(w, |w| {
                     let mut dx = vec![0.0; m * k];
@@ -52,7 +54,8 @@ impl Linear {
                 })
             });
             Ok((dx.transpose()?, dw.transpose()?))
-        })
+        })?;
+        Ok((dx, hand_over(&self.optimizer, w, dw)?))
     }
 }
 
@@ -105,6 +108,6 @@ impl CustomOp3 for Linear {
                 tensor_like(db, b)
             })
         });
-        Ok((dx, dw, db.transpose()?))
+        Ok((dx, dw, hand_over(&self.optimizer, b, db.transpose()?)?))
     }
 }

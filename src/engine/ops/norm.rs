@@ -1,9 +1,10 @@
 //! Group normalization (with SiLU, its usual neighbor) and layer normalization.
 #![forbid(unsafe_code)]
 
-use super::{sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
+use super::{Adam, Parameters, hand_over, sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// What follows the normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,21 +15,16 @@ pub enum Activation {
     Silu,
 }
 
-/// `x`: (b, c, ...), `weight`, `bias`: (c).
-pub fn group_norm(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    groups: usize,
-    eps: f32,
-    after: Activation,
-) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(weight, bias, GroupNorm { groups, eps, after })
+/// `x`: (b, c, ...), weight and bias (c).
+pub fn group_norm(x: &Tensor, parameters: &Parameters, groups: usize, eps: f32, after: Activation) -> Result<Tensor> {
+    let Parameters { weight, bias, optimizer } = parameters;
+    x.contiguous()?.apply_op3(weight, bias, GroupNorm { groups, eps, after, optimizer: optimizer.clone() })
 }
 
-/// `x`: (..., c), `weight`, `bias`: (c).
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(weight, bias, LayerNorm { eps })
+/// `x`: (..., c), weight and bias (c).
+pub fn layer_norm(x: &Tensor, parameters: &Parameters, eps: f32) -> Result<Tensor> {
+    let Parameters { weight, bias, optimizer } = parameters;
+    x.contiguous()?.apply_op3(weight, bias, LayerNorm { eps, optimizer: optimizer.clone() })
 }
 
 /// Mean and 1 / sqrt(variance + eps), in two passes. Partial sums go to f64 because a group can hold a million values.
@@ -46,6 +42,7 @@ struct GroupNorm {
     groups: usize,
     eps: f32,
     after: Activation,
+    optimizer: Option<Arc<Adam>>,
 }
 
 impl GroupNorm {
@@ -165,16 +162,19 @@ impl CustomOp3 for GroupNorm {
         })?;
         let over_batch =
             |which: usize| (0..c).map(|c0| sums.iter().skip(c0).step_by(c).map(|s| s[which]).sum()).collect();
+        let dw = weight.track_op().then(|| tensor_like(over_batch(0), weight)).transpose()?;
+        let db = bias.track_op().then(|| tensor_like(over_batch(1), bias)).transpose()?;
         Ok((
             x.track_op().then(|| tensor_like(dx, x)).transpose()?,
-            weight.track_op().then(|| tensor_like(over_batch(0), weight)).transpose()?,
-            bias.track_op().then(|| tensor_like(over_batch(1), bias)).transpose()?,
+            hand_over(&self.optimizer, weight, dw)?,
+            hand_over(&self.optimizer, bias, db)?,
         ))
     }
 }
 
 struct LayerNorm {
     eps: f32,
+    optimizer: Option<Arc<Adam>>,
 }
 
 /// Rows whose weight gradients are summed together; fixed, so that the sum does not depend on the threads.
@@ -263,10 +263,12 @@ impl CustomOp3 for LayerNorm {
             })
         })?;
         let total = |offset: usize| (0..c).map(|i| sums.iter().skip(offset + i).step_by(2 * c).sum()).collect();
+        let dw = weight.track_op().then(|| tensor_like(total(0), weight)).transpose()?;
+        let db = bias.track_op().then(|| tensor_like(total(c), bias)).transpose()?;
         Ok((
             x.track_op().then(|| tensor_like(dx, x)).transpose()?,
-            weight.track_op().then(|| tensor_like(total(0), weight)).transpose()?,
-            bias.track_op().then(|| tensor_like(total(c), bias)).transpose()?,
+            hand_over(&self.optimizer, weight, dw)?,
+            hand_over(&self.optimizer, bias, db)?,
         ))
     }
 }

@@ -8,6 +8,10 @@ fn normals(seed: u32, shape: &[usize]) -> Tensor {
     Stream::new(seed, Purpose::Latents, 0).normals(shape, &Device::Cpu).expect("some numbers")
 }
 
+fn parameters(weight: &Tensor, bias: &Tensor) -> Parameters {
+    Parameters { weight: weight.clone(), bias: bias.clone(), optimizer: None }
+}
+
 fn dot(a: &Tensor, b: &Tensor) -> f64 {
     let product = (a * b).and_then(|product| product.to_dtype(candle_core::DType::F64)).and_then(|p| p.sum_all());
     product.and_then(|sum| sum.to_scalar()).expect("a number")
@@ -42,7 +46,7 @@ fn check(name: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tenso
 
 #[test]
 fn gradients_are_the_slopes_of_the_values() {
-    let linear_ = |a: &[Tensor]| linear(&a[0], &a[1], a.get(2));
+    let linear_ = |a: &[Tensor]| linear(&a[0], &a[1], a.get(2), &None);
     check("linear", &[&[2, 3, 5], &[4, 5], &[4]], linear_);
     check("linear without bias", &[&[7, 5], &[4, 5]], linear_);
     for (name, k, stride, padding) in [
@@ -51,12 +55,16 @@ fn gradients_are_the_slopes_of_the_values() {
         ("conv 3x3 halving", 3, 2, Padding::Even(1)),
         ("conv 3x3 halving, padded after", 3, 2, Padding::AfterOnly),
     ] {
-        check(name, &[&[2, 3, 6, 4], &[5, 3, k, k], &[5]], |a| conv2d(&a[0], &a[1], &a[2], stride, padding));
+        check(name, &[&[2, 3, 6, 4], &[5, 3, k, k], &[5]], |a| {
+            conv2d(&a[0], &parameters(&a[1], &a[2]), stride, padding)
+        });
     }
     for after in [Activation::None, Activation::Silu] {
-        check("group norm", &[&[2, 6, 3, 5], &[6], &[6]], |a| group_norm(&a[0], &a[1], &a[2], 3, 1e-5, after));
+        check("group norm", &[&[2, 6, 3, 5], &[6], &[6]], |a| {
+            group_norm(&a[0], &parameters(&a[1], &a[2]), 3, 1e-5, after)
+        });
     }
-    check("layer norm", &[&[2, 70, 9], &[9], &[9]], |a| layer_norm(&a[0], &a[1], &a[2], 1e-5));
+    check("layer norm", &[&[2, 70, 9], &[9], &[9]], |a| layer_norm(&a[0], &parameters(&a[1], &a[2]), 1e-5));
     check("geglu", &[&[3, 8]], |a| geglu(&a[0]));
     check("add per channel", &[&[2, 3, 4, 4], &[2, 3]], |a| add_per_channel(&a[0], &a[1]));
     check("upsample", &[&[2, 3, 4, 5]], |a| upsample_nearest_2x(&a[0]));
@@ -70,9 +78,10 @@ fn gradients_are_the_slopes_of_the_values() {
 fn a_convolution_cut_into_bands_is_the_whole_convolution() {
     // 40 x 40 positions with 150 channels need several bands; the first item alone needs fewer.
     let (x, w, b) = (normals(1, &[3, 150, 40, 40]), normals(2, &[4, 150, 3, 3]), normals(3, &[4]));
-    let all = conv2d(&x, &w, &b, 1, Padding::Even(1)).expect("a convolution");
+    let all = conv2d(&x, &parameters(&w, &b), 1, Padding::Even(1)).expect("a convolution");
     for item in 0..3 {
-        let one = conv2d(&x.narrow(0, item, 1).expect("one item"), &w, &b, 1, Padding::Even(1)).expect("a convolution");
+        let one = conv2d(&x.narrow(0, item, 1).expect("one item"), &parameters(&w, &b), 1, Padding::Even(1))
+            .expect("a convolution");
         let difference = (all.narrow(0, item, 1).expect("one item") - one).expect("same shapes");
         assert!(dot(&difference, &difference) < 1e-6, "item {item}");
     }
@@ -82,7 +91,7 @@ fn a_convolution_cut_into_bands_is_the_whole_convolution() {
 fn only_wanted_gradients_are_computed() {
     let (x, w, b) = (normals(1, &[1, 2, 4, 4]), normals(2, &[3, 2, 3, 3]), normals(3, &[3]));
     let x = Var::from_tensor(&x).expect("a variable");
-    let y = conv2d(&x, &w, &b, 1, Padding::Even(1)).and_then(|y| y.sum_all()).expect("a sum");
+    let y = conv2d(&x, &parameters(&w, &b), 1, Padding::Even(1)).and_then(|y| y.sum_all()).expect("a sum");
     let gradients = y.backward().expect("a backward");
     assert!(gradients.get(&x).is_some());
     assert!(gradients.get(&w).is_none() && gradients.get(&b).is_none());

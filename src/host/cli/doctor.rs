@@ -12,7 +12,7 @@ use crate::job::{JobState, Worker};
 use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ const INSTALL: &str = "run installer/install.sh";
 /// Tuned models and results need at least this much free disk.
 const LEAST_DISK: u64 = 1 << 30;
 
-/// Memory that tuning takes for each number in the network: base, tuned, gradient and Adam's two moments, in f32.
-const BYTES_PER_WEIGHT: u64 = 5 * 4;
+/// Memory that tuning takes for each number in the network: base, tuned and Adam's two moments, in f32.
+const BYTES_PER_WEIGHT: u64 = 4 * 4;
 
 /// The findings, and whether all of them are good.
 pub fn examine() -> (String, bool) {
@@ -69,16 +69,13 @@ impl Findings {
 /// Host editors on the PATH, and whether the plug-in lies where each of them looks.
 fn editors(findings: &mut Findings) {
     findings.title("Editors");
-    let gimp2 = ["gimp-2.10", "gimp-console-2.10"].into_iter().find_map(on_path);
-    match &gimp2 {
-        Some(program) => {
-            let version = first_line(program, "--version").and_then(|line| Some(line.rsplit(' ').next()?.to_owned()));
-            findings.good(&format!("GIMP {}, {}", version.as_deref().unwrap_or("2.10"), program.display()));
-            if gimp2_folders().iter().all(|folder| !folder.exists()) {
-                findings.wrong("the plug-in is not installed in GIMP 2.10", &format!("{INSTALL} and start GIMP again"));
-            }
-        }
-        None => findings.wrong("GIMP 2.10 is not on this machine", "sudo apt install gimp, then installer/install.sh"),
+    let found: Vec<bool> = [
+        gimp(findings, "2.10", &["gimp-2.10", "gimp-console-2.10"], &gimp2_folders()),
+        gimp(findings, "3", &["gimp-3.0", "gimp-3.2", "gimp-3", "gimp-console-3.0"], &gimp3_folders()),
+    ]
+    .into();
+    if !found.contains(&true) {
+        findings.wrong("there is no GIMP on this machine", "sudo apt install gimp, then installer/install.sh");
     }
     krita(findings);
 }
@@ -114,23 +111,55 @@ fn is_enabled_in_krita(settings: &str) -> bool {
     section.filter_map(|line| line.strip_prefix("enable_imagic=")).next_back() == Some("true")
 }
 
-/// Where GIMP 2.10 looks for our plug-in: the profile, then the whole machine.
+/// One GIMP: whether it is here, and whether the plug-in lies in one of the `folders` where it looks.
+fn gimp(findings: &mut Findings, series: &str, programs: &[&str], folders: &[PathBuf]) -> bool {
+    let Some(program) = programs.iter().copied().find_map(on_path) else {
+        // Flatpak and snap keep their programs for themselves; their profiles tell.
+        return folders.iter().any(|folder| folder.exists());
+    };
+    let version = first_line(&program, "--version").and_then(|line| Some(line.rsplit(' ').next()?.to_owned()));
+    findings.good(&format!("GIMP {}, {}", version.as_deref().unwrap_or(series), program.display()));
+    if folders.iter().all(|folder| !folder.exists()) {
+        findings.wrong(
+            &format!("the plug-in is not installed in GIMP {series}"),
+            &format!("{INSTALL} and start GIMP again"),
+        );
+    }
+    true
+}
+
+/// Where GIMP 2.10 looks for our plug-in: the profiles, then the whole machine.
 fn gimp2_folders() -> Vec<PathBuf> {
-    let profile =
-        std::env::var_os("GIMP2_DIRECTORY").map(PathBuf::from).or_else(|| Some(dirs::config_dir()?.join("GIMP/2.10")));
-    let system = Path::new("/usr/lib/gimp/2.0/plug-ins/imagic-edit").to_owned();
-    profile.map(|profile| profile.join("plug-ins/imagic-edit")).into_iter().chain([system]).collect()
+    gimp_folders("GIMP2_DIRECTORY", &["2.10"], "2.0")
+}
+
+/// As [`gimp2_folders`] for GIMP 3, whose versions have profiles of their own and one folder for the whole machine.
+fn gimp3_folders() -> Vec<PathBuf> {
+    gimp_folders("GIMP3_DIRECTORY", &["3.0", "3.2"], "3.0")
+}
+
+fn gimp_folders(variable: &str, versions: &[&str], system: &str) -> Vec<PathBuf> {
+    let ordinary = dirs::config_dir().into_iter();
+    let home = dirs::home_dir().into_iter();
+    let packaged =
+        home.flat_map(|home| [home.join(".var/app/org.gimp.GIMP/config"), home.join("snap/gimp/current/.config")]);
+    let configs: Vec<PathBuf> = ordinary.chain(packaged).collect();
+    let profiles = configs.iter().flat_map(|config| versions.iter().map(|version| config.join("GIMP").join(version)));
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let system = Path::new("/usr/lib/gimp").join(system).join("plug-ins/imagic-edit");
+    named.into_iter().chain(profiles).map(|profile| profile.join("plug-ins/imagic-edit")).chain([system]).collect()
 }
 
 /// Every folder that holds launcher and library: complete, startable, and all of this build?
 fn copies(findings: &mut Findings) {
     let own = library_folder();
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
-    let folders = own.clone().into_iter().chain(installed).chain(gimp2_folders());
+    let folders = own.clone().into_iter().chain(installed).chain(gimp2_folders()).chain(gimp3_folders());
     // A folder without either holds models at most.
     let mut folders: Vec<PathBuf> =
         folders.filter(|folder| folder.join(LAUNCHER).exists() || folder.join(LIBRARY).exists()).collect();
-    folders.dedup();
+    let mut seen = BTreeSet::new();
+    folders.retain(|folder| seen.insert(folder.clone()));
     let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
     for folder in folders {
         let (launcher, library) = (folder.join(LAUNCHER), folder.join(LIBRARY));

@@ -1,19 +1,18 @@
 //! The dialog Filters > Imagic Edit: fields from the table of parameters, one edit after the other in the background.
 #![forbid(unsafe_code)]
 
-use super::document::Document;
-use super::gtk::{self, Bar, Chooser, Dialog, Entry, Form, Icon, Label, Response, Slider, Spinner, TextArea, Widget};
+use super::gtk::{self, Form, Icon, Slider, Spinner};
 use super::libgimp::Layer;
-use crate::error::{Error, Hint, Result};
-use crate::host::report::{self, help, progress_text, sentence, summary};
-use crate::host::{self, Host, gimp};
-use crate::job::{Job, JobState, Worker};
-use crate::models::{self, Model};
+use super::session::{Message, Session, Tone};
+use super::widgets::{self, Bar, Chooser, Dialog, Entry, Label, TextArea, Widget};
+use crate::error::{Error, Result};
+use crate::host::gimp::{self, Mnemonics};
+use crate::host::report::help;
+use crate::models;
 use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Param, Params};
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
-use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 
 const EDIT: i32 = 1;
@@ -27,17 +26,14 @@ const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "A
 const POLL: u32 = 60;
 /// Width of the fields in pixels.
 const WIDTH: i32 = 440;
-/// Example prompts that are offered; more would push the fields below away.
-const EXAMPLES: usize = 3;
-
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
-pub fn run(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Result<Layer> {
-    gtk::start(document.image);
-    let window = Window::new(document, worker, folders);
-    window.dialog.show();
+pub fn run(session: Session) -> Result<Layer> {
+    gtk::start(session.document.image);
+    let window = Window::new(session);
+    window.dialog.0.show_all();
     window.dialog.run_main_loop();
     window.dialog.hide();
-    let result = window.state.borrow().document.result;
+    let result = window.session.borrow().document.result;
     result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
 }
 
@@ -51,25 +47,9 @@ struct Window {
     status: Label,
     edit: Widget,
     stop: Widget,
-    worker: Worker,
-    folders: Vec<PathBuf>,
     /// Never borrowed while a widget is changed: its signals come back here.
-    state: RefCell<State>,
-}
-
-struct State {
-    document: Document,
-    running: Option<Running>,
-    /// The model whose preset was applied last.
-    model: Option<Model>,
-    closing: bool,
-}
-
-struct Running {
-    job: Job,
-    params: Params,
-    /// The hint that is shown.
-    hint: Option<Hint>,
+    session: RefCell<Session>,
+    closing: Cell<bool>,
 }
 
 /// The widget of one parameter.
@@ -81,17 +61,9 @@ enum Field {
     Number(Entry),
 }
 
-/// What the line above the buttons tells.
-enum Tone {
-    Info,
-    Success,
-    Warning,
-    Failure,
-}
-
 impl Window {
-    fn new(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Rc<Self> {
-        let dialog = Dialog::new("Imagic Edit");
+    fn new(session: Session) -> Rc<Self> {
+        let dialog = gtk::dialog("Imagic Edit");
         let mut mnemonics = Mnemonics::default();
         let [stop, close, edit, browse, new_seed, advanced, reset] = BUTTONS.map(|label| mnemonics.mark(label));
         let stop = dialog.add_button(&stop, STOP);
@@ -100,12 +72,12 @@ impl Window {
         dialog.set_default(EDIT);
 
         let subject = Label::new(WIDTH);
-        subject.set_text(&format!("Layer \u{201c}{}\u{201d} of {}", document.source.name(), document.image.name()));
+        subject.set_text(&session.subject());
         let (description, examples) = (Label::new(WIDTH).selectable(), Label::new(WIDTH));
         description.0.show_only_on_demand();
         examples.0.show_only_on_demand();
-        let (browse, new_seed, reset) = (gtk::button(&browse), gtk::button(&new_seed), gtk::button(&reset));
-        let fold = gtk::expander(&advanced);
+        let (browse, new_seed, reset) = (widgets::button(&browse), widgets::button(&new_seed), widgets::button(&reset));
+        let fold = widgets::expander(&advanced);
         let (basic, columns) = (Form::new(8), [Form::new(8), Form::new(8)]);
         let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
         let mut fields = Vec::new();
@@ -115,15 +87,15 @@ impl Window {
             let label = mnemonics.mark(param.label) + ":";
             let field = match (param.id, param.domain) {
                 ("prompt", _) => {
-                    let area = TextArea::new(WIDTH, 80);
+                    let area = TextArea::around(gtk::text_view(), WIDTH, 80);
                     form.add(&label, &area.view, &area.frame);
                     form.add_below(&examples.0);
                     Field::Prompt(area)
                 }
                 ("model", _) => {
-                    let known = models::list(&folders);
+                    let known = models::list(&session.folders);
                     let chooser = Chooser::new(known.iter().map(|model| model.name.as_str()));
-                    let row = gtk::horizontal();
+                    let row = widgets::horizontal();
                     row.pack_growing(&chooser.widget);
                     row.pack(&browse);
                     form.add(&label, &chooser.entry.0, &row);
@@ -131,7 +103,7 @@ impl Window {
                     Field::Model(chooser)
                 }
                 ("seed", Domain::Integer { min, max }) => {
-                    let (spinner, row) = (Spinner::new(min, max), gtk::horizontal());
+                    let (spinner, row) = (Spinner::new(min, max), widgets::horizontal());
                     row.pack_growing(&spinner.0);
                     row.pack(&new_seed);
                     form.add(&label, &spinner.0, &row);
@@ -159,19 +131,19 @@ impl Window {
         new_seed.set_tooltip("Another version of the edit.");
         columns[1].add_below(&reset);
         let advanced = gtk::columns();
-        advanced.set_border(gtk::BORDER);
+        advanced.set_border(widgets::BORDER);
         columns.iter().for_each(|column| advanced.pack_growing(&column.table));
         fold.add(&advanced);
 
         let (bar, icon, status, line) =
-            (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), gtk::horizontal());
+            (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), widgets::horizontal());
         // The icon is as high as two lines, so that the window keeps its size with most messages; longer ones make it grow.
         icon.0.set_size(-1, 36);
         status.0.set_size(WIDTH + 60, -1);
         line.pack(&icon.0);
         line.pack_growing(&status.0);
-        let all = gtk::vertical();
-        all.set_border(gtk::BORDER);
+        let all = widgets::vertical();
+        all.set_border(widgets::BORDER);
         all.pack(&subject.0);
         all.pack(&basic.table);
         all.pack(&fold);
@@ -179,21 +151,9 @@ impl Window {
         all.pack(&line);
         dialog.content().pack_growing(&all);
 
-        let state = RefCell::new(State { document, running: None, model: None, closing: false });
-        let window = Rc::new(Self {
-            dialog,
-            fields,
-            description,
-            examples,
-            bar,
-            icon,
-            status,
-            edit,
-            stop,
-            worker,
-            folders,
-            state,
-        });
+        let (session, closing) = (RefCell::new(session), Cell::new(false));
+        let window =
+            Rc::new(Self { dialog, fields, description, examples, bar, icon, status, edit, stop, session, closing });
         window.connect(&browse, &new_seed, &reset);
         window.show_last_values();
         window.set_busy(false);
@@ -238,8 +198,8 @@ impl Window {
         self.dialog.connect_response(move |response| {
             let Some(window) = window.upgrade() else { return };
             match response {
-                Response::Button(EDIT) => window.start(),
-                Response::Button(STOP) => {
+                EDIT => window.start(),
+                STOP => {
                     window.stop();
                 }
                 _ => window.close(),
@@ -252,12 +212,12 @@ impl Window {
 
     /// The values of this image's last edit, else of the last edit anywhere, else the built-in model's preset.
     fn show_last_values(&self) {
-        let of_image = self.state.borrow().document.history().last_params();
-        let text = if of_image.is_some() { report::KNOWN_IMAGE } else { report::FIRST_EDIT };
-        self.tell(&Tone::Info, text);
+        let of_image = self.session.borrow().document.history().last_params();
+        self.tell(&Session::greeting(of_image.is_some()));
         let params = of_image.or_else(gimp::last_values).unwrap_or_else(|| {
-            models::find(BUILTIN_MODEL, &self.folders).and_then(|model| model.params()).unwrap_or_else(|error| {
-                self.tell(&Tone::Failure, &sentence(&error.to_string()));
+            let builtin = models::find(BUILTIN_MODEL, &self.session.borrow().folders);
+            builtin.and_then(|model| model.params()).unwrap_or_else(|error| {
+                self.tell(&Message::failure(&error));
                 Params::paper()
             })
         });
@@ -287,17 +247,13 @@ impl Window {
     }
 
     fn start(self: &Rc<Self>) {
-        if self.state.borrow().running.is_some() {
+        if self.session.borrow().is_running() {
             return;
         }
-        let submitted = self.read().and_then(|params| {
-            let request = host::request(&mut self.state.borrow_mut().document, &params, &self.folders)?;
-            Ok(Running { job: self.worker.submit(request), params, hint: None })
-        });
-        match submitted {
-            Ok(running) => {
-                self.state.borrow_mut().running = Some(running);
-                self.tell(&Tone::Info, "GIMP and this window stay usable; changes here count for the next edit.");
+        let started = self.read().and_then(|params| self.session.borrow_mut().start(params));
+        match started {
+            Ok(message) => {
+                self.tell(&message);
                 self.bar.set(0.0, "Starting");
                 self.set_busy(true);
                 let window = Rc::downgrade(self);
@@ -305,85 +261,43 @@ impl Window {
             }
             Err(error) => {
                 self.bar.set(0.0, "");
-                self.tell(&Tone::Failure, &sentence(&error.to_string()));
+                self.tell(&Message::failure(&error));
             }
         }
     }
 
     /// Shows how the edit goes; `false` when there is no more to see.
     fn look_at_job(&self) -> bool {
-        let polled = match &mut self.state.borrow_mut().running {
-            Some(running) => running.job.poll(),
-            None => return false,
-        };
-        match polled {
-            JobState::Running(progress) => {
-                if let Some(progress) = progress {
-                    self.bar.set(progress.fraction.into(), &progress_text(&progress));
-                    self.show_hint(progress.hint);
-                }
-                return true;
-            }
-            JobState::Ended(result) => {
-                let ended = self.state.borrow_mut().running.take();
-                let params = ended.expect("it was there when it was polled").params;
-                let inserted = result.and_then(|edit| {
-                    let document = &mut self.state.borrow_mut().document;
-                    document.insert_layer(&edit, &params)?;
-                    let kept = gimp::remember_values(&params);
-                    let unkept =
-                        kept.err().map(|error| format!("\nThe settings are not kept: {error}.")).unwrap_or_default();
-                    let place = document.note.map(|note| format!("\n{note}")).unwrap_or_default();
-                    let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
-                    Ok((tone, summary(&edit) + &place + &unkept))
-                });
-                self.set_busy(false);
-                match inserted {
-                    Ok((tone, text)) => {
-                        self.bar.set(1.0, "Done");
-                        self.tell(&tone, &text);
-                    }
-                    Err(Error::Cancelled) => {
-                        self.bar.set(0.0, "");
-                        self.tell(&Tone::Info, report::STOPPED);
-                    }
-                    Err(error) => {
-                        self.bar.set(0.0, "");
-                        self.tell(&Tone::Failure, &sentence(&error.to_string()));
-                    }
-                }
+        let look = self.session.borrow_mut().look(gimp::remember_values);
+        let Some(look) = look else { return false };
+        if let Some((fraction, text)) = &look.bar {
+            self.bar.set(*fraction, text);
+        }
+        if let Some(message) = &look.message {
+            self.tell(message);
+        }
+        if look.ended {
+            self.set_busy(false);
+            if self.closing.get() {
+                self.dialog.quit_main_loop();
             }
         }
-        if self.state.borrow().closing {
-            self.dialog.quit_main_loop();
-        }
-        false
-    }
-
-    /// Shows the running edit's hint when it comes; later texts, as on stopping, take its place.
-    fn show_hint(&self, hint: Option<Hint>) {
-        let before = match &mut self.state.borrow_mut().running {
-            Some(running) => std::mem::replace(&mut running.hint, hint),
-            None => return,
-        };
-        if let Some(hint) = hint.filter(|_| hint != before) {
-            self.tell(&Tone::Warning, &sentence(&hint.to_string()));
-        }
+        !look.ended
     }
 
     /// `false` when nothing runs.
     fn stop(&self) -> bool {
-        let asked = self.state.borrow().running.as_ref().map(|running| running.job.cancel()).is_some();
-        if asked {
+        let stopping = self.session.borrow_mut().stop();
+        if let Some(message) = &stopping {
             self.stop.set_sensitive(false);
-            self.tell(&Tone::Info, report::STOPPING);
+            self.tell(message);
         }
-        asked
+        stopping.is_some()
     }
 
     /// At once for the eye; a running edit ends first, at its next step.
     fn close(&self) {
-        self.state.borrow_mut().closing = true;
+        self.closing.set(true);
         self.dialog.hide();
         if !self.stop() {
             self.dialog.quit_main_loop();
@@ -395,46 +309,32 @@ impl Window {
         self.stop.set_sensitive(busy);
     }
 
-    fn tell(&self, tone: &Tone, text: &str) {
-        let icon: &CStr = match tone {
+    fn tell(&self, message: &Message) {
+        let icon: &CStr = match message.tone {
             Tone::Info => c"gtk-dialog-info",
             Tone::Success => c"gtk-apply",
             Tone::Warning => c"gtk-dialog-warning",
             Tone::Failure => c"gtk-dialog-error",
         };
         self.icon.set(icon);
-        self.status.set_text(text);
+        self.status.set_text(&message.text);
     }
 
     fn model_changed(&self) {
         let Some(Field::Model(chooser)) = self.field("model") else { return };
-        let found = models::find(chooser.entry.text().trim(), &self.folders);
-        let (description, examples) = match &found {
-            Ok(model) => {
-                let others = if model.name == BUILTIN_MODEL { report::OTHER_MODELS } else { "" };
-                (model.description.clone() + others, model.examples.as_slice())
-            }
-            Err(error) => (sentence(&error.to_string()), [].as_slice()),
-        };
-        self.description.set_text(&description);
-        self.description.0.set_visible(!description.is_empty());
-        let link = |(number, text): (usize, &String)| format!("<a href=\"{number}\">{}</a>", gtk::escaped(text));
-        let links: Vec<_> = examples.iter().take(EXAMPLES).enumerate().map(link).collect();
-        self.examples.set_markup(&format!("For example {}", links.join(", ")));
-        self.examples.0.set_visible(!links.is_empty());
-        let before = self.state.borrow().model.as_ref().map(|model| model.folder.clone());
-        // While a path is typed, its beginnings are folders, too.
-        let Some(model) = found.ok().filter(|model| model.folder.join("unet").is_dir()) else { return };
-        let is_new = before != Some(model.folder.clone());
-        self.state.borrow_mut().model = Some(model);
-        if is_new {
+        let choice = self.session.borrow_mut().choose_model(&chooser.entry.text());
+        self.description.set_text(&choice.description);
+        self.description.0.set_visible(!choice.description.is_empty());
+        self.examples.set_markup(&choice.example_links());
+        self.examples.0.set_visible(!choice.examples.is_empty());
+        if choice.is_new {
             self.apply_preset();
         }
     }
 
     /// Everything but prompt, model and seed as the model's preset says.
     fn apply_preset(&self) {
-        let Some(preset) = self.state.borrow().model.as_ref().map(Model::params) else { return };
+        let Some(preset) = self.session.borrow().preset() else { return };
         match preset {
             Ok(preset) => {
                 for (param, field) in &self.fields {
@@ -443,7 +343,7 @@ impl Window {
                     }
                 }
             }
-            Err(error) => self.tell(&Tone::Failure, &sentence(&error.to_string())),
+            Err(error) => self.tell(&Message::failure(&error)),
         }
     }
 
@@ -456,13 +356,12 @@ impl Window {
 
     fn set_new_seed(&self) {
         if let Some(Field::Spinner(spinner)) = self.field("seed") {
-            // Short enough to read, remember and type.
-            spinner.set_value((gimp::random_number() % 1_000_000) as u32);
+            spinner.set_value(gimp::new_seed());
         }
     }
 
     fn take_example(&self, number: usize) {
-        let example = self.state.borrow().model.as_ref().and_then(|model| model.examples.get(number).cloned());
+        let example = self.session.borrow().example(number);
         if let (Some(example), Some(Field::Prompt(area))) = (example, self.field("prompt")) {
             area.set_text(&example);
             area.view.grab_focus();
@@ -502,24 +401,6 @@ impl Field {
             // Got its help when it was made.
             Self::Slider(_) => {}
         }
-    }
-}
-
-/// Gives every label of the window its own key, as long as the label has a letter that is free.
-#[derive(Default)]
-struct Mnemonics(Vec<char>);
-
-impl Mnemonics {
-    /// `label` with `_` before its key: the first free letter, beginnings of words first.
-    fn mark(&mut self, label: &str) -> String {
-        let letters = || label.char_indices().filter(|(_, letter)| letter.is_ascii_alphabetic());
-        let begins_word = |&(at, _): &(usize, char)| !label[..at].ends_with(|before: char| before.is_alphanumeric());
-        let free = |(_, letter): &(usize, char)| !self.0.contains(&letter.to_ascii_uppercase());
-        let Some((at, letter)) = letters().filter(begins_word).chain(letters()).find(free) else {
-            return label.to_owned();
-        };
-        self.0.push(letter.to_ascii_uppercase());
-        format!("{}_{}", &label[..at], &label[at..])
     }
 }
 

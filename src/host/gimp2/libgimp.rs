@@ -3,8 +3,9 @@
 //! The types are not `Send`: libgimp may be called only on the thread that GIMP called.
 
 use crate::error::{Error, Result};
+use crate::host::gimp::{Kind, Mode, Rectangle, c_string};
 use crate::host::gimp2_sys as sys;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
@@ -15,11 +16,6 @@ macro_rules! gimp {
         // `CString`s of the caller; who has an `Image` or a `Layer` is on the thread that GIMP called.
         unsafe { sys::$function($($argument),*) }
     };
-}
-
-/// A text for C; NUL, which no GIMP text can hold, becomes a space.
-pub fn c_string(text: &str) -> CString {
-    CString::new(text.replace('\0', " ")).expect("NULs are replaced")
 }
 
 /// Takes over a text that libgimp or GTK has allocated; null is an empty text.
@@ -47,39 +43,6 @@ fn refused(doing: &str) -> Error {
 
 fn done(success: sys::gboolean, doing: &str) -> Result<()> {
     if success != 0 { Ok(()) } else { Err(refused(doing)) }
-}
-
-/// A rectangle in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rectangle {
-    pub x: i32,
-    pub y: i32,
-    pub width: i32,
-    pub height: i32,
-}
-
-impl Rectangle {
-    /// Pixels in it; what libgimp reports is never negative.
-    pub fn area(self) -> usize {
-        self.width as usize * self.height as usize
-    }
-}
-
-/// How the pixels of an image are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Rgb,
-    Gray,
-    Indexed,
-}
-
-/// What a drawable is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Layer,
-    FloatingSelection,
-    LayerMask,
-    Channel,
 }
 
 /// An image in GIMP, which the user may close at any time.
@@ -132,11 +95,14 @@ impl Image {
         }
     }
 
-    pub fn active_layer(self) -> Option<Layer> {
-        Layer::known(gimp!(gimp_image_get_active_layer(self.id)))
+    /// What the user works on: at most one layer in this GIMP.
+    pub fn selected_layers(self) -> Vec<Layer> {
+        Layer::known(gimp!(gimp_image_get_active_layer(self.id))).into_iter().collect()
     }
 
-    pub fn set_active_layer(self, layer: Layer) -> Result<()> {
+    /// Selects the first of `layers`.
+    pub fn select_layers(self, layers: &[Layer]) -> Result<()> {
+        let Some(layer) = layers.first() else { return Ok(()) };
         done(gimp!(gimp_image_set_active_layer(self.id, layer.id)), "activate the layer")
     }
 
@@ -328,7 +294,7 @@ impl Layer {
             let (format, data) = (sys::babl_format(format.as_ptr()), values.as_mut_ptr().cast::<c_void>());
             sys::gegl_buffer_get(
                 buffer,
-                &part.gegl(),
+                &gegl(part),
                 1.0,
                 format.cast(),
                 data,
@@ -347,7 +313,7 @@ impl Layer {
         unsafe {
             let buffer = sys::gimp_drawable_get_buffer(self.id);
             let (format, data) = (sys::babl_format(format.as_ptr()), values.as_ptr().cast::<c_void>());
-            sys::gegl_buffer_set(buffer, &part.gegl(), 0, format.cast(), data, 0);
+            sys::gegl_buffer_set(buffer, &gegl(part), 0, format.cast(), data, 0);
             sys::g_object_unref(buffer.cast());
         }
         gimp!(gimp_drawable_update(self.id, part.x, part.y, part.width, part.height));
@@ -374,10 +340,8 @@ impl Layer {
     }
 }
 
-impl Rectangle {
-    fn gegl(self) -> sys::GeglRectangle {
-        sys::GeglRectangle { x: self.x, y: self.y, width: self.width, height: self.height }
-    }
+fn gegl(part: Rectangle) -> sys::GeglRectangle {
+    sys::GeglRectangle { x: part.x, y: part.y, width: part.width, height: part.height }
 }
 
 /// Copies a parasite's data and frees it.

@@ -2,15 +2,17 @@
 //! document remembers; knows neither dialog nor procedure.
 #![forbid(unsafe_code)]
 
-use super::libgimp::{Image, Kind, Layer, Mode, ProgressBar, Rectangle};
+use super::libgimp::{Image, Layer, ProgressBar};
 use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
-use crate::host::Host;
-use crate::host::gimp::{History, PARASITE, Recipe};
+use crate::host::gimp::{History, Kind, Mode, PARASITE, Recipe, Rectangle};
 use crate::host::report::{layer_name, progress_text, stage_seconds};
+use crate::host::{self, Host};
 use crate::image::{LayerImage, MAX_AREA};
+use crate::job::Worker;
 use crate::params::Params;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 /// The layer that an edit reads, and the place where its result goes.
 pub struct Document {
@@ -73,9 +75,15 @@ impl Document {
         history
     }
 
-    /// Shows the coming edit in GIMP's own progress bar.
-    pub fn show_progress(&mut self) {
+    /// Edits and waits for it, with GIMP's own progress bar; what the user should know comes as messages.
+    pub fn edit_without_dialog(mut self, worker: &Worker, params: &Params, folders: &[PathBuf]) -> Result<Layer> {
         self.progress = Some(self.image.progress_bar("Imagic Edit"));
+        let edit = host::edit_active_layer(&mut self, worker, params, folders)?;
+        let hint = edit.hint.map(|hint| hint.to_string());
+        for note in edit.notes.iter().chain(&hint).map(String::as_str).chain(self.note) {
+            self.image.tell(note);
+        }
+        self.result.ok_or_else(|| Error::Host("the image has no result".into()))
     }
 
     /// The newest result of the same source that still lies above it, or the source.
@@ -95,7 +103,7 @@ impl Document {
             self.image.new_layer(&layer_name(params), whole.width, whole.height, *has_alpha || part != whole)?;
         layer.write_rgba(part, edit.layer.rgba());
 
-        let active = self.image.active_layer();
+        let selected = self.image.selected_layers();
         self.note = None;
         let (parent, position, place) = if self.source.is_valid() {
             let newest = self.newest(history);
@@ -124,11 +132,14 @@ impl Document {
         history.push(recipe);
         self.image.set_parasite(PARASITE, &history.to_bytes())?;
 
-        // Whatever the user works on stays active, except that a result gives way to its source.
-        let active = active.filter(|active| active.parasite(PARASITE).is_none()).unwrap_or(self.source);
-        if active.is_valid() {
-            self.image.set_active_layer(active)?;
+        // Whatever the user works on stays selected, except that a result gives way to its source.
+        let is_ours = |layer: &Layer| layer.parasite(PARASITE).is_some();
+        let mut selected: Vec<_> = selected.into_iter().filter(|layer| !is_ours(layer)).collect();
+        if selected.is_empty() {
+            selected.push(self.source);
         }
+        selected.retain(|layer| layer.is_valid());
+        self.image.select_layers(&selected)?;
         Ok(layer)
     }
 }

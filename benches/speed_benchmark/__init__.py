@@ -1,0 +1,1 @@
+"""The engine against PyTorch and diffusers, side by side; see main.py."""

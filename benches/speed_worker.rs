@@ -1,0 +1,165 @@
+//! The engine's side of `benches/speed`: prepares one operation, then runs it once for every line on its input.
+//!
+//! Its one argument is the JSON object that `speed_benchmark/main.py` writes; it answers `ready`, and each line with a JSON
+//! list of seconds: one number for each training step, one in all for anything else.
+
+use candle_core::{Device, Tensor};
+use imagic_edit::engine::imagic::{self, Setting};
+use imagic_edit::engine::random::{Purpose, Stream};
+use imagic_edit::engine::schedule::Schedule;
+use imagic_edit::engine::unet::{UNet, UNetConfig};
+use imagic_edit::engine::vae::Vae;
+use imagic_edit::engine::weights::Weights;
+use imagic_edit::engine::{EditRequest, Engine, EngineOptions, Stage};
+use imagic_edit::error::{Error, Result};
+use imagic_edit::image::LayerImage;
+use imagic_edit::params::Params;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::io::{Write, stdin, stdout};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What is measured.
+#[derive(Deserialize)]
+struct Job {
+    operation: String,
+    model: PathBuf,
+    /// Side of the latents.
+    latent: usize,
+    /// Tokens of a text.
+    tokens: usize,
+    /// Parameters of the edit; steps of the training operations.
+    params: Map<String, Value>,
+}
+
+/// Runs the operation once.
+type Operation = Box<dyn FnMut() -> Result<Vec<f64>>>;
+
+fn main() -> Result<()> {
+    let job = std::env::args().nth(1).ok_or_else(|| Error::Parameter("no job; run benches/speed".into()))?;
+    let job: Job = serde_json::from_str(&job).map_err(|error| Error::Parameter(format!("the job: {error}")))?;
+    let mut operation = prepare(job)?;
+    operation()?;
+    say("ready");
+    for _ in stdin().lines() {
+        say(&serde_json::to_string(&operation()?).expect("numbers become JSON"));
+    }
+    Ok(())
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    stdout().flush().expect("the benchmark reads this");
+}
+
+fn prepare(job: Job) -> Result<Operation> {
+    let device = Device::Cpu;
+    let mut params = Params::paper();
+    params.set_all(&job.params)?;
+    if job.operation == "edit" {
+        return edit(job, params);
+    }
+    if job.operation.starts_with("vae") {
+        let vae = Vae::read(&job.model, &device)?;
+        let normals = |shape: &[usize]| Stream::new(0u32, Purpose::VaeSample, 0).normals(shape, &device);
+        let side = job.latent * vae.downsampling;
+        return Ok(if job.operation == "vae encode" {
+            let pixels = (normals(&[1, 3, side, side])? * 0.3)?;
+            timed(move || Ok(drop(vae.encode(&pixels)?)))
+        } else {
+            let latents = normals(&[1, vae.latent_channels, job.latent, job.latent])?;
+            timed(move || Ok(drop(vae.decode(&latents)?)))
+        });
+    }
+    let config = UNetConfig::read(&job.model)?;
+    let weights = Weights::read(&job.model.join("unet"), &device)?;
+    let schedule = Schedule::read(&job.model)?;
+    let shape = [1, config.latent_channels, job.latent, job.latent];
+    let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
+    let text =
+        |step| Stream::new(0u32, Purpose::Latents, step).normals(&[1, job.tokens, config.cross_attention_dim], &device);
+    let (e, e_null) = (text(1)?, text(2)?);
+    let own = config.clone();
+    match job.operation.as_str() {
+        "forward" => {
+            let unet = UNet::new(&config, &weights)?;
+            let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
+            let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
+            let timesteps = vec![500; params.batch_size as usize];
+            Ok(timed(move || Ok(drop(unet.forward(&x, &timesteps, &e)?))))
+        }
+        "stage A step" => Ok(Box::new(move || {
+            let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
+            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut |stage, step, _, _| {
+                steps.took(stage, step)
+            })?;
+            Ok(steps.seconds)
+        })),
+        "stage B step" => Ok(Box::new(move || {
+            let mut steps = Steps::new(Stage::FineTune);
+            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            imagic::fine_tune(&setting, &weights, &x, &e, &mut |stage, step, _, _| steps.took(stage, step))?;
+            Ok(steps.seconds)
+        })),
+        "DDIM" => Ok(timed(move || {
+            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            let unet = UNet::new(&own, &weights)?;
+            imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _, _, _| Ok(()))?;
+            Ok(())
+        })),
+        other => Err(Error::Parameter(format!("no operation is called {other}"))),
+    }
+}
+
+/// A whole edit from a picture to a picture, with nothing kept from the one before.
+fn edit(job: Job, params: Params) -> Result<Operation> {
+    let side = job.latent * Vae::read(&job.model, &Device::Cpu)?.downsampling;
+    let layer = LayerImage::from_rgba8(side as u32, side as u32, &picture(side)).expect("a square of that side");
+    let model_folder = job.model;
+    Ok(timed(move || {
+        let options = EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None };
+        let (layer, params, model_folder) = (layer.clone(), params.clone(), model_folder.clone());
+        let request = EditRequest { layer, params, model_folder, familiar_psnr: None, document: String::new() };
+        Engine::new(options).edit(&request, &mut |_| ControlFlow::Continue(()))?;
+        Ok(())
+    }))
+}
+
+/// A smooth picture, RGBA.
+fn picture(side: usize) -> Vec<u8> {
+    let value = |at: usize| (at * 255 / side) as u8;
+    (0..side * side).flat_map(|i| [value(i % side), value(i / side), value((i % side + i / side) / 2), 255]).collect()
+}
+
+fn timed(mut run: impl FnMut() -> Result<()> + 'static) -> Operation {
+    Box::new(move || {
+        let start = Instant::now();
+        run()?;
+        Ok(vec![start.elapsed().as_secs_f64()])
+    })
+}
+
+/// Takes the time of each training step from the progress.
+struct Steps {
+    stage: Stage,
+    last: Instant,
+    seconds: Vec<f64>,
+}
+
+impl Steps {
+    fn new(stage: Stage) -> Self {
+        Self { stage, last: Instant::now(), seconds: Vec::new() }
+    }
+
+    fn took(&mut self, stage: Stage, step: u32) -> Result<()> {
+        assert!(stage == self.stage, "only one stage runs");
+        if step > 0 {
+            self.seconds.push(self.last.elapsed().as_secs_f64());
+        }
+        self.last = Instant::now();
+        Ok(())
+    }
+}

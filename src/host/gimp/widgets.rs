@@ -1,0 +1,451 @@
+//! The widgets of GTK that the dialogs of all GIMP versions are made of, as safe types; knows neither edit nor parameters.
+//!
+//! A `Widget` holds a reference, so its memory outlives the window it is in; GTK itself checks that a widget is of the
+//! kind that a call needs. Widgets are not `Send`: they are made and used on the thread that runs GTK's main loop.
+//! Only calls are used here that GTK 2 and GTK 3 have with the same meaning.
+
+use super::libgimp::take_text;
+use super::sys;
+use crate::host::gimp::{c_string, guard};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::mem::{MaybeUninit, transmute};
+use std::path::PathBuf;
+use std::ptr::{NonNull, null, null_mut};
+
+/// Distance between widgets in GIMP's dialogs.
+pub const SPACING: i32 = 6;
+/// Distance between a window's edge and its content in GIMP's dialogs.
+pub const BORDER: u32 = 12;
+/// Width of a field for a number, in characters.
+pub const NUMBER_WIDTH: i32 = 10;
+
+/// Calls GTK with live widgets, plain values and C strings that outlive the call.
+macro_rules! gtk {
+    ($function:ident($($argument:expr),*)) => {
+        // SAFETY: pointers come from `Widget`s, which hold references, or from C strings of the caller, which GTK
+        // copies; GTK checks each widget's type; a `Widget` exists only on GTK's thread.
+        unsafe { sys::$function($($argument),*) }
+    };
+}
+
+pub(super) use gtk;
+
+/// Any widget, and GTK's adjustments, which are objects like them.
+pub struct Widget(pub(super) NonNull<sys::GtkWidget>);
+
+impl Clone for Widget {
+    fn clone(&self) -> Self {
+        gtk!(g_object_ref(self.as_ptr()));
+        Self(self.0)
+    }
+}
+
+impl Drop for Widget {
+    fn drop(&mut self) {
+        gtk!(g_object_unref(self.as_ptr()));
+    }
+}
+
+impl Widget {
+    /// Takes part in the ownership of a widget that GTK has just made or already holds.
+    pub fn own<T>(object: *mut T) -> Self {
+        let object = NonNull::new(object.cast::<sys::GtkWidget>()).expect("GTK ends the process when it has no memory");
+        // SAFETY: a GTK constructor gave us the object; sinking its first reference makes it ours, too.
+        unsafe { sys::g_object_ref_sink(object.as_ptr().cast()) };
+        Self(object)
+    }
+
+    /// For a call that wants another type of the class hierarchy, which GTK checks.
+    pub fn as_ptr<T>(&self) -> *mut T {
+        self.0.as_ptr().cast()
+    }
+
+    pub fn set_sensitive(&self, sensitive: bool) {
+        gtk!(gtk_widget_set_sensitive(self.as_ptr(), sensitive.into()));
+    }
+
+    pub fn set_visible(&self, visible: bool) {
+        gtk!(gtk_widget_set_visible(self.as_ptr(), visible.into()));
+    }
+
+    /// Keeps the widget's visibility out of [`Dialog::show`].
+    pub fn show_only_on_demand(&self) {
+        gtk!(gtk_widget_show_all(self.as_ptr()));
+        gtk!(gtk_widget_hide(self.as_ptr()));
+        gtk!(gtk_widget_set_no_show_all(self.as_ptr(), 1));
+    }
+
+    /// Shows it and what is in it.
+    pub fn show_all(&self) {
+        gtk!(gtk_widget_show_all(self.as_ptr()));
+    }
+
+    pub fn set_tooltip(&self, text: &str) {
+        let text = c_string(text);
+        gtk!(gtk_widget_set_tooltip_text(self.as_ptr(), text.as_ptr()));
+    }
+
+    /// Size in pixels that the widget asks for, even if its content needs more and is cut off; -1 is the widget's own.
+    pub fn set_size(&self, width: i32, height: i32) {
+        gtk!(gtk_widget_set_size_request(self.as_ptr(), width, height));
+    }
+
+    pub fn grab_focus(&self) {
+        gtk!(gtk_widget_grab_focus(self.as_ptr()));
+    }
+
+    pub fn set_border(&self, pixels: u32) {
+        gtk!(gtk_container_set_border_width(self.as_ptr(), pixels));
+    }
+
+    /// Puts `child` into a container that takes one.
+    pub fn add(&self, child: &Self) {
+        gtk!(gtk_container_add(self.as_ptr(), child.as_ptr()));
+    }
+
+    /// Puts `child` into a box, at its own size.
+    pub fn pack(&self, child: &Self) {
+        gtk!(gtk_box_pack_start(self.as_ptr(), child.as_ptr(), 0, 0, 0));
+    }
+
+    /// Puts `child` into a box, where it gets the free room.
+    pub fn pack_growing(&self, child: &Self) {
+        gtk!(gtk_box_pack_start(self.as_ptr(), child.as_ptr(), 1, 1, 0));
+    }
+
+    /// Calls `body` on a signal that has no arguments and no answer.
+    pub fn connect(&self, signal: &CStr, body: impl Fn() + 'static) {
+        type Body = Box<dyn Fn()>;
+        unsafe extern "C" fn call(_widget: *mut c_void, data: *mut c_void) {
+            // SAFETY: `connect_raw` hands over the box below.
+            guard((), unsafe { &*data.cast::<Body>() });
+        }
+        let body: Body = Box::new(body);
+        // SAFETY: signals without arguments call back with the widget and our data.
+        self.connect_raw(
+            signal,
+            unsafe { transmute::<unsafe extern "C" fn(*mut c_void, *mut c_void), Callback>(call) },
+            body,
+        );
+    }
+
+    /// Calls `body` with the key; `true` says that the key is used up.
+    pub fn connect_key(&self, body: impl Fn(Key) -> bool + 'static) {
+        type Body = Box<dyn Fn(Key) -> bool>;
+        type Signature = unsafe extern "C" fn(*mut c_void, *mut sys::GdkEventKey, *mut c_void) -> c_int;
+        unsafe extern "C" fn call(_widget: *mut c_void, event: *mut sys::GdkEventKey, data: *mut c_void) -> c_int {
+            // SAFETY: GTK's event lives during the call; `connect_raw` hands over the box below.
+            let (key, body) = unsafe { (Key { value: (*event).keyval, state: (*event).state }, &*data.cast::<Body>()) };
+            guard(false, || body(key)).into()
+        }
+        let body: Body = Box::new(body);
+        // SAFETY: this signal calls back with the widget, the event and our data, and takes a gboolean.
+        self.connect_raw(c"key-press-event", unsafe { transmute::<Signature, Callback>(call) }, body);
+    }
+
+    /// Calls `body` with the address of a link in a label.
+    pub fn connect_link(&self, body: impl Fn(&str) + 'static) {
+        type Body = Box<dyn Fn(&str)>;
+        type Signature = unsafe extern "C" fn(*mut c_void, *const c_char, *mut c_void) -> c_int;
+        unsafe extern "C" fn call(_widget: *mut c_void, address: *const c_char, data: *mut c_void) -> c_int {
+            // SAFETY: GTK's text lives during the call; `connect_raw` hands over the box below.
+            let (address, body) = unsafe { (CStr::from_ptr(address), &*data.cast::<Body>()) };
+            guard((), || body(&address.to_string_lossy()));
+            // Used up: no browser is started.
+            1
+        }
+        let body: Body = Box::new(body);
+        // SAFETY: this signal calls back with the widget, the address and our data, and takes a gboolean.
+        self.connect_raw(c"activate-link", unsafe { transmute::<Signature, Callback>(call) }, body);
+    }
+
+    /// `callback` must have the signal's signature and expect a pointer to `body` as its last argument.
+    pub fn connect_raw<Body: 'static>(&self, signal: &CStr, callback: Callback, body: Body) {
+        unsafe extern "C" fn free<Body>(data: *mut c_void, _closure: *mut sys::GClosure) {
+            // SAFETY: GLib calls this once, with the box made below.
+            guard((), || drop(unsafe { Box::from_raw(data.cast::<Body>()) }));
+        }
+        let data = Box::into_raw(Box::new(body)).cast::<c_void>();
+        let flags = sys::GConnectFlags(0);
+        gtk!(g_signal_connect_data(self.as_ptr(), signal.as_ptr(), Some(callback), data, Some(free::<Body>), flags));
+    }
+}
+
+/// GLib's type of any callback.
+pub type Callback = unsafe extern "C" fn();
+
+/// A key with its modifiers.
+#[derive(Clone, Copy)]
+pub struct Key {
+    value: c_uint,
+    state: c_uint,
+}
+
+impl Key {
+    /// Return or Enter, without Shift or Control.
+    pub fn is_plain_enter(self) -> bool {
+        // <gdk/gdkkeysyms.h>: GDK_KEY_Return, GDK_KEY_KP_Enter; <gdk/gdktypes.h>: shift, control.
+        matches!(self.value, 0xff0d | 0xff8d) && self.state & 0b101 == 0
+    }
+}
+
+/// A box that puts its children below each other.
+pub fn vertical() -> Widget {
+    Widget::own(gtk!(gtk_vbox_new(0, SPACING)))
+}
+
+/// A box that puts its children beside each other.
+pub fn horizontal() -> Widget {
+    Widget::own(gtk!(gtk_hbox_new(0, SPACING)))
+}
+
+/// Text that is only read; `width` pixels wide, with as many lines as it needs.
+pub struct Label(pub Widget);
+
+impl Label {
+    pub fn new(width: i32) -> Self {
+        let label = Widget::own(gtk!(gtk_label_new(null())));
+        gtk!(gtk_label_set_line_wrap(label.as_ptr(), 1));
+        gtk!(gtk_misc_set_alignment(label.as_ptr(), 0.0, 0.0));
+        label.set_size(width, -1);
+        Self(label)
+    }
+
+    /// Lets the user mark and copy the text.
+    pub fn selectable(self) -> Self {
+        gtk!(gtk_label_set_selectable(self.0.as_ptr(), 1));
+        gtk!(gtk_widget_set_can_focus(self.0.as_ptr(), 0));
+        self
+    }
+
+    pub fn set_text(&self, text: &str) {
+        let text = c_string(text);
+        gtk!(gtk_label_set_text(self.0.as_ptr(), text.as_ptr()));
+    }
+
+    /// Pango markup, in which texts of others went through [`escaped`].
+    pub fn set_markup(&self, markup: &str) {
+        let markup = c_string(markup);
+        gtk!(gtk_label_set_markup(self.0.as_ptr(), markup.as_ptr()));
+    }
+}
+
+/// A text of several lines, which scrolls; Tab leaves it.
+pub struct TextArea {
+    pub view: Widget,
+    pub frame: Widget,
+}
+
+impl TextArea {
+    /// Around a text view, in pixels.
+    pub fn around(view: Widget, width: i32, height: i32) -> Self {
+        gtk!(gtk_text_view_set_wrap_mode(view.as_ptr(), sys::GtkWrapMode::GTK_WRAP_WORD_CHAR));
+        gtk!(gtk_text_view_set_accepts_tab(view.as_ptr(), 0));
+        let frame = Widget::own(gtk!(gtk_scrolled_window_new(null_mut(), null_mut())));
+        let (never, automatic) = (sys::GtkPolicyType::GTK_POLICY_NEVER, sys::GtkPolicyType::GTK_POLICY_AUTOMATIC);
+        gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), never, automatic));
+        gtk!(gtk_scrolled_window_set_shadow_type(frame.as_ptr(), sys::GtkShadowType::GTK_SHADOW_IN));
+        frame.add(&view);
+        frame.set_size(width, height);
+        Self { view, frame }
+    }
+
+    fn buffer(&self) -> *mut sys::GtkTextBuffer {
+        gtk!(gtk_text_view_get_buffer(self.view.as_ptr()))
+    }
+
+    pub fn text(&self) -> String {
+        let (mut start, mut end) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: GTK fills both positions before it reads them, and gives the text away.
+        unsafe {
+            sys::gtk_text_buffer_get_bounds(self.buffer(), start.as_mut_ptr(), end.as_mut_ptr());
+            take_text(sys::gtk_text_buffer_get_text(self.buffer(), start.as_ptr(), end.as_ptr(), 0))
+        }
+    }
+
+    pub fn set_text(&self, text: &str) {
+        let text = c_string(text);
+        gtk!(gtk_text_buffer_set_text(self.buffer(), text.as_ptr(), -1));
+    }
+
+    /// Marks everything, so that typing replaces it.
+    pub fn select_all(&self) {
+        let (mut start, mut end) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: GTK fills both positions before it reads them.
+        unsafe {
+            sys::gtk_text_buffer_get_bounds(self.buffer(), start.as_mut_ptr(), end.as_mut_ptr());
+            sys::gtk_text_buffer_select_range(self.buffer(), start.as_ptr(), end.as_ptr());
+        }
+    }
+}
+
+/// A text of one line; Enter there means the dialog's default button.
+pub struct Entry(pub Widget);
+
+impl Entry {
+    pub fn new() -> Self {
+        let entry = Widget::own(gtk!(gtk_entry_new()));
+        gtk!(gtk_entry_set_activates_default(entry.as_ptr(), 1));
+        gtk!(gtk_entry_set_width_chars(entry.as_ptr(), NUMBER_WIDTH));
+        Self(entry)
+    }
+
+    pub fn text(&self) -> String {
+        let text = gtk!(gtk_entry_get_text(self.0.as_ptr()));
+        // SAFETY: the entry's own text, copied at once.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    }
+
+    pub fn set_text(&self, text: &str) {
+        let text = c_string(text);
+        gtk!(gtk_entry_set_text(self.0.as_ptr(), text.as_ptr()));
+    }
+}
+
+/// A text that can be typed or chosen from a list.
+pub struct Chooser {
+    pub widget: Widget,
+    pub entry: Entry,
+}
+
+impl Chooser {
+    pub fn new<'a>(choices: impl Iterator<Item = &'a str>) -> Self {
+        let widget = Widget::own(gtk!(gtk_combo_box_text_new_with_entry()));
+        for choice in choices {
+            let choice = c_string(choice);
+            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), choice.as_ptr()));
+        }
+        let entry = Widget::own(gtk!(gtk_bin_get_child(widget.as_ptr())));
+        gtk!(gtk_entry_set_activates_default(entry.as_ptr(), 1));
+        Self { widget, entry: Entry(entry) }
+    }
+}
+
+/// A button whose text has a mnemonic.
+pub fn button(label: &str) -> Widget {
+    let label = c_string(label);
+    Widget::own(gtk!(gtk_button_new_with_mnemonic(label.as_ptr())))
+}
+
+/// A part of the dialog that can be unfolded; its text has a mnemonic.
+pub fn expander(label: &str) -> Widget {
+    let label = c_string(label);
+    Widget::own(gtk!(gtk_expander_new_with_mnemonic(label.as_ptr())))
+}
+
+/// A bar with a text in it.
+pub struct Bar(pub Widget);
+
+impl Bar {
+    pub fn new() -> Self {
+        let bar = Widget::own(gtk!(gtk_progress_bar_new()));
+        gtk!(gtk_progress_bar_set_ellipsize(bar.as_ptr(), sys::PangoEllipsizeMode::PANGO_ELLIPSIZE_END));
+        Self(bar)
+    }
+
+    /// `fraction`: 0 to 1.
+    pub fn set(&self, fraction: f64, text: &str) {
+        let text = c_string(text);
+        gtk!(gtk_progress_bar_set_fraction(self.0.as_ptr(), fraction.clamp(0.0, 1.0)));
+        gtk!(gtk_progress_bar_set_text(self.0.as_ptr(), text.as_ptr()));
+    }
+}
+
+/// A top-level window with a row of buttons. Dropping it destroys the window.
+pub struct Dialog(pub Widget);
+
+impl Drop for Dialog {
+    fn drop(&mut self) {
+        gtk!(gtk_widget_destroy(self.0.as_ptr()));
+    }
+}
+
+impl Dialog {
+    /// `number`: positive, what [`Dialog::connect_response`] will say.
+    pub fn add_button(&self, label: &str, number: i32) -> Widget {
+        let label = c_string(label);
+        Widget::own(gtk!(gtk_dialog_add_button(self.0.as_ptr(), label.as_ptr(), number)))
+    }
+
+    /// The box above the buttons.
+    pub fn content(&self) -> Widget {
+        Widget::own(gtk!(gtk_dialog_get_content_area(self.0.as_ptr())))
+    }
+
+    /// Calls `body` with the number of the button that was pressed; negative ones are GTK's own.
+    pub fn connect_response(&self, body: impl Fn(i32) + 'static) {
+        type Body = Box<dyn Fn(i32)>;
+        type Signature = unsafe extern "C" fn(*mut c_void, c_int, *mut c_void);
+        unsafe extern "C" fn call(_dialog: *mut c_void, number: c_int, data: *mut c_void) {
+            // SAFETY: `connect_raw` hands over the box below.
+            let body = unsafe { &*data.cast::<Body>() };
+            guard((), || body(number));
+        }
+        let body: Body = Box::new(body);
+        // SAFETY: this signal calls back with the dialog, the number and our data.
+        self.0.connect_raw(c"response", unsafe { transmute::<Signature, Callback>(call) }, body);
+    }
+
+    /// Calls `body` on Escape; `true` says that the dialog is to stay.
+    pub fn connect_escape(&self, body: impl Fn() -> bool + 'static) {
+        let dialog = self.0.0;
+        self.0.connect(c"close", move || {
+            if body() {
+                // SAFETY: the handler runs only while the dialog exists.
+                unsafe { sys::g_signal_stop_emission_by_name(dialog.as_ptr().cast(), c"close".as_ptr()) };
+            }
+        });
+    }
+
+    /// Calls `body` every `milliseconds` until it says `false`.
+    pub fn repeat(&self, milliseconds: u32, body: impl Fn() -> bool + 'static) {
+        type Body = Box<dyn Fn() -> bool>;
+        extern "C" fn tick(data: *mut c_void) -> c_int {
+            // SAFETY: the box made below, which `free` takes back only after the last tick.
+            let body = unsafe { &*data.cast::<Body>() };
+            guard(false, body).into()
+        }
+        extern "C" fn free(data: *mut c_void) {
+            // SAFETY: GLib calls this once, with the box made below.
+            guard((), || drop(unsafe { Box::from_raw(data.cast::<Body>()) }));
+        }
+        const DEFAULT_PRIORITY: c_int = 0;
+        let body: Body = Box::new(body);
+        let data = Box::into_raw(Box::new(body)).cast();
+        gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick), data, Some(free)));
+    }
+
+    pub fn hide(&self) {
+        gtk!(gtk_widget_hide(self.0.as_ptr()));
+    }
+
+    /// Asks for a folder; `None` when the user changed their mind.
+    pub fn choose_folder(&self, title: &str) -> Option<PathBuf> {
+        let title = c_string(title);
+        let (cancel, open) = (sys::GtkResponseType::GTK_RESPONSE_CANCEL.0, sys::GtkResponseType::GTK_RESPONSE_ACCEPT.0);
+        let action = sys::GtkFileChooserAction::GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER;
+        // SAFETY: the strings are copied; the list of buttons is pairs of text and number and ends with null.
+        let chooser = Self(Widget::own(unsafe {
+            let (stock_cancel, stock_open, end) = (c"gtk-cancel".as_ptr(), c"gtk-open".as_ptr(), null::<c_char>());
+            let parent = self.0.as_ptr();
+            sys::gtk_file_chooser_dialog_new()(
+                title.as_ptr(),
+                parent,
+                action,
+                stock_cancel,
+                cancel,
+                stock_open,
+                open,
+                end,
+            )
+        }));
+        gtk!(gtk_dialog_set_default_response(chooser.0.as_ptr(), open));
+        if gtk!(gtk_dialog_run(chooser.0.as_ptr())) != open {
+            return None;
+        }
+        let folder = gtk!(gtk_file_chooser_get_filename(chooser.0.as_ptr()));
+        // SAFETY: GTK gives the text away.
+        let folder = unsafe { take_text(folder) };
+        (!folder.is_empty()).then(|| folder.into())
+    }
+}

@@ -1,0 +1,297 @@
+//! GIMP 3: registers the procedure `plug-in-imagic-edit` as a GObject plug-in, reads its arguments and runs it with or
+//! without the dialog.
+
+mod config;
+mod dialog;
+#[path = "gimp/document.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod document;
+mod gtk;
+mod libgimp;
+#[path = "gimp/session.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod session;
+#[path = "gimp/widgets.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+#[allow(dead_code, reason = "the dialog of GIMP 2.10 makes the fields that GIMP 3 makes itself")]
+mod widgets;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::host::entry::library_folder;
+use crate::host::gimp::{c_string, guard, panicked};
+use crate::host::{self, gimp3_sys as sys, loader, report, system};
+use crate::job::Worker;
+use crate::models;
+use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
+use config::{Config, PRESET, property};
+use document::Document;
+use libgimp::{Image, Layer};
+use serde_json::Value;
+use session::Session;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::PathBuf;
+use std::ptr::null_mut;
+
+const PROCEDURE: &CStr = c"plug-in-imagic-edit";
+const MENU_LABEL: &CStr = c"_Imagic Edit...";
+const MENU_PATH: &CStr = c"<Image>/Filters";
+/// Every layer but indexed ones, whose few colors no edit would fit into.
+const IMAGE_TYPES: &CStr = c"RGB*, GRAY*";
+/// Offered when one drawable is selected: <libgimp/gimpprocedure.h>, GIMP_PROCEDURE_SENSITIVE_DRAWABLE.
+const ONE_DRAWABLE: c_int = 1;
+/// Read and written from outside: <gobject/gparam.h>, G_PARAM_READWRITE.
+const ARGUMENT: sys::GParamFlags = sys::GParamFlags(3);
+
+/// Serves GIMP until it needs us no more and returns the exit status.
+///
+/// # Safety
+/// `argv` holds the `argc` C strings with which GIMP started this process; they live as long as it does.
+pub unsafe fn main(argc: c_int, argv: *mut *mut c_char) -> Result<c_int> {
+    loader::open(c"libgimpui-3.0.so.0")?;
+    // SAFETY: the parent class is asked how large it is, and ours adds nothing; `class_init` gets a class of that size; the
+    // rest is the caller's promise.
+    unsafe {
+        let parent = sys::gimp_plug_in_get_type();
+        let mut sizes: sys::GTypeQuery = std::mem::zeroed();
+        sys::g_type_query(parent, &mut sizes);
+        let plug_in = sys::g_type_register_static_simple(
+            parent,
+            c"ImagicEdit".as_ptr(),
+            sizes.class_size,
+            Some(class_init),
+            sizes.instance_size,
+            None,
+            sys::GTypeFlags(0),
+        );
+        Ok(sys::gimp_main(plug_in, argc, argv))
+    }
+}
+
+unsafe extern "C" fn class_init(class: *mut c_void, _data: *mut c_void) {
+    let class = class.cast::<sys::GimpPlugInClass>();
+    // SAFETY: GObject hands over a class of the size that `main` registered, which begins as libgimp's.
+    unsafe {
+        (*class).query_procedures = Some(query_procedures);
+        (*class).create_procedure = Some(create_procedure);
+        // There are no translations yet; without this GIMP complains that their folder is missing.
+        (*class).set_i18n = None;
+    }
+}
+
+unsafe extern "C" fn query_procedures(_plug_in: *mut sys::GimpPlugIn) -> *mut sys::GList {
+    // SAFETY: libgimp frees the list and the copy of the name.
+    guard(null_mut(), || unsafe { sys::g_list_append(null_mut(), sys::g_strdup(PROCEDURE.as_ptr()).cast()) })
+}
+
+unsafe extern "C" fn create_procedure(plug_in: *mut sys::GimpPlugIn, name: *const c_char) -> *mut sys::GimpProcedure {
+    // SAFETY: libgimp hands over its plug-in and a C string.
+    guard(null_mut(), || unsafe { if CStr::from_ptr(name) == PROCEDURE { new_procedure(plug_in) } else { null_mut() } })
+}
+
+/// # Safety
+/// `plug_in` is the object with which libgimp called us, on its thread.
+unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedure {
+    let help = format!(
+        "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
+         layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed takes only \
+         the last stage. With preset the arguments after it come from the model's preset."
+    );
+    let (help, authors) = (c_string(&help), c"The Imagic Edit authors");
+    let plug_in_type = sys::GimpPDBProcType::GIMP_PDB_PROC_TYPE_PLUGIN;
+    // SAFETY: the caller's promise; libgimp copies every text before it returns; our `run` needs no data.
+    let procedure = unsafe {
+        let procedure =
+            sys::gimp_image_procedure_new(plug_in, PROCEDURE.as_ptr(), plug_in_type, Some(run), null_mut(), None);
+        sys::gimp_procedure_set_image_types(procedure, IMAGE_TYPES.as_ptr());
+        sys::gimp_procedure_set_sensitivity_mask(procedure, ONE_DRAWABLE);
+        sys::gimp_procedure_set_menu_label(procedure, MENU_LABEL.as_ptr());
+        sys::gimp_procedure_add_menu_path(procedure, MENU_PATH.as_ptr());
+        let summary = c"Edit the layer by a text";
+        sys::gimp_procedure_set_documentation(procedure, summary.as_ptr(), help.as_ptr(), PROCEDURE.as_ptr());
+        sys::gimp_procedure_set_attribution(procedure, authors.as_ptr(), authors.as_ptr(), c"2026".as_ptr());
+        procedure
+    };
+    let mut defaults = defaults(&models::folders(library_folder().as_deref()));
+    let mut preset_is_added = false;
+    for param in PARAMS {
+        if param.advanced && !preset_is_added {
+            preset_is_added = true;
+            // SAFETY: the procedure is new; the texts are copied.
+            unsafe { add_preset(procedure) };
+        }
+        let (name, label) = (property(param.id), c_string(&dialog::with_key(param.label)));
+        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&report::help(param)));
+        let help = help.as_ptr();
+        // SAFETY: as above.
+        unsafe {
+            match (param.domain, (param.slot)(&mut defaults)) {
+                (Domain::Integer { min, max }, Slot::Integer(value)) => {
+                    let (min, max, value) = (min as c_int, max as c_int, *value as c_int);
+                    sys::gimp_procedure_add_int_argument(procedure, name, label, help, min, max, value, ARGUMENT);
+                }
+                (Domain::Real { min, max }, Slot::Real(value)) => {
+                    sys::gimp_procedure_add_double_argument(procedure, name, label, help, min, max, *value, ARGUMENT);
+                }
+                (Domain::Text, Slot::Text(value)) => {
+                    let value = c_string(value);
+                    sys::gimp_procedure_add_string_argument(procedure, name, label, help, value.as_ptr(), ARGUMENT);
+                }
+                _ => unreachable!("a test checks that every row's domain fits its field"),
+            }
+        }
+    }
+    let (name, label) = (c"layer".as_ptr(), c"The new layer".as_ptr());
+    // SAFETY: as above. After a stop there is no layer.
+    unsafe { sys::gimp_procedure_add_layer_return_value(procedure, name, label, label, 1, ARGUMENT) };
+    procedure
+}
+
+/// # Safety
+/// `procedure` is being made.
+unsafe fn add_preset(procedure: *mut sys::GimpProcedure) {
+    let (name, label) = (property(PRESET), c_string(&dialog::with_key(dialog::PRESET_LABEL)));
+    let help = c"The settings below come from the base model's preset. Switch off to change them.";
+    // SAFETY: the caller's promise; the texts are copied.
+    unsafe {
+        sys::gimp_procedure_add_boolean_argument(procedure, name.as_ptr(), label.as_ptr(), help.as_ptr(), 1, ARGUMENT);
+    }
+}
+
+/// What the arguments are when nobody says anything else: what fits the built-in model.
+fn defaults(folders: &[PathBuf]) -> Params {
+    models::find(BUILTIN_MODEL, folders).and_then(|model| model.params()).unwrap_or_else(|_| Params::paper())
+}
+
+unsafe extern "C" fn run(
+    procedure: *mut sys::GimpProcedure,
+    mode: sys::GimpRunMode,
+    image: *mut sys::GimpImage,
+    drawables: *mut *mut sys::GimpDrawable,
+    config: *mut sys::GimpProcedureConfig,
+    _data: *mut c_void,
+) -> *mut sys::GimpValueArray {
+    // SAFETY: libgimp hands over its objects and a list that ends with null, on its thread.
+    let outcome = guard(Err(panicked()), || unsafe { edit(procedure, mode, image, drawables, config) });
+    // SAFETY: libgimp takes over the values and the error.
+    guard(null_mut(), || unsafe { answer(procedure, outcome) })
+}
+
+/// # Safety
+/// `procedure` is the one that runs.
+unsafe fn answer(procedure: *mut sys::GimpProcedure, outcome: Result<Layer>) -> *mut sys::GimpValueArray {
+    use sys::GimpPDBStatusType as Status;
+    // SAFETY: the caller's promise; libgimp owns what it gets; value 1 is the layer that `new_procedure` announced.
+    unsafe {
+        match outcome {
+            Ok(layer) => {
+                let success = Status::GIMP_PDB_SUCCESS;
+                let values = sys::gimp_procedure_new_return_values(procedure, success, null_mut());
+                sys::g_value_set_object(sys::gimp_value_array_index(values, 1), layer.object());
+                values
+            }
+            Err(Error::Cancelled) => {
+                sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_CANCEL, null_mut())
+            }
+            Err(error) => {
+                let text = c_string(&error.to_string());
+                // GIMP_PLUG_IN_ERROR has one code: 0, failed.
+                let error = sys::g_error_new_literal(sys::gimp_plug_in_error_quark(), 0, text.as_ptr());
+                sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_EXECUTION_ERROR, error)
+            }
+        }
+    }
+}
+
+/// One call of the procedure.
+///
+/// # Safety
+/// The objects are those with which libgimp called `run`, on its thread; `drawables` ends with null.
+unsafe fn edit(
+    procedure: *mut sys::GimpProcedure,
+    mode: sys::GimpRunMode,
+    image: *mut sys::GimpImage,
+    drawables: *mut *mut sys::GimpDrawable,
+    config: *mut sys::GimpProcedureConfig,
+) -> Result<Layer> {
+    // SAFETY: the caller's promise.
+    let (image, config) = unsafe { (Image::from_object(image), Config::from_object(config)) };
+    image.start();
+    // SAFETY: the caller's promise.
+    let document = Document::open(image, unsafe { only(drawables) }?)?;
+    let folders = models::folders(library_folder().as_deref());
+    system::yield_to_other_programs();
+    let worker = Worker::start(Engine::new(host::engine_options()?))?;
+    match mode {
+        sys::GimpRunMode::GIMP_RUN_INTERACTIVE => {
+            // SAFETY: the caller's promise.
+            unsafe { dialog::run(procedure, config, Session::new(document, worker, folders)) }
+        }
+        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => {
+            if config.params()?.prompt.trim().is_empty() {
+                let missing = "there are no values of a last edit; choose Filters > Imagic Edit once";
+                return Err(Error::Host(missing.into()));
+            }
+            document.edit_without_dialog(&worker, &params_of(&config, &folders)?, &folders)
+        }
+        _ => {
+            let params = params_of(&config, &folders)?;
+            no_argument_is_ignored(&config, &params, &folders)?;
+            document.edit_without_dialog(&worker, &params, &folders)
+        }
+    }
+}
+
+/// The one drawable that is to be edited.
+///
+/// # Safety
+/// `drawables` is null or a list that ends with null.
+unsafe fn only(drawables: *mut *mut sys::GimpDrawable) -> Result<Layer> {
+    // SAFETY: the caller's promise; the list is read up to its null.
+    unsafe {
+        let count =
+            if drawables.is_null() { 0 } else { (0..).take_while(|&at| !(*drawables.add(at)).is_null()).count() };
+        if count != 1 {
+            return Err(Error::Host(format!(
+                "{count} layers are selected, must be 1; click one layer in the Layers dialog"
+            )));
+        }
+        Ok(Layer::from_object(*drawables))
+    }
+}
+
+/// The parameters that the arguments mean.
+fn params_of(config: &Config, folders: &[PathBuf]) -> Result<Params> {
+    let mut given = config.params()?;
+    if given.model.trim().is_empty() {
+        given.model = BUILTIN_MODEL.to_owned();
+    }
+    given.check()?;
+    if !config.uses_preset() {
+        return Ok(given);
+    }
+    let mut params = models::find(&given.model, folders)?.params()?;
+    for param in PARAMS.iter().filter(|param| !param.advanced) {
+        params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
+    }
+    Ok(params)
+}
+
+/// Refuses a call that gives an argument whose place the preset takes.
+fn no_argument_is_ignored(config: &Config, params: &Params, folders: &[PathBuf]) -> Result<()> {
+    let (given, defaults) = (config.params()?, defaults(folders));
+    let value = |params: &Params, id: &str| -> Value { params.get(id).expect("a row of the table") };
+    let ignored = PARAMS.iter().map(|param| param.id).find(|id| {
+        let given = value(&given, id);
+        config.uses_preset() && given != value(&defaults, id) && given != value(params, id)
+    });
+    match ignored {
+        // An empty model is the built-in one.
+        None | Some("model") => Ok(()),
+        Some(id) => Err(Error::Parameter(format!(
+            "{id} is {}, but {PRESET} is on and takes {}; set {PRESET} to FALSE",
+            value(&given, id),
+            value(params, id)
+        ))),
+    }
+}

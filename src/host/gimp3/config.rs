@@ -1,0 +1,141 @@
+//! The arguments of one call as an object with properties, which GIMP keeps for the next call and in presets and which
+//! the dialog's fields show: from and to the table of parameters.
+
+use super::sys;
+use super::widgets::Widget;
+use crate::error::Result;
+use crate::host::gimp::{c_string, guard};
+use crate::params::{PARAMS, Param, Params, Slot};
+use serde_json::Value;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::mem::transmute;
+use std::ptr::{null, null_mut};
+
+/// Switches between the model's preset and the arguments of the advanced parameters.
+pub const PRESET: &str = "preset";
+
+/// Name of the argument for parameter `id`: GObject's names have no `_`.
+pub fn property(id: &str) -> CString {
+    c_string(&id.replace('_', "-"))
+}
+
+pub struct Config(Widget);
+
+impl Config {
+    /// # Safety
+    /// `config` is the one that libgimp made for the procedure in `create_procedure`.
+    pub unsafe fn from_object(config: *mut sys::GimpProcedureConfig) -> Self {
+        Self(Widget::own(config))
+    }
+
+    pub fn object<T>(&self) -> *mut T {
+        self.0.as_ptr()
+    }
+
+    /// What the arguments say, whether or not the preset goes before them.
+    pub fn params(&self) -> Result<Params> {
+        let mut params = Params::paper();
+        for param in PARAMS {
+            // JSON has no NaN or infinity; they become null, which no number's range holds.
+            params.set(param.id, &self.get(param))?;
+        }
+        Ok(params)
+    }
+
+    fn get(&self, param: &Param) -> Value {
+        match (param.slot)(&mut Params::paper()) {
+            Slot::Text(_) => {
+                let mut text: *mut c_char = null_mut();
+                self.get_property(&property(param.id), &raw mut text);
+                // SAFETY: GObject gives a copy of the text away.
+                Value::from(unsafe { super::libgimp::take_text(text) })
+            }
+            Slot::Integer(_) => {
+                let mut integer: c_int = 0;
+                self.get_property(&property(param.id), &raw mut integer);
+                Value::from(integer)
+            }
+            Slot::Real(_) => {
+                let mut real = 0.0_f64;
+                self.get_property(&property(param.id), &raw mut real);
+                Value::from(real)
+            }
+        }
+    }
+
+    /// Sets the argument of one parameter; the dialog's field follows.
+    pub fn set(&self, param: &Param, value: &Value) {
+        let name = property(param.id);
+        let end = null::<c_char>();
+        // SAFETY: the property has the type that `create_procedure` registered for the kind of slot; the value follows
+        // its name and null ends the list; GObject copies the text.
+        unsafe {
+            match (param.slot)(&mut Params::paper()) {
+                Slot::Text(_) => {
+                    let text = c_string(value.as_str().unwrap_or_default());
+                    sys::g_object_set()(self.object(), name.as_ptr(), text.as_ptr(), end);
+                }
+                Slot::Integer(_) => {
+                    let integer = value.as_i64().unwrap_or_default() as c_int;
+                    sys::g_object_set()(self.object(), name.as_ptr(), integer, end);
+                }
+                Slot::Real(_) => {
+                    let real = value.as_f64().unwrap_or_default();
+                    sys::g_object_set()(self.object(), name.as_ptr(), real, end);
+                }
+            }
+        }
+    }
+
+    /// Sets the arguments of all parameters that `which` picks.
+    pub fn set_all(&self, params: &Params, which: impl Fn(&Param) -> bool) {
+        for param in PARAMS.iter().filter(|param| which(param)) {
+            self.set(param, &params.get(param.id).expect("a row of the table"));
+        }
+    }
+
+    /// Whether the advanced parameters come from the model's preset.
+    pub fn uses_preset(&self) -> bool {
+        let mut uses: sys::gboolean = 0;
+        self.get_property(&property(PRESET), &raw mut uses);
+        uses != 0
+    }
+
+    pub fn use_preset(&self, uses: bool) {
+        let (name, end) = (property(PRESET), null::<c_char>());
+        // SAFETY: the property is a boolean; null ends the list.
+        unsafe { sys::g_object_set()(self.object(), name.as_ptr(), sys::gboolean::from(uses), end) };
+    }
+
+    /// `value` is a variable of the property's C type.
+    fn get_property<T>(&self, name: &CString, value: *mut T) {
+        let end = null::<c_char>();
+        // SAFETY: the caller's variable has the type that `create_procedure` registered for the property; null ends the
+        // list.
+        unsafe { sys::g_object_get()(self.object(), name.as_ptr(), value, end) };
+    }
+
+    /// Keeps the text of `entry` and the argument of parameter `id` the same.
+    pub fn bind_text(&self, id: &str, entry: &Widget) {
+        let both = sys::GBindingFlags(
+            sys::GBindingFlags::G_BINDING_BIDIRECTIONAL.0 | sys::GBindingFlags::G_BINDING_SYNC_CREATE.0,
+        );
+        let name = property(id);
+        // SAFETY: both objects are live and have the properties, of type string; the binding ends with either.
+        unsafe { sys::g_object_bind_property(self.object(), name.as_ptr(), entry.as_ptr(), c"text".as_ptr(), both) };
+    }
+
+    /// Calls `body` when the argument `name` has changed, whoever changed it.
+    pub fn connect_changed(&self, name: &str, body: impl Fn() + 'static) {
+        type Body = Box<dyn Fn()>;
+        type Signature = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void);
+        unsafe extern "C" fn call(_config: *mut c_void, _property: *mut c_void, data: *mut c_void) {
+            // SAFETY: `connect_raw` hands over the box below.
+            guard((), unsafe { &*data.cast::<Body>() });
+        }
+        let body: Body = Box::new(body);
+        let signal = c_string(&format!("notify::{name}"));
+        // SAFETY: this signal calls back with the object, the property and our data.
+        self.0.connect_raw(&signal, unsafe { transmute::<Signature, super::widgets::Callback>(call) }, body);
+    }
+}

@@ -1,0 +1,371 @@
+//! The dialog Filters > Imagic Edit: GIMP's own procedure dialog, in which one edit after the other runs in the background.
+
+use super::config::{Config, PRESET};
+use super::gtk::{self, Icon, ProcedureDialog};
+use super::libgimp::Layer;
+use super::session::{Message, Session, Tone};
+use super::sys;
+use super::widgets::{self, Bar, Chooser, Label, TextArea, Widget};
+use crate::error::{Error, Result};
+use crate::host::gimp::{self, Mnemonics};
+use crate::host::report::help;
+use crate::models;
+use crate::params::{Domain, PARAMS, Params};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::rc::{Rc, Weak};
+
+/// Buttons of GIMP's dialog with their keys; OK is later called Edit, but has its key when GIMP looks for double ones.
+const BUTTONS_OF_GIMP: [&str; 5] = ["Help", "Reset", "Load Saved Settings", "Save Settings", "OK"];
+/// What else can be pressed; the first two get the best keys.
+const BUTTONS: [&str; 6] = ["Edit", "New seed", "Stop", "Close", "Browse...", "Advanced"];
+/// Label of [`PRESET`].
+pub const PRESET_LABEL: &str = "The model's own settings";
+
+const EDIT: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_OK;
+const CLOSE: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_CANCEL;
+
+/// Milliseconds between two looks at the running edit.
+const POLL: u32 = 60;
+/// Width of the texts in pixels.
+const WIDTH: i32 = 460;
+/// Largest upper limit of a number that needs many digits: learning rates.
+const SMALL: f64 = 1.0;
+
+/// `label` with `_` before its key: no two texts of the dialog share one.
+pub fn with_key(label: &str) -> String {
+    let labels =
+        |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
+    let (first, others) = BUTTONS.split_at(2);
+    let ours = first.iter().copied().chain(labels(false)).chain(others.iter().copied()).chain([PRESET_LABEL]);
+    let mut mnemonics = Mnemonics::default();
+    let mut marked =
+        BUTTONS_OF_GIMP.into_iter().chain(ours).chain(labels(true)).map(|text| (text, mnemonics.mark(text)));
+    marked.find(|(text, _)| *text == label).map_or_else(|| label.to_owned(), |(_, marked)| marked)
+}
+
+/// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
+///
+/// # Safety
+/// `procedure` is the one that runs, `config` its arguments.
+pub unsafe fn run(procedure: *mut sys::GimpProcedure, config: Config, session: Session) -> Result<Layer> {
+    gtk::start(session.document.image);
+    // SAFETY: the caller's promise.
+    let window = unsafe { Window::new(procedure, config, session) };
+    window.frame.run();
+    // At once for the eye; a running edit ends first, at its next step.
+    window.frame.dialog.hide();
+    window.stop();
+    while window.session.borrow().is_running() {
+        window.frame.do_next();
+    }
+    // GIMP keeps the arguments as the last values: those of the last edit, not what was changed after it.
+    if let Some(params) = window.edited.take() {
+        window.write(&params);
+    }
+    let result = window.session.borrow().document.result;
+    result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
+}
+
+struct Window {
+    frame: ProcedureDialog,
+    config: Config,
+    prompt: TextArea,
+    model: Chooser,
+    description: Label,
+    examples: Label,
+    bar: Bar,
+    icon: Icon,
+    status: Label,
+    /// Never borrowed while a widget or an argument is changed: their signals come back here.
+    session: RefCell<Session>,
+    /// The parameters of the last edit that gave a result.
+    edited: Cell<Option<Params>>,
+}
+
+impl Window {
+    /// # Safety
+    /// As [`run`].
+    unsafe fn new(procedure: *mut sys::GimpProcedure, config: Config, session: Session) -> Rc<Self> {
+        // SAFETY: the caller's promise.
+        let frame = unsafe { ProcedureDialog::new(procedure, &config, "Imagic Edit", &with_key("Edit")) };
+        let text = || {
+            let label = Label::new(WIDTH);
+            gtk::keep_narrow(&label);
+            label
+        };
+        let (subject, description, examples, status) = (text(), text().selectable(), text(), text().selectable());
+        subject.set_text(&session.subject());
+        description.0.show_only_on_demand();
+        examples.0.show_only_on_demand();
+        let [browse, new_seed, advanced] = ["Browse...", "New seed", "Advanced"].map(with_key);
+        let (browse, new_seed) = (widgets::button(&browse), widgets::button(&new_seed));
+        browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
+        new_seed.set_tooltip("Another version of the edit.");
+
+        let prompt = TextArea::around(frame.text_view("prompt"), WIDTH, 70);
+        let known = models::list(&session.folders);
+        let model = Chooser::new(known.iter().map(|model| model.name.as_str()));
+        config.bind_text("model", &model.entry.0);
+        let (strength, seed) = (frame.slider("eta"), frame.spinner("seed"));
+        let label = |id: &str, target: &Widget| {
+            let param = PARAMS.iter().find(|param| param.id == id).expect("a row of the table");
+            target.set_tooltip(&help(param));
+            gtk::label_for(&with_key(param.label), target, &seed)
+        };
+        let (prompt_row, model_row, seed_row) = (widgets::horizontal(), widgets::horizontal(), widgets::horizontal());
+        prompt_row.pack(&label("prompt", &prompt.view));
+        prompt_row.pack_growing(&prompt.frame);
+        model_row.pack(&label("model", &model.entry.0));
+        model_row.pack_growing(&model.widget);
+        model_row.pack(&browse);
+        seed_row.pack_growing(&seed);
+        seed_row.pack(&new_seed);
+
+        let fold = widgets::expander(&advanced);
+        let (both, columns) = gtk::two_columns();
+        let folded: Vec<_> = PARAMS.iter().filter(|param| param.advanced).collect();
+        for (number, param) in folded.iter().enumerate() {
+            frame.unless(PRESET, param.id, &config);
+            let field = match param.domain {
+                Domain::Real { max, .. } if max <= SMALL => frame.small_number(param.id),
+                _ => frame.spinner(param.id),
+            };
+            columns[number / folded.len().div_ceil(columns.len())].pack(&field);
+        }
+        let settings = widgets::vertical();
+        settings.set_border(widgets::SPACING as u32);
+        settings.pack(&frame.tick(PRESET));
+        settings.pack(&both);
+        fold.add(&settings);
+
+        let (bar, icon, line) = (gtk::bar(), Icon::new(), widgets::horizontal());
+        // As high as two lines, so that the window keeps its size with most messages; longer ones make it grow.
+        icon.0.set_size(-1, 36);
+        line.pack(&icon.0);
+        line.pack_growing(&status.0);
+        let all = widgets::vertical();
+        for row in [
+            &subject.0,
+            &prompt_row,
+            &examples.0,
+            &model_row,
+            &description.0,
+            &strength,
+            &seed_row,
+            &fold,
+            &bar.0,
+            &line,
+        ] {
+            all.pack(row);
+        }
+        frame.dialog.content().pack_growing(&all);
+        all.show_all();
+
+        let (session, edited) = (RefCell::new(session), Cell::new(None));
+        let window =
+            Rc::new(Self { frame, config, prompt, model, description, examples, bar, icon, status, session, edited });
+        window.bar.set(0.0, "");
+        window.show_first_values();
+        window.connect(&browse, &new_seed);
+        window.show_busy(false);
+        window
+    }
+
+    /// Handlers hold the window weakly, or it would never go.
+    fn connect(self: &Rc<Self>, browse: &Widget, new_seed: &Widget) {
+        let on = |action: fn(&Rc<Self>)| {
+            let window: Weak<Self> = Rc::downgrade(self);
+            move || {
+                if let Some(window) = window.upgrade() {
+                    action(&window);
+                }
+            }
+        };
+        browse.connect(c"clicked", on(|window| window.choose_model_folder()));
+        new_seed.connect(c"clicked", on(|window| window.set("seed", &gimp::new_seed().into())));
+        // Also when GIMP's dialog resets the arguments or loads saved ones.
+        self.config.connect_changed("model", on(|window| window.show_model()));
+        self.config.connect_changed(PRESET, on(|window| window.apply_preset()));
+        let edit = on(Self::start);
+        self.prompt.view.connect_key(move |key| {
+            if key.is_plain_enter() {
+                edit();
+            }
+            key.is_plain_enter()
+        });
+        let window = Rc::downgrade(self);
+        self.examples.0.connect_link(move |number| {
+            if let Some(window) = window.upgrade() {
+                window.take_example(number.parse().unwrap_or(0));
+            }
+        });
+        let window = Rc::downgrade(self);
+        self.frame.dialog.connect_response(move |response| {
+            let Some(window) = window.upgrade() else { return };
+            // GIMP's dialog would end with these; its own buttons and the closing of the window go on to it.
+            if response == EDIT.0 {
+                window.frame.use_up_response();
+                window.start();
+            } else if response == CLOSE.0 && window.stop() {
+                window.frame.use_up_response();
+            }
+        });
+        let window = Rc::downgrade(self);
+        // Escape stops a running edit first; only the next one closes.
+        self.frame.dialog.connect_escape(move || window.upgrade().is_some_and(|window| window.stop()));
+    }
+
+    /// The values of this image's last edit, else those of the last edit anywhere, with which GIMP has filled the arguments.
+    fn show_first_values(&self) {
+        let of_image = self.session.borrow().document.history().last_params();
+        self.tell(&Session::greeting(of_image.is_some()));
+        if let Some(params) = &of_image {
+            self.write(params);
+        }
+        self.show_model();
+        self.prompt.select_all();
+        self.prompt.view.grab_focus();
+    }
+
+    fn set(&self, id: &str, value: &Value) {
+        self.config.set(PARAMS.iter().find(|param| param.id == id).expect("a row of the table"), value);
+    }
+
+    /// Sets all arguments.
+    fn write(&self, params: &Params) {
+        let preset = models::find(&params.model, &self.session.borrow().folders).and_then(|model| model.params());
+        let mut advanced = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id);
+        self.config.use_preset(preset.is_ok_and(|preset| advanced.all(|id| preset.get(id) == params.get(id))));
+        self.config.set_all(params, |_| true);
+    }
+
+    fn start(self: &Rc<Self>) {
+        if self.session.borrow().is_running() {
+            return;
+        }
+        let params = super::params_of(&self.config, &self.session.borrow().folders);
+        let started = params.and_then(|params| self.session.borrow_mut().start(params));
+        match started {
+            Ok(message) => {
+                self.tell(&message);
+                self.bar.set(0.0, "Starting");
+                self.show_busy(true);
+                let window = Rc::downgrade(self);
+                self.frame.dialog.repeat(POLL, move || window.upgrade().is_some_and(|window| window.look_at_job()));
+            }
+            Err(error) => {
+                self.bar.set(0.0, "");
+                self.tell(&Message::failure(&error));
+            }
+        }
+    }
+
+    /// Shows how the edit goes; `false` when there is no more to see.
+    fn look_at_job(&self) -> bool {
+        let look = self.session.borrow_mut().look(|params| {
+            self.edited.set(Some(params.clone()));
+            Ok(())
+        });
+        let Some(look) = look else { return false };
+        if let Some((fraction, text)) = &look.bar {
+            self.bar.set(*fraction, text);
+        }
+        if let Some(message) = &look.message {
+            self.tell(message);
+        }
+        if look.ended {
+            self.show_busy(false);
+        }
+        !look.ended
+    }
+
+    /// `false` when nothing runs.
+    fn stop(&self) -> bool {
+        let stopping = self.session.borrow_mut().stop();
+        if let Some(message) = &stopping {
+            self.frame.set_button_sensitive(CLOSE, false);
+            self.tell(message);
+        }
+        stopping.is_some()
+    }
+
+    /// While an edit runs, the button that closes stops it.
+    fn show_busy(&self, busy: bool) {
+        self.frame.set_button_sensitive(EDIT, !busy);
+        self.frame.set_button_sensitive(CLOSE, true);
+        self.frame.rename_button(CLOSE, &with_key(if busy { "Stop" } else { "Close" }));
+    }
+
+    fn tell(&self, message: &Message) {
+        // Names from GIMP's own icon theme.
+        let icon: &CStr = match message.tone {
+            Tone::Info => c"dialog-information",
+            Tone::Success => c"gtk-ok",
+            Tone::Warning => c"dialog-warning",
+            Tone::Failure => c"dialog-error",
+        };
+        self.icon.set(icon);
+        self.status.set_text(&message.text);
+    }
+
+    /// What the chosen model can draw, and its preset.
+    fn show_model(&self) {
+        let choice = self.session.borrow_mut().choose_model(&self.model.entry.text());
+        self.description.set_text(&choice.description);
+        self.description.0.set_visible(!choice.description.is_empty());
+        self.examples.set_markup(&choice.example_links());
+        self.examples.0.set_visible(!choice.examples.is_empty());
+        if choice.is_new {
+            self.apply_preset();
+        }
+    }
+
+    /// The advanced settings as the model's preset says, where the preset is asked for. The strength stays: saved settings
+    /// and a reset set it themselves.
+    fn apply_preset(&self) {
+        let Some(preset) = self.session.borrow().preset() else { return };
+        match preset {
+            Ok(preset) if self.config.uses_preset() => self.config.set_all(&preset, |param| param.advanced),
+            Ok(_) => {}
+            Err(error) => self.tell(&Message::failure(&error)),
+        }
+    }
+
+    fn choose_model_folder(&self) {
+        if let Some(folder) = self.frame.dialog.choose_folder("Choose the folder of a base model") {
+            self.set("model", &folder.to_string_lossy().into());
+        }
+    }
+
+    fn take_example(&self, number: usize) {
+        let example = self.session.borrow().example(number);
+        if let Some(example) = example {
+            self.prompt.set_text(&example);
+            self.prompt.view.grab_focus();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_texts_share_a_key_and_what_is_always_shown_has_one() {
+        let shown = PARAMS.iter().filter(|param| !param.advanced).map(|param| param.label);
+        let folded = PARAMS.iter().filter(|param| param.advanced).map(|param| param.label).chain([PRESET_LABEL]);
+        let key = |label: &str| with_key(label).split_once('_').and_then(|(_, key)| key.chars().next());
+        let mut keys: Vec<char> = Vec::new();
+        for label in BUTTONS_OF_GIMP.into_iter().chain(BUTTONS).chain(shown) {
+            keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {label}")));
+        }
+        keys.extend(folded.filter_map(key));
+        let mut upper: Vec<_> = keys.iter().map(char::to_ascii_uppercase).collect();
+        upper.sort_unstable();
+        upper.dedup();
+        assert_eq!(upper.len(), keys.len(), "{keys:?}");
+        assert_eq!(BUTTONS_OF_GIMP.map(with_key), ["_Help", "_Reset", "_Load Saved Settings", "_Save Settings", "_OK"]);
+    }
+}

@@ -1,0 +1,162 @@
+//! One walk through the dialog with the keyboard alone, in a real window on a virtual screen.
+//!
+//! The pictures of the screen stay in target/test-output/gimp3. GIMP tells the number of layers in its window's title.
+
+use super::screen::{PROGRAMS, Screen};
+use super::{Account, LAST_VALUES};
+use serde_json::json;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const DIALOG: &str = "^Imagic Edit$";
+
+/// Title of GIMP's window for an image with so many layers.
+fn image_with(layers: &str) -> String {
+    format!("{layers}\\) .*GIMP")
+}
+
+fn tuned_models(account: &Account) -> usize {
+    let folder = account.folder.join("cache/imagic-edit");
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors")).count()
+}
+
+/// Filters > Imagic Edit... is the last entry of the menu; GIMP offers it some moments after it has shown the image.
+fn open_dialog(screen: &Screen, image: &str) {
+    screen.activate(image);
+    screen.wait_until("the dialog", || {
+        screen.keys(&["Escape", "Escape", "Escape", "alt+r", "End"]);
+        screen.settle();
+        screen.picture("1-menu");
+        screen.keys(&["Return"]);
+        (0..5).any(|_| {
+            std::thread::sleep(Duration::from_secs(1));
+            screen.shows(DIALOG)
+        })
+    });
+    screen.activate(DIALOG);
+}
+
+#[test]
+fn the_dialog_is_usable_with_the_keyboard_alone() {
+    let missing = PROGRAMS.into_iter().find(|program| {
+        let known = Command::new("which").arg(program).stdout(Stdio::null()).status();
+        !known.is_ok_and(|status| status.success())
+    });
+    if let Some(missing) = missing {
+        assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{missing} is not installed");
+        return println!("skipped: {missing} is not installed");
+    }
+    let Some(account) = Account::new("window") else { return };
+    account.add_model("slow", json!({ "embedding_steps": 1, "tuning_steps": 100_000, "sampling_steps": 1 }));
+    account.add_model("patient", json!({ "embedding_steps": 1, "tuning_steps": 1500, "sampling_steps": 1 }));
+    let photo = account.folder.join("photo.png");
+    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
+        .save(&photo)
+        .expect("a picture");
+
+    let mut screen = Screen::start(&account.folder, "gimp3");
+    let photo = photo.to_str().expect("a path in UTF-8");
+    let gimp = account.command(&screen.display, &["dbus-run-session", "gimp-3.0", "-n", "-s", photo]);
+    screen.run(gimp);
+    let (one, two, three) = (image_with("1 layer"), image_with("2 layers"), image_with("3 layers"));
+
+    open_dialog(&screen, &one);
+    screen.write("a red square");
+    screen.settle();
+    screen.picture("2-dialog");
+    screen.keys(&["Return"]);
+    screen.wait_until("the first result", || screen.shows(&two));
+    screen.settle();
+    screen.picture("3-first-result");
+
+    // One step of undo, then another seed from the tuned model that is still in memory.
+    screen.activate(&two);
+    screen.keys(&["ctrl+z"]);
+    screen.wait_until("the undo", || screen.shows(&one));
+    let tuned = tuned_models(&account);
+    screen.activate(DIALOG);
+    screen.keys(&["alt+n"]);
+    // GTK presses a button for a quarter of a second; a key for another one in that time lets go of it.
+    screen.settle();
+    screen.keys(&["alt+e"]);
+    screen.wait_until("the result with another seed", || screen.shows(&two));
+    screen.settle();
+    screen.picture("4-tuned-model-reused");
+    assert_eq!(tuned_models(&account), tuned, "another seed tuned a model");
+
+    // What cannot be done is said in the dialog.
+    screen.keys(&["alt+t", "ctrl+a", "BackSpace", "Return"]);
+    screen.settle();
+    screen.picture("5-empty-text-refused");
+    screen.write("a blue square");
+
+    // Escape stops what runs and leaves dialog and image alone.
+    screen.keys(&["alt+b", "ctrl+a"]);
+    screen.write("slow");
+    screen.keys(&["alt+a"]);
+    screen.settle();
+    screen.picture("6-advanced");
+    screen.keys(&["alt+e"]);
+    std::thread::sleep(Duration::from_secs(3));
+    screen.picture("7-running");
+    screen.keys(&["Escape"]);
+    std::thread::sleep(Duration::from_secs(2));
+    screen.picture("8-stopped");
+    assert!(screen.shows(DIALOG), "Escape closed the dialog while an edit ran");
+    assert!(screen.shows(&two), "a stopped edit changed the image");
+
+    // The next Escape closes; GIMP keeps the values of the last edit that gave a result, and repeats it without dialog.
+    screen.keys(&["Escape"]);
+    screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
+    let kept = || fs::read_to_string(account.folder.join(LAST_VALUES)).unwrap_or_default();
+    screen.wait_until("the last values", || kept().contains("(prompt \"a red square\")"));
+    assert!(kept().contains("(model \"scenes-64\")") && !kept().contains("(seed 0)"), "{}", kept());
+    screen.activate(&two);
+    screen.keys(&["ctrl+f"]);
+    screen.wait_until("the repeated edit", || screen.shows(&three));
+    assert_eq!(tuned_models(&account), tuned, "the last values are not those of the last edit");
+    screen.keys(&["ctrl+z"]);
+    screen.wait_until("the undo of the repeated edit", || screen.shows(&two));
+
+    // Opened again, the dialog knows the values of this image's last edit: Enter repeats it.
+    open_dialog(&screen, &two);
+    screen.picture("9-opened-again");
+    screen.keys(&["Return"]);
+    screen.wait_until("the result with the last values", || screen.shows(&three));
+    screen.settle();
+    screen.picture("10-last-values");
+    assert_eq!(tuned_models(&account), tuned, "the dialog does not show the last edit");
+
+    // The window is closed while an edit runs: the edit stops, the image stays.
+    screen.activate(DIALOG);
+    screen.keys(&["alt+b", "ctrl+a"]);
+    screen.write("slow");
+    screen.keys(&["alt+e"]);
+    std::thread::sleep(Duration::from_secs(2));
+    screen.keys(&["alt+F4"]);
+    screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
+    screen.settle();
+    assert!(screen.shows(&three), "a stopped edit changed the image");
+
+    // The image is closed while an edit runs: a message, no crash.
+    open_dialog(&screen, &three);
+    screen.keys(&["alt+b", "ctrl+a"]);
+    screen.write("patient");
+    screen.keys(&["alt+e"]);
+    screen.settle();
+    screen.activate(&three);
+    screen.keys(&["ctrl+w"]);
+    screen.settle();
+    screen.keys(&["ctrl+d"]);
+    screen.wait_until("the closed image", || !screen.shows(&three));
+    assert_eq!(tuned_models(&account), tuned, "the edit ended before the image was closed");
+    screen.wait_until("the end of the edit", || tuned_models(&account) > tuned);
+    std::thread::sleep(Duration::from_secs(2));
+    screen.picture("11-image-closed");
+    screen.activate(DIALOG);
+    screen.keys(&["alt+c"]);
+    screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
+    assert!(screen.last_one_runs(), "GIMP is gone");
+}

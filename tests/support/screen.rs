@@ -1,0 +1,122 @@
+//! A virtual screen for walks through a program's windows with the keyboard alone.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The slowest thing that is waited for: GIMP's start on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Programs that it needs.
+pub const PROGRAMS: [&str; 4] = ["Xvfb", "openbox", "xdotool", "import"];
+
+/// A virtual screen with a window manager and what is started on it; all end with it.
+pub struct Screen {
+    home: PathBuf,
+    pub display: String,
+    pictures: PathBuf,
+    /// In the order in which they were started.
+    programs: Vec<Child>,
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        for program in self.programs.iter_mut().rev() {
+            // A program that has ended on its own cannot be killed.
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+    }
+}
+
+impl Screen {
+    /// Pictures of it go to target/test-output/`name`; its own programs have `home` as home.
+    pub fn start(home: &Path, name: &str) -> Self {
+        let mut server = Command::new("Xvfb")
+            .args(["-displayfd", "1", "-screen", "0", "1280x960x24"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Xvfb starts");
+        let mut display = String::new();
+        let answer = server.stdout.take().expect("a pipe");
+        BufReader::new(answer).read_line(&mut display).expect("Xvfb says its number");
+        let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-output").join(name);
+        fs::create_dir_all(&pictures).expect("a folder for pictures");
+        let display = format!(":{}", display.trim());
+        let mut screen = Self { home: home.to_owned(), display, pictures, programs: vec![server] };
+        let window_manager = screen.command("openbox");
+        screen.run(window_manager);
+        screen
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("HOME", &self.home).env("LC_ALL", "C.UTF-8").env("DISPLAY", &self.display);
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Starts a program that runs as long as the screen.
+    pub fn run(&mut self, mut command: Command) {
+        let started = command.env("DISPLAY", &self.display).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.programs.push(started.unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    }
+
+    /// Whether the program that was started last still runs.
+    pub fn last_one_runs(&mut self) -> bool {
+        self.programs.last_mut().is_some_and(|program| matches!(program.try_wait(), Ok(None)))
+    }
+
+    fn xdotool(&self, arguments: &[&str]) -> String {
+        let output = self.command("xdotool").args(arguments).output().expect("xdotool runs");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Whether a window's title matches `pattern`.
+    pub fn shows(&self, pattern: &str) -> bool {
+        !self.xdotool(&["search", "--onlyvisible", "--name", pattern]).is_empty()
+    }
+
+    pub fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            if start.elapsed() > PATIENCE {
+                self.picture("failure");
+                panic!("{what} did not come; the screen is in {}", self.pictures.display());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Gives the keyboard to the window with this title, as Alt+Tab does.
+    pub fn activate(&self, pattern: &str) {
+        self.wait_until(pattern, || self.shows(pattern));
+        self.xdotool(&["search", "--onlyvisible", "--name", pattern, "windowactivate", "--sync"]);
+        self.settle();
+    }
+
+    pub fn keys(&self, keys: &[&str]) {
+        for key in keys {
+            self.xdotool(&["key", key]);
+            std::thread::sleep(Duration::from_millis(150));
+        }
+    }
+
+    pub fn write(&self, text: &str) {
+        self.xdotool(&["type", "--delay", "20", text]);
+    }
+
+    /// Lets the windows draw what was typed.
+    pub fn settle(&self) {
+        std::thread::sleep(Duration::from_millis(700));
+    }
+
+    pub fn picture(&self, name: &str) {
+        let file = self.pictures.join(name).with_extension("png");
+        let saved = self.command("import").args(["-window", "root"]).arg(&file).status();
+        assert!(saved.is_ok_and(|status| status.success()), "no picture {}", file.display());
+    }
+}
