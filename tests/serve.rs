@@ -188,8 +188,9 @@ fn an_edit_comes_back_in_its_own_format_with_progress_and_recipe() {
     let back: Vec<u8> = pixels.chunks_exact(8).flat_map(|p| [&p[4..6], &p[2..4], &p[..2], &p[6..]].concat()).collect();
     assert_eq!(back, sixteen);
 
-    let mut params = quick("a red dog");
-    params["model"] = json!("strict");
+    // Long enough for some progress.
+    let mut params = quick("a green dog");
+    (params["model"], params["tuning_steps"]) = (json!("strict"), json!(100));
     engine.edit(4, "bgra8", &picture(), params);
     let (done, _, progress) = engine.end();
     let hint = progress.iter().find_map(|message| message["hint"].as_str()).expect("a hint before the end");

@@ -91,7 +91,7 @@ def gradient(model, depth):
     values = []
     for y in range(HEIGHT):
         for x in range(WIDTH):
-            values += [(20 + 4 * x + 30 * color) / 255 for color in range(colors)]
+            values += [(20 + 3 * x + 20 * color) / 255 for color in range(colors)]
             values.append(0.5 if x < 5 else 1.0)
     if depth == "U8":
         return bytes(round(value * 255) for value in values)

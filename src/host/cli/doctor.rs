@@ -108,7 +108,7 @@ fn krita(findings: &mut Findings) {
 fn is_enabled_in_krita(settings: &str) -> bool {
     let lines = settings.lines().map(str::trim);
     let section = lines.skip_while(|line| *line != "[python]").skip(1).take_while(|line| !line.starts_with('['));
-    section.filter_map(|line| line.strip_prefix("enable_imagic=")).next_back() == Some("true")
+    section.filter_map(|line| line.strip_prefix("enable_imagic=")).last() == Some("true")
 }
 
 /// One GIMP: whether it is here, and whether the plug-in lies in one of the `folders` where it looks.

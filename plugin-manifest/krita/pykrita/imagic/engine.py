@@ -2,7 +2,7 @@
 
 import os
 
-from PyQt5.QtCore import QObject, QProcess, QProcessEnvironment, Qt, pyqtSignal
+from PyQt5.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
 
 from .protocol import PROTOCOL, ProtocolError, Reader, encode
 
@@ -83,8 +83,8 @@ class Engine(QObject):
         process.setProcessEnvironment(environment)
         process.readyReadStandardOutput.connect(self._read)
         process.readyReadStandardError.connect(self._read_messages)
-        # Later, because it may come before start() returns, when nobody listens yet.
-        process.errorOccurred.connect(self._on_error, Qt.QueuedConnection)
+        # Later, because it may come before start() returns, when nobody listens yet; Qt cannot queue this signal.
+        process.errorOccurred.connect(lambda error: QTimer.singleShot(0, lambda: self._on_error(process, error)))
         process.finished.connect(self._on_finished)
         process.start(PROGRAM, ["serve"])
 
@@ -118,8 +118,8 @@ class Engine(QObject):
         text = bytes(self._process.readAllStandardError()).decode("utf-8", "replace")
         self._messages = (self._messages + text)[-KEPT_MESSAGES:]
 
-    def _on_error(self, error):
-        if error == QProcess.FailedToStart:
+    def _on_error(self, process, error):
+        if process is self._process and error == QProcess.FailedToStart:
             reason = self._process.errorString()
             self._end("{} does not start: {}; {}.".format(PROGRAM, reason, REMEDY))
 
