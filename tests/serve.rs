@@ -181,7 +181,8 @@ fn an_edit_comes_back_in_its_own_format_with_progress_and_recipe() {
             assert_eq!(rounded, eight[4 * pixel + from], "pixel {pixel}, channel {channel}");
         }
     }
-    let swapped: Vec<u8> = picture16().chunks_exact(8).flat_map(|p| [&p[4..6], &p[2..4], &p[..2], &p[6..]].concat()).collect();
+    let swapped: Vec<u8> =
+        picture16().chunks_exact(8).flat_map(|p| [&p[4..6], &p[2..4], &p[..2], &p[6..]].concat()).collect();
     engine.edit(3, "bgra16", &swapped, quick("a red dog"));
     let (done, pixels, _) = engine.end();
     assert_eq!(done["report"]["tuned"], "in_memory", "{done}");

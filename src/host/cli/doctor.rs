@@ -99,7 +99,8 @@ fn krita(findings: &mut Findings) {
     let settings = dirs::config_dir().map(|config| config.join("kritarc")).unwrap_or_default();
     let enabled = std::fs::read_to_string(&settings).is_ok_and(|text| is_enabled_in_krita(&text));
     if !enabled {
-        let remedy = "in Krita choose Settings > Configure Krita > Python Plugin Manager > Imagic Edit, and start it again";
+        let remedy =
+            "in Krita choose Settings > Configure Krita > Python Plugin Manager > Imagic Edit, and start it again";
         findings.wrong(&format!("the plug-in is switched off in {}", settings.display()), remedy);
     }
 }
