@@ -10,6 +10,7 @@ import zipfile
 
 from krita import Krita
 from PyQt5.QtCore import QByteArray, QRect
+from PyQt5.QtGui import QColorSpace
 
 # Name of the annotation that keeps the history, as GIMP's parasite does.
 ANNOTATION = "imagic-edit"
@@ -274,6 +275,9 @@ def _new_mask():
                 tiles = "VERSION 2\nTILEWIDTH 64\nTILEHEIGHT 64\nPIXELSIZE {}\nDATA 0\n".format(size)
                 file.writestr("mask/layers/" + name, tiles)
                 file.writestr("mask/layers/{}.defaultpixel".format(name), bytes(size))
+            # Without it Krita warns in a window that waits for an answer.
+            profile = QColorSpace(QColorSpace.SRgb).iccProfile()
+            file.writestr("mask/layers/layer1.icc", bytes(profile))
         document = application.openDocument(path)
         if document is None or not document.topLevelNodes():
             raise Refused("Krita did not make a transparency mask; choose Select > Deselect and edit the whole layer.")

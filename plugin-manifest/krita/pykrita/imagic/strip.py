@@ -52,7 +52,12 @@ class Strip(QWidget):
         self._pictures.setMovement(QListWidget.Static)
         self._pictures.setSelectionMode(QAbstractItemView.ExtendedSelection)
         self._pictures.setIconSize(QSize(self._thumbnail, self._thumbnail))
-        self._pictures.setFixedHeight(self._thumbnail + 3 * line)
+        # Room for all of them without scrolling.
+        cell = self._thumbnail + line // 2
+        frame = 2 * self._pictures.frameWidth() + 2
+        self._pictures.setGridSize(QSize(cell, self._thumbnail + 2 * line))
+        self._pictures.setFixedHeight(self._thumbnail + 2 * line + frame)
+        self._pictures.setMinimumWidth(len(ETAS) * cell + frame)
         self._large = QLabel()
         self._large.setAlignment(Qt.AlignCenter)
         buttons = QHBoxLayout()
