@@ -112,11 +112,13 @@ disable_in_krita() {
     local settings=$1
     if ! grep -qs '^enable_imagic=' "$settings"; then return; fi
     awk '/^enable_imagic=/ { next }
-         $0 == "[python]" { held = $0; next }
-         held != "" { if ($0 == "") { blank = blank "\n"; next }
-                      if ($0 !~ /^\[/) print held
-                      printf "%s", blank; held = ""; blank = "" }
-         { print }' "$settings" >"$settings.new"
+         $0 == "" { blank = blank "\n"; next }
+         $0 == "[python]" { held = blank $0 "\n"; blank = ""; next }
+         { if ($0 !~ /^\[/) printf "%s", held
+           held = ""
+           printf "%s", blank
+           blank = ""
+           print }' "$settings" >"$settings.new"
     cat "$settings.new" >"$settings"
     rm -f -- "$settings.new"
     if ! grep -q '[^[:space:]]' "$settings"; then rm -f -- "$settings"; fi
