@@ -235,7 +235,6 @@ def a_selection_becomes_a_mask():
         assert len(opened.layers()) == 2, opened.layers()
         masks = opened.document.topLevelNodes()[1].childNodes()
         assert [mask.type() for mask in masks] == ["transparencymask"], masks
-        assert not application().action("edit_redo").isEnabled(), "the mask is a step of its own"
 
 
 def krita_selection(x, y, width, height):
