@@ -69,10 +69,10 @@ fn prepare(job: Job) -> Result<Operation> {
         let side = job.latent * vae.downsampling;
         return Ok(if job.operation == "vae encode" {
             let pixels = (normals(&[1, 3, side, side])? * 0.3)?;
-            timed(move || vae.encode(&pixels).map(|_| ()))
+            timed(move || vae.encode(&pixels).map(drop))
         } else {
             let latents = normals(&[1, vae.latent_channels, job.latent, job.latent])?;
-            timed(move || vae.decode(&latents).map(|_| ()))
+            timed(move || vae.decode(&latents).map(drop))
         });
     }
     let config = UNetConfig::read(&job.model)?;
@@ -90,7 +90,7 @@ fn prepare(job: Job) -> Result<Operation> {
             let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
             let timesteps = vec![500; params.batch_size as usize];
-            Ok(timed(move || unet.forward(&x, &timesteps, &e).map(|_| ())))
+            Ok(timed(move || unet.forward(&x, &timesteps, &e).map(drop)))
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);

@@ -85,7 +85,9 @@ typedef enum imagic_format {
     /* Four bytes: blue, green, red, alpha. */
     IMAGIC_FORMAT_BGRA8 = 1,
     /* Four 16-bit numbers in the machine's byte order: red, green, blue, alpha; need not be aligned. */
-    IMAGIC_FORMAT_RGBA16 = 2
+    IMAGIC_FORMAT_RGBA16 = 2,
+    /* As RGBA16: blue, green, red, alpha. */
+    IMAGIC_FORMAT_BGRA16 = 3
 } imagic_format;
 
 /* A picture that a program lends for one call. */
@@ -142,8 +144,8 @@ const char *imagic_version(void);
  * text is NULL or has room for text_len bytes. */
 imagic_status imagic_last_error(char *text, size_t text_len, size_t *text_needed);
 
-/* The table of parameters as JSON, for building a dialog: {"parameters": [{"id", "label", "help", "kind", "min", "max",
- * "default", "source", "affects", "advanced"}]}.
+/* The table of parameters as JSON, for building a dialog: {"parameters": [{"id", "label", "help", "tooltip", "kind",
+ * "min", "max", "default", "source", "affects", "advanced"}]}.
  * The caller promises:
  * text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_parameters_json(char *text, size_t text_len, size_t *text_needed);

@@ -14,6 +14,9 @@ gimp3_profiles=("${GIMP3_DIRECTORY:-$config/GIMP/3.0}" "$config/GIMP/3.2" "$HOME
     "$HOME/.var/app/org.gimp.GIMP/config/GIMP/3.2" "$HOME/snap/gimp/current/.config/GIMP/3.0"
     "$HOME/snap/gimp/current/.config/GIMP/3.2")
 link=$HOME/.local/bin/imagic-edit
+# Krita's folders and settings: of this account, and of the flatpak.
+krita_data=(${XDG_DATA_HOME:-$HOME/.local/share}/krita "$HOME/.var/app/org.kde.krita/data/krita")
+krita_settings=("$config/kritarc" "$HOME/.var/app/org.kde.krita/config/kritarc")
 # Every file and folder that an installation made, so that uninstalling removes these and nothing else.
 manifest=$data/installed
 
@@ -24,13 +27,15 @@ usage: installer/install.sh [--demo] [--no-packages] [EDITOR...]
 
 Installs Imagic Edit for this account (Debian 12 and its relatives; elsewhere an
 editor, a C compiler and Rust have to be there already), for the named editors alone
-(gimp2, gimp3) or for all that are found; where there is none, GIMP is installed:
+(gimp2, gimp3, krita) or for all that are found; where there is none, GIMP is installed:
   $data
       program, library and the built-in model
   plug-ins/imagic-edit in the profiles of GIMP 2.10 and GIMP 3, as
   ${gimp2_profiles[0]}
   ${gimp3_profiles[0]}
       program and library: Filters > Imagic Edit
+  ${krita_data[0]}/pykrita/imagic
+      package for Krita, if it is there: Filter > Imagic Edit
   $link
       the command 'imagic-edit'
 Missing packages are installed with apt (through sudo), Rust with rustup. Running
@@ -57,7 +62,7 @@ for argument in "$@"; do
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
         --help | -h) help; exit 0 ;;
-        gimp2 | gimp3) editors+=("$argument") ;;
+        gimp2 | gimp3 | krita) editors+=("$argument") ;;
         *) printf 'install.sh: there is no option %s\n' "$argument" >&2; help >&2; exit 2 ;;
     esac
 done
@@ -80,7 +85,51 @@ remove_installed() {
     done < <(sort -r "$manifest")
 }
 
+# Whether the Krita with this resource folder is there; the flatpak is on no PATH.
+krita_is_there() {
+    case $1 in
+        */.var/app/*) [[ -d $HOME/.var/app/org.kde.krita ]] ;;
+        *) have krita || [[ -d $1 ]] ;;
+    esac
+}
+
+# Krita starts only packages that its settings name. What the user has chosen stays: on a second run there is a line already.
+enable_in_krita() {
+    local settings=$1
+    if grep -qs '^enable_imagic=' "$settings"; then return; fi
+    make_folder "$(dirname "$settings")"
+    touch "$settings"
+    awk '{ print }
+         $0 == "[python]" && !done { print "enable_imagic=true"; done = 1 }
+         END { if (!done) print "\n[python]\nenable_imagic=true" }' "$settings" >"$settings.new"
+    # Written into the old file, which may be a link.
+    cat "$settings.new" >"$settings"
+    rm -f -- "$settings.new"
+}
+
+# Takes the line back, and its section and file if nothing else is in them.
+disable_in_krita() {
+    local settings=$1
+    if ! grep -qs '^enable_imagic=' "$settings"; then return; fi
+    awk '/^enable_imagic=/ { next }
+         $0 == "" { blank = blank "\n"; next }
+         $0 == "[python]" { held = blank $0 "\n"; blank = ""; next }
+         { if ($0 !~ /^\[/) printf "%s", held
+           held = ""
+           printf "%s", blank
+           blank = ""
+           print }' "$settings" >"$settings.new"
+    cat "$settings.new" >"$settings"
+    rm -f -- "$settings.new"
+    if ! grep -q '[^[:space:]]' "$settings"; then rm -f -- "$settings"; fi
+}
+
 if [[ $uninstall = yes ]]; then
+    for index in "${!krita_data[@]}"; do
+        disable_in_krita "${krita_settings[index]}"
+        # What Python leaves beside the package.
+        rm -rf -- "${krita_data[index]}/pykrita/imagic/__pycache__"
+    done
     if [[ -f $manifest ]]; then
         remove_installed
         rm -f -- "$manifest"
@@ -135,18 +184,23 @@ found() {
 }
 found_gimp2() { found gimp2 gimp-2.10 gimp-console-2.10; }
 found_gimp3() { found gimp3 gimp-3 gimp-3.0 gimp-3.2 gimp-console-3 gimp-console-3.0; }
+found_krita() {
+    local folder
+    for folder in "${krita_data[@]}"; do if krita_is_there "$folder"; then return; fi; done
+    return 1
+}
 
 need cc gcc libc6-dev
 if [[ ${#editors[@]} = 0 ]]; then
-    for editor in gimp2 gimp3; do if "found_$editor"; then editors+=("$editor"); fi; done
+    for editor in gimp2 gimp3 krita; do if "found_$editor"; then editors+=("$editor"); fi; done
 fi
 if [[ ${#editors[@]} = 0 ]]; then
     need gimp gimp
-    for editor in gimp2 gimp3; do if "found_$editor"; then editors+=("$editor"); fi; done
+    for editor in gimp2 gimp3 krita; do if "found_$editor"; then editors+=("$editor"); fi; done
     [[ ${#editors[@]} -gt 0 ]] || fail "the GIMP of this system is neither 2.10 nor 3; see README.md"
 fi
 for editor in "${editors[@]}"; do
-    "found_$editor" || fail "there is no GIMP ${editor#gimp} for this account; install it, start it once, and start again"
+    "found_$editor" || fail "there is no ${editor/gimp/GIMP } for this account; install it, start it once, and start again"
 done
 
 # Rust: what Cargo.toml asks for is newer than what Debian 12 has.
@@ -237,6 +291,18 @@ for editor in "${editors[@]}"; do
         gimp3) into_gimp gimp3 gimp-console-3.0 gimp-console-3.2 gimp-console-3 ;;
     esac
 done
+in_krita=()
+for index in "${!krita_data[@]}"; do
+    folder=${krita_data[index]}
+    if [[ " ${editors[*]} " != *" krita "* ]] || ! krita_is_there "$folder"; then continue; fi
+    while IFS= read -r -d '' file; do
+        put 0644 "$root/plugin-manifest/krita/$file" "$folder/$file"
+    done < <(cd "$root/plugin-manifest/krita" && find actions pykrita -type f -not -name '*.pyc' -print0)
+    ln -sfn "$data/imagic-edit" "$folder/pykrita/imagic/imagic-edit"
+    installed+=("$folder/pykrita/imagic/imagic-edit")
+    enable_in_krita "${krita_settings[index]}"
+    in_krita+=("$folder/pykrita/imagic")
+done
 if [[ -e $link && ! -L $link ]]; then
     say "$link is another program and is left alone; start $data/imagic-edit instead."
 else
@@ -261,6 +327,7 @@ trap - EXIT
 
 say "$("$data/imagic-edit" --version) is installed:"
 for place in "${places[@]}"; do say "  GIMP           $place (start GIMP again: Filters > Imagic Edit)"; done
+for folder in "${in_krita[@]}"; do say "  Krita          $folder (start Krita again: Filter > Imagic Edit)"; done
 say "  command line   $link"
 say "  models         $(cd "$data/models" 2>/dev/null && ls | tr '\n' ' ')in $data/models"
 case :$PATH: in

@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
 use crate::models::{self, Model};
-use crate::params::Params;
+use crate::params::{BUILTIN_MODEL, Params};
+use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,6 +66,22 @@ pub fn request(host: &mut dyn Host, params: &Params, model_folders: &[PathBuf]) 
     params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = models::find(&params.model, model_folders)?;
     let (layer, params, document) = (host.read_layer()?, params.clone(), host.document());
+    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document })
+}
+
+/// The request for an edit of `layer` with the `chosen` parameters; those it leaves out come from the model's preset.
+pub fn request_for(
+    chosen: &Map<String, Value>,
+    layer: LayerImage,
+    document: String,
+    model_folders: &[PathBuf],
+) -> Result<EditRequest> {
+    let name = chosen.get("model").and_then(Value::as_str).unwrap_or(BUILTIN_MODEL);
+    let model = models::find(name, model_folders)?;
+    let mut params = model.params()?;
+    params.set_all(chosen)?;
+    params.check()?;
+    let Model { folder: model_folder, familiar_psnr, .. } = model;
     Ok(EditRequest { layer, params, model_folder, familiar_psnr, document })
 }
 

@@ -1,4 +1,4 @@
-//! Imagic Edit: text-based editing of one layer, inside GIMP and other programs, on the user's own machine.
+//! Imagic Edit: text-based editing of one layer, inside GIMP, Krita and other programs, on the user's own machine.
 //!
 //! # Bird's eye
 //!
@@ -9,10 +9,10 @@
 //! memory and on disk. C is cheap: another eta or seed repeats only C.
 //!
 //! ```text
-//!   GIMP 2.10      GIMP 3       C program     shell
-//!       |             |             |           |
-//!  host/gimp2.rs host/gimp3.rs host/capi.rs host/cli.rs   unsafe, C and files: only here
-//!       \_____________|_____________|___________/
+//!   GIMP 2.10      GIMP 3       C program     shell     Krita (plugin-manifest/krita)
+//!       |             |             |           |         |  messages over pipes
+//!  host/gimp2.rs host/gimp3.rs host/capi.rs host/cli.rs host/cli/serve.rs   unsafe, C and files: only here
+//!       \_____________|_____________|___________|_________/
 //!                  host.rs       layer in, new layer out
 //!                  job.rs        one thread owns the engine: submit, poll, cancel
 //!                 engine.rs      order of the stages, what is kept
@@ -27,7 +27,8 @@
 //!
 //! 1. The launcher (`main.rs`) loads this library and calls `imagic_main`, which sees who started it: a GIMP or a person.
 //!    The adapter loads that GIMP's libraries at run time; what is written once for all GIMPs is in `host/gimp`.
-//!    Another program loads the library itself and calls the functions of `include/imagic.h`.
+//!    Another program loads the library itself and calls the functions of `include/imagic.h`, or starts `imagic-edit serve`,
+//!    as the Krita package does, and sends messages: the engine is then a child that may die without its host.
 //! 2. The host adapter reads the layer ([`image::LayerImage`]: sRGB, straight alpha, 16 bits) and the parameters
 //!    ([`params::Params`], one row of [`params::PARAMS`] each) into an [`engine::EditRequest`].
 //! 3. [`job::Worker::submit`] hands it to the engine's thread; the host polls the [`job::Job`].
@@ -43,7 +44,7 @@
 //! - Everything an edit needs is in its request: the engine reads no environment and has no globals.
 //! - Host functions are called only on the thread on which the host called us.
 //! - No network connection is opened.
-//! - The document is only added to: a new layer and a note in the document, in one undo step. A stopped or failed edit
+//! - The document is only added to: a new layer and a note in the document, in one undo step (Krita's undo leaves the note). A stopped or failed edit
 //!   adds nothing.
 //!
 //! # Cross-cutting

@@ -1,6 +1,6 @@
 //! The launcher: loads the library that lies beside it and calls its one entry, with the arguments it was given.
 //!
-//! GIMP wants a program and Krita a library; so everything is in the library and this is all there is in the program.
+//! GIMP and Krita start a program, other hosts load a library; so everything is in the library and this is all there is here.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

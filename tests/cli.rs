@@ -292,7 +292,7 @@ fn help_tells_of_every_command_and_parameter() {
     let home = Home::new("help");
     let (status, overview, _) = run(&home, &["--help"]);
     assert_eq!(status, Some(0));
-    for command in ["edit", "models", "cache", "doctor"] {
+    for command in ["edit", "models", "cache", "doctor", "serve"] {
         assert!(overview.contains(&format!("imagic-edit {command}")), "{command}");
         let (status, help, messages) = run(&home, &[command, "--help"]);
         assert_eq!((status, messages.as_str()), (Some(0), ""), "{command}");

@@ -100,3 +100,35 @@ fn an_unknown_option_is_refused() {
     let (status, text) = installer(&home, &["--help"]);
     assert!(status == Some(0) && text.contains("--demo"), "{text}");
 }
+
+#[test]
+fn krita_named_alone_is_enabled_beside_what_the_user_chose_and_uninstalling_restores_the_settings() {
+    for (before, enabled) in [
+        ("[python]\nenable_other=true\n\n[theme]\nTheme=dark\n", "[python]\nenable_imagic=true\nenable_other=true\n"),
+        ("[theme]\nTheme=dark\n", "Theme=dark\n\n[python]\nenable_imagic=true\n"),
+    ] {
+        let home = Home::new("installer-krita");
+        std::fs::remove_dir_all(home.folder.join("data")).expect("it was just made");
+        for folder in ["data/krita", "config/GIMP/3.0"] {
+            std::fs::create_dir_all(home.folder.join(folder)).expect("the home is writable");
+        }
+        let settings = home.folder.join("config/kritarc");
+        std::fs::write(&settings, before).expect("the home is writable");
+
+        let (status, text) = installer(&home, &["--no-packages", "krita"]);
+        assert_eq!(status, Some(0), "{text}");
+        for file in ["pykrita/imagic.desktop", "pykrita/imagic/__init__.py", "actions/imagic.action"] {
+            assert!(home.folder.join("data/krita").join(file).is_file(), "{file}: {text}");
+        }
+        // The engine is found through it.
+        assert!(home.folder.join("data/krita/pykrita/imagic/imagic-edit").is_file(), "{text}");
+        assert!(!home.folder.join(PLUG_IN_3).exists(), "GIMP 3 was not named: {text}");
+        let now = std::fs::read_to_string(&settings).expect("the settings are there");
+        assert!(now.contains(enabled) && now.contains("[theme]\nTheme=dark\n"), "{now}");
+
+        let (status, text) = installer(&home, &["--uninstall"]);
+        assert_eq!(status, Some(0), "{text}");
+        assert_eq!(std::fs::read_to_string(&settings).expect("the settings are there"), before);
+        assert!(!home.folder.join("data/krita/pykrita/imagic").exists(), "{text}");
+    }
+}

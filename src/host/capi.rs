@@ -1,20 +1,21 @@
-//! The C ABI, for Krita and any other program; `include/imagic.h` is written from this file by `tests/capi.rs`.
+//! The C ABI, for any program that loads the library; `include/imagic.h` is written from this file by `tests/capi.rs`.
 //!
 //! Handles are opaque, made by `_new` or `_submit` and ended by `_free`. All calls on a handle may come from any
 //! thread, several at once; only `_free` must be the last. Nothing of ours ever calls into the host or waits for the engine,
 //! except [`imagic_worker_free`]. Outputs are written last and only on success.
 
 mod calls;
-mod pixels;
+pub(super) mod pixels;
 
 use super::entry::library_folder;
 use super::report::{edit_report, model_report, parameters_report};
+use super::request_for;
 use crate::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage};
 use crate::error::Error;
 use crate::image::LayerImage;
 use crate::job::{Job, JobState, Worker};
-use crate::models::{self, Model};
-use crate::params::{BUILTIN_MODEL, Params};
+use crate::models;
+use crate::params::Params;
 use calls::{Failure, cut_into, give_cut_text, give_text, guard, last_error, read_object};
 use pixels::Layout;
 use serde_json::{Map, Value, json};
@@ -100,6 +101,8 @@ pub enum ImagicFormat {
     Bgra8 = 1,
     /// Four 16-bit numbers in the machine's byte order: red, green, blue, alpha; need not be aligned.
     Rgba16 = 2,
+    /// As RGBA16: blue, green, red, alpha.
+    Bgra16 = 3,
 }
 
 /// A picture that a program lends for one call.
@@ -198,8 +201,8 @@ pub unsafe extern "C" fn imagic_last_error(
     })
 }
 
-/// The table of parameters as JSON, for building a dialog: `{"parameters": [{"id", "label", "help", "kind", "min", "max",
-/// "default", "source", "affects", "advanced"}]}`.
+/// The table of parameters as JSON, for building a dialog: `{"parameters": [{"id", "label", "help", "tooltip", "kind",
+/// "min", "max", "default", "source", "affects", "advanced"}]}`.
 ///
 /// # Safety
 /// `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
@@ -488,13 +491,7 @@ fn edit_request(
     if let Some(key) = given.keys().next() {
         return Err(Failure::argument(format!("there is no {key} in a request; there are params, document")));
     }
-    let name = chosen.get("model").and_then(Value::as_str).unwrap_or(BUILTIN_MODEL);
-    let model = models::find(name, model_folders)?;
-    let mut params = model.params()?;
-    params.set_all(&chosen)?;
-    params.check()?;
-    let Model { folder: model_folder, familiar_psnr, .. } = model;
-    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document })
+    Ok(request_for(&chosen, layer, document, model_folders)?)
 }
 
 impl ImagicJob {

@@ -7,6 +7,7 @@ mod edit;
 mod help;
 mod picture;
 mod progress;
+mod serve;
 
 use super::engine_options;
 use super::entry::library_folder;
@@ -38,7 +39,7 @@ impl From<Error> for Failure {
 }
 
 /// Commands in the order in which help lists them.
-const COMMANDS: [&str; 4] = ["edit", "models", "cache", "doctor"];
+const COMMANDS: [&str; 5] = ["edit", "models", "cache", "doctor", "serve"];
 
 /// Runs the command that `arguments` (without the program's name) ask for; returns the exit status.
 pub fn run(arguments: &[OsString]) -> c_int {
@@ -83,6 +84,10 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
             let (text, well) = doctor::examine();
             print(&text)?;
             return if well { Ok(()) } else { Err(Failure::Unwell) };
+        }
+        "serve" => {
+            Arguments::parse(rest, &[], &[])?.no_more_words()?;
+            serve::run()?;
         }
         other => {
             let hint = nearest(other, COMMANDS.into_iter())

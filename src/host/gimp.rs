@@ -110,7 +110,7 @@ pub enum Kind {
 pub const PARASITE: &str = "imagic-edit";
 
 /// Runs that a document remembers; older ones go.
-const REMEMBERED_RUNS: usize = 100;
+pub const REMEMBERED_RUNS: usize = 100;
 
 /// What a document remembers, as JSON in a parasite that is saved with it.
 #[derive(Debug, Serialize, Deserialize)]

@@ -112,6 +112,7 @@ pub fn parameters_report() -> Value {
             "id": param.id,
             "label": param.label,
             "help": param.help,
+            "tooltip": help(param),
             "kind": kind,
             "min": min,
             "max": max,
@@ -125,7 +126,7 @@ pub fn parameters_report() -> Value {
 }
 
 /// Stable name of a stage in JSON.
-fn stage_id(stage: Stage) -> &'static str {
+pub fn stage_id(stage: Stage) -> &'static str {
     match stage {
         Stage::LoadModel => "load_model",
         Stage::OptimizeTextEmbedding => "optimize_text_embedding",

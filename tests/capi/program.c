@@ -104,8 +104,8 @@ static void mistakes(const char *models) {
     REFUSED(imagic_worker_submit(worker, REQUEST("\"model\": \"no\""), &lent, &job), IMAGIC_STATUS_MODEL, "no such model");
     REFUSED(imagic_worker_submit(worker, REQUEST("\"model\": \"a.ckpt\""), &lent, &job), IMAGIC_STATUS_MODEL, "refused");
 
-    lent.format = 3;
-    REFUSED(imagic_worker_submit(worker, REQUEST(QUICK), &lent, &job), IMAGIC_STATUS_ARGUMENT, "format is 3");
+    lent.format = 4;
+    REFUSED(imagic_worker_submit(worker, REQUEST(QUICK), &lent, &job), IMAGIC_STATUS_ARGUMENT, "format is 4");
     lent = picture(), lent.width = 0;
     REFUSED(imagic_worker_submit(worker, REQUEST(QUICK), &lent, &job), IMAGIC_STATUS_ARGUMENT, "0x20 pixels");
     lent = picture(), lent.width = lent.height = UINT32_MAX;

@@ -20,10 +20,10 @@ pub struct Layout {
 impl Layout {
     /// Refuses unknown formats and sizes that make no sense.
     pub fn new(format: u32, width: u32, height: u32, stride: usize) -> Result<Self, Failure> {
-        let format = [ImagicFormat::Rgba8, ImagicFormat::Bgra8, ImagicFormat::Rgba16]
+        let format = [ImagicFormat::Rgba8, ImagicFormat::Bgra8, ImagicFormat::Rgba16, ImagicFormat::Bgra16]
             .into_iter()
             .find(|known| format == *known as u32)
-            .ok_or_else(|| Failure::argument(format!("format is {format}, must be 0 to 2")))?;
+            .ok_or_else(|| Failure::argument(format!("format is {format}, must be 0 to 3")))?;
         let area = u64::from(width) * u64::from(height);
         if area == 0 || area > MAX_AREA {
             return Err(Failure::argument(format!(
@@ -31,7 +31,10 @@ impl Layout {
             )));
         }
         let too_long = || Failure::argument(format!("stride is {stride}, which does not fit into memory"));
-        let pixel = if format == ImagicFormat::Rgba16 { 8 } else { 4 };
+        let pixel = match format {
+            ImagicFormat::Rgba8 | ImagicFormat::Bgra8 => 4,
+            ImagicFormat::Rgba16 | ImagicFormat::Bgra16 => 8,
+        };
         let row = (width as usize).checked_mul(pixel).ok_or_else(too_long)?;
         if stride < row {
             return Err(Failure::argument(format!("stride is {stride}, must be at least {row}")));
@@ -51,10 +54,13 @@ impl Layout {
                 swap_red_and_blue(&mut rgba);
                 LayerImage::from_rgba8(self.width, self.height, &rgba)
             }
-            ImagicFormat::Rgba16 => {
+            ImagicFormat::Rgba16 | ImagicFormat::Bgra16 => {
                 let pairs = rows.flat_map(|row| row.chunks_exact(2));
-                let values = pairs.map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
-                LayerImage::new(self.width, self.height, values.collect())
+                let mut values: Vec<_> = pairs.map(|pair| u16::from_ne_bytes([pair[0], pair[1]])).collect();
+                if self.format == ImagicFormat::Bgra16 {
+                    swap_red_and_blue(&mut values);
+                }
+                LayerImage::new(self.width, self.height, values)
             }
         };
         let (width, height) = (self.width, self.height);
@@ -71,6 +77,11 @@ impl Layout {
                 bgra
             }
             ImagicFormat::Rgba16 => layer.rgba().iter().flat_map(|value| value.to_ne_bytes()).collect(),
+            ImagicFormat::Bgra16 => {
+                let mut bgra = layer.rgba().to_vec();
+                swap_red_and_blue(&mut bgra);
+                bgra.iter().flat_map(|value| value.to_ne_bytes()).collect()
+            }
         };
         for (row, packed) in target.chunks_mut(self.stride).zip(packed.chunks(self.row)) {
             row[..self.row].copy_from_slice(packed);
@@ -78,6 +89,6 @@ impl Layout {
     }
 }
 
-fn swap_red_and_blue(pixels: &mut [u8]) {
+fn swap_red_and_blue<T>(pixels: &mut [T]) {
     pixels.chunks_exact_mut(4).for_each(|pixel| pixel.swap(0, 2));
 }

@@ -77,6 +77,39 @@ fn editors(findings: &mut Findings) {
     if !found.contains(&true) {
         findings.wrong("there is no GIMP on this machine", "sudo apt install gimp, then installer/install.sh");
     }
+    krita(findings);
+}
+
+/// Krita needs the package, its way to the engine, and a line in its settings.
+fn krita(findings: &mut Findings) {
+    let Some(program) = on_path("krita") else {
+        return findings.good("Krita is not on the PATH, so nothing is to be said of it");
+    };
+    findings.good(&format!("Krita, {}", program.display()));
+    let again = &format!("{INSTALL} and start Krita again");
+    let Some(package) = dirs::data_dir().map(|data| data.join("krita/pykrita/imagic")) else { return };
+    let launcher = package.join(LAUNCHER);
+    if !package.join("__init__.py").is_file() || !package.with_extension("desktop").is_file() {
+        return findings.wrong("the plug-in is not installed in Krita", again);
+    }
+    match first_line(&launcher, "--version") {
+        Some(version) => findings.good(&format!("{version} serves Krita from {}", launcher.display())),
+        None => findings.wrong(&format!("{} does not start", launcher.display()), again),
+    }
+    let settings = dirs::config_dir().map(|config| config.join("kritarc")).unwrap_or_default();
+    let enabled = std::fs::read_to_string(&settings).is_ok_and(|text| is_enabled_in_krita(&text));
+    if !enabled {
+        let remedy =
+            "in Krita choose Settings > Configure Krita > Python Plugin Manager > Imagic Edit, and start it again";
+        findings.wrong(&format!("the plug-in is switched off in {}", settings.display()), remedy);
+    }
+}
+
+/// What Krita's settings say of our package.
+fn is_enabled_in_krita(settings: &str) -> bool {
+    let lines = settings.lines().map(str::trim);
+    let section = lines.skip_while(|line| *line != "[python]").skip(1).take_while(|line| !line.starts_with('['));
+    section.filter_map(|line| line.strip_prefix("enable_imagic=")).last() == Some("true")
 }
 
 /// One GIMP: whether it is here, and whether the plug-in lies in one of the `folders` where it looks.
@@ -292,4 +325,23 @@ fn on_path(program: &str) -> Option<PathBuf> {
 fn first_line(program: &Path, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plug_in_is_enabled_by_its_line_in_the_right_section() {
+        for (settings, enabled) in [
+            ("[python]\nenable_imagic=true\n", true),
+            ("[a]\nb=c\n\n[python]\nenable_other=true\nenable_imagic=true\n[z]\n", true),
+            ("[python]\nenable_imagic=false\n", false),
+            ("[a]\nenable_imagic=true\n[python]\n", false),
+            ("[python]\n[z]\nenable_imagic=true\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_enabled_in_krita(settings), enabled, "{settings}");
+        }
+    }
 }

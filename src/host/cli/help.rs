@@ -20,10 +20,11 @@ Usage:
   imagic-edit cache list [--json]    tuned models that are kept on disk
   imagic-edit cache clear            remove them
   imagic-edit doctor                 check the installation
+  imagic-edit serve                  for host programs: edit by messages
   imagic-edit COMMAND --help         more about one of these
   imagic-edit --version
 
-In GIMP the same is under Filters: Imagic Edit.
+In GIMP and Krita the same is under Filters: Imagic Edit.
 
 Example:
   imagic-edit edit dog.png --prompt \"a dog sitting\" -o out.png --eta 0.6 --eta 0.8
@@ -64,6 +65,47 @@ Checks the installation: which host editors are there and whether the plug-in is
 installed in them, whether all installed copies are of one version, the
 processor, the models (each draws a tiny picture), memory, disk and cache.
 Says how to mend what is wrong; exit status 1 if something is.
+"
+        .to_owned(),
+        "serve" => "\
+imagic-edit serve
+
+For programs, such as the Krita plug-in, that want the engine in a process of
+its own: if it dies, the program lives. Both sides send messages: one line, a
+JSON object, and after it as many bytes of pixels as its 'bytes' says (no
+'bytes', no pixels). Errors and progress come as texts for people. Standard
+input ends: serve ends, whatever runs. Protocol version 1:
+
+First comes
+  {\"event\": \"hello\", \"protocol\": 1, \"version\", \"parameters\", \"models\",
+   \"builtin_model\", \"last_values\", \"remembered_runs\", \"texts\"}
+'parameters' is the table for a dialog, 'models' what 'imagic-edit models
+--json' lists, 'last_values' the parameters of the last edit or null,
+'remembered_runs' how many edits a document should remember.
+
+  {\"do\": \"edit\", \"job\": 1, \"params\": {\"prompt\": \"...\"}, \"document\": \"...\",
+   \"width\": W, \"height\": H, \"format\": \"bgra8\", \"bytes\": W*H*4}
+Missing parameters come from the model's preset. Formats: rgba8, bgra8, rgba16,
+bgra16 (numbers in the machine's byte order); straight alpha, sRGB. Edits run
+one after the other; each is answered by any number of
+  {\"event\": \"progress\", \"job\", \"stage\", \"step\", \"steps\", \"loss\", \"fraction\",
+   \"seconds_left\", \"text\", \"hint\"}
+and then by one of
+  {\"event\": \"done\", \"job\", \"name\", \"summary\", \"report\", \"bytes\"}
+      the edited pixels follow, in the same format; 'name' is for the layer
+  {\"event\": \"stopped\", \"job\"}
+  {\"event\": \"failed\", \"job\", \"message\"}
+
+  {\"do\": \"stop\", \"job\": 1}          ends with 'stopped' within one step
+  {\"do\": \"models\"}                  {\"event\": \"models\", \"models\"}
+  {\"do\": \"model\", \"name\": \"/a/b\"}  {\"event\": \"model\", \"name\", \"model\"}, or with
+                                    \"model\": null and \"message\"
+  {\"do\": \"remember\", \"params\": {}}  the next dialog, in any host, starts with
+                                    these
+
+What cannot be understood is answered by 'failed', its job null if none was
+named. After a line that is not a JSON object the program ends with status 1,
+because nobody knows where the next message begins.
 "
         .to_owned(),
         _ => return None,

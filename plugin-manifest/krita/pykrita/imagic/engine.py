@@ -1,0 +1,148 @@
+"""The engine as a child process, so that its end is not Krita's; knows no documents and no widgets."""
+
+import os
+
+from PyQt5.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
+
+from .protocol import PROTOCOL, ProtocolError, Reader, encode
+
+# Put here by the installer, as a link.
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "imagic-edit")
+
+REMEDY = "run installer/install.sh again and restart Krita"
+
+# How much of what the engine wrote on its error output is kept.
+KEPT_MESSAGES = 2000
+
+
+class Engine(QObject):
+    """One process for all dialogs: started when one needs it, again after it died, and ended with the last dialog."""
+
+    # The greeting came: parameters, models, texts.
+    ready = pyqtSignal(dict)
+    # It does not start, or died; the text is a sentence with a remedy. Running jobs hear it as well.
+    died = pyqtSignal(str)
+    # An answer that belongs to no job.
+    answered = pyqtSignal(dict)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self.hello = None
+        self._process = None
+        self._reader = None
+        self._users = set()
+        # Who listens, by job number.
+        self._listeners = {}
+        self._last_job = 0
+        self._messages = ""
+
+    def attach(self, user):
+        """`user` needs the engine from now on."""
+        self._users.add(user)
+        if self._process is None:
+            self._start()
+        elif self.hello is not None:
+            self.ready.emit(self.hello)
+
+    def detach(self, user):
+        """`user` needs it no more."""
+        self._users.discard(user)
+        if not self._users and self._process is not None:
+            # The engine ends when its input does.
+            process, self._process, self.hello = self._process, None, None
+            self._listeners.clear()
+            process.disconnect()
+            process.finished.connect(process.deleteLater)
+            process.closeWriteChannel()
+
+    def submit(self, message, pixels, listener):
+        """Starts an edit and returns its number; `listener(message, pixels)` hears of it until it has ended."""
+        if self._process is None:
+            self._start()
+        self._last_job += 1
+        self._listeners[self._last_job] = listener
+        self.ask(dict(message, do="edit", job=self._last_job), pixels)
+        return self._last_job
+
+    def stop(self, job):
+        """Asks the job to stop; it does within one step."""
+        self.ask({"do": "stop", "job": job})
+
+    def ask(self, message, pixels=b""):
+        """Sends one message; without an engine there is nobody to hear it."""
+        if self._process is not None:
+            self._process.write(encode(message, pixels))
+
+    def _start(self):
+        self._process = process = QProcess(self)
+        self._reader = Reader()
+        self._messages = ""
+        environment = QProcessEnvironment.systemEnvironment()
+        # Krita's AppImage sets it for its own libraries.
+        environment.remove("LD_LIBRARY_PATH")
+        process.setProcessEnvironment(environment)
+        process.readyReadStandardOutput.connect(self._read)
+        process.readyReadStandardError.connect(self._read_messages)
+        # Later, because it may come before start() returns, when nobody listens yet; Qt cannot queue this signal.
+        process.errorOccurred.connect(lambda error: QTimer.singleShot(0, lambda: self._on_error(process, error)))
+        process.finished.connect(self._on_finished)
+        process.start(PROGRAM, ["serve"])
+
+    def _read(self):
+        try:
+            messages = self._reader.feed(bytes(self._process.readAllStandardOutput()))
+        except ProtocolError as error:
+            self._end("{}; {}.".format(_capitalized(error), REMEDY))
+            return
+        for message, pixels in messages:
+            self._hear(message, pixels)
+
+    def _hear(self, message, pixels):
+        if message["event"] == "hello":
+            if message["protocol"] != PROTOCOL:
+                self._end("The engine and this plug-in are of different versions; {}.".format(REMEDY))
+                return
+            self.hello = message
+            self.ready.emit(message)
+            return
+        job = message.get("job")
+        listener = self._listeners.get(job)
+        if message["event"] in ("done", "stopped", "failed"):
+            self._listeners.pop(job, None)
+        if listener is not None:
+            listener(message, pixels)
+        elif job is None:
+            self.answered.emit(message)
+
+    def _read_messages(self):
+        text = bytes(self._process.readAllStandardError()).decode("utf-8", "replace")
+        self._messages = (self._messages + text)[-KEPT_MESSAGES:]
+
+    def _on_error(self, process, error):
+        if process is self._process and error == QProcess.FailedToStart:
+            reason = self._process.errorString()
+            self._end("{} does not start: {}; {}.".format(PROGRAM, reason, REMEDY))
+
+    def _on_finished(self, status, how):
+        self._read_messages()
+        what = "The engine crashed" if how == QProcess.CrashExit else "The engine ended with status {}".format(status)
+        last = self._messages.strip().splitlines()[-1:]
+        said = " It said last: {}".format(last[0]) if last else ""
+        remedy = "the next edit starts it anew; if this comes again, imagic-edit doctor in a terminal says what is wrong"
+        self._end("{}. The document is untouched, and {}.{}".format(what, remedy, said))
+
+    def _end(self, reason):
+        """Whoever waits for the engine hears why it is gone."""
+        process, self._process, self.hello = self._process, None, None
+        process.disconnect()
+        process.kill()
+        process.deleteLater()
+        listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            listener({"event": "failed", "message": reason}, b"")
+        self.died.emit(reason)
+
+
+def _capitalized(error):
+    text = str(error)
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,219 @@
+"""One widget for each row of the table of parameters, which the engine sends; knows neither engine nor documents."""
+
+import random
+
+from PyQt5.QtCore import QEvent, Qt, pyqtSignal
+from PyQt5.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QSlider,
+    QSpinBox,
+    QWidget,
+)
+
+# Steps of a slider in one unit of its parameter.
+SLIDER_STEPS = 20
+
+
+class Mnemonics:
+    """Gives every label of the dialog its own key, as long as the label has a letter that is free."""
+
+    def __init__(self):
+        self._taken = set()
+
+    def mark(self, label):
+        """`label` with `&` before its key: the first free letter, beginnings of words first."""
+        letters = [at for at, letter in enumerate(label) if letter.isascii() and letter.isalpha()]
+        begins = [at for at in letters if at == 0 or not label[at - 1].isalnum()]
+        for at in begins + letters:
+            if label[at].upper() not in self._taken:
+                self._taken.add(label[at].upper())
+                return label[:at] + "&" + label[at:]
+        return label
+
+
+class Field(QWidget):
+    """What all fields share; `value` and `set_value` speak the parameter's JSON."""
+
+    # What the label's key goes to.
+    focus = None
+    changed = pyqtSignal()
+
+    def __init__(self, row):
+        super().__init__()
+        self.row = row
+        self.line = QHBoxLayout(self)
+        self.line.setContentsMargins(0, 0, 0, 0)
+
+    def put(self, *widgets):
+        """Adds widgets from left to right; the first one gets the room."""
+        for widget in widgets:
+            widget.setToolTip(self.row["tooltip"])
+            self.line.addWidget(widget, 0 if self.line.count() else 1)
+        if self.focus is None:
+            self.focus = widgets[0]
+
+
+class Prompt(Field):
+    """The target text; Enter starts the edit."""
+
+    entered = pyqtSignal()
+
+    def __init__(self, row, mnemonics):
+        super().__init__(row)
+        self.earlier = QPushButton(mnemonics.mark("Earlier edits"))
+        self.text = QPlainTextEdit()
+        self.text.setTabChangesFocus(True)
+        self.text.setMinimumWidth(36 * self.text.fontMetrics().averageCharWidth())
+        self.text.setFixedHeight(4 * self.text.fontMetrics().lineSpacing())
+        self.text.installEventFilter(self)
+        self.put(self.text, self.earlier)
+        self.earlier.setToolTip("Takes text and settings of an earlier edit of this document.")
+        self.line.setAlignment(self.earlier, Qt.AlignTop)
+
+    def eventFilter(self, watched, event):
+        """Shift+Enter begins a new line."""
+        if event.type() == QEvent.KeyPress and event.key() in (Qt.Key_Return, Qt.Key_Enter):
+            if not event.modifiers() & ~Qt.KeypadModifier:
+                self.entered.emit()
+                return True
+        return super().eventFilter(watched, event)
+
+    def value(self):
+        return self.text.toPlainText()
+
+    def set_value(self, value):
+        self.text.setPlainText(value)
+
+
+class Model(Field):
+    """Name of an installed model, or a folder."""
+
+    def __init__(self, row, mnemonics, names):
+        super().__init__(row)
+        self.choice = QComboBox()
+        self.choice.setEditable(True)
+        self.choice.addItems(names)
+        browse = QPushButton(mnemonics.mark("Browse..."))
+        self.put(self.choice, browse)
+        browse.setToolTip("Choose a folder with a Stable Diffusion model in diffusers layout.")
+        self.choice.editTextChanged.connect(lambda _: self.changed.emit())
+        browse.clicked.connect(self._browse)
+
+    def _browse(self):
+        folder = QFileDialog.getExistingDirectory(self, "Choose the folder of a base model")
+        if folder:
+            self.set_value(folder)
+
+    def value(self):
+        return self.choice.currentText().strip()
+
+    def set_value(self, value):
+        self.choice.setEditText(value)
+
+
+class Seed(Field):
+    """A whole number, and a button for another one."""
+
+    def __init__(self, row, mnemonics):
+        super().__init__(row)
+        self.number = _spin_box(row)
+        new = QPushButton(mnemonics.mark("New seed"))
+        self.put(self.number, new)
+        new.setToolTip("Another version of the edit.")
+        # Short enough to read, remember and type.
+        new.clicked.connect(lambda: self.number.setValue(random.randrange(1_000_000)))
+
+    def value(self):
+        return self.number.value()
+
+    def set_value(self, value):
+        self.number.setValue(int(value))
+
+
+class Slider(Field):
+    """A number that is felt rather than typed."""
+
+    def __init__(self, row):
+        super().__init__(row)
+        self.slider = QSlider(Qt.Horizontal)
+        self.slider.setRange(round(row["min"] * SLIDER_STEPS), round(row["max"] * SLIDER_STEPS))
+        self.slider.setPageStep(2)
+        self.number = QDoubleSpinBox()
+        self.number.setRange(row["min"], row["max"])
+        self.number.setSingleStep(1 / SLIDER_STEPS)
+        self.slider.valueChanged.connect(self._slid)
+        self.number.valueChanged.connect(self._typed)
+        self.put(self.slider, self.number)
+        self.focus = self.number
+
+    def _slid(self, at):
+        self.number.setValue(at / SLIDER_STEPS)
+
+    def _typed(self, value):
+        # A typed number may lie between two places of the slider and must stay as it is.
+        self.slider.blockSignals(True)
+        self.slider.setValue(round(value * SLIDER_STEPS))
+        self.slider.blockSignals(False)
+
+    def value(self):
+        return round(self.number.value(), 3)
+
+    def set_value(self, value):
+        self.number.setValue(float(value))
+
+
+class Whole(Field):
+    """A whole number."""
+
+    def __init__(self, row):
+        super().__init__(row)
+        self.number = _spin_box(row)
+        self.put(self.number)
+
+    def value(self):
+        return self.number.value()
+
+    def set_value(self, value):
+        self.number.setValue(int(value))
+
+
+class Number(Field):
+    """A number of any size; the engine says what is wrong with it."""
+
+    def __init__(self, row):
+        super().__init__(row)
+        self.text = QLineEdit()
+        self.put(self.text)
+
+    def value(self):
+        return self.text.text().strip().replace(",", ".")
+
+    def set_value(self, value):
+        self.text.setText(str(value))
+
+
+def make(row, mnemonics, model_names):
+    """The field for one row of the table."""
+    if row["id"] == "prompt":
+        return Prompt(row, mnemonics)
+    if row["id"] == "model":
+        return Model(row, mnemonics, model_names)
+    if row["id"] == "seed":
+        return Seed(row, mnemonics)
+    if row["kind"] == "integer":
+        return Whole(row)
+    if row["kind"] == "real" and not row["advanced"]:
+        return Slider(row)
+    return Number(row)
+
+
+def _spin_box(row):
+    box = QSpinBox()
+    box.setRange(row["min"], row["max"])
+    return box

@@ -1,0 +1,344 @@
+//! The command `serve`: the engine as a child process of a host program, by messages over standard input and output. What
+//! `imagic-edit serve --help` prints is the protocol.
+//!
+//! A host that loads the library dies with it; this way only the child does, and the user's unsaved work stays.
+#![forbid(unsafe_code)]
+
+use super::{Failure, model_folders};
+use crate::engine::{Edit, Engine, Progress};
+use crate::error::{Error, Result};
+use crate::host::capi::ImagicFormat;
+use crate::host::capi::pixels::Layout;
+use crate::host::gimp::{REMEMBERED_RUNS, last_values, remember_values};
+use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text, sentence};
+use crate::host::{self, POLL, engine_options, system};
+use crate::image::MAX_AREA;
+use crate::job::{Job, JobState, Worker};
+use crate::models;
+use crate::params::{BUILTIN_MODEL, Params};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
+use std::path::PathBuf;
+
+/// Version of the protocol. It grows with every change that a host would notice.
+const PROTOCOL: u32 = 1;
+
+/// Bytes of a message's line; a prompt of a thousand words is a hundredth of it.
+const MAX_LINE: u64 = 1 << 20;
+
+/// Bytes of the largest picture, as 16-bit RGBA.
+const MAX_PIXELS: u64 = MAX_AREA * 8;
+
+/// What a host asks for.
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+enum Request {
+    Edit(EditOrder),
+    Stop { job: u64 },
+    Models,
+    Model { name: String },
+    Remember { params: Map<String, Value> },
+}
+
+#[derive(Deserialize)]
+struct EditOrder {
+    job: u64,
+    params: Map<String, Value>,
+    #[serde(default)]
+    document: String,
+    width: u32,
+    height: u32,
+    format: PixelFormat,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PixelFormat {
+    Rgba8,
+    Bgra8,
+    Rgba16,
+    Bgra16,
+}
+
+/// What the reader's thread found on standard input.
+enum Message {
+    /// A JSON object, and the bytes that followed it.
+    Request(Map<String, Value>, Vec<u8>),
+    /// What follows cannot be told apart any more.
+    Broken(String),
+}
+
+/// One edit that was asked for and has not ended.
+struct Running {
+    number: u64,
+    job: Job,
+    params: Params,
+    format: PixelFormat,
+    told: Option<Progress>,
+}
+
+struct Server {
+    worker: Worker,
+    folders: Vec<PathBuf>,
+    running: Vec<Running>,
+}
+
+/// Serves until standard input ends, which it does when the host closes it, ends or is killed.
+pub fn run() -> std::result::Result<(), Failure> {
+    system::yield_to_other_programs();
+    let worker = Worker::start(Engine::new(engine_options()?))?;
+    let mut server = Server { worker, folders: model_folders(), running: Vec::new() };
+    let outcome = server.serve(&read_in_background()?);
+    // Dropping the worker would wait for the running step, and nobody is left to wait for.
+    std::mem::forget(server);
+    Ok(outcome?)
+}
+
+impl Server {
+    fn serve(&mut self, inbox: &Receiver<Message>) -> Result<()> {
+        say(&self.hello(), &[])?;
+        loop {
+            let message = if self.running.is_empty() {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                inbox.recv_timeout(POLL)
+            };
+            match message {
+                Ok(Message::Request(request, pixels)) => self.answer(request, &pixels)?,
+                Ok(Message::Broken(reason)) => {
+                    say(&complaint(None, &reason), &[])?;
+                    return Err(Error::Host(reason));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            self.look_at_jobs()?;
+        }
+    }
+
+    fn hello(&self) -> Value {
+        json!({
+            "event": "hello",
+            "protocol": PROTOCOL,
+            "version": env!("CARGO_PKG_VERSION"),
+            "parameters": parameters_report()["parameters"],
+            "models": self.models(),
+            "builtin_model": BUILTIN_MODEL,
+            "last_values": last_values().map(|params| params.to_json()),
+            "remembered_runs": REMEMBERED_RUNS,
+            "texts": {
+                "other_models": report::OTHER_MODELS,
+                "first_edit": report::FIRST_EDIT,
+                "known_image": report::KNOWN_IMAGE,
+                "stopping": report::STOPPING,
+                "stopped": report::STOPPED,
+            },
+        })
+    }
+
+    fn models(&self) -> Vec<Value> {
+        models::list(&self.folders).iter().map(model_report).collect()
+    }
+
+    fn answer(&mut self, request: Map<String, Value>, pixels: &[u8]) -> Result<()> {
+        let job = request.get("job").and_then(Value::as_u64);
+        let answered = match serde_json::from_value(Value::Object(request)) {
+            Ok(Request::Edit(order)) => self.edit(order, pixels).map(|()| None),
+            Ok(Request::Stop { job }) => {
+                self.running.iter().filter(|running| running.number == job).for_each(|running| running.job.cancel());
+                Ok(None)
+            }
+            Ok(Request::Models) => Ok(Some(json!({ "event": "models", "models": self.models() }))),
+            Ok(Request::Model { name }) => Ok(Some(match models::find(&name, &self.folders) {
+                Ok(model) => json!({ "event": "model", "name": name, "model": model_report(&model) }),
+                Err(error) => {
+                    json!({ "event": "model", "name": name, "model": null, "message": sentence(&error.to_string()) })
+                }
+            })),
+            Ok(Request::Remember { params }) => remember(&params).map(|()| None),
+            Err(error) => Err(Error::Host(format!("this message makes no sense: {error}"))),
+        };
+        match answered {
+            Ok(Some(answer)) => say(&answer, &[]),
+            Ok(None) => Ok(()),
+            Err(error) => say(&complaint(job, &error.to_string()), &[]),
+        }
+    }
+
+    fn edit(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
+        let EditOrder { job: number, params, document, width, height, format } = order;
+        if self.running.iter().any(|running| running.number == number) {
+            return Err(Error::Host(format!("job {number} runs already; give every job a number of its own")));
+        }
+        let layout = format.layout(width, height)?;
+        if pixels.len() != layout.bytes {
+            let (got, expected) = (pixels.len(), layout.bytes);
+            return Err(Error::Host(format!("{got} bytes of pixels came, {width}x{height} pixels are {expected}")));
+        }
+        let layer = layout.read(pixels).map_err(|failure| Error::Image(failure.text))?;
+        let request = host::request_for(&params, layer, document, &self.folders)?;
+        let params = request.params.clone();
+        self.running.push(Running { number, job: self.worker.submit(request), params, format, told: None });
+        Ok(())
+    }
+
+    /// Tells what has changed.
+    fn look_at_jobs(&mut self) -> Result<()> {
+        let mut running = std::mem::take(&mut self.running);
+        for mut one in running.drain(..) {
+            match one.job.poll() {
+                JobState::Running(progress) => {
+                    if let Some(progress) = progress.filter(|progress| one.told.as_ref() != Some(progress)) {
+                        say(&progress_message(one.number, &progress), &[])?;
+                        one.told = Some(progress);
+                    }
+                    self.running.push(one);
+                }
+                JobState::Ended(Ok(edit)) => one.tell_result(&edit)?,
+                JobState::Ended(Err(Error::Cancelled)) => say(&json!({ "event": "stopped", "job": one.number }), &[])?,
+                JobState::Ended(Err(error)) => say(&complaint(Some(one.number), &error.to_string()), &[])?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    fn tell_result(&self, edit: &Edit) -> Result<()> {
+        let layout = self.format.layout(edit.layer.width(), edit.layer.height())?;
+        let mut pixels = vec![0; layout.bytes];
+        layout.write(&edit.layer, &mut pixels);
+        let message = json!({
+            "event": "done",
+            "job": self.number,
+            "name": layer_name(&self.params),
+            "summary": report::summary(edit),
+            "report": edit_report(edit, &self.params),
+            "bytes": pixels.len(),
+        });
+        say(&message, &pixels)
+    }
+}
+
+impl PixelFormat {
+    /// Rows without gaps.
+    fn layout(self, width: u32, height: u32) -> Result<Layout> {
+        let (format, pixel) = match self {
+            Self::Rgba8 => (ImagicFormat::Rgba8, 4),
+            Self::Bgra8 => (ImagicFormat::Bgra8, 4),
+            Self::Rgba16 => (ImagicFormat::Rgba16, 8),
+            Self::Bgra16 => (ImagicFormat::Bgra16, 8),
+        };
+        let stride = (width as usize).saturating_mul(pixel);
+        Layout::new(format as u32, width, height, stride).map_err(|failure| Error::Image(failure.text))
+    }
+}
+
+/// Keeps `given` as the values with which the next dialog opens, in any host.
+fn remember(given: &Map<String, Value>) -> Result<()> {
+    let mut params = Params::paper();
+    params.set_all(given)?;
+    remember_values(&params)
+}
+
+fn progress_message(job: u64, progress: &Progress) -> Value {
+    json!({
+        "event": "progress",
+        "job": job,
+        "stage": report::stage_id(progress.stage),
+        "step": progress.step,
+        "steps": progress.steps,
+        "loss": progress.loss,
+        "fraction": progress.fraction,
+        "seconds_left": progress.seconds_left,
+        "text": progress_text(progress),
+        "hint": progress.hint.map(|hint| sentence(&hint.to_string())),
+    })
+}
+
+/// What went wrong with `job`, or with a message that names none.
+fn complaint(job: Option<u64>, reason: &str) -> Value {
+    json!({ "event": "failed", "job": job, "message": sentence(reason) })
+}
+
+/// One message to the host.
+fn say(message: &Value, pixels: &[u8]) -> Result<()> {
+    let mut out = stdout().lock();
+    let written = writeln!(out, "{message}").and_then(|()| out.write_all(pixels)).and_then(|()| out.flush());
+    written.map_err(Error::file("write", "standard output".as_ref()))
+}
+
+/// A thread that reads messages while an edit runs; the channel closes with standard input.
+fn read_in_background() -> Result<Receiver<Message>> {
+    // One at a time: pictures are large.
+    let (sender, inbox) = bounded(1);
+    let read = move || {
+        let mut input = BufReader::new(stdin());
+        while let Some(message) = next_message(&mut input) {
+            let is_last = matches!(message, Message::Broken(_));
+            if sender.send(message).is_err() || is_last {
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("imagic-messages".into()).spawn(read).map_err(|error| {
+        Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
+    })?;
+    Ok(inbox)
+}
+
+/// `None` at the end, also where it comes amid a message: whoever wrote that is gone.
+fn next_message(input: &mut impl BufRead) -> Option<Message> {
+    let mut line = Vec::new();
+    input.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
+    if line.pop_if(|last| *last == b'\n').is_none() {
+        let too_long = line.len() as u64 == MAX_LINE;
+        return too_long.then(|| Message::Broken(format!("a line is longer than {MAX_LINE} bytes")));
+    }
+    let mut request: Map<String, Value> = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(error) => return Some(Message::Broken(format!("a line is not a JSON object: {error}"))),
+    };
+    let bytes = match request.remove("bytes").map(|bytes| (bytes.as_u64().filter(|&bytes| bytes <= MAX_PIXELS), bytes))
+    {
+        None => 0,
+        Some((Some(bytes), _)) => bytes,
+        Some((None, given)) => return Some(Message::Broken(format!("bytes is {given}, must be 0 to {MAX_PIXELS}"))),
+    };
+    let mut pixels = Vec::new();
+    let read = input.take(bytes).read_to_end(&mut pixels).ok()?;
+    (read as u64 == bytes).then_some(Message::Request(request, pixels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_told_apart_and_the_rest_of_one_is_the_end() {
+        let next = |input: &mut &[u8]| match next_message(input) {
+            Some(Message::Request(request, pixels)) => format!("{} {pixels:?}", Value::Object(request)),
+            Some(Message::Broken(reason)) => reason,
+            None => "the end".to_owned(),
+        };
+        let mut input = &b"{\"do\":\"a\",\"bytes\":3}\n12\n{\"do\":\"b\"}\n{\"do\":\"c\",\"bytes\":9}\n12"[..];
+        assert_eq!(next(&mut input), "{\"do\":\"a\"} [49, 50, 10]");
+        assert_eq!(next(&mut input), "{\"do\":\"b\"} []");
+        assert_eq!(next(&mut input), "the end");
+        for (text, reason) in [
+            ("pixels\n", "a line is not a JSON object"),
+            ("[1]\n", "a line is not a JSON object"),
+            ("{\"bytes\":-1}\n", "bytes is -1, must be 0 to"),
+            ("{\"bytes\":99999999999}\n", "bytes is 99999999999, must be 0 to"),
+            ("{\"do\":", "the end"),
+            ("", "the end"),
+        ] {
+            let found = next(&mut text.as_bytes());
+            assert!(found.starts_with(reason), "{text}: {found}");
+        }
+        let long = vec![b' '; MAX_LINE as usize + 1];
+        assert!(next(&mut long.as_slice()).starts_with("a line is longer than"));
+    }
+}

@@ -1,0 +1,163 @@
+//! The plug-in in a real Krita, in a window on a virtual screen: tests/krita/checks.py runs inside as a package of its own.
+//!
+//! Needs krita, Xvfb, openbox, xdotool and python3. Where one is missing the test says "skipped"; with IMAGIC_TEST_GIMP=1 it
+//! fails. Pictures of the screen stay in target/test-output/krita.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Home, install};
+
+/// The longest that all checks together may take.
+const PATIENCE: Duration = Duration::from_secs(420);
+
+/// Programs on a virtual screen; all end with it.
+struct Screen {
+    display: String,
+    /// In the order in which they were started.
+    programs: Vec<Child>,
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        for program in self.programs.iter_mut().rev() {
+            // A program that has ended on its own cannot be killed.
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+    }
+}
+
+impl Screen {
+    fn start() -> Self {
+        let mut server = Command::new("Xvfb")
+            .args(["-displayfd", "1", "-screen", "0", "1280x960x24"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Xvfb starts");
+        let mut display = String::new();
+        let answer = server.stdout.take().expect("a pipe");
+        BufReader::new(answer).read_line(&mut display).expect("Xvfb says its number");
+        Self { display: format!(":{}", display.trim()), programs: vec![server] }
+    }
+
+    fn run(&mut self, mut command: Command, log: &Path) -> &mut Child {
+        let log = fs::File::create(log).expect("the home is writable");
+        let output = log.try_clone().expect("an open file");
+        command.env("DISPLAY", &self.display).stdout(output).stderr(log);
+        self.programs.push(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+        self.programs.last_mut().expect("it was just added")
+    }
+}
+
+/// `false` after saying "skipped" when one of `programs` is missing.
+fn can_run(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| {
+        let known = Command::new("which").arg(program).stdout(Stdio::null()).status();
+        !known.is_ok_and(|status| status.success())
+    });
+    if let Some(missing) = missing {
+        assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{missing} is not installed");
+        println!("skipped: {missing} is not installed");
+    }
+    missing.is_none()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a temporary folder");
+    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a temporary folder");
+        }
+    }
+}
+
+/// A home with Krita's folders, in which the package lies as the installer puts it, and the checks beside it.
+fn home() -> (Home, PathBuf) {
+    let home = Home::new("krita");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let data = home.folder.join("data/krita");
+    copy_folder(&root.join("plugin-manifest/krita/actions"), &data.join("actions"));
+    copy_folder(&root.join("plugin-manifest/krita/pykrita"), &data.join("pykrita"));
+    install(&home.folder.join("program"));
+    let program = home.folder.join("program/imagic-edit");
+    std::os::unix::fs::symlink(program, data.join("pykrita/imagic/imagic-edit")).expect("a new link");
+    let checks = data.join("pykrita/checks");
+    fs::create_dir(&checks).expect("a new folder");
+    fs::copy(root.join("tests/krita/checks.py"), checks.join("__init__.py")).expect("a new file");
+    let about = fs::read_to_string(data.join("pykrita/imagic.desktop")).expect("our own file");
+    let about = about.replace("X-KDE-Library=imagic", "X-KDE-Library=checks").replace("Imagic Edit", "Checks");
+    fs::write(data.join("pykrita/checks.desktop"), about).expect("a new file");
+    fs::create_dir_all(home.folder.join("config")).expect("a temporary folder");
+    fs::write(home.folder.join("config/kritarc"), "[python]\nenable_imagic=true\nenable_checks=true\n")
+        .expect("a new file");
+    let runtime = home.folder.join("run");
+    fs::create_dir(&runtime).expect("a temporary folder");
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("our own folder");
+    (home, runtime)
+}
+
+#[test]
+fn every_check_inside_krita_passes_and_quitting_during_an_edit_ends_the_engine() {
+    if !can_run(&["krita", "Xvfb", "openbox", "xdotool"]) {
+        return;
+    }
+    let (home, runtime) = home();
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-output").join("krita");
+    fs::create_dir_all(&pictures).expect("a folder for pictures");
+    let mut screen = Screen::start();
+    screen.run(home.command("openbox"), &home.folder.join("openbox.txt"));
+    let mut krita = home.command("krita");
+    krita
+        .arg("--nosplash")
+        .env("XDG_RUNTIME_DIR", runtime)
+        .env("LC_ALL", "C.UTF-8")
+        .env("IMAGIC_CHECKS", &home.folder)
+        .env("IMAGIC_PICTURES", &pictures)
+        .env_remove("DBUS_SESSION_BUS_ADDRESS");
+    let log = home.folder.join("krita.txt");
+    let krita = screen.run(krita, &log);
+    let started = Instant::now();
+    let status = loop {
+        match krita.try_wait().expect("it can be waited for") {
+            Some(status) => break Some(status),
+            None if started.elapsed() > PATIENCE => break None,
+            None => std::thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    let report = fs::read_to_string(home.folder.join("report.txt")).unwrap_or_default();
+    println!("{report}");
+    let console = fs::read_to_string(log).unwrap_or_default();
+    assert!(report.ends_with("the end\n"), "Krita ended with {status:?} amid the checks\n{report}\n{console}");
+    assert!(!report.contains("FAILED"), "{report}\n{console}");
+    assert!(report.lines().filter(|line| line.starts_with("ok ")).count() >= 15, "{report}");
+    assert!(status.is_some_and(|status| status.success()), "Krita ended with {status:?}\n{console}");
+
+    let engine = report.lines().find_map(|line| line.strip_prefix("engine ")).expect("the last check tells it");
+    let process = Path::new("/proc").join(engine);
+    let started = Instant::now();
+    while process.exists() && started.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!process.exists(), "the engine {engine} outlives Krita");
+}
+
+#[test]
+fn the_package_puts_messages_together_without_krita() {
+    if !can_run(&["python3"]) {
+        return;
+    }
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/krita/test_protocol.py");
+    let output = Command::new("python3").arg("-B").arg(tests).output().expect("python3 starts");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("Ran 3 tests"), "{text}");
+}

@@ -1,0 +1,494 @@
+"""Runs inside a real Krita, started by tests/krita.rs: each function here is one check, in this order. Every check tells "ok" or
+"FAILED" in the report; the last line is "the end"."""
+
+import array
+import os
+import signal
+import subprocess
+import time
+import traceback
+
+from krita import Extension, Krita, Selection
+from PyQt5.QtCore import QByteArray, QTimer
+from PyQt5.QtWidgets import QApplication, QListWidget, QPushButton, QToolButton
+
+from imagic.dialog import Dialog
+from imagic.document import Refused, Source
+
+FOLDER = os.environ["IMAGIC_CHECKS"]
+PICTURES = os.environ["IMAGIC_PICTURES"]
+WIDTH, HEIGHT = 48, 40
+
+# The longest that anything may take, in seconds: the machine may be busy.
+PATIENCE = 60
+
+
+def tell(text):
+    with open(os.path.join(FOLDER, "report.txt"), "a", encoding="utf-8") as report:
+        report.write(text + "\n")
+
+
+def wait_until(what, condition):
+    start = time.monotonic()
+    while not condition():
+        QApplication.processEvents()
+        time.sleep(0.01)
+        assert time.monotonic() - start < PATIENCE, what + " did not come"
+
+
+def settle():
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def application():
+    return Krita.instance()
+
+
+class Opened:
+    """A document in a window of its own, with a gradient in its only layer; closed in the end."""
+
+    def __init__(self, model="RGBA", depth="U8", profile=""):
+        self.document = application().createDocument(WIDTH, HEIGHT, "a check", model, depth, profile, 100.0)
+        application().activeWindow().addView(self.document)
+        settle()
+        self.layer = self.document.topLevelNodes()[0]
+        self.layer.setPixelData(QByteArray(gradient(model, depth)), 0, 0, WIDTH, HEIGHT)
+        self.document.refreshProjection()
+        self.document.waitForDone()
+        settle()
+        # The text of the action names what would be undone.
+        self.undone_first = undo_state()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for dialog in dialogs():
+            dialog.reject()
+        settle()
+        self.document.setModified(False)
+        self.document.close()
+        settle()
+
+    def layers(self):
+        """Their names, from the bottom; Krita lists the selection as a layer, too."""
+        return [node.name() for node in self.document.topLevelNodes() if node.type() != "selectionmask"]
+
+    def pixels(self, node=None):
+        return bytes((node or self.layer).pixelData(0, 0, WIDTH, HEIGHT))
+
+    def dialog(self):
+        """The dialog, opened from the menu's action."""
+        application().action("imagic_edit").trigger()
+        wait_until("the dialog", lambda: dialogs())
+        dialog = dialogs()[-1]
+        wait_until("the engine", lambda: button(dialog, "Edit").isEnabled())
+        return dialog
+
+
+def gradient(model, depth):
+    """Colors from dark to light and some transparency, as Krita keeps them."""
+    colors = {"RGBA": 3, "GRAYA": 1, "CMYKA": 4}[model]
+    values = []
+    for y in range(HEIGHT):
+        for x in range(WIDTH):
+            values += [(20 + 3 * x + 20 * color) / 255 for color in range(colors)]
+            values.append(0.5 if x < 5 else 1.0)
+    if depth == "U8":
+        return bytes(round(value * 255) for value in values)
+    if depth == "U16":
+        return array.array("H", (round(value * 65535) for value in values)).tobytes()
+    return array.array("f", values).tobytes()
+
+
+def dialogs():
+    return [widget for widget in QApplication.topLevelWidgets() if isinstance(widget, Dialog) and widget.isVisible()]
+
+
+def button(dialog, label):
+    buttons = dialog.findChildren(QPushButton) + dialog.findChildren(QToolButton)
+    return next(one for one in buttons if one.text().replace("&", "") == label)
+
+
+def status(dialog):
+    return dialog._status.text()
+
+
+def fill(dialog, **params):
+    quick = {"prompt": "a red square", "eta": 0.7, "seed": 0, "embedding_steps": 2, "tuning_steps": 2, "sampling_steps": 2}
+    for name, value in dict(quick, **params).items():
+        dialog._fields[name].set_value(value)
+
+
+def press_edit(dialog):
+    button(dialog, "Edit").click()
+    wait_until("the end of the edit", lambda: button(dialog, "Edit").isEnabled())
+
+
+def start_slow_edit(dialog, prompt):
+    fill(dialog, prompt=prompt, tuning_steps=100_000)
+    button(dialog, "Edit").click()
+    wait_until("stage B", lambda: "B: " in dialog._bar.text())
+
+
+def engine_pid(dialog):
+    return dialog._engine._process.processId()
+
+
+def undo_state():
+    action = application().action("edit_undo")
+    return action.isEnabled(), action.text()
+
+
+def undo():
+    application().action("edit_undo").trigger()
+    settle()
+
+
+def an_edit_is_one_new_layer_and_one_step_of_undo():
+    with Opened() as opened:
+        before = opened.pixels()
+        dialog = opened.dialog()
+        fill(dialog)
+        press_edit(dialog)
+        assert status(dialog).startswith("Done in "), status(dialog)
+        assert opened.layers() == ["Background", "a red square (eta 0.7)"], opened.layers()
+        assert opened.pixels() == before, "the source changed"
+        result = opened.document.topLevelNodes()[1]
+        assert opened.pixels(result) != before, "nothing was edited"
+        assert opened.pixels(result)[3::4] == before[3::4], "the alpha changed"
+        settle()
+        QApplication.primaryScreen().grabWindow(0).save(os.path.join(PICTURES, "1-result.png"))
+        undo()
+        assert opened.layers() == ["Background"], opened.layers()
+        assert undo_state() == opened.undone_first, ("another step is left", undo_state())
+        application().action("edit_redo").trigger()
+        settle()
+        assert len(opened.layers()) == 2, opened.layers()
+
+
+def every_color_space_gets_its_result_in_its_own():
+    for model, depth, tolerance in (
+        ("RGBA", "U8", 0),
+        ("RGBA", "U16", 32),
+        ("RGBA", "F32", 1 / 2000),
+        ("GRAYA", "U8", 1),
+        ("GRAYA", "U16", 64),
+        ("CMYKA", "U8", 255),
+    ):
+        with Opened(model, depth) as opened:
+            document, before = opened.document, opened.pixels()
+            source = Source(document, opened.layer)
+            picture = source.read()
+            assert (picture.format() == "bgra8") == ((model, depth) == ("RGBA", "U8")), picture.format()
+            assert bool(picture.note) == (picture.format() == "bgra16"), picture.note
+            # An edit that changes nothing, so that only the way to the engine and back is measured.
+            report = {"tuned": "now", "params": {"prompt": "same", "eta": 0, "seed": 0}, "seconds": {}}
+            source.insert(picture, "same", picture.pixels, report, 100)
+            assert opened.pixels() == before, "the source changed"
+            result = document.topLevelNodes()[1]
+            own = (document.colorModel(), document.colorDepth(), document.colorProfile())
+            assert (result.colorModel(), result.colorDepth(), result.colorProfile()) == own, own
+            kind = {"U8": "B", "U16": "H", "F32": "f"}[depth]
+            pairs = zip(array.array(kind, opened.pixels(result)), array.array(kind, before))
+            worst = max(abs(a - b) for a, b in pairs)
+            assert worst <= tolerance, (model, depth, worst)
+
+
+def a_document_of_floats_is_edited():
+    with Opened("RGBA", "F32") as opened:
+        dialog = opened.dialog()
+        fill(dialog)
+        press_edit(dialog)
+        assert len(opened.layers()) == 2, status(dialog)
+        assert "16-bit sRGB" in status(dialog), status(dialog)
+
+
+def a_selection_becomes_a_mask():
+    with Opened() as opened:
+        before = opened.pixels()
+        # Two rectangles: a single one needs no mask, because the layer is cut to it.
+        selection = krita_selection(8, 6, 20, 10)
+        selection.add(krita_selection(8, 12, 6, 8))
+        opened.document.setSelection(selection)
+        settle()
+        dialog = opened.dialog()
+        fill(dialog)
+        press_edit(dialog)
+        result = opened.document.topLevelNodes()[1]
+        masks = result.childNodes()
+        assert [mask.type() for mask in masks] == ["transparencymask"], masks
+        coverage = bytes(masks[0].pixelData(0, 0, WIDTH, HEIGHT))
+        wanted = bytes(selection.pixelData(0, 0, WIDTH, HEIGHT))
+        assert coverage == wanted, "the mask is not the selection"
+        picture = bytes(opened.document.pixelData(0, 0, WIDTH, HEIGHT))
+        outside = [at for at, covered in enumerate(wanted) if not covered]
+        assert all(picture[4 * at : 4 * at + 4] == before[4 * at : 4 * at + 4] for at in outside), "changed outside"
+        undo()
+        assert opened.layers() == ["Background"], opened.layers()
+        # One step brings both back.
+        application().action("edit_redo").trigger()
+        settle()
+        assert len(opened.layers()) == 2, opened.layers()
+        masks = opened.document.topLevelNodes()[1].childNodes()
+        assert [mask.type() for mask in masks] == ["transparencymask"], masks
+
+
+def krita_selection(x, y, width, height):
+    selection = Selection()
+    selection.select(x, y, width, height, 255)
+    return selection
+
+
+def results_stack_and_an_edit_of_a_result_is_one_of_its_source():
+    with Opened() as opened:
+        document = opened.document
+        dialog = opened.dialog()
+        fill(dialog, eta=0.5)
+        press_edit(dialog)
+        fill(dialog, eta=1.0)
+        press_edit(dialog)
+        assert status(dialog).startswith("Tuned model reused"), status(dialog)
+        names = ["Background", "a red square (eta 0.5)", "a red square (eta 1)"]
+        assert opened.layers() == names, opened.layers()
+        dialog.reject()
+        settle()
+
+        document.setActiveNode(document.topLevelNodes()[1])
+        settle()
+        dialog = opened.dialog()
+        assert dialog._fields["eta"].value() == 0.5, "the recipe of the layer is not shown"
+        assert "active layer was made" in status(dialog), status(dialog)
+        fill(dialog, prompt="another thing", eta=0.3)
+        press_edit(dialog)
+        assert opened.layers() == names + ["another thing (eta 0.3)"], opened.layers()
+        sources = {run["source"] for run in Source(document, opened.layer).history()["runs"]}
+        assert len(sources) == 1, "a result was taken for a source"
+
+
+def a_document_remembers_its_edits_in_its_file():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        fill(dialog, prompt="remembered", eta=0.9)
+        press_edit(dialog)
+        before = Source(opened.document, opened.layer).history()
+        path = os.path.join(FOLDER, "remembered.kra")
+        opened.document.setBatchmode(True)
+        assert opened.document.saveAs(path)
+        opened.document.waitForDone()
+    again = application().openDocument(path)
+    layer, result = again.topLevelNodes()
+    assert Source(again, layer).history() == before, "the file forgot something"
+    assert Source(again, result).recipe["params"]["eta"] == 0.9
+    assert Source(again, result).name == layer.name(), "the result does not know its source"
+    again.close()
+
+
+def a_dead_engine_leaves_krita_and_the_document_alone():
+    with Opened() as opened:
+        before = opened.pixels()
+        dialog = opened.dialog()
+        for number, name in ((signal.SIGKILL, "one"), (signal.SIGABRT, "two")):
+            start_slow_edit(dialog, name)
+            os.kill(engine_pid(dialog), number)
+            wait_until("the message", lambda: "engine crashed" in status(dialog))
+            assert "The document is untouched" in status(dialog), status(dialog)
+            assert button(dialog, "Edit").isEnabled() and not button(dialog, "Stop").isEnabled()
+            assert opened.layers() == ["Background"] and opened.pixels() == before
+        fill(dialog, prompt="after the crash")
+        press_edit(dialog)
+        assert opened.layers() == ["Background", "after the crash (eta 0.7)"], status(dialog)
+
+
+def stop_leaves_the_document_alone():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        start_slow_edit(dialog, "stopped")
+        button(dialog, "Stop").click()
+        wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
+        assert status(dialog) == "Stopped; the image is as it was.", status(dialog)
+        assert opened.layers() == ["Background"], opened.layers()
+
+
+def a_document_that_is_closed_during_an_edit_gets_a_message():
+    opened = Opened()
+    dialog = opened.dialog()
+    fill(dialog, prompt="closed", tuning_steps=400)
+    button(dialog, "Edit").click()
+    wait_until("stage B", lambda: "B: " in dialog._bar.text())
+    opened.document.setModified(False)
+    opened.document.close()
+    wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
+    assert "document was closed while the edit ran" in status(dialog), status(dialog)
+    button(dialog, "Edit").click()
+    assert "document was closed; open it" in status(dialog), status(dialog)
+    dialog.reject()
+    settle()
+
+
+def a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top():
+    with Opened() as opened:
+        other = opened.document.createNode("other", "paintlayer")
+        opened.document.rootNode().addChildNode(other, None)
+        opened.document.setActiveNode(opened.layer)
+        settle()
+        dialog = opened.dialog()
+        fill(dialog, prompt="orphan", tuning_steps=400)
+        button(dialog, "Edit").click()
+        wait_until("stage B", lambda: "B: " in dialog._bar.text())
+        opened.layer.remove()
+        wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
+        assert opened.layers() == ["other", "orphan (eta 0.7)"], (opened.layers(), status(dialog))
+        assert "The edited layer is gone" in status(dialog), status(dialog)
+
+
+def what_cannot_be_edited_is_refused_with_the_remedy():
+    with Opened() as opened:
+        document = opened.document
+        group = document.createGroupLayer("group")
+        document.rootNode().addChildNode(group, None)
+        for node, wanted in ((group, "is a group; click a paint layer"), (None, "No layer is active")):
+            try:
+                Source(document, node)
+                raise AssertionError("not refused: " + wanted)
+            except Refused as reason:
+                assert wanted in str(reason), reason
+        empty = document.createNode("empty", "paintlayer")
+        document.rootNode().addChildNode(empty, None)
+        settle()
+        try:
+            Source(document, empty).read()
+            raise AssertionError("an empty layer was not refused")
+        except Refused as reason:
+            assert "The layer “empty” is empty inside the canvas" in str(reason), reason
+        for node in (group, empty):
+            node.remove()
+        settle()
+
+        document.setSelection(krita_selection(500, 500, 9, 9))
+        settle()
+        dialog = opened.dialog()
+        for change, wanted in (
+            ({}, "The selection lies outside of the layer; choose Select > Deselect"),
+            ({"prompt": " "}, "The target text is empty; write what"),
+            ({"embedding_lr": "x"}, "Embedding_lr is x, must be 0 to 1."),
+            ({"model": "dreams"}, "Model dreams: no such model in "),
+        ):
+            fill(dialog, **change)
+            press_edit(dialog)
+            assert wanted in status(dialog), (wanted, status(dialog))
+            document.setSelection(None)
+            dialog._fields["embedding_lr"].set_value(0.001)
+        assert opened.layers() == ["Background"], opened.layers()
+
+
+def strengths_are_compared_and_the_chosen_ones_inserted():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        fill(dialog, eta=0.8)
+        press_edit(dialog)
+        button(dialog, "Compare strengths").click()
+        pictures = dialog.findChild(QListWidget)
+        wait_until("seven pictures", lambda: pictures.count() == 7 and button(dialog, "Edit").isEnabled())
+        assert [pictures.item(at).text() for at in range(7)] == ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2"]
+        assert len(opened.layers()) == 2, "comparing inserted a layer"
+        # 0.8 is a layer already.
+        for at in (1, 4, 6):
+            pictures.item(at).setSelected(True)
+        settle()
+        dialog.grab().save(os.path.join(PICTURES, "2-strip.png"))
+        button(dialog, "Insert chosen").click()
+        names = ["Background"] + ["a red square (eta {})".format(eta) for eta in ("0.8", "0.2", "1.2")]
+        assert sorted(opened.layers()) == sorted(names), opened.layers()
+        assert not button(dialog, "Insert chosen").isEnabled(), "the same picture could be inserted twice"
+
+
+def every_label_has_a_key_of_its_own():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        button(dialog, "Advanced").click()
+        settle()
+        dialog.grab().save(os.path.join(PICTURES, "3-advanced.png"))
+        # KDE gives what is visible keys as it likes.
+        widgets = dialog.findChildren(QPushButton) + dialog.findChildren(QToolButton)
+        widgets += [label for label in dialog.findChildren(type(dialog._status)) if label.buddy() is not None]
+        labels = [widget.text() for widget in widgets if widget.isVisible()]
+        keys = [label[label.index("&") + 1].upper() for label in labels if "&" in label]
+        assert len(keys) == len(set(keys)) and len(keys) > 15, labels
+
+
+def the_dialog_is_usable_with_the_keyboard_alone():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        fill(dialog)
+        dialog.activateWindow()
+        settle()
+        # From other processes, as a keyboard is; the text is selected when the dialog opens.
+        dialog._fields["prompt"].text.selectAll()
+        dialog._fields["prompt"].text.setFocus()
+        settle()
+        for arguments in (["type", "--delay", "20", "typed text"], ["key", "Return"]):
+            keyboard = subprocess.Popen(["xdotool"] + arguments)
+            wait_until("the keyboard", lambda: keyboard.poll() is not None)
+        wait_until("the result", lambda: len(opened.layers()) == 2)
+        assert opened.layers()[1] == "typed text (eta 0.7)", opened.layers()
+        keyboard = subprocess.Popen(["xdotool", "key", "Escape"])
+        wait_until("the keyboard", lambda: keyboard.poll() is not None)
+        wait_until("the closed dialog", lambda: not dialogs())
+
+
+def quitting_during_an_edit_ends_krita_and_the_engine():
+    opened = Opened()
+    dialog = opened.dialog()
+    start_slow_edit(dialog, "quit")
+    tell("engine {}".format(engine_pid(dialog)))
+    opened.document.setModified(False)
+
+
+CHECKS = [
+    an_edit_is_one_new_layer_and_one_step_of_undo,
+    every_color_space_gets_its_result_in_its_own,
+    a_document_of_floats_is_edited,
+    a_selection_becomes_a_mask,
+    results_stack_and_an_edit_of_a_result_is_one_of_its_source,
+    a_document_remembers_its_edits_in_its_file,
+    a_dead_engine_leaves_krita_and_the_document_alone,
+    stop_leaves_the_document_alone,
+    a_document_that_is_closed_during_an_edit_gets_a_message,
+    a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top,
+    what_cannot_be_edited_is_refused_with_the_remedy,
+    strengths_are_compared_and_the_chosen_ones_inserted,
+    every_label_has_a_key_of_its_own,
+    the_dialog_is_usable_with_the_keyboard_alone,
+    quitting_during_an_edit_ends_krita_and_the_engine,
+]
+
+
+class Checks(Extension):
+    def setup(self):
+        pass
+
+    def createActions(self, window):
+        # The window is not ready before Krita's loop runs.
+        QTimer.singleShot(1500, self.run)
+
+    def run(self):
+        wanted = os.environ.get("IMAGIC_ONLY", "")
+        for check in CHECKS:
+            if wanted and wanted not in check.__name__:
+                continue
+            try:
+                check()
+                tell("ok " + check.__name__)
+            except Exception:
+                tell("FAILED {}\n{}".format(check.__name__, traceback.format_exc()))
+                for dialog in dialogs():
+                    dialog.reject()
+        tell("the end")
+        application().activeWindow().qwindow().close()
+
+
+Krita.instance().addExtension(Checks(Krita.instance()))

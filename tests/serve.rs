@@ -1,0 +1,295 @@
+//! `imagic-edit serve` as a host program meets it: the built program over its pipes, in a home of its own.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Home, install};
+
+/// Side of the test picture.
+const SIDE: usize = 24;
+
+/// The program, started; killed in the end.
+struct Engine {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Engine {
+    /// Starts it and returns its greeting.
+    fn start(home: &Home) -> (Self, Value) {
+        let folder = home.folder.join("program");
+        if !folder.exists() {
+            install(&folder);
+        }
+        let mut command = home.command(folder.join("imagic-edit"));
+        command.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("it starts");
+        let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
+        let mut engine = Self { child, input, output: BufReader::new(output) };
+        let (hello, _) = engine.next();
+        (engine, hello)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let input = self.input.as_mut().expect("it is open");
+        input.write_all(bytes).and_then(|()| input.flush()).expect("the engine reads");
+    }
+
+    fn ask(&mut self, message: Value) {
+        self.write(format!("{message}\n").as_bytes());
+    }
+
+    /// Asks for an edit of `pixels`, four values each of the type that `format` says.
+    fn edit(&mut self, job: u64, format: &str, pixels: &[u8], params: Value) {
+        let message = json!({
+            "do": "edit", "job": job, "params": params, "document": "a test",
+            "width": SIDE, "height": SIDE, "format": format, "bytes": pixels.len(),
+        });
+        self.ask(message);
+        self.write(pixels);
+    }
+
+    /// The next message and its pixels.
+    fn next(&mut self) -> (Value, Vec<u8>) {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("it speaks UTF-8");
+        let message: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let mut pixels = vec![0; message["bytes"].as_u64().unwrap_or(0) as usize];
+        self.output.read_exact(&mut pixels).expect("as many bytes as it said");
+        (message, pixels)
+    }
+
+    /// The next message that is no progress, its pixels, and the progress before it.
+    fn end(&mut self) -> (Value, Vec<u8>, Vec<Value>) {
+        let mut progress = Vec::new();
+        loop {
+            let (message, pixels) = self.next();
+            if message["event"] != "progress" {
+                return (message, pixels, progress);
+            }
+            progress.push(message);
+        }
+    }
+
+    /// Waits until `job` is being tuned.
+    fn wait_for_tuning(&mut self, job: u64) {
+        loop {
+            let (message, _) = self.next();
+            assert_eq!((&message["event"], &message["job"]), (&json!("progress"), &json!(job)), "{message}");
+            if message["stage"] == "fine_tune" {
+                return;
+            }
+        }
+    }
+
+    fn exit_status(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it did not end");
+    }
+}
+
+fn quick(prompt: &str) -> Value {
+    json!({ "prompt": prompt, "embedding_steps": 2, "tuning_steps": 2, "sampling_steps": 2 })
+}
+
+/// An edit that takes longer than any test waits.
+fn slow(prompt: &str) -> Value {
+    json!({ "prompt": prompt, "embedding_steps": 1, "tuning_steps": 100_000, "sampling_steps": 1 })
+}
+
+/// A gradient with a half transparent column, as BGRA.
+fn picture() -> Vec<u8> {
+    let pixel = |at: usize| [(at % SIDE * 10) as u8, (at / SIDE * 9) as u8, 200, if at % SIDE == 3 { 77 } else { 255 }];
+    (0..SIDE * SIDE).flat_map(pixel).collect()
+}
+
+/// The same in 16 bits, red first.
+fn picture16() -> Vec<u8> {
+    let wide = |value: &u8| (u16::from(*value) * 257).to_ne_bytes();
+    picture().chunks_exact(4).flat_map(|p| [p[2], p[1], p[0], p[3]]).flat_map(|value| wide(&value)).collect()
+}
+
+#[test]
+fn the_greeting_has_all_that_a_dialog_needs() {
+    let home = Home::new("serve-hello");
+    home.add_model("other", r#"{"preset": {"eta": 0.9}, "description": "Draws noise."}"#);
+    let (mut engine, hello) = Engine::start(&home);
+    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(1)));
+    let ids: Vec<_> = hello["parameters"].as_array().expect("a list").iter().map(|row| row["id"].clone()).collect();
+    assert_eq!(ids, imagic_edit::params::PARAMS.iter().map(|param| json!(param.id)).collect::<Vec<_>>());
+    assert_eq!(hello["models"][0]["name"], "other");
+    assert_eq!(hello["models"][0]["params"]["eta"], 0.9);
+    assert!(hello["last_values"].is_null() && hello["texts"]["stopped"].is_string(), "{hello}");
+
+    engine.ask(json!({ "do": "remember", "params": quick("remembered") }));
+    home.add_model("third", "{}");
+    engine.ask(json!({ "do": "models" }));
+    let (models, _) = engine.next();
+    assert_eq!(models["models"].as_array().map(Vec::len), Some(3), "{models}");
+    for (name, known) in [("other", true), ("/nothing/there", false)] {
+        engine.ask(json!({ "do": "model", "name": name }));
+        let (answer, _) = engine.next();
+        assert_eq!((&answer["name"], answer["model"].is_object()), (&json!(name), known), "{answer}");
+        assert_eq!(answer["message"].as_str().is_some_and(|text| text.contains("no such folder")), !known, "{answer}");
+    }
+    assert_eq!(Engine::start(&home).1["last_values"]["prompt"], "remembered");
+}
+
+#[test]
+fn an_edit_comes_back_in_its_own_format_with_progress_and_recipe() {
+    let home = Home::new("serve-edit");
+    home.add_model("strict", r#"{"familiar_psnr": 200}"#);
+    let (mut engine, _) = Engine::start(&home);
+    engine.edit(1, "bgra8", &picture(), quick("a red dog"));
+    let (done, eight, progress) = engine.end();
+    assert_eq!((&done["event"], &done["job"]), (&json!("done"), &json!(1)), "{done}");
+    assert_eq!(done["name"], "a red dog (eta 0.7)");
+    assert_eq!(done["report"]["tuned"], "now");
+    assert_eq!(done["report"]["params"]["tuning_steps"], 2);
+    assert!(done["summary"].as_str().is_some_and(|text| text.starts_with("Done in ")), "{done}");
+    assert!(progress.iter().all(|message| message["job"] == 1 && message["text"].is_string()), "{progress:?}");
+    let alpha = |pixels: &[u8]| pixels.iter().skip(3).step_by(4).copied().collect::<Vec<_>>();
+    assert_eq!(alpha(&eight), alpha(&picture()));
+    assert_ne!(eight, picture());
+
+    // Other layouts of the same picture are the same picture: the tuned model is found.
+    engine.edit(2, "rgba16", &picture16(), quick("a red dog"));
+    let (done, sixteen, _) = engine.end();
+    assert_eq!(done["report"]["tuned"], "in_memory", "{done}");
+    let value = |index: usize| u16::from_ne_bytes([sixteen[2 * index], sixteen[2 * index + 1]]);
+    for pixel in 0..SIDE * SIDE {
+        for (channel, from) in [2, 1, 0, 3].into_iter().enumerate() {
+            let rounded = ((u32::from(value(4 * pixel + channel)) + 128) / 257) as u8;
+            assert_eq!(rounded, eight[4 * pixel + from], "pixel {pixel}, channel {channel}");
+        }
+    }
+    let swapped: Vec<u8> =
+        picture16().chunks_exact(8).flat_map(|p| [&p[4..6], &p[2..4], &p[..2], &p[6..]].concat()).collect();
+    engine.edit(3, "bgra16", &swapped, quick("a red dog"));
+    let (done, pixels, _) = engine.end();
+    assert_eq!(done["report"]["tuned"], "in_memory", "{done}");
+    let back: Vec<u8> = pixels.chunks_exact(8).flat_map(|p| [&p[4..6], &p[2..4], &p[..2], &p[6..]].concat()).collect();
+    assert_eq!(back, sixteen);
+
+    // Long enough for some progress.
+    let mut params = quick("a green dog");
+    (params["model"], params["tuning_steps"]) = (json!("strict"), json!(100));
+    engine.edit(4, "bgra8", &picture(), params);
+    let (done, _, progress) = engine.end();
+    let hint = progress.iter().find_map(|message| message["hint"].as_str()).expect("a hint before the end");
+    assert!(hint.starts_with("This picture is unlike ") && hint.ends_with('.'), "{hint}");
+    assert!(done["summary"].as_str().is_some_and(|text| text.contains(hint)), "{done}");
+}
+
+#[test]
+fn edits_wait_for_each_other_and_each_can_be_stopped() {
+    let home = Home::new("serve-stop");
+    let (mut engine, _) = Engine::start(&home);
+    engine.edit(1, "bgra8", &picture(), slow("one"));
+    engine.wait_for_tuning(1);
+    engine.edit(2, "bgra8", &picture(), slow("two"));
+    engine.edit(1, "bgra8", &picture(), slow("one"));
+    let (refused, _, _) = engine.end();
+    assert_eq!(refused["message"], "Job 1 runs already; give every job a number of its own.");
+    engine.ask(json!({ "do": "stop", "job": 1 }));
+    let (stopped, _, _) = engine.end();
+    assert_eq!(stopped, json!({ "event": "stopped", "job": 1 }));
+    engine.wait_for_tuning(2);
+    engine.ask(json!({ "do": "stop", "job": 7 }));
+    engine.ask(json!({ "do": "stop", "job": 2 }));
+    let (stopped, _, _) = engine.end();
+    assert_eq!(stopped, json!({ "event": "stopped", "job": 2 }));
+    engine.edit(3, "bgra8", &picture(), quick("three"));
+    assert_eq!(engine.end().0["event"], "done");
+}
+
+#[test]
+fn what_makes_no_sense_is_answered_and_the_next_message_is_understood() {
+    let home = Home::new("serve-wrong");
+    let (mut engine, _) = Engine::start(&home);
+    let edit = |change: &dyn Fn(&mut Value)| {
+        let mut message = json!({
+            "do": "edit", "job": 5, "params": quick("x"), "width": 2, "height": 1, "format": "rgba8", "bytes": 8,
+        });
+        change(&mut message);
+        message
+    };
+    for (message, job, expected) in [
+        (json!({ "do": "dance" }), json!(null), "This message makes no sense: unknown variant `dance`"),
+        (json!({}), json!(null), "This message makes no sense: missing field `do`"),
+        (json!({ "do": "stop" }), json!(null), "missing field `job`"),
+        (json!({ "do": "remember", "params": { "eta": 9 } }), json!(null), "Eta is 9, must be 0 to 2."),
+        (edit(&|m| m["format"] = json!("cmyk")), json!(5), "unknown variant `cmyk`"),
+        (edit(&|m| m["height"] = json!(2)), json!(5), "8 bytes of pixels came, 2x2 pixels are 16."),
+        (edit(&|m| m["width"] = json!(0)), json!(5), "The picture has 0x1 pixels, must have 1 to"),
+        (edit(&|m| m["width"] = json!(u32::MAX)), json!(5), "pixels, must have 1 to"),
+        (edit(&|m| m["params"]["eta"] = json!(3)), json!(5), "Eta is 3, must be 0 to 2."),
+        (edit(&|m| m["params"]["prompt"] = json!(" ")), json!(5), "The target text is empty; write what"),
+        (edit(&|m| m["params"]["model"] = json!("dreams")), json!(5), "Model dreams: no such model in"),
+    ] {
+        let pixels = message["bytes"].as_u64().unwrap_or(0);
+        engine.ask(message.clone());
+        engine.write(&vec![7; pixels as usize]);
+        let (answer, _) = engine.next();
+        assert_eq!((&answer["event"], &answer["job"]), (&json!("failed"), &job), "{message}: {answer}");
+        assert!(answer["message"].as_str().is_some_and(|text| text.contains(expected)), "{message}: {answer}");
+    }
+    engine.edit(6, "bgra8", &picture(), quick("x"));
+    assert_eq!(engine.end().0["event"], "done");
+
+    engine.write(b"not json\n");
+    let (answer, _) = engine.next();
+    assert!(answer["message"].as_str().is_some_and(|text| text.starts_with("A line is not a JSON object")), "{answer}");
+    assert_eq!(engine.exit_status(), Some(1));
+}
+
+#[test]
+fn the_end_of_the_host_is_the_end_of_the_engine_at_once() {
+    let home = Home::new("serve-end");
+    let (mut engine, _) = Engine::start(&home);
+    engine.edit(1, "bgra8", &picture(), slow("x"));
+    engine.wait_for_tuning(1);
+    engine.input = None;
+    assert_eq!(engine.exit_status(), Some(0));
+
+    let (mut engine, _) = Engine::start(&home);
+    engine.ask(json!({ "do": "edit", "job": 1, "bytes": 1000 }));
+    engine.input = None;
+    assert_eq!(engine.exit_status(), Some(0), "it ends amid a message, too");
+}
+
+#[test]
+fn a_killed_or_aborted_engine_closes_its_pipe_and_another_one_goes_on() {
+    let home = Home::new("serve-killed");
+    for signal in ["-KILL", "-ABRT"] {
+        let (mut engine, _) = Engine::start(&home);
+        engine.edit(1, "bgra8", &picture(), slow("x"));
+        engine.wait_for_tuning(1);
+        let kill = Command::new("kill").args([signal, &engine.child.id().to_string()]).status();
+        assert!(kill.is_ok_and(|status| status.success()), "{signal}");
+        assert_eq!(engine.exit_status(), None, "{signal}: a signal is no exit status");
+        let mut rest = Vec::new();
+        engine.output.read_to_end(&mut rest).expect("the pipe ends");
+    }
+    let (mut engine, _) = Engine::start(&home);
+    engine.edit(1, "bgra8", &picture(), quick("x"));
+    assert_eq!(engine.end().0["event"], "done");
+}
