@@ -11,6 +11,7 @@ mod gimp3_sys;
 mod loader;
 mod report;
 mod system;
+mod thumbnail;
 
 use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
 use crate::error::{Error, Result};
@@ -59,15 +60,26 @@ pub fn edit_active_layer(
         std::thread::sleep(POLL);
     };
     host.insert_layer(&edit, params)?;
-    Ok(edit)
+    Ok(*edit)
 }
 
 /// The request for an edit of the host's layer, with everything checked that can be checked before any work.
 pub fn request(host: &mut dyn Host, params: &Params, model_folders: &[PathBuf]) -> Result<EditRequest> {
     params.check()?;
+    let layer = host.read_layer()?.into();
+    request_of(layer, host.document(), params, model_folders)
+}
+
+/// The request for an edit of `layer` with exactly these parameters.
+pub fn request_of(
+    layer: Arc<LayerImage>,
+    document: String,
+    params: &Params,
+    model_folders: &[PathBuf],
+) -> Result<EditRequest> {
+    params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = models::find(&params.model, model_folders)?;
-    let (layer, params, document) = (host.read_layer()?.into(), params.clone(), host.document());
-    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document, previews: 0 })
+    Ok(EditRequest { layer, params: params.clone(), model_folder, familiar_psnr, document, previews: 0 })
 }
 
 /// The request for an edit of `layer` with the `chosen` parameters; those it leaves out come from the model's preset.

@@ -183,6 +183,19 @@ impl Image {
         Layer::known(layer).ok_or_else(|| refused("make a layer"))
     }
 
+    /// A group of layers that is not in the stack yet.
+    pub fn new_group(self, name: &str) -> Result<Layer> {
+        let group = Layer::known(gimp!(gimp_layer_group_new(self.id))).ok_or_else(|| refused("make a layer group"))?;
+        let name = c_string(name);
+        done(gimp!(gimp_item_set_name(group.id, name.as_ptr())), "name the layer group")?;
+        Ok(group)
+    }
+
+    /// Takes `layer` out of the stack.
+    pub fn remove(self, layer: Layer) -> Result<()> {
+        done(gimp!(gimp_image_remove_layer(self.id, layer.id)), "remove the layer")
+    }
+
     /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`.
     pub fn insert(self, layer: Layer, parent: Option<Layer>, position: i32) -> Result<()> {
         let parent = parent.map_or(-1, |parent| parent.id);
@@ -327,6 +340,21 @@ impl Layer {
     /// Writes sRGB with straight alpha; babl converts to what the image has.
     pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
         self.write(part, c"R'G'B'A u16", 4, rgba);
+    }
+
+    /// Copies pixels of a layer of the same size, whatever the image's precision is.
+    pub fn copy_pixels(self, from: Self, parts: &[Rectangle]) {
+        // SAFETY: both buffers are ours until they are unreferenced; GEGL copies only what lies in both.
+        unsafe {
+            let (source, target) = (sys::gimp_drawable_get_buffer(from.id), sys::gimp_drawable_get_buffer(self.id));
+            for part in parts.iter().map(|&part| gegl(part)) {
+                sys::gegl_buffer_copy(source, &part, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE, target, &part);
+            }
+            sys::g_object_unref(source.cast());
+            sys::g_object_unref(target.cast());
+        }
+        let Rectangle { width, height, .. } = self.bounds();
+        gimp!(gimp_drawable_update(self.id, 0, 0, width, height));
     }
 
     /// Values of a mask or of the selection.

@@ -212,6 +212,18 @@ impl Image {
         Layer::known(layer).ok_or_else(|| refused("make a layer"))
     }
 
+    /// A group of layers that is not in the stack yet.
+    pub fn new_group(self, name: &str) -> Result<Layer> {
+        let name = c_string(name);
+        let group = gimp!(gimp_group_layer_new(self.object(), name.as_ptr()));
+        Layer::known(group).ok_or_else(|| refused("make a layer group"))
+    }
+
+    /// Takes `layer` out of the stack.
+    pub fn remove(self, layer: Layer) -> Result<()> {
+        done(gimp!(gimp_image_remove_layer(self.object(), layer.object())), "remove the layer")
+    }
+
     /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`.
     pub fn insert(self, layer: Layer, parent: Option<Layer>, position: i32) -> Result<()> {
         let parent = parent.map_or(null_mut(), Layer::object);
@@ -386,6 +398,27 @@ impl Layer {
     /// Writes sRGB with straight alpha; babl converts to what the image has.
     pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
         self.write(part, c"R'G'B'A u16", 4, rgba);
+    }
+
+    /// Copies pixels of a layer of the same size, whatever the image's precision is; its effects count.
+    pub fn copy_pixels(self, from: Self, parts: &[Rectangle]) {
+        let merged = from.with_effects_merged();
+        let source = gimp!(gimp_drawable_get_buffer(merged.unwrap_or(from).object()));
+        let target = gimp!(gimp_drawable_get_buffer(self.object()));
+        if !source.is_null() && !target.is_null() {
+            for part in parts.iter().map(|&part| gegl(part)) {
+                // SAFETY: both buffers are ours until they are unreferenced; GEGL copies only what lies in both.
+                unsafe { sys::gegl_buffer_copy(source, &part, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE, target, &part) };
+            }
+        }
+        for buffer in [source, target].into_iter().filter(|buffer| !buffer.is_null()) {
+            gimp!(g_object_unref(buffer.cast()));
+        }
+        if let Some(copy) = merged {
+            copy.delete();
+        }
+        let Rectangle { width, height, .. } = self.bounds();
+        gimp!(gimp_drawable_update(self.object(), 0, 0, width, height));
     }
 
     /// Values of a mask or of the selection.
