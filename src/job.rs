@@ -201,7 +201,15 @@ mod tests {
         let layer = LayerImage::new(1, 1, vec![0; 4]).expect("1x1");
         let params = Params { prompt: prompt.into(), ..Params::paper() };
         let (layer, document) = (layer.into(), String::new());
-        EditRequest { layer, params, model_folder: "none".into(), familiar_psnr: None, document, previews: 0 }
+        EditRequest {
+            layer,
+            params,
+            model_folder: "none".into(),
+            familiar_psnr: None,
+            document,
+            layer_digest: None,
+            previews: 0,
+        }
     }
 
     /// An edit that does what the prompt says.

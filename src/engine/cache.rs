@@ -48,6 +48,10 @@ impl TuningKey {
             hash.update(format!("{}={}\n", param.id, value.unwrap_or_default()));
         }
         hash.update(format!("{}x{}\n", request.layer.width(), request.layer.height()));
+        if let Some(digest) = request.layer_digest {
+            hash.update(format!("{digest:016x}\n"));
+            return Self(hex(&hash.finalize()));
+        }
         for row in request.layer.rgba().chunks(1 << 16) {
             let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
             hash.update(&bytes);

@@ -247,6 +247,22 @@ pub unsafe fn babl_format(encoding: *const ::std::os::raw::c_char) -> *const Bab
 pub fn has_babl_format() -> bool {
     Symbol::new(c"babl_format").find().is_some()
 }
+pub unsafe fn babl_get_name(babl: *const Babl) -> *const ::std::os::raw::c_char {
+    static SYMBOL: Symbol = Symbol::new(c"babl_get_name");
+    type Function = unsafe extern "C" fn(*const Babl) -> *const ::std::os::raw::c_char;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(babl) }
+}
+pub fn has_babl_get_name() -> bool {
+    Symbol::new(c"babl_get_name").find().is_some()
+}
+pub unsafe fn babl_format_get_bytes_per_pixel(format: *const Babl) -> ::std::os::raw::c_int {
+    static SYMBOL: Symbol = Symbol::new(c"babl_format_get_bytes_per_pixel");
+    type Function = unsafe extern "C" fn(*const Babl) -> ::std::os::raw::c_int;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(format) }
+}
+pub fn has_babl_format_get_bytes_per_pixel() -> bool {
+    Symbol::new(c"babl_format_get_bytes_per_pixel").find().is_some()
+}
 impl GeglAbyssPolicy {
     pub const GEGL_ABYSS_NONE: GeglAbyssPolicy = GeglAbyssPolicy(0);
     pub const GEGL_ABYSS_CLAMP: GeglAbyssPolicy = GeglAbyssPolicy(1);
@@ -341,6 +357,14 @@ pub unsafe fn gegl_buffer_set(
 }
 pub fn has_gegl_buffer_set() -> bool {
     Symbol::new(c"gegl_buffer_set").find().is_some()
+}
+pub unsafe fn gegl_buffer_get_format(buffer: *mut GeglBuffer) -> *const Babl {
+    static SYMBOL: Symbol = Symbol::new(c"gegl_buffer_get_format");
+    type Function = unsafe extern "C" fn(*mut GeglBuffer) -> *const Babl;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer) }
+}
+pub fn has_gegl_buffer_get_format() -> bool {
+    Symbol::new(c"gegl_buffer_get_format").find().is_some()
 }
 pub unsafe fn gegl_buffer_copy(
     src: *mut GeglBuffer,
@@ -2428,8 +2452,11 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"g_object_ref",
     c"g_object_unref",
     c"babl_format",
+    c"babl_get_name",
+    c"babl_format_get_bytes_per_pixel",
     c"gegl_buffer_get",
     c"gegl_buffer_set",
+    c"gegl_buffer_get_format",
     c"gegl_buffer_copy",
     c"gegl_init",
     c"gdk_pixbuf_get_pixels",

@@ -39,6 +39,7 @@ pub struct Session {
     queue: VecDeque<Params>,
     /// The layer as it was read last.
     layer: Option<Arc<LayerImage>>,
+    digest: Option<u64>,
     small_layer: Option<LayerImage>,
     /// Every result of `layer`, oldest first.
     pub results: Vec<Outcome>,
@@ -124,6 +125,7 @@ impl Session {
             running: None,
             queue: VecDeque::new(),
             layer: None,
+            digest: None,
             small_layer: None,
             results: Vec::new(),
             estimating: None,
@@ -171,9 +173,14 @@ impl Session {
     /// The layer as it is now; results of another picture are forgotten.
     pub fn read_layer(&mut self) -> Result<Arc<LayerImage>> {
         let layer = self.document.read_layer()?;
-        if let Some(known) = self.layer.as_ref().filter(|known| ***known == layer) {
+        let digest = self.document.layer_digest();
+        let is_known = |known: &&Arc<LayerImage>| {
+            self.digest == digest && (known.width(), known.height()) == (layer.width(), layer.height())
+        };
+        if let Some(known) = self.layer.as_ref().filter(is_known) {
             return Ok(known.clone());
         }
+        self.digest = digest;
         self.results.clear();
         self.small_layer = Some(layer.shrunk(SHOWN_SIDE));
         let layer = Arc::new(layer);
@@ -185,6 +192,7 @@ impl Session {
     fn request(&mut self, params: &Params, layer: Arc<LayerImage>) -> Result<EditRequest> {
         let mut request = host::request_of(layer, self.document.document(), params, &self.folders)?;
         request.previews = PREVIEWS;
+        request.layer_digest = self.digest;
         Ok(request)
     }
 
