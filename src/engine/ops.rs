@@ -15,6 +15,7 @@ mod elementwise;
 mod gemm;
 mod linear;
 mod norm;
+mod winograd;
 
 pub use attention::attention;
 pub use conv::{Padding, conv2d};
@@ -24,6 +25,7 @@ pub use norm::{Activation, group_norm, layer_norm};
 
 use super::optimizer::Adam;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// What a layer learns.
@@ -65,6 +67,28 @@ fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Resul
 /// A tensor of `like`'s shape and device.
 fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
+}
+
+thread_local! {
+    /// What [`with_buffer`] lent and got back. A thread's own, because operations have no owner that outlives them: candle
+    /// makes one for each call, and their tasks run on any thread of the pool.
+    static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with `len` values of any content. Unlike those of a new vector they need not be cleared first, which took a
+/// tenth of a training step.
+fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    /// Larger buffers, of 32 MB, are not kept: what they are used for outweighs clearing them.
+    const MOST_KEPT: usize = 8 << 20;
+    let mut buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if buffer.len() < len {
+        buffer = vec![0.0; len];
+    }
+    let result = f(&mut buffer[..len]);
+    if buffer.len() <= MOST_KEPT {
+        BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
+    }
+    result
 }
 
 /// `exp` that compiles to vector instructions; relative error 2e-7. Range reduction and polynomial of Cephes `expf`.
