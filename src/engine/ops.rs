@@ -38,12 +38,23 @@ pub struct Parameters {
     pub optimizer: Option<Arc<Adam>>,
 }
 
-/// The gradient of `parameter`, unless the optimizer has used it up.
-fn hand_over(optimizer: &Option<Arc<Adam>>, parameter: &Tensor, gradient: Option<Tensor>) -> Result<Option<Tensor>> {
-    match (optimizer, gradient) {
-        (Some(optimizer), Some(gradient)) => optimizer.take(parameter, gradient),
-        (_, gradient) => Ok(gradient),
+/// The gradient of `parameter` if one is wanted, unless the optimizer uses it up; `fill` computes it into values of any
+/// content. It changes the parameter, so whatever else needs that comes first.
+fn hand_over(
+    optimizer: &Option<Arc<Adam>>,
+    parameter: &Tensor,
+    fill: impl FnOnce(&mut [f32]) -> Result<()>,
+) -> Result<Option<Tensor>> {
+    if !parameter.track_op() {
+        return Ok(None);
     }
+    with_buffer(parameter.elem_count(), |gradient| {
+        fill(gradient)?;
+        match optimizer {
+            Some(optimizer) if optimizer.trains(parameter) => optimizer.take(parameter, gradient).map(|()| None),
+            _ => Tensor::from_slice(gradient, parameter.shape(), parameter.device()).map(Some),
+        }
+    })
 }
 
 /// The values of a contiguous CPU storage.
@@ -55,7 +66,7 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Calls `f` with the values of a CPU tensor, copied first if they do not lie in a row.
-fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {

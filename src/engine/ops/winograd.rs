@@ -86,22 +86,21 @@ impl Tiles {
         self.convolve(dy, &kernel, None)
     }
 
-    /// `x`: (b, c, h, w), `dy`: (b, o, h, w); gives (o, c, 3, 3).
-    pub fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    /// `x`: (b, c, h, w), `dy`: (b, o, h, w); fills `dw`, (o, c, 3, 3).
+    pub fn weight_gradient(&self, x: &[f32], dy: &[f32], dw: &mut [f32]) {
         let pictures = self.b * self.h * self.w;
         let (c, o) = (x.len() / pictures, dy.len() / pictures);
-        let mut dw = vec![0.0; o * c * 9];
         for band in self.bands(c.max(o)) {
+            let mode = if band.start == 0 { Out::Replace } else { Out::Add };
             let (tiles, padded) = self.width(&band);
             with_buffer(PLACES * c * padded, |v| {
                 with_buffer(PLACES * tiles * o, |dm| {
                     self.transform_input(x, &band, v);
                     self.transform_gradient(dy, &band, dm);
-                    add_weight_gradient(&mut dw, v, dm, [tiles, c, o]);
+                    band_weight_gradient(dw, mode, v, dm, [tiles, c, o]);
                 });
             });
         }
-        dw
     }
 
     fn convolve(&self, x: &[f32], kernel: &Kernel<'_>, bias: Option<&[f32]>) -> Vec<f32> {
@@ -326,8 +325,8 @@ impl Kernel<'_> {
     }
 }
 
-/// Adds to `dw`, (o, c, 9), what comes from the tiles of `v`, (16, c, padded), and `dm`, (16, tiles, o).
-fn add_weight_gradient(dw: &mut [f32], v: &[f32], dm: &[f32], [tiles, c, o]: [usize; 3]) {
+/// What comes from the tiles of `v`, (16, c, padded), and `dm`, (16, tiles, o), to `dw`, (o, c, 9).
+fn band_weight_gradient(dw: &mut [f32], mode: Out, v: &[f32], dm: &[f32], [tiles, c, o]: [usize; 3]) {
     let padded = v.len() / (PLACES * c);
     // Each task has some of the channels of x, and from every row of dw the piece that belongs to them.
     let mut tasks: Vec<Vec<&mut [f32]>> = (0..c.div_ceil(CHANNELS)).map(|_| Vec::with_capacity(o)).collect();
@@ -344,7 +343,7 @@ fn add_weight_gradient(dw: &mut [f32], v: &[f32], dm: &[f32], [tiles, c, o]: [us
             }
             vectorized(
                 #[inline(always)]
-                || add_kernel_gradient(du, o, channels.len(), &mut dw),
+                || transform_kernel_gradient(du, o, channels.len(), &mut dw, mode),
             );
         });
     });
@@ -367,9 +366,9 @@ fn transform_output(m: &[f32], channels: usize, channel: usize, bias: f32, tiles
     }
 }
 
-/// Adds G^T du G to `dw`: a row (channels, 9) for each of `o` channels; `du`: (16, channels, o).
+/// G^T du G to `dw`, a row (channels, 9) for each of `o` channels; `du`: (16, channels, o).
 #[inline(always)]
-fn add_kernel_gradient(du: &[f32], o: usize, channels: usize, dw: &mut [&mut [f32]]) {
+fn transform_kernel_gradient(du: &[f32], o: usize, channels: usize, dw: &mut [&mut [f32]], mode: Out) {
     for (block, dw) in dw.chunks_mut(LANES).enumerate() {
         for channel in 0..channels {
             let at = |place: usize| (place * channels + channel) * o + block * LANES;
@@ -380,8 +379,9 @@ fn add_kernel_gradient(du: &[f32], o: usize, channels: usize, dw: &mut [&mut [f3
             let transformed = on_both_sides(&du, times_g_t);
             for (lane, dw) in dw.iter_mut().enumerate() {
                 let taps: &mut [f32; 9] = dw[channel * 9..].first_chunk_mut().expect("nine taps");
-                for (tap, sum) in taps.iter_mut().enumerate() {
-                    *sum += transformed[tap / 3][tap % 3][lane];
+                let before = if mode == Out::Add { *taps } else { [0.0; 9] };
+                for (tap, value) in taps.iter_mut().enumerate() {
+                    *value = before[tap] + transformed[tap / 3][tap % 3][lane];
                 }
             }
         }
