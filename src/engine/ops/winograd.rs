@@ -32,6 +32,8 @@ type Lanes = [f32; LANES];
 /// Channels of the result that one task computes, so that their part of `u` stays in the cache; fixed, so that
 /// the matrix products do not depend on the threads.
 const CHANNELS: usize = 32;
+/// Tiles that one task computes if the result has no more channels than that, as in the VAE's last layers.
+const FEW_TILES: usize = 128;
 /// Values of `v` that exist at a time, about.
 const BAND_VALUES: usize = 2 << 20;
 
@@ -50,6 +52,15 @@ struct Kernel<'a> {
     rows: usize,
     columns: usize,
     direction: Direction,
+}
+
+/// A part of a convolution's result.
+struct Task<'y> {
+    /// Rows of tiles, counted through the batch.
+    part: Range<usize>,
+    channels: Range<usize>,
+    /// What they cover of the first item, a piece of each channel, then of the second ...
+    y: Vec<&'y mut [f32]>,
 }
 
 /// What a convolution computes.
@@ -118,25 +129,44 @@ impl Tiles {
     /// Fills the part of `y`, (b, o, h, w), that belongs to the tiles `v`.
     fn convolve_band(&self, y: &mut [f32], band: &Range<usize>, v: &[f32], kernel: &Kernel<'_>, bias: Option<&[f32]>) {
         let Kernel { rows: o, columns: c, .. } = *kernel;
-        let plane = self.h * self.w;
         let (_, padded) = self.width(band);
-        // Each task has some of the channels of y: first those of the first item, then of the second ...
-        let mut tasks: Vec<Vec<&mut [f32]>> = (0..o.div_ceil(CHANNELS)).map(|_| Vec::new()).collect();
-        for item in y.chunks_mut(o * plane) {
-            item.chunks_mut(plane).enumerate().for_each(|(channel, y)| tasks[channel / CHANNELS].push(y));
+        // Each task has some of the channels; where there are few, some of the band's rows of tiles too.
+        // They start at a multiple of the lanes.
+        let start_at = LANES >> self.columns.trailing_zeros().min(LANES.trailing_zeros());
+        let few = FEW_TILES.div_ceil(self.columns).next_multiple_of(start_at);
+        let rows = if o > CHANNELS { band.len() } else { few };
+        let mut tasks = Vec::new();
+        for start in band.clone().step_by(rows) {
+            for first in (0..o).step_by(CHANNELS) {
+                let (part, channels) = (start..(start + rows).min(band.end), first..(first + CHANNELS).min(o));
+                tasks.push(Task { part, channels, y: Vec::new() });
+            }
         }
-        tasks.into_par_iter().enumerate().for_each(|(task, mut y)| {
-            let channels = task * CHANNELS..o.min((task + 1) * CHANNELS);
-            with_buffer(PLACES * channels.len() * (c + padded) + 4 * padded, |buffer| {
+        for (index, y) in y.chunks_mut(self.h * self.w).enumerate() {
+            let (item, channel) = (index / o, index % o);
+            let (mut rest, mut above) = (y, 0);
+            for task in tasks.iter_mut().filter(|task| task.channels.contains(&channel)) {
+                let Some((_, rows, _)) = self.runs(&task.part).find(|run| run.0 == item) else { continue };
+                let (start, end) = (2 * rows.start, self.h.min(2 * rows.end));
+                let (_, from_start) = rest.split_at_mut((start - above) * self.w);
+                let (piece, below) = from_start.split_at_mut((end - start) * self.w);
+                task.y.push(piece);
+                (rest, above) = (below, end);
+            }
+        }
+        tasks.into_par_iter().for_each(|Task { part, channels, mut y }| {
+            let first_tile = (part.start - band.start) * self.columns;
+            let (_, width) = self.width(&part);
+            with_buffer(PLACES * channels.len() * (c + width) + 4 * width, |buffer| {
                 let (u, rest) = buffer.split_at_mut(PLACES * channels.len() * c);
-                let (m, tiles) = rest.split_at_mut(PLACES * channels.len() * padded);
+                let (m, tiles) = rest.split_at_mut(PLACES * channels.len() * width);
                 vectorized(
                     #[inline(always)]
                     || kernel.transform(&channels, u),
                 );
-                for (place, m) in m.chunks_mut(channels.len() * padded).enumerate() {
+                for (place, m) in m.chunks_mut(channels.len() * width).enumerate() {
                     let u = Matrix::new(&u[place * channels.len() * c..], channels.len(), c);
-                    let v = Matrix::new(&v[place * c * padded..], c, padded);
+                    let v = Matrix::strided(&v[place * c * padded + first_tile..], c, width, padded);
                     matmul(m, Out::Replace, 1.0, u, v, Threads::One);
                 }
                 vectorized(
@@ -144,7 +174,7 @@ impl Tiles {
                     || {
                         for (index, channel) in channels.clone().enumerate() {
                             transform_output(m, channels.len(), index, bias.map_or(0.0, |b| b[channel]), tiles);
-                            for (item, rows, first) in self.runs(band) {
+                            for (item, (_, rows, first)) in self.runs(&part).enumerate() {
                                 self.place_output(tiles, first, rows, y[item * channels.len() + index]);
                             }
                         }
@@ -275,7 +305,7 @@ impl Tiles {
         });
     }
 
-    /// Puts the four places of each output tile, from `first` on, where they belong in rows of tiles of a picture.
+    /// Puts the four places of each output tile, from `first` on, where they belong; `y` is what is under these rows of tiles.
     #[inline(always)]
     fn place_output(&self, tiles: &[f32], first: usize, rows: Range<usize>, y: &mut [f32]) {
         let padded = tiles.len() / 4;
@@ -283,7 +313,7 @@ impl Tiles {
             let at = first + index * self.columns;
             for (below, tiles) in tiles.chunks_exact(2 * padded).enumerate().take(self.h - 2 * row) {
                 let (left, right) = (&tiles[at..][..self.columns], &tiles[padded + at..][..self.columns]);
-                let y = &mut y[(2 * row + below) * self.w..][..self.w];
+                let y = &mut y[(2 * index + below) * self.w..][..self.w];
                 let (pairs, odd) = y.as_chunks_mut::<2>();
                 for ((y, left), right) in pairs.iter_mut().zip(left).zip(right) {
                     *y = [*left, *right];
