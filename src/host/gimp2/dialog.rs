@@ -337,6 +337,11 @@ impl Window {
         }
     }
 
+    /// Lets an edit start while something runs.
+    pub fn allow_edit(&self) {
+        self.edit.set_sensitive(true);
+    }
+
     pub fn show_stopping(&self) {
         self.stop.set_sensitive(false);
     }

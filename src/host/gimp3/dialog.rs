@@ -322,6 +322,11 @@ impl Window {
     /// Nothing runs any more: the loop that waits for the end of the last edit looks by itself.
     pub fn ended(&self) {}
 
+    /// Lets an edit start while something runs.
+    pub fn allow_edit(&self) {
+        self.frame.set_button_sensitive(EDIT, true);
+    }
+
     pub fn show_stopping(&self) {
         self.frame.set_button_sensitive(CLOSE, false);
     }
