@@ -191,8 +191,10 @@ impl Window {
                     window.take_result(number);
                 }
             };
-            let usual_seed = self.session.borrow().results[0].params.seed;
-            let caption = if params.seed == usual_seed { params.eta.to_string() } else { format!("#{}", params.seed) };
+            // What is new in it.
+            let seed_before = number.checked_sub(1).map(|before| self.session.borrow().results[before].params.seed);
+            let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
+            let caption = if has_new_seed { format!("#{}", params.seed) } else { params.eta.to_string() };
             self.panel.add(&picture, &caption, &format!("Strength {}, seed {}", params.eta, params.seed), clicked);
         }
         self.show_result(number);

@@ -46,8 +46,8 @@ pub fn run(session: Session) -> Result<Layer> {
     window.begin();
     window.dialog.run_main_loop();
     window.dialog.hide();
-    let result = window.session.borrow().document.result;
-    result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
+    let result = window.session.borrow().document.result();
+    result.ok_or(Error::Cancelled)
 }
 
 pub struct Window {

@@ -67,8 +67,8 @@ pub unsafe fn run(procedure: *mut sys::GimpProcedure, config: Config, session: S
     if let Some(params) = window.edited.take() {
         window.write(&params);
     }
-    let result = window.session.borrow().document.result;
-    result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
+    let result = window.session.borrow().document.result();
+    result.ok_or(Error::Cancelled)
 }
 
 pub struct Window {
