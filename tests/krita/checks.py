@@ -581,6 +581,7 @@ def what_is_not_touched_stays_bit_for_bit():
         for is_opaque in (False, True):
             with Opened(model, depth, profile, is_opaque) as opened:
                 before = opened.pixels()
+                assert profile in ("", opened.document.colorProfile()), opened.document.colorProfile()
                 dialog = opened.dialog()
                 fill(dialog, eta=0, keep_untouched=True)
                 press_edit(dialog)
@@ -589,6 +590,43 @@ def what_is_not_touched_stays_bit_for_bit():
                 assert opened.pixels(result) == before and opened.pixels() == before, what
                 if depth == "F32":
                     assert "16-bit sRGB without what is brighter than white" in status(dialog), status(dialog)
+
+
+def a_file_with_an_embedded_profile_keeps_it_and_its_pixels():
+    path = os.path.join(FOLDER, "profile.kra")
+    with Opened("RGBA", "U16", "ClayRGB-elle-V2-g22.icc", True) as opened:
+        opened.document.setBatchmode(True)
+        assert opened.document.saveAs(path)
+        opened.document.waitForDone()
+    document = application().openDocument(path)
+    application().activeWindow().addView(document)
+    settle()
+    try:
+        profile, layer = document.colorProfile(), document.topLevelNodes()[0]
+        assert "sRGB" not in profile and document.colorDepth() == "U16", (profile, document.colorDepth())
+        before = bytes(layer.pixelData(0, 0, WIDTH, HEIGHT))
+        application().action("imagic_edit").trigger()
+        wait_until("the dialog", lambda: dialogs())
+        dialog = dialogs()[-1]
+        wait_until("the engine", lambda: button(dialog, "Edit").isEnabled())
+        fill(dialog, eta=0, keep_untouched=True)
+        press_edit(dialog)
+        layer, result = document.topLevelNodes()
+        assert result.colorProfile() == profile and profile in status(dialog), status(dialog)
+        assert bytes(result.pixelData(0, 0, WIDTH, HEIGHT)) == before, "the pixels are others"
+        # Without the switch only the way to sRGB and back is measured.
+        picture = Source(document, layer).read()
+        report = {"tuned": "now", "params": {"prompt": "same", "eta": 0, "seed": 0}, "seconds": {}}
+        Source(document, layer).insert([Edited(picture, "same", picture.pixels, report)], "same", 100)
+        there = array.array("H", bytes(document.topLevelNodes()[-1].pixelData(0, 0, WIDTH, HEIGHT)))
+        worst = max(abs(a - b) for a, b in zip(there, array.array("H", before)))
+        tell("to 16-bit sRGB and back from {}: at most {} of 65535".format(profile, worst))
+    finally:
+        for dialog in dialogs():
+            dialog.reject()
+        document.setModified(False)
+        document.close()
+        settle()
 
 
 def a_model_brings_its_preset_but_never_over_settings_that_were_written():
@@ -644,6 +682,20 @@ def the_dialog_is_usable_with_the_keyboard_alone():
             wait_until("the keyboard", lambda: keyboard.poll() is not None)
         wait_until("the result", lambda: len(opened.layers()) == 2)
         assert opened.layers()[1] == "typed text (eta 0.7)", opened.layers()
+        compare(dialog, "Compare strengths")
+        strip, reached = dialog.findChild(QListWidget), set()
+        for _ in range(60):
+            reached.add(dialog.focusWidget())
+            dialog.focusNextChild()
+        wanted = dialog.findChildren(QPushButton) + dialog.findChildren(QCheckBox) + [strip]
+        missed = [one for one in wanted if one.isVisible() and one.isEnabled() and one not in reached]
+        assert not missed, [one.text() for one in missed if one is not strip]
+        strip.setFocus()
+        strip.setCurrentRow(1)
+        settle()
+        keyboard = subprocess.Popen(["xdotool", "key", "shift+Right", "alt+i"])
+        wait_until("the keyboard", lambda: keyboard.poll() is not None)
+        wait_until("the group", lambda: opened.layers()[2:] == ["typed text"])
         keyboard = subprocess.Popen(["xdotool", "key", "Escape"])
         wait_until("the keyboard", lambda: keyboard.poll() is not None)
         wait_until("the closed dialog", lambda: not dialogs())
@@ -675,6 +727,7 @@ CHECKS = [
     another_strength_is_seen_without_a_click_and_edit_only_inserts_it,
     earlier_edits_are_removed_with_their_layers_and_with_nothing_else,
     what_is_not_touched_stays_bit_for_bit,
+    a_file_with_an_embedded_profile_keeps_it_and_its_pixels,
     a_model_brings_its_preset_but_never_over_settings_that_were_written,
     every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen,
     the_dialog_is_usable_with_the_keyboard_alone,
