@@ -4,6 +4,7 @@
 //! list of seconds: one number for each training step, one in all for anything else.
 
 use candle_core::{Device, Tensor};
+use imagic_edit::engine::checkpoint::Activations;
 use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::schedule::Schedule;
@@ -94,7 +95,8 @@ fn prepare(job: Job) -> Result<Operation> {
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            let setting =
+                Setting { config: &own, schedule: &schedule, params: &params, activations: Activations::Keep };
             imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut |stage, step, _, _| {
                 steps.took(stage, step)
             })?;
@@ -102,12 +104,14 @@ fn prepare(job: Job) -> Result<Operation> {
         })),
         "stage B step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::FineTune);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            let setting =
+                Setting { config: &own, schedule: &schedule, params: &params, activations: Activations::Keep };
             imagic::fine_tune(&setting, &weights, &x, &e, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(move || {
-            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            let setting =
+                Setting { config: &own, schedule: &schedule, params: &params, activations: Activations::Keep };
             let unet = UNet::new(&own, &weights)?;
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _, _, _| Ok(()))?;
             Ok(())

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod checkpoint;
 pub mod imagic;
 pub mod layers;
 pub mod ops;
@@ -19,6 +20,7 @@ use crate::image::LayerImage;
 use crate::params::Params;
 use cache::{TunedModel, TuningKey};
 use candle_core::Device;
+use checkpoint::Activations;
 use imagic::Setting;
 use random::{Purpose, Stream};
 use schedule::Schedule;
@@ -221,7 +223,8 @@ impl Engine {
         }
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
         let size = base.working_size(&request.layer, params.resolution);
-        let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params };
+        let setting =
+            Setting { config: &base.unet_config, schedule: &base.schedule, params, activations: Activations::Keep };
 
         let (mut embedding_losses, mut tuning_losses) = (Vec::new(), Vec::new());
         let (tuned, origin) = match self.find_tuned(&key, &base) {

@@ -7,7 +7,8 @@
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
-use imagic_edit::engine::imagic::{self, Setting};
+use imagic_edit::engine::checkpoint::Activations;
+use imagic_edit::engine::imagic::{self, Sample, Setting};
 use imagic_edit::engine::optimizer::Adam;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::schedule::Schedule;
@@ -123,10 +124,16 @@ fn loss_and_every_gradient_are_the_same() {
         // Through the schedule's square roots, of which theirs are in f32.
         check(reference, "x_t, target", 1e-6, [("x_t", x_t, tensor("x_t")), ("target", target, tensor("target"))]);
 
-        let loss = imagic::denoising_loss(&schedule, &unet, &x, &e, &timesteps, &noise).expect("a loss");
+        let sample = Sample { x: &x, e: &e, timesteps: &timesteps, noise: &noise };
+        let both = [Activations::Keep, Activations::Recompute];
+        let results = both.map(|activations| imagic::denoising_loss(&schedule, &unet, &sample, activations));
+        let [(loss, mut gradients), (_, recomputed)] = results.map(|result| result.expect("a loss"));
         check(reference, "loss", 1e-6, [("loss", loss.reshape(1).expect("one number"), tensor("loss"))]);
 
-        let mut gradients = loss.backward().expect("gradients");
+        for (name, variable) in variables.iter().chain([(&"e".to_owned(), &e)]) {
+            let [kept, recomputed] = [&gradients, &recomputed].map(|gradients| gradients.get(variable).map(values));
+            assert!(kept == recomputed, "{}: another gradient of {name} without activations", reference.name());
+        }
         let of_e = gradients.remove(&e).expect("the gradient of e");
         check(reference, "gradient of e", 1e-5, [("e", of_e, tensor("gradient_of_e"))]);
 
@@ -172,7 +179,7 @@ fn adam_takes_the_same_steps() {
                 let gradient = tensor("gradients").get(step).expect("ten gradients");
                 // A sum of products has its factors as gradient.
                 let loss = (variable.as_tensor() * gradient).and_then(|product| product.sum_all()).expect("a sum");
-                adam.step(&loss).expect("a step");
+                adam.step(|| Ok((loss.clone(), loss.backward()?))).expect("a step");
             }
             check(
                 reference,
@@ -223,7 +230,7 @@ fn sampling_with_guidance_takes_the_same_path() {
         let pairs = steps.iter().map(|(name, ours, theirs)| (name.as_str(), ours.clone(), theirs.clone()));
         check(reference, "DDIM, each step alone", 5e-6, pairs);
 
-        let setting = Setting { config: &config, schedule: &schedule, params: &params };
+        let setting = Setting { config: &config, schedule: &schedule, params: &params, activations: Activations::Keep };
         let watch = &mut |_, _, _, _| Ok(());
         let last =
             imagic::generate(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1), watch).expect("latents");
@@ -249,7 +256,7 @@ fn a_whole_edit_is_the_same() {
         let x = vae.sample(&moments, &noise).expect("a sample");
         check(reference, "edit: x", 4e-6, [("x", x.clone(), tensor("x_0"))]);
 
-        let setting = Setting { config: &config, schedule: &schedule, params: &params };
+        let setting = Setting { config: &config, schedule: &schedule, params: &params, activations: Activations::Keep };
         let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
         let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base, &x, &e_tgt, watch).expect("stage A");
@@ -259,6 +266,13 @@ fn a_whole_edit_is_the_same() {
         let (tuned, losses) = imagic::fine_tune(&setting, &base, &x, &e_opt, watch).expect("stage B");
         check(reference, "edit: losses of stage B", 1e-6, [("losses", row(losses), tensor("losses_b"))]);
         check_changes(reference, &base, &tuned);
+        let sparing = Setting { activations: Activations::Recompute, ..setting };
+        let (e, _) = imagic::optimize_text_embedding(&sparing, &base, &x, &e_tgt, watch).expect("stage A");
+        let (again, _) = imagic::fine_tune(&sparing, &base, &x, &e, watch).expect("stage B");
+        assert!(values(&e) == values(&e_opt), "{}: another e_opt without activations", reference.name());
+        for (name, weight) in &tuned.tensors {
+            assert!(values(&again.tensors[name]) == values(weight), "{}: another {name}", reference.name());
+        }
 
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
         check(reference, "edit: e_bar", 1e-6, [("e_bar", e_bar.clone(), tensor("e_bar"))]);

@@ -9,6 +9,7 @@
 //! | `denoising_loss` | L of formula 2 |
 #![forbid(unsafe_code)]
 
+use super::checkpoint::{self, Activations, Input};
 use super::optimizer::Adam;
 use super::random::{Purpose, Stream};
 use super::schedule::Schedule;
@@ -17,6 +18,7 @@ use super::weights::Weights;
 use super::{Stage, StepWatch};
 use crate::error::{Error, Result};
 use crate::params::Params;
+use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +31,8 @@ pub struct Setting<'a> {
     pub schedule: &'a Schedule,
     /// Steps, learning rates, seeds.
     pub params: &'a Params,
+    /// How stages A and B get at the intermediate results that gradients need; changes no number.
+    pub activations: Activations,
 }
 
 /// Stage A: the embedding that makes the frozen network reconstruct `x` best, near `e_tgt`, where it starts.
@@ -123,20 +127,33 @@ pub fn generate(
     Ok(x_t)
 }
 
+/// What one step of stages A and B looks at.
+pub struct Sample<'a> {
+    /// The picture x, (1, c, h, w).
+    pub x: &'a Tensor,
+    /// The embedding, (1, tokens, d).
+    pub e: &'a Tensor,
+    /// b timesteps t.
+    pub timesteps: &'a [u32],
+    /// Their noises, (b, c, h, w).
+    pub noise: &'a Tensor,
+}
+
 /// Formula 2: the mean of (target - prediction)^2, where the target is the noise, or v for a model that predicts v.
-/// `e`: (1, tokens, d); `timesteps`: b of them; `noise`: (b, c, h, w).
+/// Returns it with the gradients of the variables in network and embedding.
 pub fn denoising_loss(
     schedule: &Schedule,
     unet: &UNet,
-    x: &Tensor,
-    e: &Tensor,
-    timesteps: &[u32],
-    noise: &Tensor,
-) -> Result<Tensor> {
+    sample: &Sample<'_>,
+    activations: Activations,
+) -> Result<(Tensor, GradStore)> {
+    let &Sample { x, e, timesteps, noise } = sample;
     let (_, tokens, d) = e.dims3()?;
-    let e = e.broadcast_as((timesteps.len(), tokens, d))?;
-    let prediction = unet.forward(&schedule.add_noise(x, noise, timesteps)?, timesteps, &e.contiguous()?)?;
-    Ok((prediction - schedule.target(x, noise, timesteps)?)?.sqr()?.mean_all()?)
+    let e = e.broadcast_as((timesteps.len(), tokens, d))?.contiguous()?;
+    let x_t = schedule.add_noise(x, noise, timesteps)?;
+    let target = schedule.target(x, noise, timesteps)?;
+    let loss = |prediction: &Tensor| Ok((prediction - target)?.sqr()?.mean_all()?);
+    checkpoint::backward(unet, &Input { x_t: &x_t, timesteps, e: &e }, activations, loss)
 }
 
 /// What differs between stages A and B besides the variables.
@@ -166,8 +183,8 @@ fn train(
         let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
         let timesteps = stream(training.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
         let noise = stream(training.noise).normals(&shape, x.device())?;
-        let loss = denoising_loss(schedule, unet, x, e, &timesteps, &noise)?;
-        training.adam.step(&loss)?;
+        let sample = Sample { x, e, timesteps: &timesteps, noise: &noise };
+        let loss = training.adam.step(|| denoising_loss(schedule, unet, &sample, setting.activations))?;
         let loss = loss.to_scalar::<f32>()?;
         if !loss.is_finite() {
             let stage = training.stage.label();

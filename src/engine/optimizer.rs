@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -55,10 +56,11 @@ impl Adam {
         Self { lr, state: Mutex::new(State { step: 0, variables }) }
     }
 
-    /// One step down from `loss`. A variable without a gradient is an error: something cut the graph.
-    pub fn step(&self, loss: &Tensor) -> Result<()> {
+    /// One step down from the loss whose gradients `backward` computes; gives back the loss. A variable without a
+    /// gradient is an error: something cut the graph.
+    pub fn step(&self, backward: impl FnOnce() -> Result<(Tensor, GradStore)>) -> Result<Tensor> {
         self.state().step += 1;
-        let gradients = loss.backward()?;
+        let (loss, gradients) = backward()?;
         let state = &mut *self.state();
         // Those that no operation handed over.
         for variable in state.variables.values_mut().filter(|variable| variable.updated < state.step) {
@@ -68,7 +70,7 @@ impl Adam {
             };
             variable.update(gradient, self.lr, state.step)?;
         }
-        Ok(())
+        Ok(loss)
     }
 
     /// Uses up the gradient of one of the variables; gives back that of any other tensor.
