@@ -65,7 +65,7 @@ mod bindings {
                 "#include <libgimp/gimp.h>\n#include <libgimp/gimpui.h>\n#include <gegl.h>\n",
             )
             .clang_args(include_flags(gimp))
-            .allowlist_function(mentioned(&source_text, &["gimp_", "gegl_", "babl_", "gtk_", "g_"]))
+            .allowlist_function(mentioned(&source_text, &["gimp_", "gegl_", "babl_", "gtk_", "gdk_pixbuf_", "g_"]))
             .allowlist_type(mentioned(&source_text, &["Gimp", "Gegl", "Gtk", "Gdk", "GConnect", "GBinding", "Pango"]))
             .allowlist_var(mentioned(&source_text, &["GIMP_PARASITE_"]))
             .opaque_type(OPAQUE)

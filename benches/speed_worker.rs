@@ -97,7 +97,7 @@ fn prepare(job: Job) -> Result<Operation> {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
             let setting =
                 Setting { config: &own, schedule: &schedule, params: &params, activations: Activations::Keep };
-            imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut |stage, step, _, _| {
+            imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| {
                 steps.took(stage, step)
             })?;
             Ok(steps.seconds)
@@ -106,14 +106,14 @@ fn prepare(job: Job) -> Result<Operation> {
             let mut steps = Steps::new(Stage::FineTune);
             let setting =
                 Setting { config: &own, schedule: &schedule, params: &params, activations: Activations::Keep };
-            imagic::fine_tune(&setting, &weights, &x, &e, &mut |stage, step, _, _| steps.took(stage, step))?;
+            imagic::fine_tune(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(move || {
             let setting =
                 Setting { config: &own, schedule: &schedule, params: &params, activations: Activations::Keep };
             let unet = UNet::new(&own, &weights)?;
-            imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _, _, _| Ok(()))?;
+            imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())
         })),
         other => Err(Error::Parameter(format!("no operation is called {other}"))),
@@ -127,8 +127,9 @@ fn edit(job: Job, params: Params) -> Result<Operation> {
     let model_folder = job.model;
     Ok(timed(move || {
         let options = EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None };
-        let (layer, params, model_folder) = (layer.clone(), params.clone(), model_folder.clone());
-        let request = EditRequest { layer, params, model_folder, familiar_psnr: None, document: String::new() };
+        let (layer, params, model_folder) = (layer.clone().into(), params.clone(), model_folder.clone());
+        let document = String::new();
+        let request = EditRequest { layer, params, model_folder, familiar_psnr: None, document, previews: 0 };
         Engine::new(options).edit(&request, &mut |_| ControlFlow::Continue(()))?;
         Ok(())
     }))

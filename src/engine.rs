@@ -3,6 +3,8 @@
 
 pub mod cache;
 pub mod checkpoint;
+mod clock;
+pub mod cost;
 pub mod imagic;
 pub mod layers;
 pub mod ops;
@@ -12,6 +14,7 @@ pub mod random;
 pub mod schedule;
 pub mod text;
 pub mod unet;
+pub mod untouched;
 pub mod vae;
 pub mod weights;
 
@@ -19,15 +22,16 @@ use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
 use cache::{TunedModel, TuningKey};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use checkpoint::Activations;
-use imagic::Setting;
+use clock::Clock;
+use cost::Estimate;
+use imagic::{Setting, Training};
 use random::{Purpose, Stream};
 use schedule::Schedule;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 use text::TextEncoder;
 use unet::{UNet, UNetConfig};
 use vae::Vae;
@@ -48,7 +52,7 @@ pub struct EngineOptions {
 #[derive(Clone, Debug)]
 pub struct EditRequest {
     /// The picture x.
-    pub layer: LayerImage,
+    pub layer: Arc<LayerImage>,
     /// What to do with it.
     pub params: Params,
     /// Diffusers folder of the base model that `params.model` means.
@@ -58,6 +62,8 @@ pub struct EditRequest {
     pub familiar_psnr: Option<f64>,
     /// Identifies the document, to group tuned models in the cache; may be empty.
     pub document: String,
+    /// How many times stage C shows the picture as it forms; each costs a pass of the autoencoder.
+    pub previews: u32,
 }
 
 /// The parts of an edit that take time, in order.
@@ -86,7 +92,7 @@ impl Stage {
 }
 
 /// State of a running edit, reported after every step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
     /// The stage that runs.
     pub stage: Stage,
@@ -102,6 +108,8 @@ pub struct Progress {
     pub seconds_left: Option<f32>,
     /// What the user should know; there from the first step of stage A on, or of stage C where the model is tuned already.
     pub hint: Option<Hint>,
+    /// The picture as it forms in stage C, at the size at which the model works; the same one until the next is made.
+    pub preview: Option<Arc<LayerImage>>,
 }
 
 /// Told of progress after every step; answers whether to go on.
@@ -135,10 +143,15 @@ pub struct Edit {
     pub notes: Vec<String>,
     /// The hint that was part of the progress.
     pub hint: Option<Hint>,
+    /// Pixels, row by row, that are the layer's own because the edit does not touch them; empty if that was not asked for.
+    pub untouched: Vec<bool>,
 }
 
 /// How the stages report: (stage, steps done, steps in all, loss); fails with [`Error::Cancelled`] to stop them.
 pub type StepWatch<'a> = dyn FnMut(Stage, u32, u32, Option<f32>) -> Result<()> + 'a;
+
+/// How stage C reports: (steps done, the clean latents as they look from there); fails with [`Error::Cancelled`] to stop it.
+pub type SampleWatch<'a> = dyn FnMut(u32, &Tensor) -> Result<()> + 'a;
 
 /// A base model, loaded.
 pub struct BaseModel {
@@ -181,32 +194,53 @@ impl BaseModel {
         Ok(base)
     }
 
+    /// Side in pixels of the pictures that this model was trained with.
+    fn own_side(&self) -> usize {
+        self.unet_config.sample_size * self.vae.downsampling
+    }
+
     /// Width and height in pixels at which this model works on `layer`.
     fn working_size(&self, layer: &LayerImage, resolution: u32) -> (usize, usize) {
-        let own = self.unet_config.sample_size * self.vae.downsampling;
-        let side = if resolution == 0 { own } else { resolution as usize };
+        let side = if resolution == 0 { self.own_side() } else { resolution as usize };
         let multiple = self.vae.downsampling * self.unet_config.latent_multiple();
         pixels::working_size(layer.width(), layer.height(), side, multiple)
     }
 }
 
-/// Owns the loaded base model and the last tuned model.
+/// Owns the loaded base model, the last tuned model and what a stopped edit has left.
 pub struct Engine {
     options: EngineOptions,
     device: Device,
     base: Option<Arc<BaseModel>>,
     tuned: Option<(TuningKey, Arc<TunedModel>)>,
+    stopped: Option<(TuningKey, Stopped)>,
+    reconstruction: Option<(ReconstructionKey, Tensor)>,
 }
+
+/// Stages A and B as far as they have come.
+struct Stopped {
+    /// The picture's latents.
+    x: Tensor,
+    psnr: Option<f64>,
+    /// e_opt and the losses of stage A, once it is done.
+    embedding: Option<(Tensor, Vec<f32>)>,
+    /// The stage that was stopped.
+    unfinished: Option<Training>,
+}
+
+/// What a picture at eta 0 depends on.
+type ReconstructionKey = (TuningKey, u32, u64, u32);
 
 impl Engine {
     /// Loads nothing yet.
     pub fn new(options: EngineOptions) -> Self {
-        Self { options, device: Device::Cpu, base: None, tuned: None }
+        Self { options, device: Device::Cpu, base: None, tuned: None, stopped: None, reconstruction: None }
     }
 
     /// Runs the stages that are needed and returns the edited layer.
     ///
-    /// Stages A and B run only if no tuned model is kept for this picture, prompt, tuning parameters and base model.
+    /// Stages A and B run only if no tuned model is kept for this picture, prompt, tuning parameters and base model. When
+    /// they are stopped, the next edit with the same of these goes on from there.
     pub fn edit(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         let params = &request.params;
         params.check()?;
@@ -214,7 +248,8 @@ impl Engine {
         let mut notes = Vec::new();
 
         clock.step(Stage::LoadModel, 0, 0, None)?;
-        let base = self.base_model(&request.model_folder)?;
+        let is_loaded = self.is_loaded(&request.model_folder)?;
+        let base = self.base_model(&request.model_folder, is_loaded)?;
         let key = TuningKey::of(request, &base.fingerprint);
         let tokens = base.text.tokenize(&params.prompt)?;
         if !tokens.cut.is_empty() {
@@ -230,25 +265,19 @@ impl Engine {
         let (tuned, origin) = match self.find_tuned(&key, &base) {
             Some(found) => found,
             None => {
-                self.check_memory(&base, params)?;
-                let pixels = pixels::to_tensor(&request.layer, size, &self.device)?; // (1, 3, h, w)
-                let moments = base.vae.encode(&pixels)?;
-                let mut psnr = None;
-                if request.familiar_psnr.is_some() {
-                    // Without noise the sample is the mean.
-                    let mean = base.vae.sample(&moments, &moments.mean.zeros_like()?)?;
-                    psnr = Some(pixels::psnr(&base.vae.decode(&mean)?, &pixels, &request.layer)?);
+                let stopped = self.stopped.take().filter(|(kept, _)| *kept == key);
+                let mut state = match stopped {
+                    Some((_, stopped)) => stopped,
+                    None => self.begin(&base, request, size)?,
+                };
+                clock.hint = hint(state.psnr, request.familiar_psnr);
+                let tuned = tune(&setting, &base.unet, &e_tgt, &mut state, &mut clock);
+                if matches!(tuned, Err(Error::Cancelled)) {
+                    self.stopped = Some((key.clone(), state));
                 }
-                clock.hint = hint(psnr, request.familiar_psnr);
-                let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0);
-                let noise = noise.normals(moments.mean.dims(), &self.device)?;
-                let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
-                let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
-                let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base.unet, &x, &e_tgt, watch)?;
-                embedding_losses = losses;
-                let (unet, losses) = imagic::fine_tune(&setting, &base.unet, &x, &e_opt, watch)?;
-                tuning_losses = losses;
-                let tuned = Arc::new(TunedModel { e_opt, unet, psnr });
+                let (tuned, losses) = tuned?;
+                [embedding_losses, tuning_losses] = losses;
+                let tuned = Arc::new(tuned);
                 if let Some(folder) = &self.options.cache_folder {
                     let stored = cache::store(folder, self.options.cache_limit, &key, request, &tuned);
                     notes.extend(stored.err().map(|error| {
@@ -258,35 +287,109 @@ impl Engine {
                 (tuned, Tuned::Now)
             }
         };
-        self.tuned = Some((key, tuned.clone()));
+        self.tuned = Some((key.clone(), tuned.clone()));
 
         clock.tuned(origin);
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
         clock.hint = hint(tuned.psnr, request.familiar_psnr);
-        clock.step(Stage::Generate, 0, params.sampling_steps, None)?;
         let e_null = base.text.embed(&base.text.tokenize("")?)?;
-        let e_bar = imagic::interpolate(&e_tgt, &tuned.e_opt, params.eta)?;
         let unet = UNet::new(&base.unet_config, &tuned.unet)?;
-        let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
         let (w, h) = size;
         let shape = [1, base.vae.latent_channels, h / base.vae.downsampling, w / base.vae.downsampling];
-        let x_edit = imagic::generate(&setting, &unet, &shape, &e_bar, &e_null, watch)?;
-        let layer = pixels::to_layer(&base.vae.decode(&x_edit)?, &request.layer)?;
+        let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
+        // The picture at eta 0, which tells what an edit touches, unless it is known already.
+        let reconstruction_key = (key, params.seed, params.guidance.to_bits(), params.sampling_steps);
+        let known = self.reconstruction.take().filter(|(key, _)| *key == reconstruction_key);
+        let reconstructs = params.keep_untouched && known.is_none() && params.eta != 0.0;
+        let all_steps = if reconstructs { 2 * steps } else { steps };
+        clock.samples(all_steps);
+        clock.step(Stage::Generate, 0, all_steps, None)?;
+        let mut sample = |eta, done: u32, previews: u32| -> Result<Tensor> {
+            let e_bar = imagic::interpolate(&e_tgt, &tuned.e_opt, eta)?;
+            let watch = &mut |step, pred_x0: &Tensor| {
+                // Spread evenly, none at the end, where the result itself comes.
+                let is_due = |step: u32| (step * (previews + 1) / steps).min(previews);
+                if previews > 0 && is_due(step) > is_due(step - 1) {
+                    let picture = pixels::to_picture(&base.vae.decode(pred_x0)?)?;
+                    clock.preview = Some(Arc::new(picture));
+                }
+                clock.step(Stage::Generate, done + step, all_steps, None)
+            };
+            let x_edit = imagic::generate(&setting, &unet, &shape, &e_bar, &e_null, watch)?;
+            base.vae.decode(&x_edit)
+        };
+        let reconstruction = match known {
+            Some((_, known)) => Some(known),
+            None if reconstructs => Some(sample(0.0, 0, 0)?),
+            None => None,
+        };
+        let edited = sample(params.eta, all_steps - steps, request.previews)?;
+        let (layer, untouched) = if params.keep_untouched {
+            let reconstruction = reconstruction.unwrap_or_else(|| edited.clone());
+            let kept = untouched::keep(&edited, &reconstruction, &request.layer)?;
+            self.reconstruction = Some((reconstruction_key, reconstruction));
+            kept
+        } else {
+            self.reconstruction = reconstruction.map(|reconstruction| (reconstruction_key, reconstruction));
+            (pixels::to_layer(&edited, &request.layer)?, Vec::new())
+        };
         let hint = clock.hint;
-        Ok(Edit { layer, tuned: origin, seconds: clock.finish(), embedding_losses, tuning_losses, notes, hint })
+        let (seconds, pace) = clock.finish([w * h, base.own_side().pow(2)], is_loaded);
+        cost::remember(&self.options, &base.fingerprint, pace);
+        Ok(Edit { layer, tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, untouched })
+    }
+
+    /// What `request` would cost now; loads nothing.
+    pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
+        let is_loaded = self.is_loaded(&request.model_folder)?;
+        let fingerprint = match self.base.as_ref().filter(|_| is_loaded) {
+            Some(base) => base.fingerprint.clone(),
+            None => weights::fingerprint(&request.model_folder)?,
+        };
+        let key = TuningKey::of(request, &fingerprint);
+        let in_memory = self.tuned.as_ref().is_some_and(|(kept, _)| *kept == key);
+        let on_disk = || self.options.cache_folder.as_ref().is_some_and(|folder| cache::holds(folder, &key));
+        let tuned = in_memory || on_disk();
+        let stopped =
+            self.stopped.as_ref().filter(|(kept, _)| *kept == key).map_or([0; 2], |(_, stopped)| stopped.steps());
+        cost::estimate(&self.options, request, &fingerprint, tuned, is_loaded, stopped)
+    }
+
+    /// What stages A and B need of the picture.
+    fn begin(&self, base: &BaseModel, request: &EditRequest, size: (usize, usize)) -> Result<Stopped> {
+        self.check_memory(base, &request.params)?;
+        let pixels = pixels::to_tensor(&request.layer, size, &self.device)?; // (1, 3, h, w)
+        let moments = base.vae.encode(&pixels)?;
+        let mut psnr = None;
+        if request.familiar_psnr.is_some() {
+            // Without noise the sample is the mean.
+            let mean = base.vae.sample(&moments, &moments.mean.zeros_like()?)?;
+            psnr = Some(pixels::psnr(&base.vae.decode(&mean)?, &pixels, &request.layer)?);
+        }
+        let noise = Stream::new(request.params.tuning_seed, Purpose::VaeSample, 0);
+        let noise = noise.normals(moments.mean.dims(), &self.device)?;
+        let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
+        Ok(Stopped { x, psnr, embedding: None, unfinished: None })
+    }
+
+    fn is_loaded(&self, folder: &Path) -> Result<bool> {
+        match self.base.as_ref().filter(|base| base.folder == folder) {
+            // The files may have been exchanged since.
+            Some(base) => Ok(weights::fingerprint(folder)? == base.fingerprint),
+            None => Ok(false),
+        }
     }
 
     /// The base model in `folder`, read unless it is the loaded one.
-    fn base_model(&mut self, folder: &Path) -> Result<Arc<BaseModel>> {
-        if let Some(base) = self.base.as_ref().filter(|base| base.folder == folder) {
-            // The files may have been exchanged since.
-            if weights::fingerprint(folder)? == base.fingerprint {
-                return Ok(base.clone());
-            }
+    fn base_model(&mut self, folder: &Path, is_loaded: bool) -> Result<Arc<BaseModel>> {
+        if let Some(base) = self.base.as_ref().filter(|_| is_loaded) {
+            return Ok(base.clone());
         }
         // Free the old one first: two do not fit into memory on small machines.
         self.base = None;
         self.tuned = None;
+        self.stopped = None;
+        self.reconstruction = None;
         let base = Arc::new(BaseModel::read(folder, &self.device)?);
         self.base = Some(base.clone());
         Ok(base)
@@ -320,81 +423,37 @@ impl Engine {
     }
 }
 
+impl Stopped {
+    /// Steps of stages A and B that are done.
+    fn steps(&self) -> [u32; 2] {
+        let unfinished = self.unfinished.as_ref().map_or(0, Training::steps);
+        match &self.embedding {
+            Some((_, losses)) => [losses.len() as u32, unfinished],
+            None => [unfinished, 0],
+        }
+    }
+}
+
+/// Stages A and B from where `state` is; its losses are those of A and of B.
+fn tune(
+    setting: &Setting<'_>,
+    base: &Weights,
+    e_tgt: &Tensor,
+    state: &mut Stopped,
+    clock: &mut Clock<'_, '_>,
+) -> Result<(TunedModel, [Vec<f32>; 2])> {
+    let Stopped { x, psnr, embedding, unfinished } = state;
+    let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
+    if embedding.is_none() {
+        *embedding = Some(imagic::optimize_text_embedding(setting, base, x, e_tgt, unfinished, watch)?);
+    }
+    let (e_opt, embedding_losses) = embedding.as_ref().expect("set above").clone();
+    let (unet, tuning_losses) = imagic::fine_tune(setting, base, x, &e_opt, unfinished, watch)?;
+    Ok((TunedModel { e_opt, unet, psnr: *psnr }, [embedding_losses, tuning_losses]))
+}
+
 /// The hint for a picture that the base model's autoencoder gives back at `psnr` dB, if it needs one.
 fn hint(psnr: Option<f64>, familiar_psnr: Option<f64>) -> Option<Hint> {
     let (psnr, familiar_psnr) = (psnr?, familiar_psnr?);
     (psnr < familiar_psnr).then_some(Hint::UnfamiliarPicture { psnr, familiar_psnr })
-}
-
-/// Turns the steps of the stages into [`Progress`] and measures what each stage takes.
-struct Clock<'a, 'b> {
-    watch: &'a mut Watch<'b>,
-    /// Cost of one step of stages A, B and C, in passes through the network for one item.
-    costs: [(Stage, u32, f32); 3],
-    stage: (Stage, Instant),
-    seconds: Vec<(Stage, f32)>,
-    /// Seconds per pass, from the stage that runs.
-    pace: Option<f32>,
-    /// Goes with every step from now on.
-    hint: Option<Hint>,
-}
-
-impl<'a, 'b> Clock<'a, 'b> {
-    fn new(params: &Params, watch: &'a mut Watch<'b>) -> Self {
-        // A: forward and the gradient of the activations; B: the gradient of the weights as well; C: two with guidance.
-        let batch = params.batch_size as f32;
-        let passes = if params.guidance == 1.0 { 1.0 } else { 2.0 };
-        let costs = [
-            (Stage::OptimizeTextEmbedding, params.embedding_steps, 2.0 * batch),
-            (Stage::FineTune, params.tuning_steps, 3.0 * batch),
-            (Stage::Generate, params.sampling_steps, passes),
-        ];
-        let now = Instant::now();
-        Self { watch, costs, stage: (Stage::LoadModel, now), seconds: Vec::new(), pace: None, hint: None }
-    }
-
-    /// Stages A and B did not have to run.
-    fn tuned(&mut self, origin: Tuned) {
-        if origin != Tuned::Now {
-            self.costs[0].1 = 0;
-            self.costs[1].1 = 0;
-        }
-    }
-
-    fn step(&mut self, stage: Stage, step: u32, steps: u32, loss: Option<f32>) -> Result<()> {
-        self.enter(stage);
-        let (mut done, mut all) = (0.0, 0.0);
-        let mut before = true;
-        for (other, steps, cost) in self.costs {
-            all += steps as f32 * cost;
-            if other == stage {
-                before = false;
-                done += step as f32 * cost;
-                if step > 0 {
-                    self.pace = Some(self.stage.1.elapsed().as_secs_f32() / (step as f32 * cost));
-                }
-            } else if before && stage != Stage::LoadModel {
-                done += steps as f32 * cost;
-            }
-        }
-        let fraction = if all > 0.0 { (done / all).min(1.0) } else { 0.0 };
-        let seconds_left = self.pace.map(|pace| pace * (all - done).max(0.0));
-        match (self.watch)(Progress { stage, step, steps, loss, fraction, seconds_left, hint: self.hint }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Cancelled),
-        }
-    }
-
-    /// Closes the running stage if `stage` is another one.
-    fn enter(&mut self, stage: Stage) {
-        if self.stage.0 != stage {
-            self.seconds.push((self.stage.0, self.stage.1.elapsed().as_secs_f32()));
-            self.stage = (stage, Instant::now());
-        }
-    }
-
-    fn finish(mut self) -> Vec<(Stage, f32)> {
-        self.seconds.push((self.stage.0, self.stage.1.elapsed().as_secs_f32()));
-        self.seconds
-    }
 }

@@ -21,6 +21,7 @@ use crate::params::{BUILTIN_MODEL, Params};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A program with layers. Every method is called only on the thread on which the host called us.
@@ -65,14 +66,14 @@ pub fn edit_active_layer(
 pub fn request(host: &mut dyn Host, params: &Params, model_folders: &[PathBuf]) -> Result<EditRequest> {
     params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = models::find(&params.model, model_folders)?;
-    let (layer, params, document) = (host.read_layer()?, params.clone(), host.document());
-    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document })
+    let (layer, params, document) = (host.read_layer()?.into(), params.clone(), host.document());
+    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document, previews: 0 })
 }
 
 /// The request for an edit of `layer` with the `chosen` parameters; those it leaves out come from the model's preset.
 pub fn request_for(
     chosen: &Map<String, Value>,
-    layer: LayerImage,
+    layer: Arc<LayerImage>,
     document: String,
     model_folders: &[PathBuf],
 ) -> Result<EditRequest> {
@@ -82,7 +83,7 @@ pub fn request_for(
     params.set_all(chosen)?;
     params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = model;
-    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document })
+    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document, previews: 0 })
 }
 
 /// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.

@@ -1,6 +1,7 @@
 //! Runs edits on one named background thread that owns the engine; knows neither tensors nor hosts.
 #![forbid(unsafe_code)]
 
+use crate::engine::cost::Estimate;
 use crate::engine::{Edit, EditRequest, Engine, Progress, Watch};
 use crate::error::{Error, Result};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
@@ -22,10 +23,9 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Task {
-    request: EditRequest,
-    cancel: Arc<AtomicBool>,
-    reports: Sender<Report>,
+enum Task {
+    Edit { request: EditRequest, cancel: Arc<AtomicBool>, reports: Sender<Report> },
+    Estimate { request: EditRequest, answer: Sender<Result<Estimate>> },
 }
 
 enum Report {
@@ -41,6 +41,9 @@ pub struct Job {
     ended: bool,
 }
 
+/// An estimate that was asked for.
+pub struct Estimating(Receiver<Result<Estimate>>);
+
 /// What [`Job::poll`] found.
 pub enum JobState {
     /// Not finished; the latest progress, `None` before the first step.
@@ -51,12 +54,12 @@ pub enum JobState {
 
 impl Worker {
     /// Starts the thread; `engine` moves there and stays.
-    pub fn start(mut engine: Engine) -> Result<Self> {
-        Self::with(move |request, watch| engine.edit(request, watch))
+    pub fn start(engine: Engine) -> Result<Self> {
+        Self::with(engine, Engine::edit, Engine::estimate)
     }
 
-    /// Starts the thread with something else that edits.
-    fn with(edit: impl FnMut(&EditRequest, &mut Watch<'_>) -> Result<Edit> + Send + 'static) -> Result<Self> {
+    /// Starts the thread with something that edits as `edit` says.
+    fn with<E: Send + 'static>(engine: E, edit: EditFn<E>, estimate: EstimateFn<E>) -> Result<Self> {
         let (tasks, inbox) = unbounded::<Task>();
         let shutdown = Arc::new(AtomicBool::new(false));
         let stop = shutdown.clone();
@@ -67,7 +70,7 @@ impl Worker {
                 // This thread is one of the pool's: handing every operation over to another one would take two switches
                 // of threads each time, a fifth of an edit. Where that fails, rayon's global pool has to do.
                 let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build().ok();
-                run(edit, &inbox, &stop)
+                run(engine, edit, estimate, &inbox, &stop)
             })
             .map_err(|error| {
                 Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
@@ -79,10 +82,20 @@ impl Worker {
     pub fn submit(&self, request: EditRequest) -> Job {
         let (reports, inbox) = unbounded();
         let cancel = Arc::new(AtomicBool::new(false));
-        let task = Task { request, cancel: cancel.clone(), reports };
+        self.queue(Task::Edit { request, cancel: cancel.clone(), reports });
+        Job { reports: inbox, cancel, progress: None, ended: false }
+    }
+
+    /// Asks what an edit would cost; the answer comes when the edits before it have ended.
+    pub fn estimate(&self, request: EditRequest) -> Estimating {
+        let (answer, inbox) = unbounded();
+        self.queue(Task::Estimate { request, answer });
+        Estimating(inbox)
+    }
+
+    fn queue(&self, task: Task) {
         let sent = self.tasks.as_ref().is_some_and(|tasks| tasks.send(task).is_ok());
         debug_assert!(sent, "the worker survives panics and ends only in drop");
-        Job { reports: inbox, cancel, progress: None, ended: false }
     }
 }
 
@@ -107,7 +120,7 @@ impl Job {
                     self.ended = true;
                     return JobState::Ended(result);
                 }
-                Err(TryRecvError::Empty) => return JobState::Running(self.progress),
+                Err(TryRecvError::Empty) => return JobState::Running(self.progress.clone()),
                 Err(TryRecvError::Disconnected) => {
                     return JobState::Ended(Err(Error::Engine(
                         "the worker thread is gone; start the editor again".into(),
@@ -123,6 +136,13 @@ impl Job {
     }
 }
 
+impl Estimating {
+    /// Never waits; the answer is given out once.
+    pub fn poll(&self) -> Option<Result<Estimate>> {
+        self.0.try_recv().ok()
+    }
+}
+
 impl Drop for Job {
     fn drop(&mut self) {
         if !self.ended {
@@ -131,26 +151,36 @@ impl Drop for Job {
     }
 }
 
-fn run(
-    mut edit: impl FnMut(&EditRequest, &mut Watch<'_>) -> Result<Edit>,
-    inbox: &Receiver<Task>,
-    shutdown: &AtomicBool,
-) {
-    for Task { request, cancel, reports } in inbox {
-        let stopped = || cancel.load(Ordering::Relaxed) || shutdown.load(Ordering::Relaxed);
-        let mut watch = |progress| {
-            // The host may have dropped the job; then nobody listens, and `stopped` is true.
-            let _ = reports.send(Report::Progress(progress));
-            if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let result = if stopped() {
-            Err(Error::Cancelled)
-        } else {
-            catch_unwind(AssertUnwindSafe(|| edit(&request, &mut watch)))
-                .unwrap_or_else(|panic| Err(Error::Engine(panic_text(&*panic))))
-        };
-        let _ = reports.send(Report::End(result));
+type EditFn<E> = fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>;
+type EstimateFn<E> = fn(&E, &EditRequest) -> Result<Estimate>;
+
+fn run<E>(mut engine: E, edit: EditFn<E>, estimate: EstimateFn<E>, inbox: &Receiver<Task>, shutdown: &AtomicBool) {
+    for task in inbox {
+        match task {
+            Task::Edit { request, cancel, reports } => {
+                let stopped = || cancel.load(Ordering::Relaxed) || shutdown.load(Ordering::Relaxed);
+                let mut watch = |progress| {
+                    // The host may have dropped the job; then nobody listens, and `stopped` is true.
+                    let _ = reports.send(Report::Progress(progress));
+                    if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                let result = if stopped() {
+                    Err(Error::Cancelled)
+                } else {
+                    panic_to_error(|| edit(&mut engine, &request, &mut watch))
+                };
+                let _ = reports.send(Report::End(result));
+            }
+            Task::Estimate { request, answer } => {
+                // Nobody waits for the answer any more when another estimate was asked for.
+                let _ = answer.send(panic_to_error(|| estimate(&engine, &request)));
+            }
+        }
     }
+}
+
+fn panic_to_error<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::Engine(panic_text(&*panic))))
 }
 
 /// The message of a caught panic.
@@ -169,32 +199,43 @@ mod tests {
     fn request(prompt: &str) -> EditRequest {
         let layer = LayerImage::new(1, 1, vec![0; 4]).expect("1x1");
         let params = Params { prompt: prompt.into(), ..Params::paper() };
-        EditRequest { layer, params, model_folder: "none".into(), familiar_psnr: None, document: String::new() }
+        let (layer, document) = (layer.into(), String::new());
+        EditRequest { layer, params, model_folder: "none".into(), familiar_psnr: None, document, previews: 0 }
     }
 
     /// An edit that does what the prompt says.
-    fn obey(request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
+    fn obey(_engine: &mut (), request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         match request.params.prompt.as_str() {
             "panic" => panic!("as told"),
             "wait" => loop {
                 let stage = crate::engine::Stage::FineTune;
+                let (fraction, seconds_left, hint) = (0.5, None, None);
                 let progress =
-                    Progress { stage, step: 1, steps: 2, loss: None, fraction: 0.5, seconds_left: None, hint: None };
+                    Progress { stage, step: 1, steps: 2, loss: None, fraction, seconds_left, hint, preview: None };
                 if watch(progress).is_break() {
                     return Err(Error::Cancelled);
                 }
                 std::thread::sleep(std::time::Duration::from_millis(1));
             },
             _ => Ok(Edit {
-                layer: request.layer.clone(),
+                layer: LayerImage::clone(&request.layer),
                 tuned: Tuned::Now,
                 seconds: vec![],
                 embedding_losses: vec![],
                 tuning_losses: vec![],
                 notes: vec![],
                 hint: None,
+                untouched: vec![],
             }),
         }
+    }
+
+    fn worker() -> Worker {
+        let estimate = |_: &(), request: &EditRequest| match request.params.prompt.as_str() {
+            "panic" => panic!("as told"),
+            _ => Ok(Estimate { tuned: true, goes_on: false, seconds: Some(2.0) }),
+        };
+        Worker::with((), obey, estimate).expect("a thread")
     }
 
     fn end(mut job: Job) -> Result<Edit> {
@@ -208,15 +249,29 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_error_and_the_next_job_works() {
-        let worker = Worker::with(obey).expect("a thread");
+        let worker = worker();
         let error = end(worker.submit(request("panic"))).expect_err("a panic");
         assert_eq!(error.to_string(), "the engine failed: as told");
         assert!(end(worker.submit(request("succeed"))).is_ok());
     }
 
     #[test]
+    fn an_estimate_comes_and_its_panic_is_an_error() {
+        let worker = worker();
+        let wait = |estimating: Estimating| loop {
+            if let Some(answer) = estimating.poll() {
+                return answer;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        };
+        assert!(wait(worker.estimate(request("panic"))).is_err());
+        drop(worker.estimate(request("succeed")));
+        assert_eq!(wait(worker.estimate(request("succeed"))).expect("an estimate").seconds, Some(2.0));
+    }
+
+    #[test]
     fn a_cancelled_or_dropped_job_ends_and_the_next_works() {
-        let worker = Worker::with(obey).expect("a thread");
+        let worker = worker();
         let job = worker.submit(request("wait"));
         job.cancel();
         assert!(matches!(end(job), Err(Error::Cancelled)));
@@ -229,7 +284,7 @@ mod tests {
 
     #[test]
     fn dropping_the_worker_stops_the_running_job() {
-        let worker = Worker::with(obey).expect("a thread");
+        let worker = worker();
         let job = worker.submit(request("wait"));
         drop(worker);
         assert!(matches!(end(job), Err(Error::Cancelled)));

@@ -19,6 +19,8 @@ pub struct Params {
     pub guidance: f64,
     /// DDIM steps of stage C.
     pub sampling_steps: u32,
+    /// Whether pixels that the edit does not touch are the layer's own.
+    pub keep_untouched: bool,
     /// Adam steps of stage A.
     pub embedding_steps: u32,
     /// Learning rate of stage A.
@@ -63,6 +65,13 @@ pub enum Domain {
         /// Largest value.
         max: f64,
     },
+    /// Yes or no.
+    Switch,
+    /// One of a few texts.
+    Choice {
+        /// Each one's name in JSON, on the command line and in procedures, and its label in a dialog.
+        options: &'static [(&'static str, &'static str)],
+    },
 }
 
 /// The field of [`Params`] that belongs to a row.
@@ -73,6 +82,8 @@ pub enum Slot<'a> {
     Integer(&'a mut u32),
     /// A number.
     Real(&'a mut f64),
+    /// Yes or no.
+    Switch(&'a mut bool),
 }
 
 /// One parameter.
@@ -138,6 +149,16 @@ pub const PARAMS: &[Param] = &[
         affects: Affects::Generation,
         advanced: false,
         slot: |p| Slot::Integer(&mut p.seed),
+    },
+    Param {
+        id: "keep_untouched",
+        label: "Keep what the edit does not touch",
+        help: "Pixels where the edit changes nothing are taken from the layer, with a soft border.",
+        domain: Domain::Switch,
+        source: "ours",
+        affects: Affects::Generation,
+        advanced: false,
+        slot: |p| Slot::Switch(&mut p.keep_untouched),
     },
     Param {
         id: "guidance",
@@ -244,6 +265,7 @@ impl Params {
             seed: 0,
             guidance: 7.5,
             sampling_steps: 50,
+            keep_untouched: false,
             embedding_steps: 1000,
             embedding_lr: 2e-3,
             tuning_steps: 1500,
@@ -262,6 +284,7 @@ impl Params {
             Slot::Text(text) => json!(text),
             Slot::Integer(number) => json!(number),
             Slot::Real(number) => json!(number),
+            Slot::Switch(on) => json!(on),
         })
     }
 
@@ -288,6 +311,22 @@ impl Params {
                 *real = number
                     .filter(|n| (min..=max).contains(n))
                     .ok_or_else(|| Error::Parameter(format!("{id} is {shown}, must be {min} to {max}")))?;
+            }
+            (Domain::Switch, Slot::Switch(on)) => {
+                // Hosts without truth values say 0 and 1.
+                *on = match (value, number, shown.trim()) {
+                    (Value::Bool(on), ..) => *on,
+                    (_, Some(0.0), _) | (_, _, "false" | "no") => false,
+                    (_, Some(1.0), _) | (_, _, "true" | "yes") => true,
+                    _ => return Err(Error::Parameter(format!("{id} is {shown}, must be true or false"))),
+                };
+            }
+            (Domain::Choice { options }, Slot::Text(text)) => {
+                let Some((name, _)) = options.iter().find(|(name, _)| value == name) else {
+                    let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
+                    return Err(Error::Parameter(format!("{id} is {shown}, must be {}", names.join(" or "))));
+                };
+                (*name).clone_into(text);
             }
             _ => unreachable!("a test checks that every row's domain fits its field"),
         }
@@ -331,6 +370,15 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_understands_every_host() {
+        for (value, on) in [(json!(true), true), (json!(1), true), (json!("yes"), true), (json!("0"), false)] {
+            let mut params = Params { keep_untouched: !on, ..Params::paper() };
+            params.set("keep_untouched", &value).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(params.keep_untouched, on, "{value}");
+        }
+    }
+
+    #[test]
     fn a_wrong_value_is_refused_with_value_and_limit() {
         for (id, value, message) in [
             ("eta", json!(3), "eta is 3, must be 0 to 2"),
@@ -338,6 +386,8 @@ mod tests {
             ("seed", json!(0.5), "seed is 0.5, must be a whole number from 0 to 2147483647"),
             ("seed", json!(-1), "seed is -1, must be a whole number from 0 to 2147483647"),
             ("prompt", json!(1), "prompt is 1, must be a text"),
+            ("keep_untouched", json!("maybe"), "keep_untouched is maybe, must be true or false"),
+            ("keep_untouched", json!(2), "keep_untouched is 2, must be true or false"),
         ] {
             let error = Params::paper().set(id, &value).expect_err(message);
             assert_eq!(error.to_string(), message);

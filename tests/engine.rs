@@ -8,6 +8,7 @@ use imagic_edit::params::Params;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
@@ -60,8 +61,8 @@ fn request() -> EditRequest {
         guidance: 3.0,
         ..Params::paper()
     };
-    let (layer, document) = (layer(40, 30), "document".into());
-    EditRequest { layer, params, model_folder: fixture(), familiar_psnr: None, document }
+    let (layer, document) = (layer(40, 30).into(), "document".into());
+    EditRequest { layer, params, model_folder: fixture(), familiar_psnr: None, document, previews: 0 }
 }
 
 fn edit(engine: &mut Engine, request: &EditRequest) -> Result<Edit> {
@@ -109,7 +110,7 @@ fn only_what_tuning_depends_on_tunes_anew() {
     let one_value_more = |r: &mut EditRequest| {
         let mut rgba = r.layer.rgba().to_vec();
         rgba[5] += 1;
-        r.layer = LayerImage::new(40, 30, rgba).expect("the same size");
+        r.layer = LayerImage::new(40, 30, rgba).expect("the same size").into();
     };
     check("one value of one pixel", &one_value_more, Tuned::Now);
 }
@@ -151,6 +152,114 @@ fn stopping_takes_effect_within_one_step_at_every_stage_and_leaves_no_trace() {
     });
     assert!(matches!(result, Err(Error::Cancelled)));
     assert_eq!(edit(&mut engine, &request()).expect("the next job").tuned, Tuned::InMemory);
+}
+
+#[test]
+fn an_edit_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been() {
+    let whole = edit(&mut engine(None), &request()).expect("an edit");
+    for (stage, step) in [
+        (Stage::OptimizeTextEmbedding, 0),
+        (Stage::OptimizeTextEmbedding, 2),
+        (Stage::OptimizeTextEmbedding, 3),
+        (Stage::FineTune, 1),
+        (Stage::FineTune, 3),
+    ] {
+        let mut engine = engine(None);
+        let stop_at = |progress: &Progress| progress.stage == stage && progress.step == step;
+        let result = engine.edit(&request(), &mut |progress| {
+            if stop_at(&progress) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(result, Err(Error::Cancelled)));
+        let expected = stage == Stage::FineTune || step > 0;
+        assert_eq!(engine.estimate(&request()).expect("an estimate").goes_on, expected, "{stage:?} {step}");
+        let mut first = None;
+        let rest = engine.edit(&request(), &mut |progress| {
+            if progress.stage != Stage::LoadModel {
+                first.get_or_insert((progress.stage, progress.step));
+            }
+            ControlFlow::Continue(())
+        });
+        let rest = rest.expect("the rest of the edit");
+        assert_eq!(first, Some((stage, step)), "went on from another step");
+        assert!(rest.layer == whole.layer, "{stage:?} {step}: other pixels");
+        let losses = |edit: &Edit| (edit.embedding_losses.clone(), edit.tuning_losses.clone());
+        assert_eq!(losses(&rest), losses(&whole));
+    }
+    // Something else in between begins anew.
+    let mut engine = engine(None);
+    let stop = |progress: Progress| {
+        if progress.stage == Stage::FineTune { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    assert!(engine.edit(&request(), &mut { stop }).is_err());
+    let mut other = request();
+    other.params.tuning_seed = 9;
+    edit(&mut engine, &other).expect("another edit");
+    assert!(!engine.estimate(&request()).expect("an estimate").goes_on);
+    assert!(edit(&mut engine, &request()).expect("an edit").layer == whole.layer);
+}
+
+#[test]
+fn a_picture_forms_in_stage_c_when_it_is_asked_for() {
+    let shown = |previews: u32, sampling_steps: u32| {
+        let mut request = request();
+        (request.previews, request.params.sampling_steps) = (previews, sampling_steps);
+        let mut pictures = Vec::new();
+        let edit = engine(None).edit(&request, &mut |progress| {
+            pictures.extend(progress.preview.map(|picture| (progress.step, picture)));
+            ControlFlow::Continue(())
+        });
+        pictures.dedup_by(|(_, later), (_, earlier)| Arc::ptr_eq(later, earlier));
+        (pictures, edit.expect("an edit"))
+    };
+    let (none, plain) = shown(0, 8);
+    assert!(none.is_empty());
+    let (pictures, edit) = shown(3, 8);
+    assert_eq!(pictures.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 6]);
+    assert!(
+        pictures.iter().all(|(_, picture)| picture.width() > 0 && picture.rgba().chunks(4).all(|p| p[3] == u16::MAX))
+    );
+    assert!(pictures[0].1 != pictures[1].1, "it does not form");
+    assert!(edit.layer == plain.layer, "looking changed the edit");
+    assert!(shown(5, 2).0.len() <= 2, "more pictures than steps");
+}
+
+#[test]
+fn what_an_edit_does_not_touch_is_the_layers_own() {
+    let mut engine = engine(None);
+    let mut request = request();
+    request.params.keep_untouched = true;
+    request.params.eta = 0.0;
+    let kept = edit(&mut engine, &request).expect("an edit");
+    assert!(kept.layer == *request.layer, "at eta 0 nothing is touched");
+    assert!(kept.untouched.len() == 40 * 30 && kept.untouched.iter().all(|&own| own));
+    request.params.eta = 2.0;
+    let cold = edit(&mut self::engine(None), &request).expect("an edit");
+    let warm = edit(&mut engine, &request).expect("an edit");
+    assert!(cold.layer == warm.layer && cold.untouched == warm.untouched, "depends on what ran before");
+    request.params.keep_untouched = false;
+    assert!(edit(&mut engine, &request).expect("an edit").untouched.is_empty());
+}
+
+#[test]
+fn an_edit_tells_what_the_next_one_will_cost() {
+    let cache = Folder::new("cost");
+    let mut first = engine(Some(&cache));
+    let unknown = first.estimate(&request()).expect("an estimate");
+    assert!(!unknown.tuned && unknown.seconds.is_none());
+    edit(&mut first, &request()).expect("an edit");
+    let mut other = request();
+    other.params.prompt = "a cat".into();
+    let cost = |engine: &Engine, request: &EditRequest| {
+        let estimate = engine.estimate(request).expect("an estimate");
+        (estimate.tuned, estimate.seconds.expect("a known pace"))
+    };
+    let (again, anew) = (cost(&first, &request()), cost(&first, &other));
+    assert!(again.0 && !anew.0 && again.1 > 0.0 && anew.1 > again.1, "{again:?} {anew:?}");
+    other.params.tuning_steps *= 100;
+    assert!(cost(&first, &other).1 > 5.0 * anew.1, "more steps cost more");
+    // Another program knows it, too, and has to load the model.
+    let second = engine(Some(&cache));
+    assert!(cost(&second, &request()).0 && cost(&second, &request()).1 > again.1);
 }
 
 #[test]
@@ -243,6 +352,7 @@ fn scene(layer: LayerImage) -> EditRequest {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/scenes-64");
     let model = models::find(folder, &[]).expect("the built-in model");
     let params = Params { embedding_steps: 1, tuning_steps: 1, sampling_steps: 1, ..request().params };
+    let layer = layer.into();
     EditRequest { layer, params, familiar_psnr: model.familiar_psnr, model_folder: model.folder, ..request() }
 }
 
@@ -326,7 +436,7 @@ fn layers_of_any_size_keep_their_size() {
     let mut engine = engine(None);
     for (width, height) in [(1, 1), (1, 500), (700, 3), (63, 65), (3000, 2000)] {
         let mut request = request();
-        request.layer = layer(width, height);
+        request.layer = layer(width, height).into();
         request.params.embedding_steps = 0;
         request.params.tuning_steps = 0;
         request.params.sampling_steps = 1;

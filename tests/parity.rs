@@ -224,14 +224,14 @@ fn sampling_with_guidance_takes_the_same_path() {
             let (null, text) = (predict(&embedding(1)), predict(&embedding(0)));
             let guided =
                 ((&text - &null).and_then(|way| way * params.guidance)).and_then(|way| null + way).expect("one shape");
-            let ours = schedule.step(&guided, t, params.sampling_steps, &at(step)).expect("a step");
+            let ours = schedule.step(&guided, t, params.sampling_steps, &at(step)).expect("a step").x_t;
             steps.push((format!("step {step} at t = {t}"), ours, at(step + 1)));
         }
         let pairs = steps.iter().map(|(name, ours, theirs)| (name.as_str(), ours.clone(), theirs.clone()));
         check(reference, "DDIM, each step alone", 5e-6, pairs);
 
         let setting = Setting { config: &config, schedule: &schedule, params: &params, activations: Activations::Keep };
-        let watch = &mut |_, _, _, _| Ok(());
+        let watch = &mut |_, _: &Tensor| Ok(());
         let last =
             imagic::generate(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1), watch).expect("latents");
         check(reference, "DDIM, all steps", 5e-6, [("latents", last, at(timesteps.len()))]);
@@ -259,16 +259,17 @@ fn a_whole_edit_is_the_same() {
         let setting = Setting { config: &config, schedule: &schedule, params: &params, activations: Activations::Keep };
         let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
-        let (e_opt, losses) = imagic::optimize_text_embedding(&setting, &base, &x, &e_tgt, watch).expect("stage A");
+        let (e_opt, losses) =
+            imagic::optimize_text_embedding(&setting, &base, &x, &e_tgt, &mut None, watch).expect("stage A");
         check(reference, "edit: losses of stage A", 1e-6, [("losses", row(losses), tensor("losses_a"))]);
         check(reference, "edit: e_opt", 2e-6, [("e_opt", e_opt.clone(), tensor("e_opt"))]);
 
-        let (tuned, losses) = imagic::fine_tune(&setting, &base, &x, &e_opt, watch).expect("stage B");
+        let (tuned, losses) = imagic::fine_tune(&setting, &base, &x, &e_opt, &mut None, watch).expect("stage B");
         check(reference, "edit: losses of stage B", 1e-6, [("losses", row(losses), tensor("losses_b"))]);
         check_changes(reference, &base, &tuned);
         let sparing = Setting { activations: Activations::Recompute, ..setting };
-        let (e, _) = imagic::optimize_text_embedding(&sparing, &base, &x, &e_tgt, watch).expect("stage A");
-        let (again, _) = imagic::fine_tune(&sparing, &base, &x, &e, watch).expect("stage B");
+        let (e, _) = imagic::optimize_text_embedding(&sparing, &base, &x, &e_tgt, &mut None, watch).expect("stage A");
+        let (again, _) = imagic::fine_tune(&sparing, &base, &x, &e, &mut None, watch).expect("stage B");
         assert!(values(&e) == values(&e_opt), "{}: another e_opt without activations", reference.name());
         for (name, weight) in &tuned.tensors {
             assert!(values(&again.tensors[name]) == values(weight), "{}: another {name}", reference.name());
@@ -277,6 +278,7 @@ fn a_whole_edit_is_the_same() {
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
         check(reference, "edit: e_bar", 1e-6, [("e_bar", e_bar.clone(), tensor("e_bar"))]);
         let unet = UNet::new(&config, &tuned).expect("a U-Net");
+        let watch = &mut |_, _: &Tensor| Ok(());
         let latents = imagic::generate(&setting, &unet, x.dims(), &e_bar, &e_null, watch).expect("stage C");
         let image = vae.decode(&latents).expect("a picture");
         let pairs = [("latents", latents), ("image", image)];
@@ -324,11 +326,12 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         params.resolution = ((h * w) as f64).sqrt().round() as u32;
         let layer = LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer");
         let request = EditRequest {
-            layer,
+            layer: layer.into(),
             params,
             model_folder: reference.model.clone(),
             familiar_psnr: None,
             document: String::new(),
+            previews: 0,
         };
         let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None });
         let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");

@@ -16,12 +16,15 @@ fn parameter_table() -> String {
             Some(Value::String(text)) if text.is_empty() => String::new(),
             Some(Value::String(text)) => text,
             Some(Value::Number(number)) => number.to_string(),
+            Some(Value::Bool(on)) => if on { "yes" } else { "no" }.to_owned(),
             other => panic!("{} is {other:?}", param.id),
         };
         let range = match param.domain {
             Domain::Text => "text".to_owned(),
             Domain::Integer { min, max } => format!("{min} to {max}"),
             Domain::Real { min, max } => format!("{min} to {max}"),
+            Domain::Switch => "yes or no".to_owned(),
+            Domain::Choice { options } => options.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or "),
         };
         let again = match param.affects {
             Affects::Tuning => "A, B, C",

@@ -128,11 +128,53 @@ fn picture16() -> Vec<u8> {
 }
 
 #[test]
+fn a_picture_comes_once_for_an_estimate_and_edits_which_show_how_it_forms() {
+    let home = Home::new("serve-estimate");
+    let (mut engine, _) = Engine::start(&home);
+    engine.ask(json!({
+        "do": "estimate", "job": 1, "params": quick("x"),
+        "width": SIDE, "height": SIDE, "format": "bgra8", "bytes": picture().len(),
+    }));
+    engine.write(&picture());
+    let (answer, _) = engine.next();
+    assert_eq!(
+        (&answer["event"], &answer["tuned"], &answer["seconds"]),
+        (&json!("estimate"), &json!(false), &json!(null))
+    );
+    let mut params = quick("x");
+    // Long enough for a look at it between the steps.
+    params["sampling_steps"] = json!(600);
+    engine.ask(json!({ "do": "edit", "job": 2, "params": params, "previews": 2 }));
+    let mut previews = Vec::new();
+    let done = loop {
+        let (message, pixels) = engine.next();
+        if message["event"] != "progress" {
+            break message;
+        }
+        let size = |side: &str| message["preview"][side].as_u64().unwrap_or(0) as usize;
+        assert_eq!(pixels.len(), size("width") * size("height") * 4, "{message}");
+        if !pixels.is_empty() {
+            previews.push(pixels);
+        }
+    };
+    assert_eq!(done["event"], "done", "{done}");
+    previews.dedup();
+    assert!(previews.len() == 2, "{} pictures; each comes once", previews.len());
+    engine.ask(json!({ "do": "estimate", "job": 3, "params": params }));
+    let (answer, _) = engine.next();
+    assert!(answer["tuned"] == true && answer["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{answer}");
+    assert!(
+        answer["text"].as_str().is_some_and(|text| text.starts_with("The tuned model is there: about")),
+        "{answer}"
+    );
+}
+
+#[test]
 fn the_greeting_has_all_that_a_dialog_needs() {
     let home = Home::new("serve-hello");
     home.add_model("other", r#"{"preset": {"eta": 0.9}, "description": "Draws noise."}"#);
     let (mut engine, hello) = Engine::start(&home);
-    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(1)));
+    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(2)));
     let ids: Vec<_> = hello["parameters"].as_array().expect("a list").iter().map(|row| row["id"].clone()).collect();
     assert_eq!(ids, imagic_edit::params::PARAMS.iter().map(|param| json!(param.id)).collect::<Vec<_>>());
     assert_eq!(hello["models"][0]["name"], "other");
@@ -238,6 +280,8 @@ fn what_makes_no_sense_is_answered_and_the_next_message_is_understood() {
         (json!({ "do": "stop" }), json!(null), "missing field `job`"),
         (json!({ "do": "remember", "params": { "eta": 9 } }), json!(null), "Eta is 9, must be 0 to 2."),
         (edit(&|m| m["format"] = json!("cmyk")), json!(5), "unknown variant `cmyk`"),
+        (edit(&|m| m["height"] = json!(null)), json!(5), "Width, height, format and bytes belong together"),
+        (json!({ "do": "edit", "job": 5, "params": quick("x") }), json!(5), "No picture has come yet; give width"),
         (edit(&|m| m["height"] = json!(2)), json!(5), "8 bytes of pixels came, 2x2 pixels are 16."),
         (edit(&|m| m["width"] = json!(0)), json!(5), "The picture has 0x1 pixels, must have 1 to"),
         (edit(&|m| m["width"] = json!(u32::MAX)), json!(5), "pixels, must have 1 to"),

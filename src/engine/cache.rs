@@ -111,6 +111,11 @@ pub fn clear(folder: &Path) -> Result<u64> {
     Ok(freed)
 }
 
+/// Whether there is a tuned model for `key`; only [`find`] sees whether its file is whole.
+pub fn holds(folder: &Path, key: &TuningKey) -> bool {
+    path(folder, key).is_file()
+}
+
 /// The tuned model for `key`, read and verified; `None` if there is none or its file is damaged, which is logged.
 pub fn find(folder: &Path, key: &TuningKey, base: &Weights, device: &Device) -> Option<TunedModel> {
     let file = path(folder, key);

@@ -15,7 +15,7 @@ use super::random::{Purpose, Stream};
 use super::schedule::Schedule;
 use super::unet::{UNet, UNetConfig};
 use super::weights::Weights;
-use super::{Stage, StepWatch};
+use super::{SampleWatch, Stage, StepWatch};
 use crate::error::{Error, Result};
 use crate::params::Params;
 use candle_core::backprop::GradStore;
@@ -35,61 +35,99 @@ pub struct Setting<'a> {
     pub activations: Activations,
 }
 
+/// Stage A or B between two steps. One that was stopped goes on from here as if it had not been.
+pub struct Training {
+    variables: BTreeMap<String, Var>,
+    adam: Arc<Adam>,
+    /// One for each step that is done.
+    losses: Vec<f32>,
+}
+
+impl Training {
+    fn begin<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>, lr: f64) -> Result<Self> {
+        let variable = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), Var::from_tensor(tensor)?));
+        let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
+        let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr));
+        Ok(Self { variables, adam, losses: Vec::new() })
+    }
+
+    /// Steps that are done.
+    pub fn steps(&self) -> u32 {
+        self.losses.len() as u32
+    }
+}
+
 /// Stage A: the embedding that makes the frozen network reconstruct `x` best, near `e_tgt`, where it starts.
 /// `x`: the picture, one sample of the VAE, scaled, (1, c, h, w); the same one in stage B.
-/// Returns e_opt, (1, tokens, d), and the losses.
+/// Goes on from `unfinished`, and leaves there what was done if it fails. Returns e_opt, (1, tokens, d), and the losses.
 pub fn optimize_text_embedding(
     setting: &Setting<'_>,
     base: &Weights,
     x: &Tensor,
     e_tgt: &Tensor,
+    unfinished: &mut Option<Training>,
     watch: &mut StepWatch<'_>,
 ) -> Result<(Tensor, Vec<f32>)> {
-    let unet = UNet::new(setting.config, base)?;
-    let e = Var::from_tensor(e_tgt)?;
+    const E: &str = "e";
     let params = setting.params;
-    let adam = Adam::new(vec![e.clone()], params.embedding_lr);
-    let training = Training {
+    let mut training = match unfinished.take() {
+        Some(training) => training,
+        None => Training::begin([(E, e_tgt)], params.embedding_lr)?,
+    };
+    let unet = UNet::new(setting.config, base)?;
+    let plan = Plan {
         x,
         stage: Stage::OptimizeTextEmbedding,
         steps: params.embedding_steps,
-        adam: &adam,
         timesteps: Purpose::EmbeddingTimesteps,
         noise: Purpose::EmbeddingNoise,
     };
-    let losses = train(setting, &training, &unet, e.as_tensor(), watch)?;
-    Ok((e.as_tensor().detach(), losses))
+    let e = training.variables[E].as_tensor().clone();
+    if let Err(error) = train(setting, &plan, &unet, &e, &mut training, watch) {
+        *unfinished = Some(training);
+        return Err(error);
+    }
+    Ok((e.detach(), training.losses))
 }
 
 /// Stage B: the network's weights that reconstruct `x` at `e_opt`, all of them trained, starting from `base`.
-/// Returns the tuned weights and the losses; `base` stays as it is, for the next picture.
+/// Goes on from `unfinished`, and leaves there what was done if it fails. Returns the tuned weights and the losses; `base`
+/// stays as it is, for the next picture.
 pub fn fine_tune(
     setting: &Setting<'_>,
     base: &Weights,
     x: &Tensor,
     e_opt: &Tensor,
+    unfinished: &mut Option<Training>,
     watch: &mut StepWatch<'_>,
 ) -> Result<(Weights, Vec<f32>)> {
-    let variable = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
-    let variables: BTreeMap<String, Var> = base.tensors.iter().map(variable).collect::<Result<_>>()?;
     let params = setting.params;
-    let adam = Arc::new(Adam::new(variables.values().cloned().collect(), params.tuning_lr));
-    let weights = |tensor: fn(&Var) -> Tensor, optimizer| Weights {
+    let mut training = match unfinished.take() {
+        Some(training) => training,
+        None => {
+            let tensors = base.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+            Training::begin(tensors, params.tuning_lr)?
+        }
+    };
+    let weights = |variables: &BTreeMap<String, Var>, tensor: fn(&Var) -> Tensor, optimizer| Weights {
         file: base.file.clone(),
         tensors: variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))).collect(),
         optimizer,
     };
-    let unet = UNet::new(setting.config, &weights(|variable| variable.as_tensor().clone(), Some(adam.clone())))?;
-    let training = Training {
+    let tracked = weights(&training.variables, |variable| variable.as_tensor().clone(), Some(training.adam.clone()));
+    let unet = UNet::new(setting.config, &tracked)?;
+    let plan = Plan {
         x,
         stage: Stage::FineTune,
         steps: params.tuning_steps,
-        adam: &adam,
         timesteps: Purpose::TuningTimesteps,
         noise: Purpose::TuningNoise,
     };
-    let losses = train(setting, &training, &unet, e_opt, watch)?;
-    Ok((weights(|variable| variable.as_tensor().detach(), None), losses))
+    if let Err(error) = train(setting, &plan, &unet, e_opt, &mut training, watch) {
+        *unfinished = Some(training);
+        return Err(error);
+    }
+    Ok((weights(&training.variables, |variable| variable.as_tensor().detach(), None), training.losses))
 }
 
 /// Formula 3: e_bar = eta e_tgt + (1 - eta) e_opt.
@@ -98,13 +136,14 @@ pub fn interpolate(e_tgt: &Tensor, e_opt: &Tensor, eta: f64) -> Result<Tensor> {
 }
 
 /// Stage C: samples latents of `shape`, (1, c, h, w), with DDIM from pure noise, guided from `e_null` (the empty text's embedding) to `e_bar`.
+/// `watch` is told after each step, with the clean latents as they look from there.
 pub fn generate(
     setting: &Setting<'_>,
     unet: &UNet,
     shape: &[usize],
     e_bar: &Tensor,
     e_null: &Tensor,
-    watch: &mut StepWatch<'_>,
+    watch: &mut SampleWatch<'_>,
 ) -> Result<Tensor> {
     let Setting { schedule, params, .. } = setting;
     let timesteps = schedule.timesteps(params.sampling_steps);
@@ -112,7 +151,6 @@ pub fn generate(
     let guided = params.guidance != 1.0;
     let e = if guided { Tensor::cat(&[e_null, e_bar], 0)? } else { e_bar.clone() };
     let mut x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(shape, e_bar.device())?;
-    watch(Stage::Generate, 0, timesteps.len() as u32, None)?;
     for (step, &t) in timesteps.iter().enumerate() {
         let prediction = if guided {
             let both = unet.forward(&Tensor::cat(&[&x_t, &x_t], 0)?, &[t, t], &e)?;
@@ -121,8 +159,9 @@ pub fn generate(
         } else {
             unet.forward(&x_t, &[t], &e)?
         };
-        x_t = schedule.step(&prediction, t, params.sampling_steps, &x_t)?;
-        watch(Stage::Generate, step as u32 + 1, timesteps.len() as u32, None)?;
+        let next = schedule.step(&prediction, t, params.sampling_steps, &x_t)?;
+        x_t = next.x_t;
+        watch(step as u32 + 1, &next.pred_x0)?;
     }
     Ok(x_t)
 }
@@ -157,44 +196,45 @@ pub fn denoising_loss(
 }
 
 /// What differs between stages A and B besides the variables.
-struct Training<'a> {
+struct Plan<'a> {
     x: &'a Tensor,
     stage: Stage,
     steps: u32,
-    adam: &'a Adam,
     timesteps: Purpose,
     noise: Purpose,
 }
 
-/// The loop of stages A and B: Adam on L, a fresh timestep and noise for each item and step.
+/// The loop of stages A and B: Adam on L, a fresh timestep and noise for each item and step, the same ones whether or not it
+/// was stopped in between.
 fn train(
     setting: &Setting<'_>,
-    training: &Training<'_>,
+    plan: &Plan<'_>,
     unet: &UNet,
     e: &Tensor,
+    training: &mut Training,
     watch: &mut StepWatch<'_>,
-) -> Result<Vec<f32>> {
-    let (Setting { schedule, params, .. }, x) = (setting, training.x);
-    let mut losses = Vec::with_capacity(training.steps as usize);
+) -> Result<()> {
+    let (Setting { schedule, params, .. }, x) = (setting, plan.x);
     let mut shape = x.dims().to_vec();
     shape[0] = params.batch_size as usize;
-    watch(training.stage, 0, training.steps, None)?;
-    for step in 0..training.steps {
+    let done = training.steps();
+    watch(plan.stage, done, plan.steps, None)?;
+    for step in done..plan.steps {
         let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
-        let timesteps = stream(training.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
-        let noise = stream(training.noise).normals(&shape, x.device())?;
+        let timesteps = stream(plan.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
+        let noise = stream(plan.noise).normals(&shape, x.device())?;
         let sample = Sample { x, e, timesteps: &timesteps, noise: &noise };
         let loss = training.adam.step(|| denoising_loss(schedule, unet, &sample, setting.activations))?;
         let loss = loss.to_scalar::<f32>()?;
         if !loss.is_finite() {
-            let stage = training.stage.label();
+            let stage = plan.stage.label();
             return Err(Error::Engine(format!(
                 "{stage}: the loss is {loss} at step {}; lower the learning rate",
                 step + 1
             )));
         }
-        losses.push(loss);
-        watch(training.stage, step + 1, training.steps, Some(loss))?;
+        training.losses.push(loss);
+        watch(plan.stage, step + 1, plan.steps, Some(loss))?;
     }
-    Ok(losses)
+    Ok(())
 }

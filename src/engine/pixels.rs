@@ -47,6 +47,21 @@ pub fn to_tensor(layer: &LayerImage, size: (usize, usize), device: &Device) -> R
 
 /// `pixels`, (1, 3, h, w) from -1 to 1, resized to the size of `source` and given its alpha.
 pub fn to_layer(pixels: &Tensor, source: &LayerImage) -> Result<LayerImage> {
+    let picture = resize(&to_rgb(pixels)?, source.width(), source.height(), FilterType::CatmullRom);
+    let with_alpha = |(pixel, source): (&Rgb<u16>, &[u16])| [pixel.0[0], pixel.0[1], pixel.0[2], source[3]];
+    let rgba = picture.pixels().zip(source.rgba().chunks_exact(4)).flat_map(with_alpha).collect();
+    Ok(LayerImage::new(source.width(), source.height(), rgba).expect("the size of a layer"))
+}
+
+/// `pixels`, (1, 3, h, w) from -1 to 1, as a picture of that size without transparency.
+pub fn to_picture(pixels: &Tensor) -> Result<LayerImage> {
+    let picture = to_rgb(pixels)?;
+    let rgba = picture.pixels().flat_map(|pixel| [pixel.0[0], pixel.0[1], pixel.0[2], u16::MAX]).collect();
+    Ok(LayerImage::new(picture.width(), picture.height(), rgba)
+        .expect("the model works on pictures of a layer's sizes"))
+}
+
+fn to_rgb(pixels: &Tensor) -> Result<Rgb16> {
     let (_, _, h, w) = pixels.dims4()?;
     let planes = pixels.flatten_all()?.to_vec1::<f32>()?;
     if let Some(odd) = planes.iter().find(|value| !value.is_finite()) {
@@ -57,11 +72,7 @@ pub fn to_layer(pixels: &Tensor, source: &LayerImage) -> Result<LayerImage> {
     let plane = h * w;
     let interleaved =
         (0..plane).flat_map(|i| [planes[i], planes[plane + i], planes[2 * plane + i]].map(value)).collect();
-    let picture = Rgb16::from_raw(w as u32, h as u32, interleaved).expect("three values for each pixel");
-    let picture = resize(&picture, source.width(), source.height(), FilterType::CatmullRom);
-    let with_alpha = |(pixel, source): (&Rgb<u16>, &[u16])| [pixel.0[0], pixel.0[1], pixel.0[2], source[3]];
-    let rgba = picture.pixels().zip(source.rgba().chunks_exact(4)).flat_map(with_alpha).collect();
-    Ok(LayerImage::new(source.width(), source.height(), rgba).expect("the size of a layer"))
+    Ok(Rgb16::from_raw(w as u32, h as u32, interleaved).expect("three values for each pixel"))
 }
 
 /// How much `decoded` is like `pixels`, both (1, 3, h, w) from -1 to 1: peak signal-to-noise ratio in dB over what is to be

@@ -47,6 +47,14 @@ pub struct Schedule {
     clip_sample: Option<f64>,
 }
 
+/// What one DDIM step gives.
+pub struct Step {
+    /// The latents at the next, smaller timestep.
+    pub x_t: Tensor,
+    /// The clean latents as they look from here.
+    pub pred_x0: Tensor,
+}
+
 impl Schedule {
     /// Reads `scheduler/scheduler_config.json` of a model folder, whatever scheduler it was written for.
     pub fn read(model: &Path) -> Result<Self> {
@@ -149,7 +157,7 @@ impl Schedule {
     }
 
     /// One DDIM step from timestep `t` down by the spacing of `steps` steps; `prediction` is the network's at `x_t`.
-    pub fn step(&self, prediction: &Tensor, t: u32, steps: u32, x_t: &Tensor) -> Result<Tensor> {
+    pub fn step(&self, prediction: &Tensor, t: u32, steps: u32, x_t: &Tensor) -> Result<Step> {
         let alpha = self.alphas_cumprod[t as usize];
         let previous = t.checked_sub(self.training_timesteps() / steps.min(self.training_timesteps()));
         let alpha_previous = previous.map_or(self.final_alpha_cumprod, |t| self.alphas_cumprod[t as usize]);
@@ -162,6 +170,7 @@ impl Schedule {
             pred_x0 = pred_x0.clamp(-limit, limit)?;
             noise = ((x_t - (&pred_x0 * signal)?)? / rest)?;
         }
-        Ok(((pred_x0 * alpha_previous.sqrt())? + (noise * (1.0 - alpha_previous).sqrt())?)?)
+        let x_t = ((&pred_x0 * alpha_previous.sqrt())? + (noise * (1.0 - alpha_previous).sqrt())?)?;
+        Ok(Step { x_t, pred_x0 })
     }
 }

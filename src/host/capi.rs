@@ -491,7 +491,7 @@ fn edit_request(
     if let Some(key) = given.keys().next() {
         return Err(Failure::argument(format!("there is no {key} in a request; there are params, document")));
     }
-    Ok(request_for(&chosen, layer, document, model_folders)?)
+    Ok(request_for(&chosen, layer.into(), document, model_folders)?)
 }
 
 impl ImagicJob {

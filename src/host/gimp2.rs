@@ -72,6 +72,11 @@ extern "C" fn query() {
                 Domain::Text => (Type::GIMP_PDB_STRING, String::new()),
                 Domain::Integer { min, max } => (Type::GIMP_PDB_INT32, format!(" ({min} to {max})")),
                 Domain::Real { min, max } => (Type::GIMP_PDB_FLOAT, format!(" ({min} to {max})")),
+                Domain::Switch => (Type::GIMP_PDB_INT32, " (FALSE (0) or TRUE (1))".to_owned()),
+                Domain::Choice { options } => {
+                    let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
+                    (Type::GIMP_PDB_STRING, format!(" ({})", names.join(" or ")))
+                }
             };
             inputs.add(kind, param.id, &format!("{}{range}: {}", param.label, param.help));
         }
@@ -209,7 +214,7 @@ fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
         let value = match (param.slot)(&mut given) {
             Slot::Text(_) => Value::from(text(value)),
             // SAFETY: registered as a 32-bit integer, and checked by GIMP.
-            Slot::Integer(_) => Value::from(unsafe { value.data.d_int32 }),
+            Slot::Integer(_) | Slot::Switch(_) => Value::from(unsafe { value.data.d_int32 }),
             // SAFETY: registered as a float, and checked by GIMP.
             Slot::Real(_) => Value::from(unsafe { value.data.d_float }),
         };

@@ -1649,6 +1649,37 @@ pub unsafe fn gtk_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidge
 pub fn has_gtk_button_new_with_mnemonic() -> bool {
     Symbol::new(c"gtk_button_new_with_mnemonic").find().is_some()
 }
+pub type GtkToggleButton = _GtkToggleButton;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub struct _GtkToggleButton {
+    pub _bindgen_opaque_blob: [u64; 19usize],
+}
+pub unsafe fn gtk_toggle_button_set_active(toggle_button: *mut GtkToggleButton, is_active: gboolean) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_toggle_button_set_active");
+    type Function = unsafe extern "C" fn(*mut GtkToggleButton, gboolean);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button, is_active) }
+}
+pub fn has_gtk_toggle_button_set_active() -> bool {
+    Symbol::new(c"gtk_toggle_button_set_active").find().is_some()
+}
+pub unsafe fn gtk_toggle_button_get_active(toggle_button: *mut GtkToggleButton) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_toggle_button_get_active");
+    type Function = unsafe extern "C" fn(*mut GtkToggleButton) -> gboolean;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button) }
+}
+pub fn has_gtk_toggle_button_get_active() -> bool {
+    Symbol::new(c"gtk_toggle_button_get_active").find().is_some()
+}
+pub unsafe fn gtk_check_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_check_button_new_with_mnemonic");
+    type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
+}
+pub fn has_gtk_check_button_new_with_mnemonic() -> bool {
+    Symbol::new(c"gtk_check_button_new_with_mnemonic").find().is_some()
+}
 pub type GtkTextIter = _GtkTextIter;
 pub type GtkTextBuffer = _GtkTextBuffer;
 #[repr(C)]
@@ -1712,12 +1743,43 @@ pub unsafe fn gtk_entry_get_text(entry: *mut GtkEntry) -> *const gchar {
 pub fn has_gtk_entry_get_text() -> bool {
     Symbol::new(c"gtk_entry_get_text").find().is_some()
 }
+pub type GtkComboBox = _GtkComboBox;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub struct _GtkComboBox {
+    pub _bindgen_opaque_blob: [u64; 16usize],
+}
+pub unsafe fn gtk_combo_box_get_active(combo_box: *mut GtkComboBox) -> gint {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_get_active");
+    type Function = unsafe extern "C" fn(*mut GtkComboBox) -> gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box) }
+}
+pub fn has_gtk_combo_box_get_active() -> bool {
+    Symbol::new(c"gtk_combo_box_get_active").find().is_some()
+}
+pub unsafe fn gtk_combo_box_set_active(combo_box: *mut GtkComboBox, index_: gint) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_set_active");
+    type Function = unsafe extern "C" fn(*mut GtkComboBox, gint);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, index_) }
+}
+pub fn has_gtk_combo_box_set_active() -> bool {
+    Symbol::new(c"gtk_combo_box_set_active").find().is_some()
+}
 pub type GtkComboBoxText = _GtkComboBoxText;
 #[repr(C)]
 #[repr(align(8))]
 #[derive(Copy, Clone)]
 pub struct _GtkComboBoxText {
     pub _bindgen_opaque_blob: [u64; 17usize],
+}
+pub unsafe fn gtk_combo_box_text_new() -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_new");
+    type Function = unsafe extern "C" fn() -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gtk_combo_box_text_new() -> bool {
+    Symbol::new(c"gtk_combo_box_text_new").find().is_some()
 }
 pub unsafe fn gtk_combo_box_text_new_with_entry() -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_new_with_entry");
@@ -2287,12 +2349,18 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_image_new",
     c"gtk_image_set_from_stock",
     c"gtk_button_new_with_mnemonic",
+    c"gtk_toggle_button_set_active",
+    c"gtk_toggle_button_get_active",
+    c"gtk_check_button_new_with_mnemonic",
     c"gtk_vbox_new",
     c"gtk_entry_new",
     c"gtk_entry_set_activates_default",
     c"gtk_entry_set_width_chars",
     c"gtk_entry_set_text",
     c"gtk_entry_get_text",
+    c"gtk_combo_box_get_active",
+    c"gtk_combo_box_set_active",
+    c"gtk_combo_box_text_new",
     c"gtk_combo_box_text_new_with_entry",
     c"gtk_combo_box_text_append_text",
     c"gtk_expander_new_with_mnemonic",

@@ -133,6 +133,20 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
                 (Domain::Real { min, max }, Slot::Real(value)) => {
                     sys::gimp_procedure_add_double_argument(procedure, name, label, help, min, max, *value, ARGUMENT);
                 }
+                (Domain::Switch, Slot::Switch(on)) => {
+                    let on = sys::gboolean::from(*on);
+                    sys::gimp_procedure_add_boolean_argument(procedure, name, label, help, on, ARGUMENT);
+                }
+                (Domain::Choice { options }, Slot::Text(value)) => {
+                    let (choice, value) = (sys::gimp_choice_new(), c_string(value));
+                    for (number, (name, label)) in options.iter().enumerate() {
+                        let (name, label) = (c_string(name), c_string(label));
+                        sys::gimp_choice_add(choice, name.as_ptr(), number as c_int, label.as_ptr(), c"".as_ptr());
+                    }
+                    // The procedure takes the choice over.
+                    let value = value.as_ptr();
+                    sys::gimp_procedure_add_choice_argument(procedure, name, label, help, choice, value, ARGUMENT);
+                }
                 (Domain::Text, Slot::Text(value)) => {
                     let value = c_string(value);
                     sys::gimp_procedure_add_string_argument(procedure, name, label, help, value.as_ptr(), ARGUMENT);

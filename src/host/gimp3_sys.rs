@@ -657,6 +657,12 @@ impl GimpRunMode {
 #[repr(transparent)]
 #[derive(Copy, Clone, Hash, PartialEq, Eq)]
 pub struct GimpRunMode(pub ::std::os::raw::c_uint);
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GimpChoice {
+    _unused: [u8; 0],
+}
+pub type GimpChoice = _GimpChoice;
 pub type GimpParasite = _GimpParasite;
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -664,6 +670,30 @@ pub struct _GimpValueArray {
     _unused: [u8; 0],
 }
 pub type GimpValueArray = _GimpValueArray;
+pub unsafe fn gimp_choice_new() -> *mut GimpChoice {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_choice_new");
+    type Function = unsafe extern "C" fn() -> *mut GimpChoice;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gimp_choice_new() -> bool {
+    Symbol::new(c"gimp_choice_new").find().is_some()
+}
+pub unsafe fn gimp_choice_add(
+    choice: *mut GimpChoice,
+    nick: *const gchar,
+    id: gint,
+    label: *const gchar,
+    help: *const gchar,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_choice_add");
+    type Function = unsafe extern "C" fn(*mut GimpChoice, *const gchar, gint, *const gchar, *const gchar);
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(choice, nick, id, label, help)
+    }
+}
+pub fn has_gimp_choice_add() -> bool {
+    Symbol::new(c"gimp_choice_add").find().is_some()
+}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct _GimpParasite {
@@ -1141,6 +1171,34 @@ pub unsafe fn gimp_procedure_add_double_argument(
 }
 pub fn has_gimp_procedure_add_double_argument() -> bool {
     Symbol::new(c"gimp_procedure_add_double_argument").find().is_some()
+}
+pub unsafe fn gimp_procedure_add_choice_argument(
+    procedure: *mut GimpProcedure,
+    name: *const gchar,
+    nick: *const gchar,
+    blurb: *const gchar,
+    choice: *mut GimpChoice,
+    value: *const gchar,
+    flags: GParamFlags,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_add_choice_argument");
+    type Function = unsafe extern "C" fn(
+        *mut GimpProcedure,
+        *const gchar,
+        *const gchar,
+        *const gchar,
+        *mut GimpChoice,
+        *const gchar,
+        GParamFlags,
+    );
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+            procedure, name, nick, blurb, choice, value, flags,
+        )
+    }
+}
+pub fn has_gimp_procedure_add_choice_argument() -> bool {
+    Symbol::new(c"gimp_procedure_add_choice_argument").find().is_some()
 }
 pub unsafe fn gimp_procedure_add_string_argument(
     procedure: *mut GimpProcedure,
@@ -2208,6 +2266,29 @@ pub unsafe fn gtk_entry_get_text(entry: *mut GtkEntry) -> *const gchar {
 pub fn has_gtk_entry_get_text() -> bool {
     Symbol::new(c"gtk_entry_get_text").find().is_some()
 }
+pub type GtkComboBox = _GtkComboBox;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub struct _GtkComboBox {
+    pub _bindgen_opaque_blob: [u64; 7usize],
+}
+pub unsafe fn gtk_combo_box_get_active(combo_box: *mut GtkComboBox) -> gint {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_get_active");
+    type Function = unsafe extern "C" fn(*mut GtkComboBox) -> gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box) }
+}
+pub fn has_gtk_combo_box_get_active() -> bool {
+    Symbol::new(c"gtk_combo_box_get_active").find().is_some()
+}
+pub unsafe fn gtk_combo_box_set_active(combo_box: *mut GtkComboBox, index_: gint) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_set_active");
+    type Function = unsafe extern "C" fn(*mut GtkComboBox, gint);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, index_) }
+}
+pub fn has_gtk_combo_box_set_active() -> bool {
+    Symbol::new(c"gtk_combo_box_set_active").find().is_some()
+}
 pub type GtkButton = _GtkButton;
 #[repr(C)]
 #[repr(align(8))]
@@ -2231,6 +2312,29 @@ pub unsafe fn gtk_button_set_label(button: *mut GtkButton, label: *const gchar) 
 pub fn has_gtk_button_set_label() -> bool {
     Symbol::new(c"gtk_button_set_label").find().is_some()
 }
+pub type GtkToggleButton = _GtkToggleButton;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub struct _GtkToggleButton {
+    pub _bindgen_opaque_blob: [u64; 8usize],
+}
+pub unsafe fn gtk_toggle_button_set_active(toggle_button: *mut GtkToggleButton, is_active: gboolean) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_toggle_button_set_active");
+    type Function = unsafe extern "C" fn(*mut GtkToggleButton, gboolean);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button, is_active) }
+}
+pub fn has_gtk_toggle_button_set_active() -> bool {
+    Symbol::new(c"gtk_toggle_button_set_active").find().is_some()
+}
+pub unsafe fn gtk_toggle_button_get_active(toggle_button: *mut GtkToggleButton) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_toggle_button_get_active");
+    type Function = unsafe extern "C" fn(*mut GtkToggleButton) -> gboolean;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button) }
+}
+pub fn has_gtk_toggle_button_get_active() -> bool {
+    Symbol::new(c"gtk_toggle_button_get_active").find().is_some()
+}
 pub unsafe fn gtk_check_button_get_type() -> GType {
     static SYMBOL: Symbol = Symbol::new(c"gtk_check_button_get_type");
     type Function = unsafe extern "C" fn() -> GType;
@@ -2239,12 +2343,28 @@ pub unsafe fn gtk_check_button_get_type() -> GType {
 pub fn has_gtk_check_button_get_type() -> bool {
     Symbol::new(c"gtk_check_button_get_type").find().is_some()
 }
+pub unsafe fn gtk_check_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_check_button_new_with_mnemonic");
+    type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
+}
+pub fn has_gtk_check_button_new_with_mnemonic() -> bool {
+    Symbol::new(c"gtk_check_button_new_with_mnemonic").find().is_some()
+}
 pub type GtkComboBoxText = _GtkComboBoxText;
 #[repr(C)]
 #[repr(align(8))]
 #[derive(Copy, Clone)]
 pub struct _GtkComboBoxText {
     pub _bindgen_opaque_blob: [u64; 8usize],
+}
+pub unsafe fn gtk_combo_box_text_new() -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_new");
+    type Function = unsafe extern "C" fn() -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gtk_combo_box_text_new() -> bool {
+    Symbol::new(c"gtk_combo_box_text_new").find().is_some()
 }
 pub unsafe fn gtk_combo_box_text_new_with_entry() -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_new_with_entry");
@@ -2599,6 +2719,14 @@ pub fn has_gimp_scale_entry_get_type() -> bool {
 pub struct _GimpDialog {
     pub parent_instance: GtkDialog,
 }
+pub unsafe fn gimp_label_string_widget_get_type() -> GType {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_label_string_widget_get_type");
+    type Function = unsafe extern "C" fn() -> GType;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gimp_label_string_widget_get_type() -> bool {
+    Symbol::new(c"gimp_label_string_widget_get_type").find().is_some()
+}
 pub type GimpProcedureDialog = _GimpProcedureDialog;
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2703,6 +2831,8 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gegl_buffer_get",
     c"gegl_buffer_set",
     c"gegl_init",
+    c"gimp_choice_new",
+    c"gimp_choice_add",
     c"gimp_parasite_new",
     c"gimp_parasite_free",
     c"gimp_parasite_get_data",
@@ -2727,6 +2857,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_procedure_add_boolean_argument",
     c"gimp_procedure_add_int_argument",
     c"gimp_procedure_add_double_argument",
+    c"gimp_procedure_add_choice_argument",
     c"gimp_procedure_add_string_argument",
     c"gimp_procedure_add_layer_return_value",
     c"gimp_progress_init",
@@ -2816,9 +2947,15 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_entry_set_width_chars",
     c"gtk_entry_set_text",
     c"gtk_entry_get_text",
+    c"gtk_combo_box_get_active",
+    c"gtk_combo_box_set_active",
     c"gtk_button_new_with_mnemonic",
     c"gtk_button_set_label",
+    c"gtk_toggle_button_set_active",
+    c"gtk_toggle_button_get_active",
     c"gtk_check_button_get_type",
+    c"gtk_check_button_new_with_mnemonic",
+    c"gtk_combo_box_text_new",
     c"gtk_combo_box_text_new_with_entry",
     c"gtk_combo_box_text_append_text",
     c"gtk_expander_new_with_mnemonic",
@@ -2849,6 +2986,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_label_spin_set_increments",
     c"gimp_label_spin_set_digits",
     c"gimp_scale_entry_get_type",
+    c"gimp_label_string_widget_get_type",
     c"gimp_procedure_dialog_new",
     c"gimp_procedure_dialog_set_ok_label",
     c"gimp_procedure_dialog_get_widget",

@@ -1,6 +1,7 @@
 //! What hosts tell of edits, models and parameters, as texts for people and as JSON for programs; knows no host.
 #![forbid(unsafe_code)]
 
+use crate::engine::cost::Estimate;
 use crate::engine::{Edit, Progress, Stage, Tuned};
 use crate::error::Hint;
 use crate::models::Model;
@@ -25,7 +26,7 @@ pub const KNOWN_IMAGE: &str =
 pub const STOPPING: &str = "Stopping after this step.";
 
 /// What a dialog says when an edit has stopped.
-pub const STOPPED: &str = "Stopped; the image is as it was.";
+pub const STOPPED: &str = "Stopped; the image is as it was. Edit goes on from here.";
 
 /// Everything about `edit` but its pixels: parameters, where the tuned model came from, seconds, losses, notes, hint.
 pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
@@ -103,10 +104,18 @@ pub fn parameters_report() -> Value {
             Domain::Text => ("text", Value::Null, Value::Null),
             Domain::Integer { min, max } => ("integer", json!(min), json!(max)),
             Domain::Real { min, max } => ("real", json!(min), json!(max)),
+            Domain::Switch => ("switch", Value::Null, Value::Null),
+            Domain::Choice { .. } => ("choice", Value::Null, Value::Null),
         };
         let affects = match param.affects {
             Affects::Tuning => "tuning",
             Affects::Generation => "generation",
+        };
+        let options = match param.domain {
+            Domain::Choice { options } => {
+                options.iter().map(|(name, label)| json!({ "name": name, "label": label })).collect()
+            }
+            _ => Value::Null,
         };
         json!({
             "id": param.id,
@@ -116,6 +125,7 @@ pub fn parameters_report() -> Value {
             "kind": kind,
             "min": min,
             "max": max,
+            "options": options,
             "default": defaults.get(param.id),
             "source": param.source,
             "affects": affects,
@@ -151,6 +161,17 @@ pub fn duration(seconds: f32) -> String {
     }
 }
 
+/// As [`duration`], not finer than a guess is.
+fn rough_duration(seconds: f32) -> String {
+    let step = match seconds {
+        ..10.0 => return format!("{} s", seconds.ceil().max(1.0)),
+        ..90.0 => 5.0,
+        ..600.0 => 10.0,
+        _ => 60.0,
+    };
+    duration((seconds / step).ceil() * step)
+}
+
 /// What a progress bar says: stage, step and time left.
 pub fn progress_text(progress: &Progress) -> String {
     let mut text = progress.stage.label().to_owned();
@@ -161,6 +182,26 @@ pub fn progress_text(progress: &Progress) -> String {
         text += &format!(", {} left", duration(seconds));
     }
     text
+}
+
+/// What a dialog says before an edit: how long it will take, as far as that is known.
+pub fn cost_text(estimate: &Estimate) -> String {
+    match estimate {
+        Estimate { tuned: true, seconds: Some(seconds), .. } => {
+            format!("The tuned model is there: about {}.", rough_duration(*seconds))
+        }
+        Estimate { tuned: true, seconds: None, .. } => "The tuned model is there: only the last stage runs.".into(),
+        Estimate { goes_on: true, seconds: Some(seconds), .. } => {
+            format!("Goes on from where it was stopped: about {} more.", rough_duration(*seconds))
+        }
+        Estimate { goes_on: true, seconds: None, .. } => "Goes on from where it was stopped.".into(),
+        Estimate { seconds: Some(seconds), .. } => {
+            format!("The model has to be tuned to the layer: about {}.", rough_duration(*seconds))
+        }
+        Estimate { seconds: None, .. } => {
+            "The model has to be tuned to the layer; how long that takes shows after the first steps.".into()
+        }
+    }
 }
 
 /// What a dialog says of a finished edit, with its notes and hint.
@@ -209,6 +250,7 @@ mod tests {
             fraction: 0.5,
             seconds_left: Some(200.0),
             hint: None,
+            preview: None,
         };
         assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
         let mut edit = Edit {
@@ -219,6 +261,7 @@ mod tests {
             tuning_losses: vec![],
             notes: vec!["two words were cut".into()],
             hint: None,
+            untouched: vec![],
         };
         assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
         edit.tuned = Tuned::Now;
@@ -226,6 +269,15 @@ mod tests {
         let summary = summary(&edit);
         assert!(summary.starts_with("Done in 2.1 s.\n"), "{summary}");
         assert!(summary.contains("\nThis picture is unlike ") && summary.contains("19.8 dB, below 24 dB"), "{summary}");
+    }
+
+    #[test]
+    fn the_cost_is_told_as_roughly_as_it_is_known() {
+        let text = |tuned, goes_on, seconds| cost_text(&Estimate { tuned, goes_on, seconds });
+        assert_eq!(text(true, false, Some(0.4)), "The tuned model is there: about 1 s.");
+        assert_eq!(text(false, false, Some(41.0)), "The model has to be tuned to the layer: about 45 s.");
+        assert_eq!(text(false, true, Some(95.0)), "Goes on from where it was stopped: about 1 min 40 s more.");
+        assert!(text(false, false, None).contains("after the first steps"));
     }
 
     #[test]

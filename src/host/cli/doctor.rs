@@ -236,7 +236,8 @@ fn draw(model: &Model) -> Result<(), Error> {
     let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
     // The tiny picture is no one's, so no hint about it is wanted.
     let (model_folder, familiar_psnr) = (model.folder.clone(), None);
-    let request = EditRequest { layer, params, model_folder, familiar_psnr, document: String::new() };
+    let (layer, document) = (layer.into(), String::new());
+    let request = EditRequest { layer, params, model_folder, familiar_psnr, document, previews: 0 };
     let worker = Worker::start(Engine::new(EngineOptions {
         cache_folder: None,
         cache_limit: 0,

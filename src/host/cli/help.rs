@@ -74,10 +74,10 @@ For programs, such as the Krita plug-in, that want the engine in a process of
 its own: if it dies, the program lives. Both sides send messages: one line, a
 JSON object, and after it as many bytes of pixels as its 'bytes' says (no
 'bytes', no pixels). Errors and progress come as texts for people. Standard
-input ends: serve ends, whatever runs. Protocol version 1:
+input ends: serve ends, whatever runs. Protocol version 2:
 
 First comes
-  {\"event\": \"hello\", \"protocol\": 1, \"version\", \"parameters\", \"models\",
+  {\"event\": \"hello\", \"protocol\": 2, \"version\", \"parameters\", \"models\",
    \"builtin_model\", \"last_values\", \"remembered_runs\", \"texts\"}
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
 --json' lists, 'last_values' the parameters of the last edit or null,
@@ -86,16 +86,22 @@ First comes
   {\"do\": \"edit\", \"job\": 1, \"params\": {\"prompt\": \"...\"}, \"document\": \"...\",
    \"width\": W, \"height\": H, \"format\": \"bgra8\", \"bytes\": W*H*4}
 Missing parameters come from the model's preset. Formats: rgba8, bgra8, rgba16,
-bgra16 (numbers in the machine's byte order); straight alpha, sRGB. Edits run
+bgra16 (numbers in the machine's byte order); straight alpha, sRGB. Without
+width, height, format and bytes the picture that came last is meant. Edits run
 one after the other; each is answered by any number of
   {\"event\": \"progress\", \"job\", \"stage\", \"step\", \"steps\", \"loss\", \"fraction\",
    \"seconds_left\", \"text\", \"hint\"}
+      with \"previews\": N in the order up to N times also \"preview\": {\"width\",
+      \"height\"} and \"bytes\": the picture as it forms follows, in the same format
 and then by one of
   {\"event\": \"done\", \"job\", \"name\", \"summary\", \"report\", \"bytes\"}
       the edited pixels follow, in the same format; 'name' is for the layer
   {\"event\": \"stopped\", \"job\"}
   {\"event\": \"failed\", \"job\", \"message\"}
 
+  {\"do\": \"estimate\", ...}           as 'edit', but answered only by
+                                    {\"event\": \"estimate\", \"job\", \"tuned\",
+                                    \"goes_on\", \"seconds\", \"text\"}: what it costs
   {\"do\": \"stop\", \"job\": 1}          ends with 'stopped' within one step
   {\"do\": \"models\"}                  {\"event\": \"models\", \"models\"}
   {\"do\": \"model\", \"name\": \"/a/b\"}  {\"event\": \"model\", \"name\", \"model\"}, or with
@@ -165,6 +171,8 @@ fn parameter(param: &Param, defaults: &Params) -> String {
         Domain::Text => ("TEXT", String::new()),
         Domain::Integer { min, max } => ("N", format!("{min} to {max}")),
         Domain::Real { min, max } => ("F", format!("{min} to {max}")),
+        Domain::Switch => ("YES", "yes or no".to_owned()),
+        Domain::Choice { options } => ("NAME", options.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")),
     };
     let default = match defaults.get(param.id) {
         Some(value) if value == "" => "required".to_owned(),

@@ -87,6 +87,7 @@ mod tests {
             fraction: 0.5,
             seconds_left: Some(125.0),
             hint: None,
+            preview: None,
         };
         assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2 min 5 s left");
         assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));

@@ -5,15 +5,16 @@
 #![forbid(unsafe_code)]
 
 use super::{Failure, model_folders};
-use crate::engine::{Edit, Engine, Progress};
+use crate::engine::cost::Estimate;
+use crate::engine::{Edit, EditRequest, Engine, Progress};
 use crate::error::{Error, Result};
 use crate::host::capi::ImagicFormat;
 use crate::host::capi::pixels::Layout;
 use crate::host::gimp::{REMEMBERED_RUNS, last_values, remember_values};
 use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text, sentence};
 use crate::host::{self, POLL, engine_options, system};
-use crate::image::MAX_AREA;
-use crate::job::{Job, JobState, Worker};
+use crate::image::{LayerImage, MAX_AREA};
+use crate::job::{Estimating, Job, JobState, Worker};
 use crate::models;
 use crate::params::{BUILTIN_MODEL, Params};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
@@ -21,9 +22,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Version of the protocol. It grows with every change that a host would notice.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// Bytes of a message's line; a prompt of a thousand words is a hundredth of it.
 const MAX_LINE: u64 = 1 << 20;
@@ -36,6 +38,7 @@ const MAX_PIXELS: u64 = MAX_AREA * 8;
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 enum Request {
     Edit(EditOrder),
+    Estimate(EditOrder),
     Stop { job: u64 },
     Models,
     Model { name: String },
@@ -48,9 +51,12 @@ struct EditOrder {
     params: Map<String, Value>,
     #[serde(default)]
     document: String,
-    width: u32,
-    height: u32,
-    format: PixelFormat,
+    #[serde(default)]
+    previews: u32,
+    // Of the pixels that follow; all three are left out when the picture that came last is meant.
+    width: Option<u32>,
+    height: Option<u32>,
+    format: Option<PixelFormat>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -79,17 +85,27 @@ struct Running {
     told: Option<Progress>,
 }
 
+/// One estimate that was asked for.
+struct Estimated {
+    number: u64,
+    estimating: Estimating,
+}
+
 struct Server {
     worker: Worker,
     folders: Vec<PathBuf>,
     running: Vec<Running>,
+    estimates: Vec<Estimated>,
+    /// The picture that came last, with its format.
+    picture: Option<(Arc<LayerImage>, PixelFormat)>,
 }
 
 /// Serves until standard input ends, which it does when the host closes it, ends or is killed.
 pub fn run() -> std::result::Result<(), Failure> {
     system::yield_to_other_programs();
     let worker = Worker::start(Engine::new(engine_options()?))?;
-    let mut server = Server { worker, folders: model_folders(), running: Vec::new() };
+    let folders = model_folders();
+    let mut server = Server { worker, folders, running: Vec::new(), estimates: Vec::new(), picture: None };
     let outcome = server.serve(&read_in_background()?);
     // Dropping the worker would wait for the running step, and nobody is left to wait for.
     std::mem::forget(server);
@@ -100,7 +116,7 @@ impl Server {
     fn serve(&mut self, inbox: &Receiver<Message>) -> Result<()> {
         say(&self.hello(), &[])?;
         loop {
-            let message = if self.running.is_empty() {
+            let message = if self.running.is_empty() && self.estimates.is_empty() {
                 inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 inbox.recv_timeout(POLL)
@@ -146,6 +162,7 @@ impl Server {
         let job = request.get("job").and_then(Value::as_u64);
         let answered = match serde_json::from_value(Value::Object(request)) {
             Ok(Request::Edit(order)) => self.edit(order, pixels).map(|()| None),
+            Ok(Request::Estimate(order)) => self.estimate(order, pixels).map(|()| None),
             Ok(Request::Stop { job }) => {
                 self.running.iter().filter(|running| running.number == job).for_each(|running| running.job.cancel());
                 Ok(None)
@@ -168,20 +185,41 @@ impl Server {
     }
 
     fn edit(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
-        let EditOrder { job: number, params, document, width, height, format } = order;
+        let number = order.job;
         if self.running.iter().any(|running| running.number == number) {
             return Err(Error::Host(format!("job {number} runs already; give every job a number of its own")));
         }
-        let layout = format.layout(width, height)?;
-        if pixels.len() != layout.bytes {
-            let (got, expected) = (pixels.len(), layout.bytes);
-            return Err(Error::Host(format!("{got} bytes of pixels came, {width}x{height} pixels are {expected}")));
-        }
-        let layer = layout.read(pixels).map_err(|failure| Error::Image(failure.text))?;
-        let request = host::request_for(&params, layer, document, &self.folders)?;
+        let (request, format) = self.request(order, pixels)?;
         let params = request.params.clone();
         self.running.push(Running { number, job: self.worker.submit(request), params, format, told: None });
         Ok(())
+    }
+
+    fn estimate(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
+        let number = order.job;
+        let (request, _) = self.request(order, pixels)?;
+        self.estimates.push(Estimated { number, estimating: self.worker.estimate(request) });
+        Ok(())
+    }
+
+    fn request(&mut self, order: EditOrder, pixels: &[u8]) -> Result<(EditRequest, PixelFormat)> {
+        if let (Some(width), Some(height), Some(format)) = (order.width, order.height, order.format) {
+            let layout = format.layout(width, height)?;
+            if pixels.len() != layout.bytes {
+                let (got, expected) = (pixels.len(), layout.bytes);
+                return Err(Error::Host(format!("{got} bytes of pixels came, {width}x{height} pixels are {expected}")));
+            }
+            let layer = layout.read(pixels).map_err(|failure| Error::Image(failure.text))?;
+            self.picture = Some((layer.into(), format));
+        } else if order.width.is_some() || order.height.is_some() || order.format.is_some() || !pixels.is_empty() {
+            return Err(Error::Host("width, height, format and bytes belong together; give all or none".into()));
+        }
+        let Some((layer, format)) = self.picture.clone() else {
+            return Err(Error::Host("no picture has come yet; give width, height, format and bytes".into()));
+        };
+        let mut request = host::request_for(&order.params, layer, order.document, &self.folders)?;
+        request.previews = order.previews;
+        Ok((request, format))
     }
 
     /// Tells what has changed.
@@ -191,8 +229,7 @@ impl Server {
             match one.job.poll() {
                 JobState::Running(progress) => {
                     if let Some(progress) = progress.filter(|progress| one.told.as_ref() != Some(progress)) {
-                        say(&progress_message(one.number, &progress), &[])?;
-                        one.told = Some(progress);
+                        one.tell_progress(progress)?;
                     }
                     self.running.push(one);
                 }
@@ -201,11 +238,36 @@ impl Server {
                 JobState::Ended(Err(error)) => say(&complaint(Some(one.number), &error.to_string()), &[])?,
             }
         }
+        let mut estimates = std::mem::take(&mut self.estimates);
+        for one in estimates.drain(..) {
+            match one.estimating.poll() {
+                None => self.estimates.push(one),
+                Some(Ok(estimate)) => say(&estimate_message(one.number, &estimate), &[])?,
+                Some(Err(error)) => say(&complaint(Some(one.number), &error.to_string()), &[])?,
+            }
+        }
         Ok(())
     }
 }
 
 impl Running {
+    /// With the pixels of a picture that has not been shown yet.
+    fn tell_progress(&mut self, progress: Progress) -> Result<()> {
+        let mut message = progress_message(self.number, &progress);
+        let shown = self.told.as_ref().and_then(|told| told.preview.as_ref());
+        let is_new = |preview: &&Arc<LayerImage>| !shown.is_some_and(|shown| Arc::ptr_eq(shown, preview));
+        let mut pixels = Vec::new();
+        if let Some(preview) = progress.preview.as_ref().filter(is_new) {
+            let layout = self.format.layout(preview.width(), preview.height())?;
+            pixels.resize(layout.bytes, 0);
+            layout.write(preview, &mut pixels);
+            message["preview"] = json!({ "width": preview.width(), "height": preview.height() });
+            message["bytes"] = pixels.len().into();
+        }
+        self.told = Some(progress);
+        say(&message, &pixels)
+    }
+
     fn tell_result(&self, edit: &Edit) -> Result<()> {
         let layout = self.format.layout(edit.layer.width(), edit.layer.height())?;
         let mut pixels = vec![0; layout.bytes];
@@ -255,6 +317,17 @@ fn progress_message(job: u64, progress: &Progress) -> Value {
         "seconds_left": progress.seconds_left,
         "text": progress_text(progress),
         "hint": progress.hint.map(|hint| sentence(&hint.to_string())),
+    })
+}
+
+fn estimate_message(job: u64, estimate: &Estimate) -> Value {
+    json!({
+        "event": "estimate",
+        "job": job,
+        "tuned": estimate.tuned,
+        "goes_on": estimate.goes_on,
+        "seconds": estimate.seconds,
+        "text": report::cost_text(estimate),
     })
 }
 

@@ -321,6 +321,53 @@ impl Chooser {
     }
 }
 
+/// A text that is one of a few.
+pub struct Choices {
+    pub widget: Widget,
+    names: Vec<&'static str>,
+}
+
+impl Choices {
+    /// `options`: name and label of each.
+    pub fn new(options: &'static [(&'static str, &'static str)]) -> Self {
+        let widget = Widget::own(gtk!(gtk_combo_box_text_new()));
+        for (_, label) in options {
+            let label = c_string(label);
+            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), label.as_ptr()));
+        }
+        Self { widget, names: options.iter().map(|(name, _)| *name).collect() }
+    }
+
+    /// Name of the chosen one; empty before the first choice.
+    pub fn name(&self) -> &'static str {
+        let at = usize::try_from(gtk!(gtk_combo_box_get_active(self.widget.as_ptr())));
+        at.ok().and_then(|at| self.names.get(at)).copied().unwrap_or_default()
+    }
+
+    pub fn choose(&self, name: &str) {
+        let at = self.names.iter().position(|known| *known == name).map_or(-1, |at| at as c_int);
+        gtk!(gtk_combo_box_set_active(self.widget.as_ptr(), at));
+    }
+}
+
+/// A box to tick, with a text that has a mnemonic.
+pub struct Tick(pub Widget);
+
+impl Tick {
+    pub fn new(label: &str) -> Self {
+        let label = c_string(label);
+        Self(Widget::own(gtk!(gtk_check_button_new_with_mnemonic(label.as_ptr()))))
+    }
+
+    pub fn is_on(&self) -> bool {
+        gtk!(gtk_toggle_button_get_active(self.0.as_ptr())) != 0
+    }
+
+    pub fn set(&self, on: bool) {
+        gtk!(gtk_toggle_button_set_active(self.0.as_ptr(), on.into()));
+    }
+}
+
 /// A button whose text has a mnemonic.
 pub fn button(label: &str) -> Widget {
     let label = c_string(label);

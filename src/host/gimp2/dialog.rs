@@ -4,7 +4,7 @@
 use super::gtk::{self, Form, Icon, Slider, Spinner};
 use super::libgimp::Layer;
 use super::session::{Message, Session, Tone};
-use super::widgets::{self, Bar, Chooser, Dialog, Entry, Label, TextArea, Widget};
+use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Label, TextArea, Tick, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
 use crate::host::report::help;
@@ -59,6 +59,8 @@ enum Field {
     Slider(Slider),
     Spinner(Spinner),
     Number(Entry),
+    Switch(Tick),
+    Choice(Choices),
 }
 
 impl Window {
@@ -84,7 +86,8 @@ impl Window {
         for param in PARAMS {
             let folded = fields.iter().filter(|(before, _): &&(&Param, Field)| before.advanced).count();
             let form = if param.advanced { &columns[folded / column_length] } else { &basic };
-            let label = mnemonics.mark(param.label) + ":";
+            let text = mnemonics.mark(param.label);
+            let label = format!("{text}:");
             let field = match (param.id, param.domain) {
                 ("prompt", _) => {
                     let area = TextArea::around(gtk::text_view(), WIDTH, 80);
@@ -116,6 +119,17 @@ impl Window {
                     let spinner = Spinner::new(min, max);
                     form.add(&label, &spinner.0, &spinner.0);
                     Field::Spinner(spinner)
+                }
+                (_, Domain::Switch) => {
+                    // Its text is its label.
+                    let tick = Tick::new(&text);
+                    form.add_below(&tick.0);
+                    Field::Switch(tick)
+                }
+                (_, Domain::Choice { options }) => {
+                    let choices = Choices::new(options);
+                    form.add(&label, &choices.widget, &choices.widget);
+                    Field::Choice(choices)
                 }
                 (_, Domain::Real { .. } | Domain::Text) => {
                     let entry = Entry::new();
@@ -378,6 +392,8 @@ impl Field {
             Self::Slider(slider) => ((slider.value() * 1000.0).round() / 1000.0).into(),
             Self::Spinner(spinner) => spinner.value().into(),
             Self::Number(entry) => entry.text().trim().replace(',', ".").into(),
+            Self::Switch(tick) => tick.is_on().into(),
+            Self::Choice(choices) => choices.name().into(),
         }
     }
 
@@ -389,6 +405,8 @@ impl Field {
             Self::Slider(slider) => slider.set_value(value.as_f64().unwrap_or_default()),
             Self::Spinner(spinner) => spinner.set_value(value.as_u64().unwrap_or_default() as u32),
             Self::Number(entry) => entry.set_text(&format!("{:?}", value.as_f64().unwrap_or_default())),
+            Self::Switch(tick) => tick.set(value.as_bool().unwrap_or_default()),
+            Self::Choice(choices) => choices.choose(text),
         }
     }
 
@@ -398,6 +416,8 @@ impl Field {
             Self::Model(chooser) => chooser.entry.0.set_tooltip(help),
             Self::Spinner(spinner) => spinner.0.set_tooltip(help),
             Self::Number(entry) => entry.0.set_tooltip(help),
+            Self::Switch(tick) => tick.0.set_tooltip(help),
+            Self::Choice(choices) => choices.widget.set_tooltip(help),
             // Got its help when it was made.
             Self::Slider(_) => {}
         }

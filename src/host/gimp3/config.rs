@@ -55,6 +55,11 @@ impl Config {
                 self.get_property(&property(param.id), &raw mut integer);
                 Value::from(integer)
             }
+            Slot::Switch(_) => {
+                let mut on: sys::gboolean = 0;
+                self.get_property(&property(param.id), &raw mut on);
+                Value::from(on != 0)
+            }
             Slot::Real(_) => {
                 let mut real = 0.0_f64;
                 self.get_property(&property(param.id), &raw mut real);
@@ -78,6 +83,10 @@ impl Config {
                 Slot::Integer(_) => {
                     let integer = value.as_i64().unwrap_or_default() as c_int;
                     sys::g_object_set()(self.object(), name.as_ptr(), integer, end);
+                }
+                Slot::Switch(_) => {
+                    let on = sys::gboolean::from(value.as_bool().unwrap_or_default());
+                    sys::g_object_set()(self.object(), name.as_ptr(), on, end);
                 }
                 Slot::Real(_) => {
                     let real = value.as_f64().unwrap_or_default();

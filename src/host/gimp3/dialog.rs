@@ -108,7 +108,7 @@ impl Window {
         let known = models::list(&session.folders);
         let model = Chooser::new(known.iter().map(|model| model.name.as_str()));
         config.bind_text("model", &model.entry.0);
-        let (strength, seed) = (frame.slider("eta"), frame.spinner("seed"));
+        let (strength, seed, keep) = (frame.slider("eta"), frame.spinner("seed"), frame.tick("keep_untouched"));
         let label = |id: &str, target: &Widget| {
             let param = PARAMS.iter().find(|param| param.id == id).expect("a row of the table");
             target.set_tooltip(&help(param));
@@ -130,6 +130,8 @@ impl Window {
             frame.unless(PRESET, param.id, &config);
             let field = match param.domain {
                 Domain::Real { max, .. } if max <= SMALL => frame.small_number(param.id),
+                Domain::Switch => frame.tick(param.id),
+                Domain::Choice { .. } => frame.choices(param.id),
                 _ => frame.spinner(param.id),
             };
             columns[number / folded.len().div_ceil(columns.len())].pack(&field);
@@ -154,6 +156,7 @@ impl Window {
             &description.0,
             &strength,
             &seed_row,
+            &keep,
             &fold,
             &bar.0,
             &line,

@@ -66,6 +66,11 @@ impl ProcedureDialog {
         self.field(id, gtk!(gtk_check_button_get_type()))
     }
 
+    /// A list of a few texts with a label.
+    pub fn choices(&self, id: &str) -> Widget {
+        self.field(id, gtk!(gimp_label_string_widget_get_type()))
+    }
+
     /// Lets the field of `id` be changed only while the box of `tick` is not ticked.
     pub fn unless(&self, tick: &str, id: &str, config: &Config) {
         let (tick, id) = (property(tick), property(id));

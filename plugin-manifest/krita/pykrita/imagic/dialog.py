@@ -147,9 +147,11 @@ class Dialog(QDialog):
         for row in hello["parameters"]:
             field = fields.make(row, self._mnemonics, names)
             self._fields[row["id"]] = field
-            label = QLabel(self._mnemonics.mark(row["label"]) + ":")
-            label.setBuddy(field.focus)
-            label.setToolTip(row["tooltip"])
+            label = QLabel()
+            if row["kind"] != "switch":
+                label.setText(self._mnemonics.mark(row["label"]) + ":")
+                label.setBuddy(field.focus)
+                label.setToolTip(row["tooltip"])
             if row["advanced"]:
                 at, column = folded % ((advanced + 1) // 2), folded // ((advanced + 1) // 2)
                 self._columns.addWidget(label, at, 2 * column)

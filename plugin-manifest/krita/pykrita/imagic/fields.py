@@ -4,6 +4,7 @@ import random
 
 from PyQt5.QtCore import QEvent, Qt, pyqtSignal
 from PyQt5.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
@@ -198,6 +199,38 @@ class Number(Field):
         self.text.setText(str(value))
 
 
+class Switch(Field):
+    """Yes or no; its text is its label."""
+
+    def __init__(self, row, mnemonics):
+        super().__init__(row)
+        self.tick = QCheckBox(mnemonics.mark(row["label"]))
+        self.put(self.tick)
+
+    def value(self):
+        return self.tick.isChecked()
+
+    def set_value(self, value):
+        self.tick.setChecked(bool(value))
+
+
+class Choice(Field):
+    """One of a few texts."""
+
+    def __init__(self, row):
+        super().__init__(row)
+        self.choice = QComboBox()
+        for option in row["options"]:
+            self.choice.addItem(option["label"], option["name"])
+        self.put(self.choice)
+
+    def value(self):
+        return self.choice.currentData()
+
+    def set_value(self, value):
+        self.choice.setCurrentIndex(self.choice.findData(value))
+
+
 def make(row, mnemonics, model_names):
     """The field for one row of the table."""
     if row["id"] == "prompt":
@@ -206,6 +239,10 @@ def make(row, mnemonics, model_names):
         return Model(row, mnemonics, model_names)
     if row["id"] == "seed":
         return Seed(row, mnemonics)
+    if row["kind"] == "switch":
+        return Switch(row, mnemonics)
+    if row["kind"] == "choice":
+        return Choice(row)
     if row["kind"] == "integer":
         return Whole(row)
     if row["kind"] == "real" and not row["advanced"]:

@@ -1,0 +1,109 @@
+//! Turns the steps of the stages into [`Progress`] and measures what each stage takes.
+#![forbid(unsafe_code)]
+
+use super::cost::{Pace, passes};
+use super::{Progress, Stage, Tuned, Watch};
+use crate::error::{Error, Hint, Result};
+use crate::image::LayerImage;
+use crate::params::Params;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub struct Clock<'a, 'b> {
+    watch: &'a mut Watch<'b>,
+    /// Steps of stages A, B and C, and the cost of one, in passes through the network for one item.
+    costs: [(Stage, u32, f32); 3],
+    /// The stage that runs, since when, and the steps that were done before.
+    stage: (Stage, Instant, u32),
+    seconds: Vec<(Stage, f32)>,
+    /// Seconds per pass, from the stage that runs.
+    pace: Option<f32>,
+    /// Seconds per pass of stages A, B and C that ran here.
+    paces: [Option<f32>; 3],
+    /// Goes with every step from now on.
+    pub hint: Option<Hint>,
+    /// Goes with every step from now on.
+    pub preview: Option<Arc<LayerImage>>,
+}
+
+impl<'a, 'b> Clock<'a, 'b> {
+    pub fn new(params: &Params, watch: &'a mut Watch<'b>) -> Self {
+        let [a, b, c] = passes(params);
+        let costs = [
+            (Stage::OptimizeTextEmbedding, params.embedding_steps, a),
+            (Stage::FineTune, params.tuning_steps, b),
+            (Stage::Generate, params.sampling_steps, c),
+        ];
+        let stage = (Stage::LoadModel, Instant::now(), 0);
+        Self { watch, costs, stage, seconds: Vec::new(), pace: None, paces: [None; 3], hint: None, preview: None }
+    }
+
+    /// Stages A and B did not have to run.
+    pub fn tuned(&mut self, origin: Tuned) {
+        if origin != Tuned::Now {
+            self.costs[0].1 = 0;
+            self.costs[1].1 = 0;
+        }
+    }
+
+    /// Stage C takes `steps` steps.
+    pub fn samples(&mut self, steps: u32) {
+        self.costs[2].1 = steps;
+    }
+
+    pub fn step(&mut self, stage: Stage, step: u32, steps: u32, loss: Option<f32>) -> Result<()> {
+        self.enter(stage, step);
+        let (mut done, mut all) = (0.0, 0.0);
+        let mut before = true;
+        for (index, (other, steps, cost)) in self.costs.into_iter().enumerate() {
+            all += steps as f32 * cost;
+            if other == stage {
+                before = false;
+                done += step as f32 * cost;
+                let ran = step - self.stage.2;
+                if ran > 0 {
+                    self.pace = Some(self.stage.1.elapsed().as_secs_f32() / (ran as f32 * cost));
+                    self.paces[index] = self.pace;
+                }
+            } else if before && stage != Stage::LoadModel {
+                done += steps as f32 * cost;
+            }
+        }
+        let fraction = if all > 0.0 { (done / all).min(1.0) } else { 0.0 };
+        let seconds_left = self.pace.map(|pace| pace * (all - done).max(0.0));
+        let (hint, preview) = (self.hint, self.preview.clone());
+        match (self.watch)(Progress { stage, step, steps, loss, fraction, seconds_left, hint, preview }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        }
+    }
+
+    /// Closes the running stage if `stage` is another one.
+    fn enter(&mut self, stage: Stage, step: u32) {
+        if self.stage.0 != stage {
+            self.close();
+            self.stage = (stage, Instant::now(), step);
+        }
+    }
+
+    fn close(&mut self) {
+        self.seconds.push((self.stage.0, self.stage.1.elapsed().as_secs_f32()));
+    }
+
+    /// Seconds that each stage took, and the pace of this edit. `pixels`: those of the picture at the size at which the model
+    /// worked, and at the model's own.
+    pub fn finish(mut self, [pixels, own_pixels]: [usize; 2], was_loaded: bool) -> (Vec<(Stage, f32)>, Pace) {
+        let sampled = self.paces[2].unwrap_or_default() * self.costs[2].1 as f32 * self.costs[2].2;
+        self.close();
+        let took = |stage| self.seconds.iter().find(|(other, _)| *other == stage).map_or(0.0, |(_, seconds)| *seconds);
+        let pace = Pace {
+            pixels: pixels as f32,
+            own_pixels: own_pixels as f32,
+            load: (!was_loaded).then(|| took(Stage::LoadModel)),
+            passes: self.paces,
+            decode: Some((took(Stage::Generate) - sampled).max(0.0)),
+        };
+        (self.seconds, pace)
+    }
+}

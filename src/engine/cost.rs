@@ -1,0 +1,120 @@
+//! What an edit will cost, from what earlier ones have taken on this machine.
+#![forbid(unsafe_code)]
+
+use super::{EditRequest, EngineOptions};
+use crate::error::Result;
+use crate::params::Params;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// File in the cache folder: a [`Pace`] for each base model, by its fingerprint.
+const FILE: &str = "pace.json";
+
+/// Base models whose pace is kept.
+const MAX_MODELS: usize = 50;
+
+/// What an edit will cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Whether a tuned model is kept, so that only stage C runs.
+    pub tuned: bool,
+    /// Whether an edit that was stopped goes on.
+    pub goes_on: bool,
+    /// Seconds; `None` before the first edit with this base model.
+    pub seconds: Option<f32>,
+}
+
+/// How fast one base model runs on this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Pixels of the picture at the size at which the model worked.
+    pub pixels: f32,
+    /// Pixels of a picture of the model's own size.
+    pub own_pixels: f32,
+    /// Seconds to read the model and to encode the picture.
+    pub load: Option<f32>,
+    /// Seconds per pass of stages A, B and C; see [`passes`].
+    pub passes: [Option<f32>; 3],
+    /// Seconds to decode and scale the result.
+    pub decode: Option<f32>,
+}
+
+/// Cost of one step of stages A, B and C, in passes through the network for one item.
+pub fn passes(params: &Params) -> [f32; 3] {
+    // A: forward and the gradient of the activations; B: the gradient of the weights as well; C: two with guidance.
+    let batch = params.batch_size as f32;
+    [2.0 * batch, 3.0 * batch, if params.guidance == 1.0 { 1.0 } else { 2.0 }]
+}
+
+/// What `request` costs when `done` steps of stages A and B have been taken already.
+pub fn estimate(
+    options: &EngineOptions,
+    request: &EditRequest,
+    fingerprint: &str,
+    tuned: bool,
+    is_loaded: bool,
+    done: [u32; 2],
+) -> Result<Estimate> {
+    let pace = options.cache_folder.as_deref().and_then(|folder| read(folder).remove(fingerprint));
+    let goes_on = !tuned && done != [0; 2];
+    Ok(Estimate {
+        tuned,
+        goes_on,
+        seconds: pace.and_then(|pace| seconds(&pace, &request.params, tuned, is_loaded, done)),
+    })
+}
+
+/// `None` where a stage that has to run never ran.
+fn seconds(pace: &Pace, params: &Params, tuned: bool, is_loaded: bool, done: [u32; 2]) -> Option<f32> {
+    let [a, b, c] = passes(params);
+    let samplings = if params.keep_untouched { 2 } else { 1 };
+    let mut stages = vec![(pace.passes[2], samplings * params.sampling_steps, c)];
+    if !tuned {
+        stages.push((pace.passes[0], params.embedding_steps.saturating_sub(done[0]), a));
+        stages.push((pace.passes[1], params.tuning_steps.saturating_sub(done[1]), b));
+    }
+    let pixels = if params.resolution == 0 { pace.own_pixels } else { (params.resolution as f32).powi(2) };
+    // Passes of another size take about as much longer as the picture has more pixels.
+    let scale = pixels / pace.pixels.max(1.0);
+    let stage = |(pace, steps, cost): (Option<f32>, u32, f32)| match steps {
+        0 => Some(0.0),
+        _ => Some(scale * pace? * steps as f32 * cost),
+    };
+    let load = if is_loaded { 0.0 } else { pace.load? };
+    let steps: f32 = stages.into_iter().map(stage).sum::<Option<f32>>()?;
+    Some(load + steps + pace.decode.unwrap_or_default())
+}
+
+/// Keeps the pace of a finished edit; what it did not do stays as it was.
+///
+/// Failures are not reported: an estimate is a convenience, and the edit has succeeded.
+pub fn remember(options: &EngineOptions, fingerprint: &str, new: Pace) {
+    let Some(folder) = options.cache_folder.as_deref() else { return };
+    let mut paces = read(folder);
+    if paces.len() >= MAX_MODELS && !paces.contains_key(fingerprint) {
+        paces.clear();
+    }
+    let kept = paces.entry(fingerprint.to_owned()).or_default();
+    let scale = if kept.pixels > 0.0 { new.pixels / kept.pixels } else { 1.0 };
+    for (kept, new) in kept.passes.iter_mut().zip(new.passes) {
+        *kept = new.or(kept.map(|seconds| seconds * scale));
+    }
+    (kept.pixels, kept.own_pixels) = (new.pixels, new.own_pixels);
+    kept.load = new.load.or(kept.load);
+    kept.decode = new.decode.or(kept.decode);
+    let _ = write(folder, &paces);
+}
+
+fn read(folder: &Path) -> BTreeMap<String, Pace> {
+    fs::read(folder.join(FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Another program may read at any time: the file appears at once and whole.
+fn write(folder: &Path, paces: &BTreeMap<String, Pace>) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let new = folder.join(format!("{FILE}.{}.tmp", std::process::id()));
+    fs::write(&new, serde_json::to_vec_pretty(paces)?)?;
+    fs::rename(new, folder.join(FILE))
+}
