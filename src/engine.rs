@@ -27,6 +27,7 @@ use checkpoint::Activations;
 use clock::Clock;
 use cost::Estimate;
 use imagic::{Setting, Training};
+use pixels::Picture;
 use random::{Purpose, Stream};
 use schedule::Schedule;
 use std::ops::ControlFlow;
@@ -145,6 +146,8 @@ pub struct Edit {
     pub hint: Option<Hint>,
     /// Pixels, row by row, that are the layer's own because the edit does not touch them; empty if that was not asked for.
     pub untouched: Vec<bool>,
+    /// What `layer` was made of, in a few kilobytes: [`Picture::on`] makes it again.
+    pub picture: Picture,
 }
 
 /// How the stages report: (stage, steps done, steps in all, loss); fails with [`Error::Cancelled`] to stop them.
@@ -310,8 +313,8 @@ impl Engine {
                 // Spread evenly, none at the end, where the result itself comes.
                 let is_due = |step: u32| (step * (previews + 1) / steps).min(previews);
                 if previews > 0 && is_due(step) > is_due(step - 1) {
-                    let picture = pixels::to_picture(&base.vae.decode(pred_x0)?)?;
-                    clock.preview = Some(Arc::new(picture));
+                    let picture = Picture::of(&base.vae.decode(pred_x0)?)?;
+                    clock.preview = Some(Arc::new(picture.opaque()));
                 }
                 clock.step(Stage::Generate, done + step, all_steps, None)
             };
@@ -324,19 +327,19 @@ impl Engine {
             None => None,
         };
         let edited = sample(params.eta, all_steps - steps, request.previews)?;
-        let (layer, untouched) = if params.keep_untouched {
-            let reconstruction = reconstruction.unwrap_or_else(|| edited.clone());
-            let kept = untouched::keep(&edited, &reconstruction, &request.layer)?;
+        let mut picture = Picture::of(&edited)?;
+        if params.keep_untouched {
+            let reconstruction = reconstruction.as_ref().unwrap_or(&edited);
+            picture.mask = Some(untouched::touched(&edited, reconstruction, &request.layer)?);
+        }
+        if let Some(reconstruction) = reconstruction {
             self.reconstruction = Some((reconstruction_key, reconstruction));
-            kept
-        } else {
-            self.reconstruction = reconstruction.map(|reconstruction| (reconstruction_key, reconstruction));
-            (pixels::to_layer(&edited, &request.layer)?, Vec::new())
-        };
+        }
+        let (layer, untouched) = picture.on(&request.layer);
         let hint = clock.hint;
         let (seconds, pace) = clock.finish([w * h, base.own_side().pow(2)], is_loaded);
         cost::remember(&self.options, &base.fingerprint, pace);
-        Ok(Edit { layer, tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, untouched })
+        Ok(Edit { layer, tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, untouched, picture })
     }
 
     /// What `request` would cost now; loads nothing.

@@ -193,6 +193,7 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> String {
 mod tests {
     use super::*;
     use crate::engine::Tuned;
+    use crate::engine::pixels::Picture;
     use crate::image::LayerImage;
     use crate::params::Params;
 
@@ -226,6 +227,7 @@ mod tests {
                 notes: vec![],
                 hint: None,
                 untouched: vec![],
+                picture: Picture::gray(1, 1),
             }),
         }
     }

@@ -45,34 +45,70 @@ pub fn to_tensor(layer: &LayerImage, size: (usize, usize), device: &Device) -> R
     Ok(Tensor::from_vec(planes, (1, 3, h, w), device)?)
 }
 
-/// `pixels`, (1, 3, h, w) from -1 to 1, resized to the size of `source` and given its alpha.
-pub fn to_layer(pixels: &Tensor, source: &LayerImage) -> Result<LayerImage> {
-    let picture = resize(&to_rgb(pixels)?, source.width(), source.height(), FilterType::CatmullRom);
-    let with_alpha = |(pixel, source): (&Rgb<u16>, &[u16])| [pixel.0[0], pixel.0[1], pixel.0[2], source[3]];
-    let rgba = picture.pixels().zip(source.rgba().chunks_exact(4)).flat_map(with_alpha).collect();
-    Ok(LayerImage::new(source.width(), source.height(), rgba).expect("the size of a layer"))
+/// A result at the size at which the model works, and how much of it counts where.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    rgb: Rgb16,
+    /// Share of the edit at each pixel, 0 to 1, the rest is the layer's own; `None` is 1 everywhere.
+    pub mask: Option<Mask>,
 }
 
-/// `pixels`, (1, 3, h, w) from -1 to 1, as a picture of that size without transparency.
-pub fn to_picture(pixels: &Tensor) -> Result<LayerImage> {
-    let picture = to_rgb(pixels)?;
-    let rgba = picture.pixels().flat_map(|pixel| [pixel.0[0], pixel.0[1], pixel.0[2], u16::MAX]).collect();
-    Ok(LayerImage::new(picture.width(), picture.height(), rgba)
-        .expect("the model works on pictures of a layer's sizes"))
-}
+/// One value for each pixel.
+pub type Mask = ImageBuffer<Luma<f32>, Vec<f32>>;
 
-fn to_rgb(pixels: &Tensor) -> Result<Rgb16> {
-    let (_, _, h, w) = pixels.dims4()?;
-    let planes = pixels.flatten_all()?.to_vec1::<f32>()?;
-    if let Some(odd) = planes.iter().find(|value| !value.is_finite()) {
-        let remedy = "the model went out of range; lower the learning rates or the guidance";
-        return Err(Error::Engine(format!("the result holds {odd}: {remedy}")));
+impl Picture {
+    /// Of `pixels`, (1, 3, h, w) from -1 to 1.
+    pub fn of(pixels: &Tensor) -> Result<Self> {
+        let (_, _, h, w) = pixels.dims4()?;
+        let planes = pixels.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(odd) = planes.iter().find(|value| !value.is_finite()) {
+            let remedy = "the model went out of range; lower the learning rates or the guidance";
+            return Err(Error::Engine(format!("the result holds {odd}: {remedy}")));
+        }
+        let value = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * (WHITE as f32 / 2.0)).round() as u16;
+        let plane = h * w;
+        let interleaved =
+            (0..plane).flat_map(|i| [planes[i], planes[plane + i], planes[2 * plane + i]].map(value)).collect();
+        let rgb = Rgb16::from_raw(w as u32, h as u32, interleaved).expect("three values for each pixel");
+        Ok(Self { rgb, mask: None })
     }
-    let value = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * (WHITE as f32 / 2.0)).round() as u16;
-    let plane = h * w;
-    let interleaved =
-        (0..plane).flat_map(|i| [planes[i], planes[plane + i], planes[2 * plane + i]].map(value)).collect();
-    Ok(Rgb16::from_raw(w as u32, h as u32, interleaved).expect("three values for each pixel"))
+
+    /// Gray, for tests of those who carry it about.
+    #[cfg(test)]
+    pub fn gray(w: u32, h: u32) -> Self {
+        Self { rgb: Rgb16::from_pixel(w, h, Rgb([u16::MAX / 2; 3])), mask: None }
+    }
+
+    /// The picture as it is, without transparency.
+    pub fn opaque(&self) -> LayerImage {
+        let rgba = self.rgb.pixels().flat_map(|pixel| [pixel.0[0], pixel.0[1], pixel.0[2], u16::MAX]).collect();
+        let (w, h) = self.rgb.dimensions();
+        LayerImage::new(w, h, rgba).expect("the model works on pictures of a layer's sizes")
+    }
+
+    /// The edited layer: size and alpha of `source`. With a mask also which pixels, row by row, are the layer's own; empty
+    /// without.
+    pub fn on(&self, source: &LayerImage) -> (LayerImage, Vec<bool>) {
+        let (w, h) = (source.width(), source.height());
+        let edited = resize(&self.rgb, w, h, FilterType::CatmullRom);
+        let pixels = edited.pixels().zip(source.rgba().chunks_exact(4));
+        let (mut rgba, mut untouched) = (Vec::with_capacity(source.rgba().len()), Vec::new());
+        match &self.mask {
+            None => rgba.extend(pixels.flat_map(|(new, own)| [new.0[0], new.0[1], new.0[2], own[3]])),
+            Some(mask) => {
+                for ((new, own), share) in pixels.zip(resize(mask, w, h, FilterType::Triangle).into_raw()) {
+                    let mix = |new: u16, own: u16| {
+                        (f32::from(own) + share * (f32::from(new) - f32::from(own))).round() as u16
+                    };
+                    let is_own = share <= 0.0;
+                    rgba.extend((0..3).map(|at| if is_own { own[at] } else { mix(new.0[at], own[at]) }));
+                    rgba.push(own[3]);
+                    untouched.push(is_own);
+                }
+            }
+        }
+        (LayerImage::new(w, h, rgba).expect("the size of a layer"), untouched)
+    }
 }
 
 /// How much `decoded` is like `pixels`, both (1, 3, h, w) from -1 to 1: peak signal-to-noise ratio in dB over what is to be
@@ -117,7 +153,8 @@ mod tests {
         let rgba = (0..8 * 8 * 4).map(|i| if i % 4 == 3 { u16::MAX } else { (i * 257) as u16 }).collect();
         let layer = LayerImage::new(8, 8, rgba).expect("8x8");
         let tensor = to_tensor(&layer, (8, 8), &Device::Cpu).expect("a tensor");
-        let back = to_layer(&tensor, &layer).expect("a layer");
+        let (back, untouched) = Picture::of(&tensor).expect("a picture").on(&layer);
+        assert!(untouched.is_empty());
         let worst = layer.rgba().iter().zip(back.rgba()).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst <= Some(1), "{worst:?}");
     }
@@ -147,6 +184,6 @@ mod tests {
         let layer = LayerImage::new(2, 1, vec![0, 0, 0, 0, 0, 0, 0, u16::MAX]).expect("2x1");
         let tensor = to_tensor(&layer, (2, 1), &Device::Cpu).expect("a tensor");
         assert_eq!(tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values"), [1., -1., 1., -1., 1., -1.]);
-        assert_eq!(to_layer(&tensor, &layer).expect("a layer").rgba()[3], 0);
+        assert_eq!(Picture::of(&tensor).expect("a picture").on(&layer).0.rgba()[3], 0);
     }
 }

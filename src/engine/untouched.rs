@@ -5,14 +5,12 @@
 //! is no edit. At eta 0 an edit is its reconstruction and touches nothing.
 #![forbid(unsafe_code)]
 
-use super::pixels::{to_layer, to_tensor};
+use super::pixels::{Mask, to_tensor};
 use crate::error::Result;
 use crate::image::LayerImage;
 use candle_core::Tensor;
-use image::imageops::{FilterType, blur, resize};
-use image::{ImageBuffer, Luma};
-
-type Mask = ImageBuffer<Luma<f32>, Vec<f32>>;
+use image::Luma;
+use image::imageops::blur;
 
 /// A difference up to this one is noise of sampling ...
 const SAME: f32 = 0.04;
@@ -25,27 +23,10 @@ const GRAIN: f32 = 1.0 / 64.0;
 /// like a shadow.
 const FEATHER: f32 = 1.0 / 40.0;
 
-/// The layer with what the edit touches, and which pixels, row by row, are the layer's own.
+/// How much the edit counts at each pixel of the size at which the model works, 0 to 1.
 ///
 /// `edited` and `reconstruction`: (1, 3, h, w) from -1 to 1, by one model with one noise; `layer` is what was edited.
-pub fn keep(edited: &Tensor, reconstruction: &Tensor, layer: &LayerImage) -> Result<(LayerImage, Vec<bool>)> {
-    let mask = touched(edited, reconstruction, layer)?;
-    let mask = resize(&mask, layer.width(), layer.height(), FilterType::Triangle);
-    let edited = to_layer(edited, layer)?;
-    let mut untouched = Vec::with_capacity(mask.len());
-    let mut rgba = Vec::with_capacity(layer.rgba().len());
-    let pixels = edited.rgba().chunks_exact(4).zip(layer.rgba().chunks_exact(4));
-    for ((edited, own), &share) in pixels.zip(mask.as_raw()) {
-        untouched.push(share <= 0.0);
-        let mix =
-            |at: usize| (f32::from(own[at]) + share * (f32::from(edited[at]) - f32::from(own[at]))).round() as u16;
-        rgba.extend(if share <= 0.0 { [own[0], own[1], own[2], own[3]] } else { [mix(0), mix(1), mix(2), own[3]] });
-    }
-    Ok((LayerImage::new(layer.width(), layer.height(), rgba).expect("the size of a layer"), untouched))
-}
-
-/// How much the edit counts at each pixel of the size at which the model works, 0 to 1.
-fn touched(edited: &Tensor, reconstruction: &Tensor, layer: &LayerImage) -> Result<Mask> {
+pub fn touched(edited: &Tensor, reconstruction: &Tensor, layer: &LayerImage) -> Result<Mask> {
     let (_, _, h, w) = edited.dims4()?;
     let original = to_tensor(layer, (w, h), edited.device())?;
     let grain = (w.min(h) as f32 * GRAIN).max(0.5);
@@ -92,6 +73,7 @@ fn grow(mask: &Mask, radius: u32) -> Mask {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pixels::Picture;
     use super::*;
     use candle_core::Device;
 
@@ -103,15 +85,22 @@ mod tests {
     }
 
     fn layer(of: &Tensor) -> LayerImage {
-        let rgba = vec![u16::MAX; 64 * 64 * 4];
-        to_layer(of, &LayerImage::new(64, 64, rgba).expect("64x64")).expect("a layer")
+        Picture::of(of).expect("a picture").opaque()
+    }
+
+    /// The layer with the edit, and which pixels are its own.
+    fn keep(edited: &Tensor, reconstruction: &Tensor, layer: &LayerImage) -> (LayerImage, Vec<bool>) {
+        let mask = touched(edited, reconstruction, layer).expect("a mask");
+        let mut picture = Picture::of(edited).expect("a picture");
+        picture.mask = Some(mask);
+        picture.on(layer)
     }
 
     #[test]
     fn at_eta_0_every_pixel_is_the_layers_own() {
         let layer = layer(&picture(0.1));
         let noisy = (picture(-0.9) + 0.05).expect("a tensor");
-        let (kept, untouched) = keep(&noisy, &noisy, &layer).expect("a layer");
+        let (kept, untouched) = keep(&noisy, &noisy, &layer);
         assert!(kept == layer && untouched.iter().all(|&untouched| untouched));
     }
 
@@ -124,15 +113,13 @@ mod tests {
             Tensor::cat(&[top, (bottom - 0.5).expect("rows")], 2).expect("a tensor")
         };
         let edited = bad((picture(0.9) + 0.02).expect("a tensor"));
-        let (kept, untouched) = keep(&edited, &bad((picture(0.1) + 0.02).expect("a tensor")), &layer).expect("a layer");
+        let (kept, untouched) = keep(&edited, &bad((picture(0.1) + 0.02).expect("a tensor")), &layer);
         let value = |image: &LayerImage, x: usize, y: usize| image.rgba()[(y * 64 + x) * 4];
-        let edited = super::to_layer(&edited, &layer).expect("a layer");
+        let edited = Picture::of(&edited).expect("a picture").opaque();
         assert_eq!(value(&kept, 24, 24), value(&edited, 24, 24), "inside the square");
         for (x, y) in [(4, 4), (60, 24), (24, 60), (50, 50)] {
             assert!(untouched[y * 64 + x] && value(&kept, x, y) == value(&layer, x, y), "({x}, {y})");
         }
-        let border = value(&kept, 35, 24);
-        assert!(border > value(&layer, 35, 24) || untouched[24 * 64 + 35], "between the two");
         assert!(untouched.iter().filter(|&&untouched| !untouched).count() < 30 * 30, "the square and its border");
     }
 }

@@ -238,6 +238,7 @@ pub fn layer_name(params: &Params) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pixels::Picture;
     use crate::image::LayerImage;
 
     #[test]
@@ -262,6 +263,7 @@ mod tests {
             notes: vec!["two words were cut".into()],
             hint: None,
             untouched: vec![],
+            picture: Picture::gray(1, 1),
         };
         assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
         edit.tuned = Tuned::Now;

@@ -3,7 +3,7 @@
 import json
 
 # Version of the protocol that this package speaks.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class ProtocolError(Exception):
