@@ -7,11 +7,13 @@ mod clock;
 pub mod cost;
 pub mod imagic;
 pub mod layers;
+pub mod memory;
 pub mod ops;
 pub mod optimizer;
 pub mod pixels;
 pub mod random;
 pub mod schedule;
+mod tensor_file;
 pub mod text;
 pub mod unet;
 pub mod untouched;
@@ -27,6 +29,7 @@ use checkpoint::Activations;
 use clock::Clock;
 use cost::Estimate;
 use imagic::{Setting, Training};
+use memory::{Mode, Plan, Shapes};
 use pixels::Picture;
 use random::{Purpose, Stream};
 use schedule::Schedule;
@@ -172,6 +175,8 @@ pub struct BaseModel {
     pub unet: Weights,
     /// Noise schedule.
     pub schedule: Schedule,
+    /// Sizes of all parts, for [`Plan`].
+    pub shapes: Shapes,
 }
 
 impl BaseModel {
@@ -185,6 +190,7 @@ impl BaseModel {
             unet_config: UNetConfig::read(folder)?,
             unet: Weights::read(&folder.join("unet"), device)?,
             schedule: Schedule::read(folder)?,
+            shapes: Shapes::read(folder)?,
         };
         UNet::new(&base.unet_config, &base.unet)?;
         if base.vae.latent_channels != base.unet_config.latent_channels {
@@ -201,13 +207,6 @@ impl BaseModel {
     fn own_side(&self) -> usize {
         self.unet_config.sample_size * self.vae.downsampling
     }
-
-    /// Width and height in pixels at which this model works on `layer`.
-    fn working_size(&self, layer: &LayerImage, resolution: u32) -> (usize, usize) {
-        let side = if resolution == 0 { self.own_side() } else { resolution as usize };
-        let multiple = self.vae.downsampling * self.unet_config.latent_multiple();
-        pixels::working_size(layer.width(), layer.height(), side, multiple)
-    }
 }
 
 /// Owns the loaded base model, the last tuned model and what a stopped edit has left.
@@ -222,6 +221,7 @@ pub struct Engine {
 
 /// Stages A and B as far as they have come.
 struct Stopped {
+    mode: Mode,
     /// The picture's latents.
     x: Tensor,
     psnr: Option<f64>,
@@ -260,8 +260,9 @@ impl Engine {
             notes.push(format!("the target text is longer than {limit} tokens; not used: \"{}\"", tokens.cut));
         }
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
-        let size = base.working_size(&request.layer, params.resolution);
-        let setting =
+        let task = base.shapes.task(request);
+        let size = task.size;
+        let mut setting =
             Setting { config: &base.unet_config, schedule: &base.schedule, params, activations: Activations::Keep };
 
         let (mut embedding_losses, mut tuning_losses) = (Vec::new(), Vec::new());
@@ -271,8 +272,13 @@ impl Engine {
                 let stopped = self.stopped.take().filter(|(kept, _)| *kept == key);
                 let mut state = match stopped {
                     Some((_, stopped)) => stopped,
-                    None => self.begin(&base, request, size)?,
+                    None => {
+                        let plan = Plan::new(&base.shapes, &task, true, (self.options.free_memory)());
+                        notes.extend(plan.note()?);
+                        self.begin(&base, request, size, plan.mode)?
+                    }
                 };
+                setting.activations = state.mode.activations();
                 clock.hint = hint(state.psnr, request.familiar_psnr);
                 let tuned = tune(&setting, &base.unet, &e_tgt, &mut state, &mut clock);
                 if matches!(tuned, Err(Error::Cancelled)) {
@@ -355,12 +361,21 @@ impl Engine {
         let tuned = in_memory || on_disk();
         let stopped =
             self.stopped.as_ref().filter(|(kept, _)| *kept == key).map_or([0; 2], |(_, stopped)| stopped.steps());
-        cost::estimate(&self.options, request, &fingerprint, tuned, is_loaded, stopped)
+        let read;
+        let shapes = match self.base.as_ref().filter(|_| is_loaded) {
+            Some(base) => &base.shapes,
+            None => {
+                read = Shapes::read(&request.model_folder)?;
+                &read
+            }
+        };
+        let plan = || Plan::new(shapes, &shapes.task(request), is_loaded, (self.options.free_memory)());
+        let memory = (!tuned).then(plan);
+        cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)
     }
 
     /// What stages A and B need of the picture.
-    fn begin(&self, base: &BaseModel, request: &EditRequest, size: (usize, usize)) -> Result<Stopped> {
-        self.check_memory(base, &request.params)?;
+    fn begin(&self, base: &BaseModel, request: &EditRequest, size: (usize, usize), mode: Mode) -> Result<Stopped> {
         let pixels = pixels::to_tensor(&request.layer, size, &self.device)?; // (1, 3, h, w)
         let moments = base.vae.encode(&pixels)?;
         let mut psnr = None;
@@ -372,7 +387,7 @@ impl Engine {
         let noise = Stream::new(request.params.tuning_seed, Purpose::VaeSample, 0);
         let noise = noise.normals(moments.mean.dims(), &self.device)?;
         let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
-        Ok(Stopped { x, psnr, embedding: None, unfinished: None })
+        Ok(Stopped { mode, x, psnr, embedding: None, unfinished: None })
     }
 
     fn is_loaded(&self, folder: &Path) -> Result<bool> {
@@ -396,23 +411,6 @@ impl Engine {
         let base = Arc::new(BaseModel::read(folder, &self.device)?);
         self.base = Some(base.clone());
         Ok(base)
-    }
-
-    /// Refuses to tune what cannot fit, before the system kills the process that holds the user's editor session.
-    fn check_memory(&self, base: &BaseModel, params: &Params) -> Result<()> {
-        // Beside the base weights, which are loaded: tuned weights and Adam's two moments.
-        let copies = if params.tuning_steps > 0 { 3 } else { 1 };
-        let weights: u64 = base.unet.tensors.values().map(|tensor| 4 * tensor.elem_count() as u64).sum();
-        let (need, free) = (copies * weights, (self.options.free_memory)().unwrap_or(u64::MAX));
-        if need <= free {
-            return Ok(());
-        }
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        Err(Error::Memory(format!(
-            "tuning this model needs at least {:.1} GB of memory and {:.1} GB are free; close other programs or choose a smaller model",
-            gb(need),
-            gb(free)
-        )))
     }
 
     fn find_tuned(&mut self, key: &TuningKey, base: &BaseModel) -> Option<(Arc<TunedModel>, Tuned)> {
@@ -445,7 +443,7 @@ fn tune(
     state: &mut Stopped,
     clock: &mut Clock<'_, '_>,
 ) -> Result<(TunedModel, [Vec<f32>; 2])> {
-    let Stopped { x, psnr, embedding, unfinished } = state;
+    let Stopped { x, psnr, embedding, unfinished, .. } = state;
     let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
     if embedding.is_none() {
         *embedding = Some(imagic::optimize_text_embedding(setting, base, x, e_tgt, unfinished, watch)?);

@@ -52,6 +52,9 @@
 //! **Progress and cancelling are one thing**: [`engine::Watch`] is called after every training and sampling step and
 //! answers whether to go on.
 //!
+//! **Memory** is counted from shapes before anything is tuned ([`engine::memory`]); the best mode that fits is taken, and all
+//! of them that train every weight give the same bytes ([`engine::checkpoint`]).
+//!
 //! **Determinism**: every random number is a function of seed, purpose and step ([`engine::random`]), and sums are taken
 //! in a fixed order, so the same request gives the same bytes on the same kind of processor.
 //!

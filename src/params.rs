@@ -29,6 +29,8 @@ pub struct Params {
     pub tuning_steps: u32,
     /// Learning rate of stage B.
     pub tuning_lr: f64,
+    /// How stage B tunes; one of [`TUNING_MODES`].
+    pub tuning_mode: String,
     /// Timesteps and noises averaged in each step of stages A and B.
     pub batch_size: u32,
     /// Side of the square whose area the model works at, in pixels; 0 is the model's own.
@@ -107,6 +109,10 @@ pub struct Param {
 }
 
 const LARGEST_SEED: u32 = i32::MAX as u32;
+
+/// Values of `tuning_mode` and their labels.
+pub const TUNING_MODES: &[(&str, &str)] =
+    &[("automatic", "Automatic"), ("full", "Full"), ("checkpointed", "Full, with less memory")];
 
 /// All parameters, in the order in which dialogs show them.
 pub const PARAMS: &[Param] = &[
@@ -221,6 +227,16 @@ pub const PARAMS: &[Param] = &[
         slot: |p| Slot::Real(&mut p.tuning_lr),
     },
     Param {
+        id: "tuning_mode",
+        label: "Tuning mode",
+        help: "Full is fastest; checkpointed gives the same result with less memory in more time; automatic takes the first that fits into memory.",
+        domain: Domain::Choice { options: TUNING_MODES },
+        source: "ours",
+        affects: Affects::Tuning,
+        advanced: true,
+        slot: |p| Slot::Text(&mut p.tuning_mode),
+    },
+    Param {
         id: "batch_size",
         label: "Batch size",
         help: "Timesteps averaged in each step of stages A and B.",
@@ -270,6 +286,7 @@ impl Params {
             embedding_lr: 2e-3,
             tuning_steps: 1500,
             tuning_lr: 5e-7,
+            tuning_mode: "automatic".to_owned(),
             batch_size: 1,
             resolution: 0,
             tuning_seed: 0,

@@ -1,5 +1,6 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
+use imagic_edit::engine::memory::{Mode, Needs, Shapes};
 use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
@@ -345,6 +347,43 @@ fn too_little_memory_is_said_before_tuning_and_a_tuned_model_still_serves() {
     assert!(matches!(error, Error::Memory(_)) && error.to_string().contains("close other programs"), "{error}");
     edit(&mut engine(Some(&cache)), &request()).expect("an edit");
     assert_eq!(edit(&mut poor(), &request()).expect("no tuning needed").tuned, Tuned::OnDisk);
+}
+
+#[test]
+fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
+    static FREE: AtomicU64 = AtomicU64::new(0);
+    let cache = Folder::new("modes");
+    let engine = |cache: Option<&Folder>| {
+        let cache_folder = cache.map(|folder| folder.0.clone());
+        Engine::new(EngineOptions { cache_folder, cache_limit: 1 << 30, free_memory: || Some(FREE.load(Relaxed)) })
+    };
+    let mut request = request();
+    request.params.batch_size = 4;
+    let shapes = Shapes::read(&fixture()).expect("a model");
+    let [full, checkpointed] = [Mode::Full, Mode::Checkpointed].map(|mode| shapes.needs(&shapes.task(&request), mode));
+    let with_margin = |needs: Needs| needs.peak() + needs.peak() / 10 - needs.model;
+    assert!(with_margin(checkpointed) < with_margin(full));
+
+    FREE.store(with_margin(full), Relaxed);
+    let rich = edit(&mut engine(Some(&cache)), &request).expect("an edit");
+    assert!(rich.notes.is_empty(), "{:?}", rich.notes);
+    FREE.store(with_margin(checkpointed), Relaxed);
+    let mut second = engine(None);
+    let plan = second.estimate(&request).expect("an estimate").memory.expect("not tuned yet");
+    // Before the base model is loaded, it has to fit, too.
+    assert_eq!((plan.need, plan.available), (checkpointed.peak(), Some(with_margin(checkpointed))));
+    let poor = edit(&mut second, &request).expect("an edit");
+    assert!(poor.notes[0].starts_with("tuned with intermediate results computed twice"), "{:?}", poor.notes);
+    assert!(poor.layer == rich.layer, "another picture");
+    request.params.tuning_mode = "checkpointed".into();
+    assert_eq!(
+        edit(&mut engine(Some(&cache)), &request).expect("an edit").tuned,
+        Tuned::OnDisk,
+        "it is the same model"
+    );
+    request.params.tuning_mode = "full".into();
+    let error = edit(&mut engine(None), &request).expect_err("asked for more than there is");
+    assert!(error.to_string().contains("set the tuning mode to automatic"), "{error}");
 }
 
 /// `layer` for the built-in model; its edit is not looked at.

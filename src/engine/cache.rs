@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::EditRequest;
+use super::tensor_file::{MAX_HEADER, TensorFile};
 use super::weights::{Weights, hex};
-use crate::error::{Error, Result, sentence};
+use crate::error::{Error, Result};
 use crate::params::{Affects, PARAMS};
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -15,10 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
-const FORMAT: u32 = 1;
-
-/// Largest header of a safetensors file that is read when listing.
-const MAX_HEADER: u64 = 16 << 20;
+const FORMAT: u32 = 2;
 
 /// Name of the embedding among the tensors of the network, which are called `unet.*`.
 const E_OPT: &str = "e_opt";
@@ -43,9 +42,11 @@ impl TuningKey {
         let mut hash = Sha256::new();
         hash.update(format!("imagic-edit tuned model {FORMAT}\n{fingerprint}\n"));
         for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
-            // The model counts by its fingerprint: another name or folder for the same weights is no change.
-            let value = if param.id == "model" { None } else { request.params.get(param.id) };
-            hash.update(format!("{}={}\n", param.id, value.unwrap_or_default()));
+            // The model counts by its fingerprint: another name or folder for the same weights is no change. How much
+            // memory the tuning takes changes no number.
+            if !["model", "tuning_mode"].contains(&param.id) {
+                hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
+            }
         }
         hash.update(format!("{}x{}\n", request.layer.width(), request.layer.height()));
         for row in request.layer.rgba().chunks(1 << 16) {
@@ -223,9 +224,13 @@ fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<Tun
     if about["format"] != json!(FORMAT) {
         return Err(format!("its format is {}, not {FORMAT}", about["format"]));
     }
-    let tensors = candle_core::safetensors::load(file, device).map_err(|error| sentence(&error))?;
-    let sorted: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    if digest(sorted.into_iter()).map_err(|error| error.to_string())? != about["digest"].as_str().unwrap_or_default() {
+    let open = TensorFile::open(file).map_err(|error| error.to_string())?;
+    let tensors: std::io::Result<BTreeMap<String, Tensor>> =
+        open.tensors(device).map(|(name, tensor)| Ok((name, tensor?))).collect();
+    let tensors = tensors.map_err(|error| error.to_string())?;
+    if digest(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).map_err(|error| error.to_string())?
+        != about["digest"].as_str().unwrap_or_default()
+    {
         return Err("its content does not fit its digest".into());
     }
     let mut unet = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! The layers that U-Net and VAE share, with the names and shapes of diffusers.
 #![forbid(unsafe_code)]
 
+use super::memory::{Size, Trace, values};
 use super::ops::{self, Activation, Padding, Parameters};
 use super::optimizer::Adam;
 use super::weights::Scope;
@@ -39,6 +40,14 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(ops::conv2d(x, &self.parameters, self.stride, self.padding)?)
     }
+
+    /// Counts what [`Conv2d::forward`] takes.
+    pub fn trace(&self, [b, c, h, w]: Size, trace: &mut Trace) -> Size {
+        let weight = &self.parameters.weight;
+        let output = [b, weight.dims()[0], h / self.stride, w / self.stride];
+        trace.operation(values([b, c, h, w]), values(output), weight.elem_count());
+        output
+    }
 }
 
 /// nn.Linear.
@@ -62,6 +71,12 @@ impl Linear {
     /// (..., d_in) to (..., d_out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(ops::linear(x, &self.weight, self.bias.as_ref(), &self.optimizer)?)
+    }
+
+    /// Counts what [`Linear::forward`] takes for `rows` rows; gives the values of the result.
+    pub fn trace(&self, rows: usize, trace: &mut Trace) -> usize {
+        let (n, k) = (self.weight.dims()[0], self.weight.dims()[1]);
+        trace.operation(rows * k, rows * n, n * k)
     }
 }
 
@@ -161,6 +176,26 @@ impl ResnetBlock {
         let shortcut = self.conv_shortcut.as_ref().map_or_else(|| Ok(x.clone()), |conv| conv.forward(x))?;
         Ok((shortcut + h)?)
     }
+
+    /// Counts what [`ResnetBlock::forward`] takes.
+    pub fn trace(&self, size: Size, trace: &mut Trace) -> Size {
+        trace.operation(values(size), values(size), 0);
+        let output = self.conv1.trace(size, trace);
+        let n = values(output);
+        if let Some(proj) = &self.time_emb_proj {
+            proj.trace(output[0], trace);
+            trace.operation(n, n, 0);
+        }
+        trace.operation(n, n, 0);
+        self.conv2.trace(output, trace);
+        if let Some(conv) = &self.conv_shortcut {
+            conv.trace(size, trace);
+        }
+        trace.operation(n, n, 0);
+        // x, both results, the shortcut and the sum.
+        trace.alive(values(size) + 4 * n);
+        output
+    }
 }
 
 /// Downsampling by a strided convolution; the VAE pads after only, the U-Net evenly.
@@ -180,6 +215,14 @@ impl Upsampler {
     /// (b, c, h, w) to (b, c, 2 h, 2 w).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.0.forward(&ops::upsample_nearest_2x(x)?)
+    }
+
+    /// Counts what [`Upsampler::forward`] takes.
+    pub fn trace(&self, [b, c, h, w]: Size, trace: &mut Trace) -> Size {
+        let large = [b, c, 2 * h, 2 * w];
+        trace.operation(values([b, c, h, w]), values(large), 0);
+        trace.alive(values([b, c, h, w]) + 2 * values(large));
+        self.0.trace(large, trace)
     }
 }
 

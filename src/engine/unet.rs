@@ -7,6 +7,7 @@
 use super::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
 };
+use super::memory::{Size, Trace, values};
 use super::ops::{self, Activation, Padding};
 use super::weights::{Config, Scope, Weights};
 use crate::error::{Error, Result};
@@ -268,6 +269,28 @@ impl Block {
         }
         Ok(h)
     }
+
+    /// Counts what [`Block::forward`] takes with an embedding of `tokens` tokens; gives the size of its output.
+    pub fn trace(&self, mut size: Size, skip: Option<Size>, tokens: usize, trace: &mut Trace) -> Size {
+        if let Some([_, c, ..]) = skip {
+            let input = values(size);
+            size[1] += c;
+            trace.operation(input, values(size), 0);
+        }
+        for layer in &self.layers {
+            size = match layer {
+                Layer::Conv(conv) => conv.trace(size, trace),
+                Layer::Resnet(resnet) => resnet.trace(size, trace),
+                Layer::Transformer(transformer) => transformer.trace(size, tokens, trace),
+                Layer::Upsampler(upsampler) => upsampler.trace(size, trace),
+                Layer::Norm(_) => {
+                    trace.operation(values(size), values(size), 0);
+                    size
+                }
+            };
+        }
+        size
+    }
 }
 
 /// Timestep embedding in f32: cosines of t * 10000^(-i / (d / 2)), then sines. (b, d)
@@ -339,6 +362,25 @@ impl Transformer {
         };
         Ok((hidden + x)?)
     }
+
+    /// Counts what [`Transformer::forward`] takes.
+    fn trace(&self, [b, c, h, w]: Size, tokens: usize, trace: &mut Trace) -> Size {
+        let (size, rows) = ([b, c, h, w], b * h * w);
+        let n = trace.operation(values(size), values(size), 0);
+        let projection = |projection: &Projection, trace: &mut Trace| {
+            match projection {
+                Projection::Conv(conv) => values(conv.trace(size, trace)),
+                Projection::Linear(linear) => linear.trace(rows, trace),
+            };
+            // From picture to sequence or back.
+            trace.operation(n, n, 0);
+        };
+        projection(&self.proj_in, trace);
+        self.blocks.iter().for_each(|block| block.trace(rows, b * tokens, trace));
+        projection(&self.proj_out, trace);
+        trace.operation(n, n, 0);
+        size
+    }
 }
 
 /// diffusers' BasicTransformerBlock.
@@ -373,6 +415,26 @@ impl TransformerBlock {
         let x = (self.attn2.forward(&self.norm2.forward(&x)?, e)? + x)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         Ok((self.ff_out.forward(&hidden)? + x)?)
+    }
+
+    /// Counts what [`TransformerBlock::forward`] takes for `rows` positions and `tokens` tokens of a whole batch.
+    fn trace(&self, rows: usize, tokens: usize, trace: &mut Trace) {
+        for (attention, context) in [(&self.attn1, rows), (&self.attn2, tokens)] {
+            let n = attention.to_q.trace(rows, trace);
+            trace.operation(n, n, 0); // the normalization before
+            let k = attention.to_k.trace(context, trace) + attention.to_v.trace(context, trace);
+            // The gradients of every head are made first, then joined.
+            trace.operation(2 * (n + k), n, 0);
+            attention.to_out.trace(rows, trace);
+            trace.operation(n, n, 0);
+        }
+        let wide = self.ff_in.trace(rows, trace);
+        trace.operation(wide, wide / 2, 0);
+        let n = self.ff_out.trace(rows, trace);
+        trace.operation(n, n, 0);
+        trace.operation(n, n, 0);
+        // x twice, the normalization, and the wide layer.
+        trace.alive(3 * n + wide + wide / 2);
     }
 }
 
