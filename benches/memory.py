@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ["A", "B", "C", "peak"]
+# And what the worker is told besides the parameter.
+MODES = {"full": [], "checkpointed": [], "lora": [], "lora-checkpointed": ["lightest"]}
 
 
 def worker():
@@ -26,21 +27,21 @@ def worker():
     return ROOT / "target/release/examples/memory_worker"
 
 
-def run(program, model, side, params):
+def run(program, model, side, params, more):
     # As src/main.rs does.
     environment = {**os.environ, "MIMALLOC_PURGE_DELAY": "1000"}
-    output = subprocess.run([program, model, str(side), json.dumps(params)], env=environment, check=True, capture_output=True)
+    output = subprocess.run([program, model, str(side), json.dumps(params), *more], env=environment, check=True, capture_output=True)
     result = json.loads(output.stdout)
     result["measured"]["peak"] = max(result["measured"].values())
     return result
 
 
-def row(side, params, result):
+def row(side, mode, params, result):
     expected, measured = result["expected"]["peak"], result["measured"]["peak"]
     parts = [f"{result['measured'][part] / 1e6:.0f}" for part in "ABC"]
     steps = [f"{result['seconds'][part] / params[f'{name}_steps']:.2f}" for part, name in (("A", "embedding"), ("B", "tuning"))]
     error = f"{100 * (expected / measured - 1):+.0f} %"
-    return [str(side), str(params["batch_size"]), params["tuning_mode"], *parts, f"{expected / 1e6:.0f}", f"{measured / 1e6:.0f}", error, *steps]
+    return [str(side), str(params["batch_size"]), mode, *parts, f"{expected / 1e6:.0f}", f"{measured / 1e6:.0f}", error, *steps]
 
 
 def main():
@@ -48,7 +49,7 @@ def main():
     parser.add_argument("--model", type=Path, default=ROOT / "models/scenes-64")
     parser.add_argument("--side", type=int, nargs="+", default=[64, 128], help="of the picture in pixels")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--mode", nargs="+", default=["full", "checkpointed"])
+    parser.add_argument("--mode", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--steps", type=int, default=3, help="of each stage")
     parser.add_argument("--docs", type=Path, help="file with the markers between which the table goes")
     options = parser.parse_args()
@@ -57,8 +58,8 @@ def main():
     for side in options.side:
         for batch in options.batch:
             for mode in options.mode:
-                params = {"embedding_steps": options.steps, "tuning_steps": options.steps, "sampling_steps": 2, "batch_size": batch, "tuning_mode": mode}
-                lines.append("| " + " | ".join(row(side, params, run(program, options.model, side, params))) + " |")
+                params = {"embedding_steps": options.steps, "tuning_steps": options.steps, "sampling_steps": 2, "batch_size": batch, "tuning_mode": mode.split("-")[0]}
+                lines.append("| " + " | ".join(row(side, mode, params, run(program, options.model, side, params, MODES[mode]))) + " |")
                 print(lines[-1], file=sys.stderr, flush=True)
     processor = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     memory = int(next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemTotal"))) / 2**20

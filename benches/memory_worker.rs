@@ -1,8 +1,10 @@
 //! The engine's side of `benches/memory.py`: one edit in a process of its own, with what it was expected to need and what it took.
 //!
-//! Arguments: model folder, side of the picture in pixels, parameters as a JSON object. Answers with a JSON object in bytes.
+//! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as much memory as the
+//! lightest mode needs that the parameters allow. Answers with a JSON object in bytes.
 
-use imagic_edit::engine::memory::{Plan, Shapes};
+use imagic_edit::engine::memory::Shapes;
+use imagic_edit::engine::mode::{self, Mode};
 use imagic_edit::engine::{EditRequest, Engine, EngineOptions, Stage};
 use imagic_edit::error::{Error, Result};
 use imagic_edit::image::LayerImage;
@@ -11,10 +13,14 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What the engine is told.
+static FREE: AtomicU64 = AtomicU64::new(0);
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [model, side, params] = arguments.as_slice() else {
+    let [model, side, params, rest @ ..] = arguments.as_slice() else {
         return Err(Error::Parameter("needs model folder, side and parameters; run benches/memory.py".into()));
     };
     let model_folder = PathBuf::from(model);
@@ -32,9 +38,13 @@ fn main() -> Result<()> {
         EditRequest { layer, params, model_folder, familiar_psnr: None, document: String::new(), previews: 0 };
     let shapes = Shapes::read(&request.model_folder)?;
     let task = shapes.task(&request);
-    let plan = Plan::new(&shapes, &task, false, None);
-    let needs = shapes.needs(&task, plan.mode);
-    let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None });
+    let allowed = Mode::allowed(&request.params);
+    let mode = if rest == ["lightest"] { allowed[allowed.len() - 1] } else { allowed[0] };
+    let needs = shapes.needs(&task, mode)?;
+    let free = if mode == allowed[0] { u64::MAX / 2 } else { needs.peak() + mode::margin(needs.peak()) - needs.model };
+    FREE.store(free, Relaxed);
+    let free_memory = || Some(FREE.load(Relaxed));
+    let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory });
     let mut peaks: BTreeMap<&str, u64> = BTreeMap::new();
     let edit = engine.edit(&request, &mut |progress| {
         // What comes before a stage's first step is the stage's own, all but the loading.
@@ -53,7 +63,7 @@ fn main() -> Result<()> {
     let expected = json!({
         "load": needs.model, "A": needs.embedding, "B": needs.tuning, "C": needs.generation, "peak": needs.peak(),
     });
-    let mode = format!("{:?}", plan.mode);
+    let mode = format!("{mode:?}");
     println!("{}", json!({ "mode": mode, "expected": expected, "measured": peaks, "seconds": seconds }));
     Ok(())
 }

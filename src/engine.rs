@@ -7,7 +7,9 @@ mod clock;
 pub mod cost;
 pub mod imagic;
 pub mod layers;
+pub mod lora;
 pub mod memory;
+pub mod mode;
 pub mod ops;
 pub mod optimizer;
 pub mod pixels;
@@ -25,11 +27,11 @@ use crate::image::LayerImage;
 use crate::params::Params;
 use cache::{TunedModel, TuningKey};
 use candle_core::{Device, Tensor};
-use checkpoint::Activations;
 use clock::Clock;
 use cost::Estimate;
 use imagic::{Setting, Training};
-use memory::{Mode, Plan, Shapes};
+use memory::Shapes;
+use mode::{Mode, Plan, RESERVE, Trained};
 use pixels::Picture;
 use random::{Purpose, Stream};
 use schedule::Schedule;
@@ -253,7 +255,7 @@ impl Engine {
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let is_loaded = self.is_loaded(&request.model_folder)?;
         let base = self.base_model(&request.model_folder, is_loaded)?;
-        let key = TuningKey::of(request, &base.fingerprint);
+        let keys = TuningKey::all(request, &base.fingerprint);
         let tokens = base.text.tokenize(&params.prompt)?;
         if !tokens.cut.is_empty() {
             let limit = base.text.max_tokens - 2;
@@ -262,25 +264,41 @@ impl Engine {
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
         let task = base.shapes.task(request);
         let size = task.size;
-        let mut setting =
-            Setting { config: &base.unet_config, schedule: &base.schedule, params, activations: Activations::Keep };
+        let mut setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: Mode::Full };
 
         let (mut embedding_losses, mut tuning_losses) = (Vec::new(), Vec::new());
-        let (tuned, origin) = match self.find_tuned(&key, &base) {
-            Some(found) => found,
+        let (key, tuned, origin) = match self.find_tuned(&keys, &base) {
+            Some(found) => {
+                if found.1.trained() != Mode::allowed(params)[0].trained() {
+                    notes.push(mode::FOUND_ADAPTERS.to_owned());
+                }
+                found
+            }
             None => {
-                let stopped = self.stopped.take().filter(|(kept, _)| *kept == key);
+                let stopped = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept));
                 let mut state = match stopped {
                     Some((_, stopped)) => stopped,
                     None => {
-                        let plan = Plan::new(&base.shapes, &task, true, (self.options.free_memory)());
+                        let plan = Plan::new(&base.shapes, &task, true, (self.options.free_memory)())?;
                         notes.extend(plan.note()?);
                         self.begin(&base, request, size, plan.mode)?
                     }
                 };
-                setting.activations = state.mode.activations();
+                let allowed = Mode::allowed(params);
+                if !allowed.contains(&state.mode) {
+                    // The keys say that this trains the same.
+                    state.mode = allowed[0];
+                }
                 clock.hint = hint(state.psnr, request.familiar_psnr);
-                let tuned = tune(&setting, &base.unet, &e_tgt, &mut state, &mut clock);
+                let free_memory = self.options.free_memory;
+                let tuned = loop {
+                    setting.mode = state.mode;
+                    let tuned = tune(&setting, &base.unet, &e_tgt, &mut state, free_memory, &mut clock);
+                    let Err(Error::Memory(reason)) = tuned else { break tuned };
+                    notes.push(state.lighten(params, &reason));
+                };
+                let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
+                let (_, key) = keys.iter().find(is_of_mode).expect("there is a key for every allowed mode");
                 if matches!(tuned, Err(Error::Cancelled)) {
                     self.stopped = Some((key.clone(), state));
                 }
@@ -288,12 +306,12 @@ impl Engine {
                 [embedding_losses, tuning_losses] = losses;
                 let tuned = Arc::new(tuned);
                 if let Some(folder) = &self.options.cache_folder {
-                    let stored = cache::store(folder, self.options.cache_limit, &key, request, &tuned);
+                    let stored = cache::store(folder, self.options.cache_limit, key, request, &tuned);
                     notes.extend(stored.err().map(|error| {
                         format!("the tuned model is kept only until this program closes: {error}; free some space")
                     }));
                 }
-                (tuned, Tuned::Now)
+                (key.clone(), tuned, Tuned::Now)
             }
         };
         self.tuned = Some((key.clone(), tuned.clone()));
@@ -355,12 +373,14 @@ impl Engine {
             Some(base) => base.fingerprint.clone(),
             None => weights::fingerprint(&request.model_folder)?,
         };
-        let key = TuningKey::of(request, &fingerprint);
-        let in_memory = self.tuned.as_ref().is_some_and(|(kept, _)| *kept == key);
-        let on_disk = || self.options.cache_folder.as_ref().is_some_and(|folder| cache::holds(folder, &key));
+        let keys = TuningKey::all(request, &fingerprint);
+        let is_asked_for = |kept: &TuningKey| keys.iter().any(|(_, key)| key == kept);
+        let in_memory = self.tuned.as_ref().is_some_and(|(kept, _)| is_asked_for(kept));
+        let folder = self.options.cache_folder.as_ref();
+        let on_disk = || folder.is_some_and(|folder| keys.iter().any(|(_, key)| cache::holds(folder, key)));
         let tuned = in_memory || on_disk();
         let stopped =
-            self.stopped.as_ref().filter(|(kept, _)| *kept == key).map_or([0; 2], |(_, stopped)| stopped.steps());
+            self.stopped.as_ref().filter(|(kept, _)| is_asked_for(kept)).map_or([0; 2], |(_, stopped)| stopped.steps());
         let read;
         let shapes = match self.base.as_ref().filter(|_| is_loaded) {
             Some(base) => &base.shapes,
@@ -370,7 +390,7 @@ impl Engine {
             }
         };
         let plan = || Plan::new(shapes, &shapes.task(request), is_loaded, (self.options.free_memory)());
-        let memory = (!tuned).then(plan);
+        let memory = (!tuned).then(plan).transpose()?;
         cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)
     }
 
@@ -413,18 +433,38 @@ impl Engine {
         Ok(base)
     }
 
-    fn find_tuned(&mut self, key: &TuningKey, base: &BaseModel) -> Option<(Arc<TunedModel>, Tuned)> {
-        if let Some((_, tuned)) = self.tuned.as_ref().filter(|(kept, _)| kept == key) {
-            return Some((tuned.clone(), Tuned::InMemory));
+    /// The first of `keys` for which there is a tuned model.
+    fn find_tuned(
+        &mut self,
+        keys: &[(Trained, TuningKey)],
+        base: &BaseModel,
+    ) -> Option<(TuningKey, Arc<TunedModel>, Tuned)> {
+        if let Some((key, tuned)) = self.tuned.take()
+            && keys.iter().any(|(_, asked)| *asked == key)
+        {
+            return Some((key, tuned, Tuned::InMemory));
         }
-        self.tuned = None;
         let folder = self.options.cache_folder.as_ref()?;
-        let tuned = cache::find(folder, key, &base.unet, &self.device)?;
-        Some((Arc::new(tuned), Tuned::OnDisk))
+        let find = |(_, key): &(Trained, TuningKey)| {
+            let tuned = cache::find(folder, key, &base.unet, &self.device)?;
+            Some((key.clone(), Arc::new(tuned), Tuned::OnDisk))
+        };
+        keys.iter().find_map(find)
     }
 }
 
 impl Stopped {
+    /// Goes over to a mode that takes less memory, and keeps what can be kept; tells the user.
+    fn lighten(&mut self, params: &Params, reason: &str) -> String {
+        let before = self.mode;
+        self.mode = before.lighter(params).expect("memory is watched only where there is one");
+        if self.embedding.is_some() && self.mode.trained() != before.trained() {
+            // Stage B, whose weights become adapters.
+            self.unfinished = None;
+        }
+        self.mode.note_after(before, reason)
+    }
+
     /// Steps of stages A and B that are done.
     fn steps(&self) -> [u32; 2] {
         let unfinished = self.unfinished.as_ref().map_or(0, Training::steps);
@@ -441,10 +481,24 @@ fn tune(
     base: &Weights,
     e_tgt: &Tensor,
     state: &mut Stopped,
+    free_memory: fn() -> Option<u64>,
     clock: &mut Clock<'_, '_>,
 ) -> Result<(TunedModel, [Vec<f32>; 2])> {
+    // The allocator gives memory of the mode before back only by and by.
+    const SETTLING: u32 = 3;
     let Stopped { x, psnr, embedding, unfinished, .. } = state;
-    let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
+    let can_lighten = setting.mode.lighter(setting.params).is_some();
+    let mut steps_here = 0;
+    let watch = &mut |stage, step, steps, loss| {
+        clock.step(stage, step, steps, loss)?;
+        steps_here += 1;
+        match free_memory() {
+            Some(free) if free < RESERVE && can_lighten && steps_here > SETTLING => {
+                Err(Error::Memory(format!("{} MB of memory were left", free / 1_000_000)))
+            }
+            _ => Ok(()),
+        }
+    };
     if embedding.is_none() {
         *embedding = Some(imagic::optimize_text_embedding(setting, base, x, e_tgt, unfinished, watch)?);
     }

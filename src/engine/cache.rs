@@ -1,9 +1,10 @@
 //! Tuned models on disk: one file each, found again by what they were tuned on; a damaged file is a miss.
 #![forbid(unsafe_code)]
 
-use super::EditRequest;
+use super::mode::{Mode, Trained};
 use super::tensor_file::{MAX_HEADER, TensorFile};
 use super::weights::{Weights, hex};
+use super::{EditRequest, lora};
 use crate::error::{Error, Result};
 use crate::params::{Affects, PARAMS};
 use candle_core::{Device, Tensor};
@@ -32,28 +33,54 @@ pub struct TunedModel {
     pub psnr: Option<f64>,
 }
 
+impl TunedModel {
+    /// What stage B changed.
+    pub fn trained(&self) -> Trained {
+        if self.unet.tensors.keys().any(|name| lora::is_adapter(name)) { Trained::Adapters } else { Trained::Weights }
+    }
+
+    /// The tensors that are not the base model's.
+    fn own_tensors(&self) -> impl Iterator<Item = (&String, &Tensor)> {
+        let trained = self.trained();
+        self.unet.tensors.iter().filter(move |(name, _)| trained == Trained::Weights || lora::is_adapter(name))
+    }
+}
+
 /// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TuningKey(String);
 
 impl TuningKey {
-    /// `fingerprint` is the base model's, see [`super::weights::fingerprint`].
-    pub fn of(request: &EditRequest, fingerprint: &str) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(format!("imagic-edit tuned model {FORMAT}\n{fingerprint}\n"));
-        for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
-            // The model counts by its fingerprint: another name or folder for the same weights is no change. How much
-            // memory the tuning takes changes no number.
-            if !["model", "tuning_mode"].contains(&param.id) {
-                hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
-            }
-        }
-        hash.update(format!("{}x{}\n", request.layer.width(), request.layer.height()));
+    /// One for each thing that a mode which `request` allows may train, the better first. `fingerprint` is the base model's,
+    /// see [`super::weights::fingerprint`].
+    pub fn all(request: &EditRequest, fingerprint: &str) -> Vec<(Trained, Self)> {
+        let mut pixels = Sha256::new();
         for row in request.layer.rgba().chunks(1 << 16) {
             let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-            hash.update(&bytes);
+            pixels.update(&bytes);
         }
-        Self(hex(&hash.finalize()))
+        let pixels = hex(&pixels.finalize());
+        let mut trained: Vec<Trained> = Mode::allowed(&request.params).iter().map(|mode| mode.trained()).collect();
+        trained.dedup();
+        let key = |trained| {
+            let mut hash = Sha256::new();
+            hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
+            for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
+                // The model counts by its fingerprint: another name or folder for the same weights is no change. How much
+                // memory the tuning takes changes no number.
+                let counts = match param.id {
+                    "model" | "tuning_mode" => false,
+                    "lora_rank" | "lora_layers" => trained == Trained::Adapters,
+                    _ => true,
+                };
+                if counts {
+                    hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
+                }
+            }
+            hash.update(format!("{}x{} {pixels}\n", request.layer.width(), request.layer.height()));
+            Self(hex(&hash.finalize()))
+        };
+        trained.into_iter().map(|trained| (trained, key(trained))).collect()
     }
 }
 
@@ -141,7 +168,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     remove_unfinished(folder, std::time::Duration::from_secs(24 * 3600));
     let tensors: BTreeMap<String, Tensor> = std::iter::once((E_OPT.to_owned(), tuned.e_opt.clone()))
-        .chain(tuned.unet.tensors.iter().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
+        .chain(tuned.own_tensors().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
         .collect();
     let about = json!({
         "format": FORMAT,
@@ -233,12 +260,20 @@ fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<Tun
     {
         return Err("its content does not fit its digest".into());
     }
-    let mut unet = BTreeMap::new();
-    for (name, tensor) in &base.tensors {
-        match tensors.get(&format!("unet.{name}")) {
-            Some(tuned) if tuned.shape() == tensor.shape() => unet.insert(name.clone(), tuned.clone()),
-            _ => return Err(format!("tensor {name} does not fit the base model")),
-        };
+    let own = |name: &str| tensors.get(&format!("unet.{name}"));
+    let adapters: Vec<&str> =
+        tensors.keys().filter_map(|name| name.strip_prefix("unet.")).filter(|name| lora::is_adapter(name)).collect();
+    let mut unet = base.tensors.clone();
+    if adapters.is_empty() {
+        for (name, tensor) in &mut unet {
+            match own(name) {
+                Some(tuned) if tuned.shape() == tensor.shape() => *tensor = tuned.clone(),
+                _ => return Err(format!("tensor {name} does not fit the base model")),
+            };
+        }
+    } else {
+        // The digest fits and the key names rank and layers, so that the network will find them to have its shapes.
+        unet.extend(adapters.into_iter().filter_map(|name| Some((name.to_owned(), own(name)?.clone()))));
     }
     let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
     Ok(TunedModel {

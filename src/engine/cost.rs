@@ -1,7 +1,7 @@
 //! What an edit will cost, from what earlier ones have taken on this machine.
 #![forbid(unsafe_code)]
 
-use super::memory::Plan;
+use super::mode::Plan;
 use super::{EditRequest, EngineOptions};
 use crate::error::Result;
 use crate::params::Params;

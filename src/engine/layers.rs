@@ -1,6 +1,7 @@
 //! The layers that U-Net and VAE share, with the names and shapes of diffusers.
 #![forbid(unsafe_code)]
 
+use super::lora;
 use super::memory::{Size, Trace, values};
 use super::ops::{self, Activation, Padding, Parameters};
 use super::optimizer::Adam;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 /// nn.Conv2d.
 pub struct Conv2d {
     parameters: Parameters,
+    /// A and B of [`super::lora`].
+    adapter: Option<[Parameters; 2]>,
     stride: usize,
     padding: Padding,
 }
@@ -33,12 +36,26 @@ impl Conv2d {
     ) -> Result<Self> {
         let weight = scope.get("weight", &[c_out, c_in, k, k])?;
         let bias = scope.get("bias", &[c_out])?;
-        Ok(Self { parameters: Parameters { weight, bias, optimizer: scope.optimizer() }, stride, padding })
+        let without_bias = |weight: Tensor| -> Result<Parameters> {
+            let bias = Tensor::zeros(weight.dims()[0], weight.dtype(), weight.device())?;
+            Ok(Parameters { weight, bias, optimizer: scope.optimizer() })
+        };
+        let adapter = match scope.find(lora::A).map(|a| a.dims()[0]) {
+            Some(rank) => Some([
+                without_bias(scope.get(lora::A, &[rank, c_in, k, k])?)?,
+                without_bias(scope.get(lora::B, &[c_out, rank, 1, 1])?)?,
+            ]),
+            None => None,
+        };
+        Ok(Self { adapter, parameters: Parameters { weight, bias, optimizer: scope.optimizer() }, stride, padding })
     }
 
     /// (b, c_in, h, w) to (b, c_out, h / stride, w / stride).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::conv2d(x, &self.parameters, self.stride, self.padding)?)
+        let y = ops::conv2d(x, &self.parameters, self.stride, self.padding)?;
+        let Some([a, b]) = &self.adapter else { return Ok(y) };
+        let low = ops::conv2d(x, a, self.stride, self.padding)?;
+        Ok((y + ops::conv2d(&low, b, 1, Padding::Even(0))?)?)
     }
 
     /// Counts what [`Conv2d::forward`] takes.
@@ -46,6 +63,10 @@ impl Conv2d {
         let weight = &self.parameters.weight;
         let output = [b, weight.dims()[0], h / self.stride, w / self.stride];
         trace.operation(values([b, c, h, w]), values(output), weight.elem_count());
+        if let Some([a, _]) = &self.adapter {
+            let low = values(output) / output[1] * a.weight.dims()[0];
+            trace.adapter(values([b, c, h, w]), low, values(output));
+        }
         output
     }
 }
@@ -54,6 +75,8 @@ impl Conv2d {
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// A and B of [`super::lora`].
+    adapter: Option<[Tensor; 2]>,
     optimizer: Option<Arc<Adam>>,
 }
 
@@ -65,17 +88,28 @@ impl Linear {
 
     /// Without bias.
     pub fn without_bias(scope: &Scope<'_>, d_in: usize, d_out: usize) -> Result<Self> {
-        Ok(Self { weight: scope.get("weight", &[d_out, d_in])?, bias: None, optimizer: scope.optimizer() })
+        let adapter = match scope.find(lora::A).map(|a| a.dims()[0]) {
+            Some(rank) => Some([scope.get(lora::A, &[rank, d_in])?, scope.get(lora::B, &[d_out, rank])?]),
+            None => None,
+        };
+        let weight = scope.get("weight", &[d_out, d_in])?;
+        Ok(Self { weight, bias: None, adapter, optimizer: scope.optimizer() })
     }
 
     /// (..., d_in) to (..., d_out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(x, &self.weight, self.bias.as_ref(), &self.optimizer)?)
+        let y = ops::linear(x, &self.weight, self.bias.as_ref(), &self.optimizer)?;
+        let Some([a, b]) = &self.adapter else { return Ok(y) };
+        let low = ops::linear(x, a, None, &self.optimizer)?;
+        Ok((y + ops::linear(&low, b, None, &self.optimizer)?)?)
     }
 
     /// Counts what [`Linear::forward`] takes for `rows` rows; gives the values of the result.
     pub fn trace(&self, rows: usize, trace: &mut Trace) -> usize {
         let (n, k) = (self.weight.dims()[0], self.weight.dims()[1]);
+        if let Some([a, _]) = &self.adapter {
+            trace.adapter(rows * k, rows * a.dims()[0], rows * n);
+        }
         trace.operation(rows * k, rows * n, n * k)
     }
 }

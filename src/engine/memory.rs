@@ -6,13 +6,16 @@
 
 use super::EditRequest;
 use super::checkpoint::Activations;
+use super::lora;
+use super::mode::{Mode, Trained};
 use super::pixels;
 use super::unet::{Skip, UNet, UNetConfig};
 use super::vae::Vae;
 use super::weights::{Config, Weights};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::params::Params;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// (b, c, h, w).
@@ -47,6 +50,13 @@ impl Trace {
         output
     }
 
+    /// Counts a layer's adapter: `low` numbers between A and B, and B's result, which is added to the layer's.
+    pub fn adapter(&mut self, input: usize, low: usize, output: usize) {
+        self.operation(input, low, 0);
+        self.operation(low, output, 0);
+        self.operation(output, output, 0);
+    }
+
     /// Counts `values` numbers that exist at a time.
     pub fn alive(&mut self, values: usize) {
         self.alive = self.alive.max(values);
@@ -73,82 +83,6 @@ impl Needs {
     }
 }
 
-/// A way of tuning. The first ones are the better ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// All weights; as fast as can be.
-    Full,
-    /// All weights, with the same result in about a quarter more time.
-    Checkpointed,
-}
-
-impl Mode {
-    /// Those that `params.tuning_mode` leaves to choose from.
-    fn allowed(params: &Params) -> &'static [Self] {
-        match params.tuning_mode.as_str() {
-            "full" => &[Self::Full],
-            "checkpointed" => &[Self::Checkpointed],
-            _ => &[Self::Full, Self::Checkpointed],
-        }
-    }
-
-    /// What happens to intermediate results.
-    pub fn activations(self) -> Activations {
-        match self {
-            Self::Full => Activations::Keep,
-            Self::Checkpointed => Activations::Recompute,
-        }
-    }
-}
-
-/// How an edit will be tuned, and what it needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// The best of the allowed modes that fits; the lightest one if none does.
-    pub mode: Mode,
-    /// Bytes of the whole process at most.
-    pub need: u64,
-    /// Bytes that it can have: what is free and what it has already; `None` if the system does not say.
-    pub available: Option<u64>,
-    /// What the best of the allowed modes would need.
-    pub best: u64,
-}
-
-impl Plan {
-    /// Chooses for `shapes` of a base model that is loaded or not; `free` bytes are left.
-    pub fn new(shapes: &Shapes, task: &Task<'_>, is_loaded: bool, free: Option<u64>) -> Self {
-        let modes = Mode::allowed(task.params).iter().map(|&mode| (mode, shapes.needs(task, mode)));
-        let modes: Vec<(Mode, Needs)> = modes.collect();
-        let held = if is_loaded { modes[0].1.model } else { 0 };
-        let available = free.map(|free| free + held);
-        let chosen = modes.iter().find(|(_, needs)| fits(needs.peak(), available)).or(modes.last());
-        let (mode, needs) = chosen.expect("every setting allows a mode");
-        Self { mode: *mode, need: needs.peak(), available, best: modes[0].1.peak() }
-    }
-
-    /// What the user should know about the choice, if anything; an error if nothing fits.
-    pub fn note(&self) -> Result<Option<String>> {
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        let (need, best) = (gb(self.need), gb(self.best));
-        match self.available.map(gb) {
-            Some(available) if !fits(self.need, self.available) => Err(Error::Memory(format!(
-                "tuning needs {need:.1} GB of memory and {available:.1} GB can be had; close other programs, set the tuning mode \
-                 to automatic, or choose a smaller resolution, batch size or model"
-            ))),
-            Some(available) if self.need < self.best => Ok(Some(format!(
-                "tuned with intermediate results computed twice, which needs {need:.1} GB of memory instead of {best:.1} GB \
-                 ({available:.1} GB could be had); the result is the same, in more time"
-            ))),
-            _ => Ok(None),
-        }
-    }
-}
-
-/// Estimates err by some percent, and an editor has other things to do, too.
-fn fits(need: u64, available: Option<u64>) -> bool {
-    available.is_none_or(|available| need + need / 10 <= available)
-}
-
 /// What is to be done.
 pub struct Task<'a> {
     /// Its parameters.
@@ -162,9 +96,9 @@ pub struct Task<'a> {
 /// A base model without its weights.
 pub struct Shapes {
     config: UNetConfig,
+    weights: Weights,
     unet: UNet,
     vae: Vae,
-    unet_values: usize,
     all_values: usize,
     tokens: usize,
 }
@@ -180,7 +114,7 @@ impl Shapes {
         Ok(Self {
             unet: UNet::new(&config, &unet)?,
             vae: Vae::new(folder, &vae)?,
-            unet_values: unet.values(),
+            weights: unet,
             all_values,
             tokens: text.usize("max_position_embeddings", Some(77))?,
             config,
@@ -197,10 +131,9 @@ impl Shapes {
     }
 
     /// What `task` needs when it is done in that mode.
-    pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Needs {
-        // The program, the tokenizer, what convolutions and matrix products lay out anew, and freed memory that the allocator
-        // holds because the sizes do not match; measured, and about the same for all models and pictures.
-        const PROGRAM: usize = 120 << 20;
+    pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Result<Needs> {
+        // The program, the tokenizer, and what convolutions and matrix products lay out anew; measured.
+        const PROGRAM: usize = 88 << 20;
         // A layer's source and result, and between them the picture at the layer's size, 16 bits a channel.
         const BYTES_PER_PIXEL: usize = 8 + 8 + 6;
         let Task { params, layer, size: (w, h) } = *task;
@@ -211,26 +144,38 @@ impl Shapes {
         self.vae.trace_encode([1, 3, h, w], &mut encode);
         self.vae.trace_decode(at(1), &mut decode);
         let passes = if params.guidance == 1.0 { 1 } else { 2 };
-        let tuned = self.unet_values;
-        let embedding =
-            if params.embedding_steps == 0 { 0 } else { self.training(at(batch), mode.activations(), false) };
-        // The tuned weights and Adam's two moments.
-        let tuning =
-            if params.tuning_steps == 0 { 0 } else { 3 * tuned + self.training(at(batch), mode.activations(), true) };
-        let generation = tuned + self.inference(at(passes)).max(decode.alive);
+        let adapters = lora::shapes(&self.weights, params);
+        let adapted;
+        let (tuned, unet) = match mode.trained() {
+            Trained::Weights => (self.weights.values(), &self.unet),
+            Trained::Adapters => {
+                adapted = UNet::new(&self.config, &lora::without_values(&self.weights, &adapters)?)?;
+                (adapters.iter().flatten().map(lora::Shape::values).sum(), &adapted)
+            }
+        };
+        let trains_all = mode.trained() == Trained::Weights;
+        // The allocator keeps a freed gradient for the next one of its size.
+        let freed =
+            if trains_all { self.weights.tensors.values().map(Tensor::elem_count).collect() } else { BTreeSet::new() };
+        let freed: usize = freed.into_iter().sum();
+        let training = |unet, trains_all| self.training(unet, at(batch), mode.activations(), trains_all);
+        let embedding = if params.embedding_steps == 0 { 0 } else { training(&self.unet, false) };
+        // What is trained and Adam's two moments.
+        let tuning = if params.tuning_steps == 0 { 0 } else { 3 * tuned + freed + training(unet, trains_all) };
+        let generation = tuned + self.inference(unet, at(passes)).max(decode.alive);
         let layer = layer[0] as usize * layer[1] as usize;
         let model = PROGRAM + 4 * self.all_values + BYTES_PER_PIXEL * layer;
         let bytes = |values: usize| (model + 4 * values) as u64;
-        Needs {
+        Ok(Needs {
             model: bytes(0),
             embedding: bytes(embedding.max(encode.alive)),
             tuning: bytes(tuning),
             generation: bytes(generation),
-        }
+        })
     }
 
     /// What a step of stage A or B holds at most beside weights and moments, as [`super::checkpoint::backward`] does it.
-    fn training(&self, x_t: Size, activations: Activations, trains_weights: bool) -> usize {
+    fn training(&self, unet: &UNet, x_t: Size, activations: Activations, trains_weights: bool) -> usize {
         struct Step {
             trace: Trace,
             /// Number of the value it takes from the down path.
@@ -238,7 +183,7 @@ impl Shapes {
         }
         let mut sizes = vec![x_t];
         let (mut steps, mut skips) = (Vec::new(), Vec::new());
-        for (i, block) in self.unet.blocks.iter().enumerate() {
+        for (i, block) in unet.blocks.iter().enumerate() {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
             let mut trace = Trace::default();
             let size = block.trace(sizes[i], skip.map(|skip: usize| sizes[skip]), self.tokens, &mut trace);
@@ -248,6 +193,8 @@ impl Shapes {
             }
             steps.push(Step { trace, skip });
         }
+        // The same for results that were freed: what stands between sizes that do not match; measured.
+        const GAPS: usize = 5;
         // Backwards from the last block, with its output's gradient there.
         let mut gradients = vec![0; sizes.len()];
         let mut most = 0;
@@ -266,13 +213,13 @@ impl Shapes {
                 gradients[value] = values(sizes[value]);
             }
         }
-        most
+        most + most / GAPS
     }
 
     /// What a forward pass alone holds at most.
-    fn inference(&self, x_t: Size) -> usize {
+    fn inference(&self, unet: &UNet, x_t: Size) -> usize {
         let (mut size, mut skips, mut most) = (x_t, Vec::new(), 0);
-        for block in &self.unet.blocks {
+        for block in &unet.blocks {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
             let mut trace = Trace::default();
             let input = size;
@@ -289,8 +236,8 @@ impl Shapes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Storage, Tensor, Var};
-    use std::collections::{BTreeMap, BTreeSet};
+    use candle_core::{Storage, Var};
+    use std::collections::BTreeMap;
 
     /// Numbers in the results that `y` keeps; views of one tensor count once.
     fn kept(y: &Tensor) -> usize {
@@ -313,8 +260,13 @@ mod tests {
             let variable = |(name, tensor): (&String, &Tensor)| {
                 (name.clone(), Var::from_tensor(tensor).expect("a variable").into_inner())
             };
-            let tensors: BTreeMap<_, _> = weights.tensors.iter().map(variable).collect();
+            let params = Params { lora_layers: "all".into(), ..Params::paper() };
+            let adapters = lora::shapes(&weights, &params);
+            // Adapters and weights trained at once, so that nothing is left out.
+            let adapted = lora::without_values(&weights, &adapters).expect("adapters");
+            let tensors: BTreeMap<_, _> = adapted.tensors.iter().map(variable).collect();
             let unet = UNet::new(&shapes.config, &Weights { tensors, ..weights }).expect("a U-Net");
+            let counted = UNet::new(&shapes.config, &adapted).expect("a U-Net");
             let tensor = |shape: &[usize]| Var::zeros(shape, candle_core::DType::F32, &Device::Cpu).expect("zeros");
             let side = 2 * shapes.config.latent_multiple();
             let mut size = [3, shapes.config.latent_channels, side, side];
@@ -326,7 +278,7 @@ mod tests {
                 let other: Option<Var> = skip.map(|skip: Size| tensor(&skip));
                 let y = block.forward(&tensor(&size), other.as_ref().map(Var::as_tensor), &emb, &e).expect("a result");
                 let mut trace = Trace::default();
-                size = shapes.unet.blocks[i].trace(size, skip, shapes.tokens, &mut trace);
+                size = counted.blocks[i].trace(size, skip, shapes.tokens, &mut trace);
                 assert_eq!(y.dims(), size, "{fixture}: size after block {i}");
                 assert_eq!(kept(&y), trace.kept, "{fixture}: block {i}");
                 if block.skip == Skip::Gives {

@@ -238,7 +238,7 @@ impl Mid {
 impl MidAttention {
     fn new(scope: &Scope<'_>, c: usize, norms: Norms) -> Result<Self> {
         // Checkpoints from before diffusers 0.18 use other names for the same tensors.
-        let old = scope.at("query").has("weight");
+        let old = scope.at("query").find("weight").is_some();
         let linear = |new: &str, before: &str| Linear::new(&scope.at(if old { before } else { new }), c, c);
         Ok(Self {
             group_norm: GroupNorm::new(&scope.at("group_norm"), c, norms.groups, norms.eps, Activation::None)?,

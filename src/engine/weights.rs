@@ -86,9 +86,9 @@ impl<'a> Scope<'a> {
         self.weights.optimizer.clone()
     }
 
-    /// Whether there is a tensor of that name here.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.tensors.contains_key(&format!("{}.{name}", self.prefix))
+    /// The tensor `name`, if there is one.
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        self.weights.tensors.get(&format!("{}.{name}", self.prefix))
     }
 
     /// The tensor `name`, which must have the shape that the configuration asks for.
