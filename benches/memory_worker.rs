@@ -34,8 +34,15 @@ fn main() -> Result<()> {
 
     let pixels = (0..side * side).flat_map(|i| [(i % side) as u16 * 60, (i / side) as u16 * 60, 30_000, u16::MAX]);
     let layer = LayerImage::new(side, side, pixels.collect()).expect("a square of that side").into();
-    let request =
-        EditRequest { layer, params, model_folder, familiar_psnr: None, document: String::new(), previews: 0 };
+    let request = EditRequest {
+        layer,
+        params,
+        model_folder,
+        familiar_psnr: None,
+        document: String::new(),
+        previews: 0,
+        layer_digest: None,
+    };
     let shapes = Shapes::read(&request.model_folder)?;
     let task = shapes.task(&request);
     let allowed = Mode::allowed(&request.params);

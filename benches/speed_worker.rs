@@ -126,7 +126,8 @@ fn edit(job: Job, params: Params) -> Result<Operation> {
         let options = EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None };
         let (layer, params, model_folder) = (layer.clone().into(), params.clone(), model_folder.clone());
         let document = String::new();
-        let request = EditRequest { layer, params, model_folder, familiar_psnr: None, document, previews: 0 };
+        let request =
+            EditRequest { layer, params, model_folder, familiar_psnr: None, document, layer_digest: None, previews: 0 };
         Engine::new(options).edit(&request, &mut |_| ControlFlow::Continue(()))?;
         Ok(())
     }))

@@ -59,6 +59,9 @@ pub struct EngineOptions {
 pub struct EditRequest {
     /// The picture x.
     pub layer: Arc<LayerImage>,
+    /// Differs for layers with different pixels. From a host whose conversion to `layer` is not exact, so that a layer is known
+    /// again by what it is and not by how it was converted; `None` where `layer` itself tells.
+    pub layer_digest: Option<u64>,
     /// What to do with it.
     pub params: Params,
     /// Diffusers folder of the base model that `params.model` means.

@@ -11,6 +11,7 @@ mod gimp3_sys;
 mod loader;
 mod report;
 mod system;
+mod thumbnail;
 
 use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
 use crate::error::{Error, Result};
@@ -28,6 +29,10 @@ use std::time::Duration;
 pub trait Host {
     /// Pixels of the layer the filter runs on, cut to the selection's bounds if there is one.
     fn read_layer(&mut self) -> Result<LayerImage>;
+    /// [`EditRequest::layer_digest`] of what was read last.
+    fn layer_digest(&self) -> Option<u64> {
+        None
+    }
     /// Identifies the document; the same text every time it is opened.
     fn document(&mut self) -> String;
     /// Shows progress and lets the host breathe; `Break` when the user wants to stop.
@@ -59,15 +64,28 @@ pub fn edit_active_layer(
         std::thread::sleep(POLL);
     };
     host.insert_layer(&edit, params)?;
-    Ok(edit)
+    Ok(*edit)
 }
 
 /// The request for an edit of the host's layer, with everything checked that can be checked before any work.
 pub fn request(host: &mut dyn Host, params: &Params, model_folders: &[PathBuf]) -> Result<EditRequest> {
     params.check()?;
+    let layer = host.read_layer()?.into();
+    let request = request_of(layer, host.document(), params, model_folders)?;
+    Ok(EditRequest { layer_digest: host.layer_digest(), ..request })
+}
+
+/// The request for an edit of `layer` with exactly these parameters.
+pub fn request_of(
+    layer: Arc<LayerImage>,
+    document: String,
+    params: &Params,
+    model_folders: &[PathBuf],
+) -> Result<EditRequest> {
+    params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = models::find(&params.model, model_folders)?;
-    let (layer, params, document) = (host.read_layer()?.into(), params.clone(), host.document());
-    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document, previews: 0 })
+    let params = params.clone();
+    Ok(EditRequest { layer, layer_digest: None, params, model_folder, familiar_psnr, document, previews: 0 })
 }
 
 /// The request for an edit of `layer` with the `chosen` parameters; those it leaves out come from the model's preset.
@@ -83,7 +101,7 @@ pub fn request_for(
     params.set_all(chosen)?;
     params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = model;
-    Ok(EditRequest { layer, params, model_folder, familiar_psnr, document, previews: 0 })
+    Ok(EditRequest { layer, layer_digest: None, params, model_folder, familiar_psnr, document, previews: 0 })
 }
 
 /// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.

@@ -1,6 +1,7 @@
 //! The picture of one layer as it travels between host and engine; knows neither.
 #![forbid(unsafe_code)]
 
+use image::imageops::thumbnail;
 use image::{ImageBuffer, Rgba};
 
 /// Largest side of a layer that is accepted, in pixels; GIMP's own limit is 524,288, but four 16-bit
@@ -40,6 +41,16 @@ impl LayerImage {
     /// Height in pixels, at least 1.
     pub fn height(&self) -> u32 {
         self.pixels.height()
+    }
+
+    /// The picture with sides of at most `side` pixels.
+    pub fn shrunk(&self, side: u32) -> Self {
+        let longest = self.width().max(self.height());
+        if longest <= side {
+            return self.clone();
+        }
+        let length = |length: u32| (u64::from(length) * u64::from(side) / u64::from(longest)).max(1) as u32;
+        Self { pixels: thumbnail(&self.pixels, length(self.width()), length(self.height())) }
     }
 
     /// The pixels, for the `image` crate's operations.

@@ -30,7 +30,7 @@ enum Task {
 
 enum Report {
     Progress(Progress),
-    End(Result<Edit>),
+    End(Result<Box<Edit>>),
 }
 
 /// One submitted edit. Dropping it cancels the edit.
@@ -49,7 +49,7 @@ pub enum JobState {
     /// Not finished; the latest progress, `None` before the first step.
     Running(Option<Progress>),
     /// Finished, failed or cancelled ([`Error::Cancelled`]). Given out once.
-    Ended(Result<Edit>),
+    Ended(Result<Box<Edit>>),
 }
 
 impl Worker {
@@ -169,7 +169,7 @@ fn run<E>(mut engine: E, edit: EditFn<E>, estimate: EstimateFn<E>, inbox: &Recei
                 } else {
                     panic_to_error(|| edit(&mut engine, &request, &mut watch))
                 };
-                let _ = reports.send(Report::End(result));
+                let _ = reports.send(Report::End(result.map(Box::new)));
             }
             Task::Estimate { request, answer } => {
                 // Nobody waits for the answer any more when another estimate was asked for.
@@ -201,7 +201,15 @@ mod tests {
         let layer = LayerImage::new(1, 1, vec![0; 4]).expect("1x1");
         let params = Params { prompt: prompt.into(), ..Params::paper() };
         let (layer, document) = (layer.into(), String::new());
-        EditRequest { layer, params, model_folder: "none".into(), familiar_psnr: None, document, previews: 0 }
+        EditRequest {
+            layer,
+            params,
+            model_folder: "none".into(),
+            familiar_psnr: None,
+            document,
+            layer_digest: None,
+            previews: 0,
+        }
     }
 
     /// An edit that does what the prompt says.
@@ -240,7 +248,7 @@ mod tests {
         Worker::with((), obey, estimate).expect("a thread")
     }
 
-    fn end(mut job: Job) -> Result<Edit> {
+    fn end(mut job: Job) -> Result<Box<Edit>> {
         loop {
             if let JobState::Ended(result) = job.poll() {
                 return result;

@@ -15,8 +15,9 @@ const SETTINGS: [(&str, &str); 2] = [
     // candle's own threads wait by spinning: beside a busy program an edit takes twice the processor time. Our
     // operations, which do nearly all of the work, share rayon's threads.
     ("CANDLE_NUM_THREADS", "1"),
-    // Milliseconds until the allocator gives memory back: longer than a training step, which wants the same again.
-    ("MIMALLOC_PURGE_DELAY", "1000"),
+    // Milliseconds until the allocator gives memory back: longer than several training steps, which want the same again.
+    // After one second it took back what lay free between two operations, and the next step cleared it anew.
+    ("MIMALLOC_PURGE_DELAY", "10000"),
 ];
 
 type Entry = unsafe extern "C" fn(argc: c_int, argv: *mut *mut c_char) -> c_int;

@@ -65,7 +65,15 @@ fn request() -> EditRequest {
         ..Params::paper()
     };
     let (layer, document) = (layer(40, 30).into(), "document".into());
-    EditRequest { layer, params, model_folder: fixture(), familiar_psnr: None, document, previews: 0 }
+    EditRequest {
+        layer,
+        params,
+        model_folder: fixture(),
+        familiar_psnr: None,
+        document,
+        layer_digest: None,
+        previews: 0,
+    }
 }
 
 fn edit(engine: &mut Engine, request: &EditRequest) -> Result<Edit> {
@@ -115,6 +123,7 @@ fn only_what_tuning_depends_on_tunes_anew() {
         rgba[5] += 1;
         r.layer = LayerImage::new(40, 30, rgba).expect("the same size").into();
     };
+    check("a layer that is known by its digest", &|r| r.layer_digest = Some(1), Tuned::Now);
     check("one value of one pixel", &one_value_more, Tuned::Now);
 }
 

@@ -194,25 +194,25 @@ fn what_cannot_be_done_is_refused_with_the_remedy() {
         |layer: &str, arguments: &str| format!("(plug-in-imagic-edit RUN-NONINTERACTIVE image {layer} {arguments})");
     let with = |arguments: &str| call("layer", arguments);
     let cases = [
-        (with(r#"" " "" 0.7 0 """#), "the target text is empty; write what the picture should become"),
-        (with(r#""x" "" 3 0 """#), "eta is 3.0, must be 0 to 2"),
-        (with(r#""x" "" 0.7 -1 """#), "seed is -1, must be a whole number from 0 to 2147483647"),
-        (with(r#""x" "nothing" 0.7 0 """#), "no such model in"),
-        (with(r#""x" "/nothing/there" 0.7 0 """#), "no such folder; choose a diffusers folder"),
-        (with(r#""x" "model.ckpt" 0.7 0 """#), "convert it to a diffusers folder"),
-        (with(r#""x" "" 0.7 0 "guidance=3""#), "settings is not a JSON object like"),
-        (with(r#""x" "" 0.7 0 "{\"eta\": 1}""#), "settings names eta; give eta as the argument eta"),
-        (with(r#""x" "" 0.7 0 "{\"beta\": 1}""#), "there is no parameter beta; there are prompt, model"),
-        (with(r#""x" "" 0.7 0 "{\"guidance\": 99}""#), "guidance is 99, must be 1 to 30"),
-        (call("mask", r#""x" "" 0.7 0 """#), "a layer mask is active; click the layer's picture"),
-        (call("channel", r#""x" "" 0.7 0 """#), "a channel is active; click a layer"),
-        (with(r#""x" "" 0.7 0 """#).replace("image layer", "floating-image floating"), "choose Layer > Anchor Layer"),
-        (with(r#""x" "" 0.7 0 """#).replace("image layer", "indexed dots"), "choose Image > Mode > RGB"),
+        (with(r#"" " "" 0.7 0 0 """#), "the target text is empty; write what the picture should become"),
+        (with(r#""x" "" 3 0 0 """#), "eta is 3.0, must be 0 to 2"),
+        (with(r#""x" "" 0.7 -1 0 """#), "seed is -1, must be a whole number from 0 to 2147483647"),
+        (with(r#""x" "nothing" 0.7 0 0 """#), "no such model in"),
+        (with(r#""x" "/nothing/there" 0.7 0 0 """#), "no such folder; choose a diffusers folder"),
+        (with(r#""x" "model.ckpt" 0.7 0 0 """#), "convert it to a diffusers folder"),
+        (with(r#""x" "" 0.7 0 0 "guidance=3""#), "settings is not a JSON object like"),
+        (with(r#""x" "" 0.7 0 0 "{\"eta\": 1}""#), "settings names eta; give eta as the argument eta"),
+        (with(r#""x" "" 0.7 0 0 "{\"beta\": 1}""#), "there is no parameter beta; there are prompt, model"),
+        (with(r#""x" "" 0.7 0 0 "{\"guidance\": 99}""#), "guidance is 99, must be 1 to 30"),
+        (call("mask", r#""x" "" 0.7 0 0 """#), "a layer mask is active; click the layer's picture"),
+        (call("channel", r#""x" "" 0.7 0 0 """#), "a channel is active; click a layer"),
+        (with(r#""x" "" 0.7 0 0 """#).replace("image layer", "floating-image floating"), "choose Layer > Anchor Layer"),
+        (with(r#""x" "" 0.7 0 0 """#).replace("image layer", "indexed dots"), "choose Image > Mode > RGB"),
         (
-            with(r#""x" "" 0.7 0 """#).replace("image layer", "missed outside"),
+            with(r#""x" "" 0.7 0 0 """#).replace("image layer", "missed outside"),
             "the selection lies outside of the layer",
         ),
-        (with(r#""x" "" 0.7 0 """#).replace("NONINTERACTIVE", "WITH-LAST-VALS"), "choose Filters > Imagic Edit once"),
+        (with(r#""x" "" 0.7 0 0 """#).replace("NONINTERACTIVE", "WITH-LAST-VALS"), "choose Filters > Imagic Edit once"),
     ];
     let actions: String = cases.iter().map(|(call, _)| format!("(tell (failure (lambda () {call})))\n")).collect();
     fs::write(account.folder.join("cases.scm"), actions).expect("a temporary folder");

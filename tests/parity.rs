@@ -397,6 +397,7 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
             model_folder: reference.model.clone(),
             familiar_psnr: None,
             document: String::new(),
+            layer_digest: None,
             previews: 0,
         };
         let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None });

@@ -125,7 +125,7 @@ def parameters(operation: str, model: Path, options: argparse.Namespace) -> dict
 def run_worker(command: list[str], options: argparse.Namespace) -> tuple[list[float], int]:
     """Seconds of all runs, and the peak of the process's memory in bytes."""
     # As src/main.rs does for the engine; PyTorch knows only the last one.
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "CANDLE_NUM_THREADS": "1", "MIMALLOC_PURGE_DELAY": "1000",
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "CANDLE_NUM_THREADS": "1", "MIMALLOC_PURGE_DELAY": "10000",
                    "OMP_NUM_THREADS": str(options.threads)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
         if process.stdout.readline().strip() != "ready":

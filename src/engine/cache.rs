@@ -54,12 +54,10 @@ impl TuningKey {
     /// One for each thing that a mode which `request` allows may train, the better first. `fingerprint` is the base model's,
     /// see [`super::weights::fingerprint`].
     pub fn all(request: &EditRequest, fingerprint: &str) -> Vec<(Trained, Self)> {
-        let mut pixels = Sha256::new();
-        for row in request.layer.rgba().chunks(1 << 16) {
-            let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-            pixels.update(&bytes);
-        }
-        let pixels = hex(&pixels.finalize());
+        let pixels = match request.layer_digest {
+            Some(digest) => format!("{digest:016x}"),
+            None => digest_of_pixels(request),
+        };
         let mut trained: Vec<Trained> = Mode::allowed(&request.params).iter().map(|mode| mode.trained()).collect();
         trained.dedup();
         let key = |trained| {
@@ -82,6 +80,15 @@ impl TuningKey {
         };
         trained.into_iter().map(|trained| (trained, key(trained))).collect()
     }
+}
+
+fn digest_of_pixels(request: &EditRequest) -> String {
+    let mut hash = Sha256::new();
+    for row in request.layer.rgba().chunks(1 << 16) {
+        let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+        hash.update(&bytes);
+    }
+    hex(&hash.finalize())
 }
 
 /// One file in the cache folder.

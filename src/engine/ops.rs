@@ -15,6 +15,7 @@ mod elementwise;
 mod gemm;
 mod linear;
 mod norm;
+mod winograd;
 
 pub use attention::attention;
 pub use conv::{Padding, conv2d};
@@ -24,6 +25,7 @@ pub use norm::{Activation, group_norm, layer_norm};
 
 use super::optimizer::Adam;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// What a layer learns.
@@ -36,12 +38,23 @@ pub struct Parameters {
     pub optimizer: Option<Arc<Adam>>,
 }
 
-/// The gradient of `parameter`, unless the optimizer has used it up.
-fn hand_over(optimizer: &Option<Arc<Adam>>, parameter: &Tensor, gradient: Option<Tensor>) -> Result<Option<Tensor>> {
-    match (optimizer, gradient) {
-        (Some(optimizer), Some(gradient)) => optimizer.take(parameter, gradient),
-        (_, gradient) => Ok(gradient),
+/// The gradient of `parameter` if one is wanted, unless the optimizer uses it up; `fill` computes it into values of any
+/// content. It changes the parameter, so whatever else needs that comes first.
+fn hand_over(
+    optimizer: &Option<Arc<Adam>>,
+    parameter: &Tensor,
+    fill: impl FnOnce(&mut [f32]) -> Result<()>,
+) -> Result<Option<Tensor>> {
+    if !parameter.track_op() {
+        return Ok(None);
     }
+    with_buffer(parameter.elem_count(), |gradient| {
+        fill(gradient)?;
+        match optimizer {
+            Some(optimizer) if optimizer.trains(parameter) => optimizer.take(parameter, gradient).map(|()| None),
+            _ => Tensor::from_slice(gradient, parameter.shape(), parameter.device()).map(Some),
+        }
+    })
 }
 
 /// The values of a contiguous CPU storage.
@@ -53,7 +66,7 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Calls `f` with the values of a CPU tensor, copied first if they do not lie in a row.
-fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
@@ -65,6 +78,28 @@ fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Resul
 /// A tensor of `like`'s shape and device.
 fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
+}
+
+thread_local! {
+    /// What [`with_buffer`] lent and got back. A thread's own, because operations have no owner that outlives them: candle
+    /// makes one for each call, and their tasks run on any thread of the pool.
+    static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with `len` values of any content. Unlike those of a new vector they need not be cleared first, which took a
+/// tenth of a training step.
+fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    /// Larger buffers, of 32 MB, are not kept: what they are used for outweighs clearing them.
+    const MOST_KEPT: usize = 8 << 20;
+    let mut buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if buffer.len() < len {
+        buffer = vec![0.0; len];
+    }
+    let result = f(&mut buffer[..len]);
+    if buffer.len() <= MOST_KEPT {
+        BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
+    }
+    result
 }
 
 /// `exp` that compiles to vector instructions; relative error 2e-7. Range reduction and polynomial of Cephes `expf`.

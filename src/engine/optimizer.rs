@@ -6,9 +6,10 @@
 //! candle-nn's only Adam is AdamW, whose weight decay defaults to 0.01 and which skips a variable that has no gradient.
 #![forbid(unsafe_code)]
 
+use super::ops::with_values;
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, TensorId, Var, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -68,21 +69,23 @@ impl Adam {
                 let shape = variable.variable.dims();
                 return Err(Error::Engine(format!("a variable of shape {shape:?} got no gradient")));
             };
-            variable.update(gradient, self.lr, state.step)?;
+            with_values(gradient, |gradient| variable.update(gradient, self.lr, state.step))?;
         }
         Ok(loss)
     }
 
-    /// Uses up the gradient of one of the variables; gives back that of any other tensor.
-    pub fn take(&self, parameter: &Tensor, gradient: Tensor) -> candle_core::Result<Option<Tensor>> {
+    /// Whether `parameter` is one of the variables.
+    pub fn trains(&self, parameter: &Tensor) -> bool {
+        self.state().variables.contains_key(&parameter.id())
+    }
+
+    /// Uses up the gradient of one of the variables.
+    pub fn take(&self, parameter: &Tensor, gradient: &[f32]) -> candle_core::Result<()> {
         let state = &mut *self.state();
         match state.variables.get_mut(&parameter.id()) {
-            Some(variable) if variable.updated < state.step => {
-                variable.update(&gradient, self.lr, state.step)?;
-                Ok(None)
-            }
+            Some(variable) if variable.updated < state.step => variable.update(gradient, self.lr, state.step),
             Some(_) => bail!("a parameter that is used twice, or outside of a step, cannot be updated at once"),
-            None => Ok(Some(gradient)),
+            None => bail!("this parameter is none of the variables"),
         }
     }
 
@@ -92,14 +95,15 @@ impl Adam {
 }
 
 impl Variable {
-    fn update(&mut self, gradient: &Tensor, lr: f64, step: i32) -> candle_core::Result<()> {
+    fn update(&mut self, gradient: &[f32], lr: f64, step: i32) -> candle_core::Result<()> {
         let bias = |beta: f32| 1.0 - f64::from(beta).powi(step);
         let pass = Step {
             size: (lr / bias(BETA_1)) as f32,
             root_of_bias_2: bias(BETA_2).sqrt() as f32,
+            gradient,
             moments: Mutex::new(&mut self.moments),
         };
-        self.variable.inplace_op2(&gradient.contiguous()?, &pass)?;
+        self.variable.inplace_op1(&pass)?;
         self.updated = step;
         Ok(())
     }
@@ -108,23 +112,22 @@ impl Variable {
 struct Step<'a> {
     size: f32,
     root_of_bias_2: f32,
+    gradient: &'a [f32],
     /// Behind a lock only because candle lends the operation immutably.
     moments: Mutex<&'a mut Moments>,
 }
 
-impl InplaceOp2 for Step<'_> {
+impl InplaceOp1 for Step<'_> {
     fn name(&self) -> &'static str {
         "adam"
     }
 
-    fn cpu_fwd(&self, p: &mut CpuStorage, lp: &Layout, g: &CpuStorage, lg: &Layout) -> candle_core::Result<()> {
+    fn cpu_fwd(&self, p: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         const CHUNK: usize = 16 << 10;
-        let ((p_start, p_end), (g_start, g_end)) = match (lp.contiguous_offsets(), lg.contiguous_offsets()) {
-            (Some(p), Some(g)) => (p, g),
-            _ => bail!("a variable or its gradient is not contiguous"),
+        let (Some((start, end)), CpuStorage::F32(p)) = (layout.contiguous_offsets(), p) else {
+            bail!("only variables of f32 that lie in a row are trained")
         };
-        let CpuStorage::F32(p) = p else { bail!("only f32 variables are trained") };
-        let (p, g) = (&mut p[p_start..p_end], &g.as_slice::<f32>()?[g_start..g_end]);
+        let (p, g) = (&mut p[start..end], self.gradient);
         let mut moments = self.moments.lock().expect("no thread panics while it holds this lock");
         let Moments { first, second } = &mut **moments;
         let chunks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));

@@ -502,7 +502,7 @@ impl ImagicJob {
         if let State::Running(job, latest) = &mut *state {
             match job.poll() {
                 JobState::Running(progress) => *latest = progress,
-                JobState::Ended(result) => *state = State::Ended(result),
+                JobState::Ended(result) => *state = State::Ended(result.map(|edit| *edit)),
             }
         }
         state

@@ -4,8 +4,9 @@
 //! The files in `gimp/` call GIMP through the `libgimp` of the adapter that they are compiled into: once for each version,
 //! because the C types of two versions have the same names and must not mix.
 
-use crate::engine::Tuned;
+use crate::engine::{Edit, Tuned};
 use crate::error::{Error, Result};
+use crate::host::report::{layer_name, stage_seconds};
 use crate::host::{gimp2, gimp3};
 use crate::params::Params;
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,21 @@ pub enum TunedFrom {
     OnDisk,
 }
 
+/// What is told of a result besides its parameters.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Where the tuned model came from.
+    pub tuned: TunedFrom,
+    /// Seconds each stage took.
+    pub seconds: Map<String, Value>,
+}
+
+impl Made {
+    pub fn of(edit: &Edit) -> Self {
+        Self { tuned: edit.tuned.into(), seconds: stage_seconds(edit) }
+    }
+}
+
 impl From<Tuned> for TunedFrom {
     fn from(tuned: Tuned) -> Self {
         match tuned {
@@ -183,7 +199,12 @@ impl History {
 
     /// The parameters of the newest run.
     pub fn last_params(&self) -> Option<Params> {
-        params_from(&self.runs.last()?.params)
+        self.runs.last()?.params()
+    }
+
+    /// Forgets the run that made this layer.
+    pub fn forget(&mut self, layer: u32) {
+        self.runs.retain(|run| run.layer != layer);
     }
 }
 
@@ -196,6 +217,17 @@ impl Recipe {
     /// What goes into the parasite.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("texts and numbers always become JSON")
+    }
+
+    /// The parameters; `None` when another version wrote one that this version does not know.
+    pub fn params(&self) -> Option<Params> {
+        params_from(&self.params)
+    }
+
+    /// What a list of edits says of it.
+    pub fn title(&self) -> String {
+        let params = self.params().unwrap_or_else(Params::paper);
+        format!("{}, seed {}", layer_name(&params), params.seed)
     }
 }
 

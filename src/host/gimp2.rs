@@ -1,11 +1,17 @@
 //! GIMP 2.10: registers the procedure `plug-in-imagic-edit`, reads its arguments and runs it with or without the dialog.
 
+#[path = "gimp/control.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod control;
 mod dialog;
 #[path = "gimp/document.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod document;
 mod gtk;
 mod libgimp;
+#[path = "gimp/panel.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod panel;
 #[path = "gimp/session.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod session;

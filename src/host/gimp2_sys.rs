@@ -124,6 +124,7 @@ pub type guint32 = ::std::os::raw::c_uint;
 pub type gchar = ::std::os::raw::c_char;
 pub type gint = ::std::os::raw::c_int;
 pub type gboolean = gint;
+pub type guchar = ::std::os::raw::c_uchar;
 pub type gulong = ::std::os::raw::c_ulong;
 pub type guint = ::std::os::raw::c_uint;
 pub type gfloat = f32;
@@ -246,6 +247,22 @@ pub unsafe fn babl_format(encoding: *const ::std::os::raw::c_char) -> *const Bab
 pub fn has_babl_format() -> bool {
     Symbol::new(c"babl_format").find().is_some()
 }
+pub unsafe fn babl_get_name(babl: *const Babl) -> *const ::std::os::raw::c_char {
+    static SYMBOL: Symbol = Symbol::new(c"babl_get_name");
+    type Function = unsafe extern "C" fn(*const Babl) -> *const ::std::os::raw::c_char;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(babl) }
+}
+pub fn has_babl_get_name() -> bool {
+    Symbol::new(c"babl_get_name").find().is_some()
+}
+pub unsafe fn babl_format_get_bytes_per_pixel(format: *const Babl) -> ::std::os::raw::c_int {
+    static SYMBOL: Symbol = Symbol::new(c"babl_format_get_bytes_per_pixel");
+    type Function = unsafe extern "C" fn(*const Babl) -> ::std::os::raw::c_int;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(format) }
+}
+pub fn has_babl_format_get_bytes_per_pixel() -> bool {
+    Symbol::new(c"babl_format_get_bytes_per_pixel").find().is_some()
+}
 impl GeglAbyssPolicy {
     pub const GEGL_ABYSS_NONE: GeglAbyssPolicy = GeglAbyssPolicy(0);
     pub const GEGL_ABYSS_CLAMP: GeglAbyssPolicy = GeglAbyssPolicy(1);
@@ -341,6 +358,42 @@ pub unsafe fn gegl_buffer_set(
 pub fn has_gegl_buffer_set() -> bool {
     Symbol::new(c"gegl_buffer_set").find().is_some()
 }
+pub unsafe fn gegl_buffer_get_format(buffer: *mut GeglBuffer) -> *const Babl {
+    static SYMBOL: Symbol = Symbol::new(c"gegl_buffer_get_format");
+    type Function = unsafe extern "C" fn(*mut GeglBuffer) -> *const Babl;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer) }
+}
+pub fn has_gegl_buffer_get_format() -> bool {
+    Symbol::new(c"gegl_buffer_get_format").find().is_some()
+}
+pub unsafe fn gegl_buffer_copy(
+    src: *mut GeglBuffer,
+    src_rect: *const GeglRectangle,
+    repeat_mode: GeglAbyssPolicy,
+    dst: *mut GeglBuffer,
+    dst_rect: *const GeglRectangle,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gegl_buffer_copy");
+    type Function = unsafe extern "C" fn(
+        *mut GeglBuffer,
+        *const GeglRectangle,
+        GeglAbyssPolicy,
+        *mut GeglBuffer,
+        *const GeglRectangle,
+    );
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+            src,
+            src_rect,
+            repeat_mode,
+            dst,
+            dst_rect,
+        )
+    }
+}
+pub fn has_gegl_buffer_copy() -> bool {
+    Symbol::new(c"gegl_buffer_copy").find().is_some()
+}
 pub unsafe fn gegl_init(argc: *mut gint, argv: *mut *mut *mut gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gegl_init");
     type Function = unsafe extern "C" fn(*mut gint, *mut *mut *mut gchar);
@@ -348,6 +401,62 @@ pub unsafe fn gegl_init(argc: *mut gint, argv: *mut *mut *mut gchar) {
 }
 pub fn has_gegl_init() -> bool {
     Symbol::new(c"gegl_init").find().is_some()
+}
+impl GdkColorspace {
+    pub const GDK_COLORSPACE_RGB: GdkColorspace = GdkColorspace(0);
+}
+#[repr(transparent)]
+#[derive(Copy, Clone, Hash, PartialEq, Eq)]
+pub struct GdkColorspace(pub ::std::os::raw::c_uint);
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GdkPixbuf {
+    _unused: [u8; 0],
+}
+pub type GdkPixbuf = _GdkPixbuf;
+pub unsafe fn gdk_pixbuf_get_pixels(pixbuf: *const GdkPixbuf) -> *mut guchar {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_get_pixels");
+    type Function = unsafe extern "C" fn(*const GdkPixbuf) -> *mut guchar;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
+}
+pub fn has_gdk_pixbuf_get_pixels() -> bool {
+    Symbol::new(c"gdk_pixbuf_get_pixels").find().is_some()
+}
+pub unsafe fn gdk_pixbuf_get_rowstride(pixbuf: *const GdkPixbuf) -> ::std::os::raw::c_int {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_get_rowstride");
+    type Function = unsafe extern "C" fn(*const GdkPixbuf) -> ::std::os::raw::c_int;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
+}
+pub fn has_gdk_pixbuf_get_rowstride() -> bool {
+    Symbol::new(c"gdk_pixbuf_get_rowstride").find().is_some()
+}
+pub unsafe fn gdk_pixbuf_new(
+    colorspace: GdkColorspace,
+    has_alpha: gboolean,
+    bits_per_sample: ::std::os::raw::c_int,
+    width: ::std::os::raw::c_int,
+    height: ::std::os::raw::c_int,
+) -> *mut GdkPixbuf {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_new");
+    type Function = unsafe extern "C" fn(
+        GdkColorspace,
+        gboolean,
+        ::std::os::raw::c_int,
+        ::std::os::raw::c_int,
+        ::std::os::raw::c_int,
+    ) -> *mut GdkPixbuf;
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+            colorspace,
+            has_alpha,
+            bits_per_sample,
+            width,
+            height,
+        )
+    }
+}
+pub fn has_gdk_pixbuf_new() -> bool {
+    Symbol::new(c"gdk_pixbuf_new").find().is_some()
 }
 pub type GimpRGB = _GimpRGB;
 #[repr(C)]
@@ -723,6 +832,14 @@ pub unsafe fn gimp_image_insert_layer(
 pub fn has_gimp_image_insert_layer() -> bool {
     Symbol::new(c"gimp_image_insert_layer").find().is_some()
 }
+pub unsafe fn gimp_image_remove_layer(image_ID: gint32, layer_ID: gint32) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_image_remove_layer");
+    type Function = unsafe extern "C" fn(gint32, gint32) -> gboolean;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, layer_ID) }
+}
+pub fn has_gimp_image_remove_layer() -> bool {
+    Symbol::new(c"gimp_image_remove_layer").find().is_some()
+}
 pub unsafe fn gimp_image_get_item_position(image_ID: gint32, item_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_item_position");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gint;
@@ -851,6 +968,14 @@ pub unsafe fn gimp_item_get_name(item_ID: gint32) -> *mut gchar {
 pub fn has_gimp_item_get_name() -> bool {
     Symbol::new(c"gimp_item_get_name").find().is_some()
 }
+pub unsafe fn gimp_item_set_name(item_ID: gint32, name: *const gchar) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_item_set_name");
+    type Function = unsafe extern "C" fn(gint32, *const gchar) -> gboolean;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, name) }
+}
+pub fn has_gimp_item_set_name() -> bool {
+    Symbol::new(c"gimp_item_set_name").find().is_some()
+}
 pub unsafe fn gimp_item_get_tattoo(item_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_tattoo");
     type Function = unsafe extern "C" fn(gint32) -> gint;
@@ -874,6 +999,14 @@ pub unsafe fn gimp_item_get_parasite(item_ID: gint32, name: *const gchar) -> *mu
 }
 pub fn has_gimp_item_get_parasite() -> bool {
     Symbol::new(c"gimp_item_get_parasite").find().is_some()
+}
+pub unsafe fn gimp_layer_group_new(image_ID: gint32) -> gint32 {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_layer_group_new");
+    type Function = unsafe extern "C" fn(gint32) -> gint32;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
+}
+pub fn has_gimp_layer_group_new() -> bool {
+    Symbol::new(c"gimp_layer_group_new").find().is_some()
 }
 pub unsafe fn gimp_layer_set_offsets(layer_ID: gint32, offx: gint, offy: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_offsets");
@@ -1303,6 +1436,22 @@ pub unsafe fn gtk_adjustment_set_value(adjustment: *mut GtkAdjustment, value: gd
 pub fn has_gtk_adjustment_set_value() -> bool {
     Symbol::new(c"gtk_adjustment_set_value").find().is_some()
 }
+pub unsafe fn gtk_adjustment_get_upper(adjustment: *mut GtkAdjustment) -> gdouble {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_upper");
+    type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
+}
+pub fn has_gtk_adjustment_get_upper() -> bool {
+    Symbol::new(c"gtk_adjustment_get_upper").find().is_some()
+}
+pub unsafe fn gtk_adjustment_get_page_size(adjustment: *mut GtkAdjustment) -> gdouble {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_page_size");
+    type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
+}
+pub fn has_gtk_adjustment_get_page_size() -> bool {
+    Symbol::new(c"gtk_adjustment_get_page_size").find().is_some()
+}
 pub type GtkWidget = _GtkWidget;
 pub type GtkWindow = _GtkWindow;
 #[repr(C)]
@@ -1633,6 +1782,14 @@ pub unsafe fn gtk_image_new() -> *mut GtkWidget {
 pub fn has_gtk_image_new() -> bool {
     Symbol::new(c"gtk_image_new").find().is_some()
 }
+pub unsafe fn gtk_image_set_from_pixbuf(image: *mut GtkImage, pixbuf: *mut GdkPixbuf) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_pixbuf");
+    type Function = unsafe extern "C" fn(*mut GtkImage, *mut GdkPixbuf);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, pixbuf) }
+}
+pub fn has_gtk_image_set_from_pixbuf() -> bool {
+    Symbol::new(c"gtk_image_set_from_pixbuf").find().is_some()
+}
 pub unsafe fn gtk_image_set_from_stock(image: *mut GtkImage, stock_id: *const gchar, size: GtkIconSize) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_stock");
     type Function = unsafe extern "C" fn(*mut GtkImage, *const gchar, GtkIconSize);
@@ -1640,6 +1797,14 @@ pub unsafe fn gtk_image_set_from_stock(image: *mut GtkImage, stock_id: *const gc
 }
 pub fn has_gtk_image_set_from_stock() -> bool {
     Symbol::new(c"gtk_image_set_from_stock").find().is_some()
+}
+pub unsafe fn gtk_button_new() -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_button_new");
+    type Function = unsafe extern "C" fn() -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gtk_button_new() -> bool {
+    Symbol::new(c"gtk_button_new").find().is_some()
 }
 pub unsafe fn gtk_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_button_new_with_mnemonic");
@@ -1797,6 +1962,14 @@ pub unsafe fn gtk_combo_box_text_append_text(combo_box: *mut GtkComboBoxText, te
 pub fn has_gtk_combo_box_text_append_text() -> bool {
     Symbol::new(c"gtk_combo_box_text_append_text").find().is_some()
 }
+pub unsafe fn gtk_combo_box_text_remove(combo_box: *mut GtkComboBoxText, position: gint) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_remove");
+    type Function = unsafe extern "C" fn(*mut GtkComboBoxText, gint);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, position) }
+}
+pub fn has_gtk_combo_box_text_remove() -> bool {
+    Symbol::new(c"gtk_combo_box_text_remove").find().is_some()
+}
 pub unsafe fn gtk_expander_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_expander_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
@@ -1917,6 +2090,14 @@ pub unsafe fn gtk_scrolled_window_new(
 pub fn has_gtk_scrolled_window_new() -> bool {
     Symbol::new(c"gtk_scrolled_window_new").find().is_some()
 }
+pub unsafe fn gtk_scrolled_window_get_vadjustment(scrolled_window: *mut GtkScrolledWindow) -> *mut GtkAdjustment {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_get_vadjustment");
+    type Function = unsafe extern "C" fn(*mut GtkScrolledWindow) -> *mut GtkAdjustment;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window) }
+}
+pub fn has_gtk_scrolled_window_get_vadjustment() -> bool {
+    Symbol::new(c"gtk_scrolled_window_get_vadjustment").find().is_some()
+}
 pub unsafe fn gtk_scrolled_window_set_policy(
     scrolled_window: *mut GtkScrolledWindow,
     hscrollbar_policy: GtkPolicyType,
@@ -1942,6 +2123,14 @@ pub unsafe fn gtk_scrolled_window_set_shadow_type(scrolled_window: *mut GtkScrol
 }
 pub fn has_gtk_scrolled_window_set_shadow_type() -> bool {
     Symbol::new(c"gtk_scrolled_window_set_shadow_type").find().is_some()
+}
+pub unsafe fn gtk_scrolled_window_add_with_viewport(scrolled_window: *mut GtkScrolledWindow, child: *mut GtkWidget) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_add_with_viewport");
+    type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, *mut GtkWidget);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, child) }
+}
+pub fn has_gtk_scrolled_window_add_with_viewport() -> bool {
+    Symbol::new(c"gtk_scrolled_window_add_with_viewport").find().is_some()
 }
 pub type GtkSpinButton = _GtkSpinButton;
 #[repr(C)]
@@ -2263,9 +2452,16 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"g_object_ref",
     c"g_object_unref",
     c"babl_format",
+    c"babl_get_name",
+    c"babl_format_get_bytes_per_pixel",
     c"gegl_buffer_get",
     c"gegl_buffer_set",
+    c"gegl_buffer_get_format",
+    c"gegl_buffer_copy",
     c"gegl_init",
+    c"gdk_pixbuf_get_pixels",
+    c"gdk_pixbuf_get_rowstride",
+    c"gdk_pixbuf_new",
     c"gimp_parasite_new",
     c"gimp_parasite_free",
     c"gimp_drawable_get_buffer",
@@ -2284,6 +2480,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_image_get_default_new_layer_mode",
     c"gimp_image_get_floating_sel",
     c"gimp_image_insert_layer",
+    c"gimp_image_remove_layer",
     c"gimp_image_get_item_position",
     c"gimp_image_get_active_layer",
     c"gimp_image_set_active_layer",
@@ -2300,9 +2497,11 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_item_is_layer_mask",
     c"gimp_item_get_parent",
     c"gimp_item_get_name",
+    c"gimp_item_set_name",
     c"gimp_item_get_tattoo",
     c"gimp_item_attach_parasite",
     c"gimp_item_get_parasite",
+    c"gimp_layer_group_new",
     c"gimp_layer_set_offsets",
     c"gimp_layer_create_mask",
     c"gimp_layer_add_mask",
@@ -2319,6 +2518,8 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_get_pdb_error",
     c"gtk_adjustment_get_value",
     c"gtk_adjustment_set_value",
+    c"gtk_adjustment_get_upper",
+    c"gtk_adjustment_get_page_size",
     c"gtk_widget_destroy",
     c"gtk_widget_hide",
     c"gtk_widget_show_all",
@@ -2347,7 +2548,9 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_label_set_selectable",
     c"gtk_box_pack_start",
     c"gtk_image_new",
+    c"gtk_image_set_from_pixbuf",
     c"gtk_image_set_from_stock",
+    c"gtk_button_new",
     c"gtk_button_new_with_mnemonic",
     c"gtk_toggle_button_set_active",
     c"gtk_toggle_button_get_active",
@@ -2363,6 +2566,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_combo_box_text_new",
     c"gtk_combo_box_text_new_with_entry",
     c"gtk_combo_box_text_append_text",
+    c"gtk_combo_box_text_remove",
     c"gtk_expander_new_with_mnemonic",
     c"gtk_file_chooser_get_filename",
     c"gtk_hbox_new",
@@ -2374,8 +2578,10 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_progress_bar_set_fraction",
     c"gtk_progress_bar_set_ellipsize",
     c"gtk_scrolled_window_new",
+    c"gtk_scrolled_window_get_vadjustment",
     c"gtk_scrolled_window_set_policy",
     c"gtk_scrolled_window_set_shadow_type",
+    c"gtk_scrolled_window_add_with_viewport",
     c"gtk_spin_button_new_with_range",
     c"gtk_spin_button_get_value",
     c"gtk_spin_button_set_value",

@@ -2,12 +2,18 @@
 //! without the dialog.
 
 mod config;
+#[path = "gimp/control.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod control;
 mod dialog;
 #[path = "gimp/document.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod document;
 mod gtk;
 mod libgimp;
+#[path = "gimp/panel.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod panel;
 #[path = "gimp/session.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod session;

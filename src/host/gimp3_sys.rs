@@ -127,6 +127,7 @@ pub type gchar = ::std::os::raw::c_char;
 pub type glong = ::std::os::raw::c_long;
 pub type gint = ::std::os::raw::c_int;
 pub type gboolean = gint;
+pub type guchar = ::std::os::raw::c_uchar;
 pub type gulong = ::std::os::raw::c_ulong;
 pub type guint = ::std::os::raw::c_uint;
 pub type gfloat = f32;
@@ -480,6 +481,22 @@ pub unsafe fn babl_format(encoding: *const ::std::os::raw::c_char) -> *const Bab
 pub fn has_babl_format() -> bool {
     Symbol::new(c"babl_format").find().is_some()
 }
+pub unsafe fn babl_get_name(babl: *const Babl) -> *const ::std::os::raw::c_char {
+    static SYMBOL: Symbol = Symbol::new(c"babl_get_name");
+    type Function = unsafe extern "C" fn(*const Babl) -> *const ::std::os::raw::c_char;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(babl) }
+}
+pub fn has_babl_get_name() -> bool {
+    Symbol::new(c"babl_get_name").find().is_some()
+}
+pub unsafe fn babl_format_get_bytes_per_pixel(format: *const Babl) -> ::std::os::raw::c_int {
+    static SYMBOL: Symbol = Symbol::new(c"babl_format_get_bytes_per_pixel");
+    type Function = unsafe extern "C" fn(*const Babl) -> ::std::os::raw::c_int;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(format) }
+}
+pub fn has_babl_format_get_bytes_per_pixel() -> bool {
+    Symbol::new(c"babl_format_get_bytes_per_pixel").find().is_some()
+}
 impl GeglAbyssPolicy {
     pub const GEGL_ABYSS_NONE: GeglAbyssPolicy = GeglAbyssPolicy(0);
     pub const GEGL_ABYSS_CLAMP: GeglAbyssPolicy = GeglAbyssPolicy(1);
@@ -575,6 +592,42 @@ pub unsafe fn gegl_buffer_set(
 pub fn has_gegl_buffer_set() -> bool {
     Symbol::new(c"gegl_buffer_set").find().is_some()
 }
+pub unsafe fn gegl_buffer_get_format(buffer: *mut GeglBuffer) -> *const Babl {
+    static SYMBOL: Symbol = Symbol::new(c"gegl_buffer_get_format");
+    type Function = unsafe extern "C" fn(*mut GeglBuffer) -> *const Babl;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer) }
+}
+pub fn has_gegl_buffer_get_format() -> bool {
+    Symbol::new(c"gegl_buffer_get_format").find().is_some()
+}
+pub unsafe fn gegl_buffer_copy(
+    src: *mut GeglBuffer,
+    src_rect: *const GeglRectangle,
+    repeat_mode: GeglAbyssPolicy,
+    dst: *mut GeglBuffer,
+    dst_rect: *const GeglRectangle,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gegl_buffer_copy");
+    type Function = unsafe extern "C" fn(
+        *mut GeglBuffer,
+        *const GeglRectangle,
+        GeglAbyssPolicy,
+        *mut GeglBuffer,
+        *const GeglRectangle,
+    );
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+            src,
+            src_rect,
+            repeat_mode,
+            dst,
+            dst_rect,
+        )
+    }
+}
+pub fn has_gegl_buffer_copy() -> bool {
+    Symbol::new(c"gegl_buffer_copy").find().is_some()
+}
 pub unsafe fn gegl_init(argc: *mut gint, argv: *mut *mut *mut gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gegl_init");
     type Function = unsafe extern "C" fn(*mut gint, *mut *mut *mut gchar);
@@ -582,6 +635,62 @@ pub unsafe fn gegl_init(argc: *mut gint, argv: *mut *mut *mut gchar) {
 }
 pub fn has_gegl_init() -> bool {
     Symbol::new(c"gegl_init").find().is_some()
+}
+impl GdkColorspace {
+    pub const GDK_COLORSPACE_RGB: GdkColorspace = GdkColorspace(0);
+}
+#[repr(transparent)]
+#[derive(Copy, Clone, Hash, PartialEq, Eq)]
+pub struct GdkColorspace(pub ::std::os::raw::c_uint);
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GdkPixbuf {
+    _unused: [u8; 0],
+}
+pub type GdkPixbuf = _GdkPixbuf;
+pub unsafe fn gdk_pixbuf_get_pixels(pixbuf: *const GdkPixbuf) -> *mut guchar {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_get_pixels");
+    type Function = unsafe extern "C" fn(*const GdkPixbuf) -> *mut guchar;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
+}
+pub fn has_gdk_pixbuf_get_pixels() -> bool {
+    Symbol::new(c"gdk_pixbuf_get_pixels").find().is_some()
+}
+pub unsafe fn gdk_pixbuf_get_rowstride(pixbuf: *const GdkPixbuf) -> ::std::os::raw::c_int {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_get_rowstride");
+    type Function = unsafe extern "C" fn(*const GdkPixbuf) -> ::std::os::raw::c_int;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
+}
+pub fn has_gdk_pixbuf_get_rowstride() -> bool {
+    Symbol::new(c"gdk_pixbuf_get_rowstride").find().is_some()
+}
+pub unsafe fn gdk_pixbuf_new(
+    colorspace: GdkColorspace,
+    has_alpha: gboolean,
+    bits_per_sample: ::std::os::raw::c_int,
+    width: ::std::os::raw::c_int,
+    height: ::std::os::raw::c_int,
+) -> *mut GdkPixbuf {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_new");
+    type Function = unsafe extern "C" fn(
+        GdkColorspace,
+        gboolean,
+        ::std::os::raw::c_int,
+        ::std::os::raw::c_int,
+        ::std::os::raw::c_int,
+    ) -> *mut GdkPixbuf;
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+            colorspace,
+            has_alpha,
+            bits_per_sample,
+            width,
+            height,
+        )
+    }
+}
+pub fn has_gdk_pixbuf_new() -> bool {
+    Symbol::new(c"gdk_pixbuf_new").find().is_some()
 }
 impl PangoEllipsizeMode {
     pub const PANGO_ELLIPSIZE_NONE: PangoEllipsizeMode = PangoEllipsizeMode(0);
@@ -824,6 +933,12 @@ pub struct _GimpImage {
 pub type GimpImage = _GimpImage;
 pub type GimpItem = _GimpItem;
 pub type GimpDrawable = _GimpDrawable;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GimpGroupLayer {
+    _unused: [u8; 0],
+}
+pub type GimpGroupLayer = _GimpGroupLayer;
 pub type GimpLayer = _GimpLayer;
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1350,6 +1465,14 @@ pub unsafe fn gimp_drawable_update(
 pub fn has_gimp_drawable_update() -> bool {
     Symbol::new(c"gimp_drawable_update").find().is_some()
 }
+pub unsafe fn gimp_group_layer_new(image: *mut GimpImage, name: *const gchar) -> *mut GimpGroupLayer {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_group_layer_new");
+    type Function = unsafe extern "C" fn(*mut GimpImage, *const gchar) -> *mut GimpGroupLayer;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, name) }
+}
+pub fn has_gimp_group_layer_new() -> bool {
+    Symbol::new(c"gimp_group_layer_new").find().is_some()
+}
 pub unsafe fn gimp_image_id_is_valid(image_id: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_id_is_valid");
     type Function = unsafe extern "C" fn(gint) -> gboolean;
@@ -1396,6 +1519,14 @@ pub unsafe fn gimp_image_insert_layer(
 }
 pub fn has_gimp_image_insert_layer() -> bool {
     Symbol::new(c"gimp_image_insert_layer").find().is_some()
+}
+pub unsafe fn gimp_image_remove_layer(image: *mut GimpImage, layer: *mut GimpLayer) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_image_remove_layer");
+    type Function = unsafe extern "C" fn(*mut GimpImage, *mut GimpLayer) -> gboolean;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, layer) }
+}
+pub fn has_gimp_image_remove_layer() -> bool {
+    Symbol::new(c"gimp_image_remove_layer").find().is_some()
 }
 pub unsafe fn gimp_image_get_item_position(image: *mut GimpImage, item: *mut GimpItem) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_item_position");
@@ -2157,6 +2288,30 @@ pub fn has_gtk_label_set_selectable() -> bool {
 pub struct _GtkAdjustment {
     pub _bindgen_opaque_blob: [u64; 4usize],
 }
+pub unsafe fn gtk_adjustment_set_value(adjustment: *mut GtkAdjustment, value: gdouble) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_set_value");
+    type Function = unsafe extern "C" fn(*mut GtkAdjustment, gdouble);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment, value) }
+}
+pub fn has_gtk_adjustment_set_value() -> bool {
+    Symbol::new(c"gtk_adjustment_set_value").find().is_some()
+}
+pub unsafe fn gtk_adjustment_get_upper(adjustment: *mut GtkAdjustment) -> gdouble {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_upper");
+    type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
+}
+pub fn has_gtk_adjustment_get_upper() -> bool {
+    Symbol::new(c"gtk_adjustment_get_upper").find().is_some()
+}
+pub unsafe fn gtk_adjustment_get_page_size(adjustment: *mut GtkAdjustment) -> gdouble {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_page_size");
+    type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
+}
+pub fn has_gtk_adjustment_get_page_size() -> bool {
+    Symbol::new(c"gtk_adjustment_get_page_size").find().is_some()
+}
 pub type GtkBox = _GtkBox;
 #[repr(C)]
 #[repr(align(8))]
@@ -2210,6 +2365,14 @@ pub unsafe fn gtk_image_new() -> *mut GtkWidget {
 }
 pub fn has_gtk_image_new() -> bool {
     Symbol::new(c"gtk_image_new").find().is_some()
+}
+pub unsafe fn gtk_image_set_from_pixbuf(image: *mut GtkImage, pixbuf: *mut GdkPixbuf) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_pixbuf");
+    type Function = unsafe extern "C" fn(*mut GtkImage, *mut GdkPixbuf);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, pixbuf) }
+}
+pub fn has_gtk_image_set_from_pixbuf() -> bool {
+    Symbol::new(c"gtk_image_set_from_pixbuf").find().is_some()
 }
 pub unsafe fn gtk_image_set_from_icon_name(image: *mut GtkImage, icon_name: *const gchar, size: GtkIconSize) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_icon_name");
@@ -2296,6 +2459,14 @@ pub type GtkButton = _GtkButton;
 pub struct _GtkButton {
     pub _bindgen_opaque_blob: [u64; 7usize],
 }
+pub unsafe fn gtk_button_new() -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_button_new");
+    type Function = unsafe extern "C" fn() -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gtk_button_new() -> bool {
+    Symbol::new(c"gtk_button_new").find().is_some()
+}
 pub unsafe fn gtk_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_button_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
@@ -2381,6 +2552,14 @@ pub unsafe fn gtk_combo_box_text_append_text(combo_box: *mut GtkComboBoxText, te
 }
 pub fn has_gtk_combo_box_text_append_text() -> bool {
     Symbol::new(c"gtk_combo_box_text_append_text").find().is_some()
+}
+pub unsafe fn gtk_combo_box_text_remove(combo_box: *mut GtkComboBoxText, position: gint) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_remove");
+    type Function = unsafe extern "C" fn(*mut GtkComboBoxText, gint);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, position) }
+}
+pub fn has_gtk_combo_box_text_remove() -> bool {
+    Symbol::new(c"gtk_combo_box_text_remove").find().is_some()
 }
 pub unsafe fn gtk_expander_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_expander_new_with_mnemonic");
@@ -2525,6 +2704,14 @@ pub unsafe fn gtk_scrolled_window_new(
 pub fn has_gtk_scrolled_window_new() -> bool {
     Symbol::new(c"gtk_scrolled_window_new").find().is_some()
 }
+pub unsafe fn gtk_scrolled_window_get_vadjustment(scrolled_window: *mut GtkScrolledWindow) -> *mut GtkAdjustment {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_get_vadjustment");
+    type Function = unsafe extern "C" fn(*mut GtkScrolledWindow) -> *mut GtkAdjustment;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window) }
+}
+pub fn has_gtk_scrolled_window_get_vadjustment() -> bool {
+    Symbol::new(c"gtk_scrolled_window_get_vadjustment").find().is_some()
+}
 pub unsafe fn gtk_scrolled_window_set_policy(
     scrolled_window: *mut GtkScrolledWindow,
     hscrollbar_policy: GtkPolicyType,
@@ -2550,6 +2737,14 @@ pub unsafe fn gtk_scrolled_window_set_shadow_type(scrolled_window: *mut GtkScrol
 }
 pub fn has_gtk_scrolled_window_set_shadow_type() -> bool {
     Symbol::new(c"gtk_scrolled_window_set_shadow_type").find().is_some()
+}
+pub unsafe fn gtk_scrolled_window_add_with_viewport(scrolled_window: *mut GtkScrolledWindow, child: *mut GtkWidget) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_add_with_viewport");
+    type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, *mut GtkWidget);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, child) }
+}
+pub fn has_gtk_scrolled_window_add_with_viewport() -> bool {
+    Symbol::new(c"gtk_scrolled_window_add_with_viewport").find().is_some()
 }
 #[repr(C)]
 #[repr(align(8))]
@@ -2828,9 +3023,16 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"g_value_set_object",
     c"g_object_bind_property",
     c"babl_format",
+    c"babl_get_name",
+    c"babl_format_get_bytes_per_pixel",
     c"gegl_buffer_get",
     c"gegl_buffer_set",
+    c"gegl_buffer_get_format",
+    c"gegl_buffer_copy",
     c"gegl_init",
+    c"gdk_pixbuf_get_pixels",
+    c"gdk_pixbuf_get_rowstride",
+    c"gdk_pixbuf_new",
     c"gimp_choice_new",
     c"gimp_choice_add",
     c"gimp_parasite_new",
@@ -2871,11 +3073,13 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_drawable_get_filters",
     c"gimp_drawable_merge_filters",
     c"gimp_drawable_update",
+    c"gimp_group_layer_new",
     c"gimp_image_id_is_valid",
     c"gimp_image_get_base_type",
     c"gimp_image_get_default_new_layer_mode",
     c"gimp_image_get_floating_sel",
     c"gimp_image_insert_layer",
+    c"gimp_image_remove_layer",
     c"gimp_image_get_item_position",
     c"gimp_image_get_selected_layers",
     c"gimp_image_set_selected_layers",
@@ -2938,9 +3142,13 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_label_set_max_width_chars",
     c"gtk_label_set_line_wrap",
     c"gtk_label_set_selectable",
+    c"gtk_adjustment_set_value",
+    c"gtk_adjustment_get_upper",
+    c"gtk_adjustment_get_page_size",
     c"gtk_box_pack_start",
     c"gtk_box_set_spacing",
     c"gtk_image_new",
+    c"gtk_image_set_from_pixbuf",
     c"gtk_image_set_from_icon_name",
     c"gtk_entry_new",
     c"gtk_entry_set_activates_default",
@@ -2949,6 +3157,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_entry_get_text",
     c"gtk_combo_box_get_active",
     c"gtk_combo_box_set_active",
+    c"gtk_button_new",
     c"gtk_button_new_with_mnemonic",
     c"gtk_button_set_label",
     c"gtk_toggle_button_set_active",
@@ -2958,6 +3167,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_combo_box_text_new",
     c"gtk_combo_box_text_new_with_entry",
     c"gtk_combo_box_text_append_text",
+    c"gtk_combo_box_text_remove",
     c"gtk_expander_new_with_mnemonic",
     c"gtk_file_chooser_get_filename",
     c"gtk_file_chooser_dialog_new",
@@ -2969,8 +3179,10 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_progress_bar_set_ellipsize",
     c"gtk_progress_bar_set_show_text",
     c"gtk_scrolled_window_new",
+    c"gtk_scrolled_window_get_vadjustment",
     c"gtk_scrolled_window_set_policy",
     c"gtk_scrolled_window_set_shadow_type",
+    c"gtk_scrolled_window_add_with_viewport",
     c"gtk_text_buffer_set_text",
     c"gtk_text_buffer_get_text",
     c"gtk_text_buffer_select_range",

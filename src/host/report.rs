@@ -22,6 +22,13 @@ pub const FIRST_EDIT: &str =
 pub const KNOWN_IMAGE: &str =
     "These are the settings of this image's last edit. Another strength or seed takes only the last stage.";
 
+/// What a dialog says when it opens on a layer that an edit has made.
+pub const OF_LAYER: &str =
+    "These are the settings with which the active layer was made; the layer below it is edited again.";
+
+/// What a dialog says when results are there to be compared.
+pub const SHOWN: &str = "Click a result to see it; Insert makes a layer of it, or of all that are ticked.";
+
 /// What a dialog says after Stop was pressed.
 pub const STOPPING: &str = "Stopping after this step.";
 

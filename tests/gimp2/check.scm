@@ -28,7 +28,7 @@
 
 ; The new layer of an edit with the built-in model.
 (define (edit image layer prompt eta)
-  (car (plug-in-imagic-edit RUN-NONINTERACTIVE image layer prompt "" eta 7 "")))
+  (car (plug-in-imagic-edit RUN-NONINTERACTIVE image layer prompt "" eta 7 FALSE "")))
 
 ; An image with one red layer.
 (define (image-with base type width height)

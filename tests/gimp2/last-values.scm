@@ -1,7 +1,7 @@
 ; RUN-WITH-LAST-VALS takes the values of the last edit, not those that Script-Fu has to give.
 
 (define image (image-with RGB RGB-IMAGE 20 20))
-(define result (car (plug-in-imagic-edit RUN-WITH-LAST-VALS image (source-of image) "ignored" "" 0 0 "")))
+(define result (car (plug-in-imagic-edit RUN-WITH-LAST-VALS image (source-of image) "ignored" "" 0 0 FALSE "")))
 (check "the last prompt and eta" (name-of result) "a last value (eta 1.5)")
 (tell "image " (memory-of image))
 (finish)

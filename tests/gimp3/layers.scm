@@ -46,6 +46,43 @@
   (check "the precision stays" (gimp-image-get-precision image) PRECISION-FLOAT-LINEAR)
   (gimp-image-delete image))
 
+;; At eta 0, with what the edit does not touch kept, the result is the source in every precision: not a value differs.
+(define profile "/usr/share/color/icc/ghostscript/a98.icc")
+
+; Mean and deviation.
+(define (values-of drawable)
+  (let ((histogram (gimp-drawable-histogram drawable HISTOGRAM-VALUE 0 1)))
+    (list (car histogram) (cadr histogram))))
+
+(define (check-untouched sentence base type precision with-profile)
+  (let* ((image (gimp-image-new-with-precision 40 30 base precision))
+         (source (new-layer image "source" 40 30 type))
+         (result 0) (difference 0))
+    (gimp-image-insert-layer image source 0 0)
+    (if with-profile (gimp-image-set-color-profile-from-file image profile))
+    (gimp-drawable-merge-new-filter source "gegl:plasma" "" LAYER-MODE-REPLACE 1.0 "turbulence" 2.5 "seed" 3)
+    (check (string-append sentence ": there is something to lose") (> (cadr (values-of source)) 0) #t)
+    (set! result
+      (plug-in-imagic-edit #:image image #:drawables (vector source) #:prompt "a red square" #:eta 0 #:seed 7
+                           #:keep-untouched #t))
+    (check (string-append sentence ": alpha") (gimp-drawable-type result) (gimp-drawable-type source))
+    (check (string-append sentence ": precision") (gimp-image-get-precision image) precision)
+    (gimp-layer-set-mode result LAYER-MODE-DIFFERENCE)
+    (set! difference (gimp-layer-new-from-visible image image "difference"))
+    (gimp-image-insert-layer image difference 0 0)
+    (check (string-append sentence ": mean and deviation of the difference") (values-of difference) '(0.0 0.0))
+    (gimp-image-delete image)))
+
+(check-untouched "8 bits" RGB RGBA-IMAGE PRECISION-U8-NON-LINEAR #f)
+(check-untouched "16 bits" RGB RGBA-IMAGE PRECISION-U16-NON-LINEAR #f)
+(check-untouched "16 bits, linear" RGB RGB-IMAGE PRECISION-U16-LINEAR #f)
+(check-untouched "half floats" RGB RGB-IMAGE PRECISION-HALF-NON-LINEAR #f)
+(check-untouched "floats" RGB RGBA-IMAGE PRECISION-FLOAT-NON-LINEAR #f)
+(check-untouched "linear floats" RGB RGB-IMAGE PRECISION-FLOAT-LINEAR #f)
+(check-untouched "gray, linear floats" GRAY GRAYA-IMAGE PRECISION-FLOAT-LINEAR #f)
+(check-untouched "8 bits with a profile" RGB RGBA-IMAGE PRECISION-U8-NON-LINEAR #t)
+(check-untouched "linear floats with a profile" RGB RGB-IMAGE PRECISION-FLOAT-LINEAR #t)
+
 ; In a group, with a mask that must not be baked into the result.
 (let* ((image (image-with RGB RGB-IMAGE 40 30))
        (group (gimp-group-layer-new image "group"))

@@ -38,7 +38,7 @@ impl Linear {
     fn backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (n, k) = w.dims2()?;
         let m = x.elem_count() / k;
-        let (dx, dw) = with_values(dy, |dy| {
+        with_values(dy, |dy| {
             let dx = x.track_op().then(|| {
                 with_values(w, |w| {
                     let mut dx = vec![0.0; m * k];
@@ -46,16 +46,15 @@ impl Linear {
                     tensor_like(dx, x)
                 })
             });
-            let dw = w.track_op().then(|| {
+            let dx = dx.transpose()?;
+            let dw = hand_over(&self.optimizer, w, |dw| {
                 with_values(x, |x| {
-                    let mut dw = vec![0.0; n * k];
-                    matmul(&mut dw, Out::Replace, 1.0, Matrix::new(dy, m, n).t(), Matrix::new(x, m, k), Threads::All);
-                    tensor_like(dw, w)
+                    matmul(dw, Out::Replace, 1.0, Matrix::new(dy, m, n).t(), Matrix::new(x, m, k), Threads::All);
+                    Ok(())
                 })
-            });
-            Ok((dx.transpose()?, dw.transpose()?))
-        })?;
-        Ok((dx, hand_over(&self.optimizer, w, dw)?))
+            })?;
+            Ok((dx, dw))
+        })
     }
 }
 
@@ -99,15 +98,15 @@ impl CustomOp3 for Linear {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = self.backward(x, w, dy)?;
-        let db = b.track_op().then(|| {
+        let db = hand_over(&self.optimizer, b, |db| {
             with_values(dy, |dy| {
-                let mut db = vec![0.0; b.elem_count()];
+                db.fill(0.0);
                 for row in dy.chunks(db.len()) {
                     db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
                 }
-                tensor_like(db, b)
+                Ok(())
             })
-        });
-        Ok((dx, dw, hand_over(&self.optimizer, b, db.transpose()?)?))
+        })?;
+        Ok((dx, dw, db))
     }
 }

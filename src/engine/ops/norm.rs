@@ -160,14 +160,16 @@ impl CustomOp3 for GroupNorm {
                 })
             })
         })?;
-        let over_batch =
-            |which: usize| (0..c).map(|c0| sums.iter().skip(c0).step_by(c).map(|s| s[which]).sum()).collect();
-        let dw = weight.track_op().then(|| tensor_like(over_batch(0), weight)).transpose()?;
-        let db = bias.track_op().then(|| tensor_like(over_batch(1), bias)).transpose()?;
+        let over_batch = |which: usize, gradient: &mut [f32]| {
+            for (channel, sum) in gradient.iter_mut().enumerate() {
+                *sum = sums.iter().skip(channel).step_by(c).map(|s| s[which]).sum();
+            }
+            Ok(())
+        };
         Ok((
             x.track_op().then(|| tensor_like(dx, x)).transpose()?,
-            hand_over(&self.optimizer, weight, dw)?,
-            hand_over(&self.optimizer, bias, db)?,
+            hand_over(&self.optimizer, weight, |dw| over_batch(0, dw))?,
+            hand_over(&self.optimizer, bias, |db| over_batch(1, db))?,
         ))
     }
 }
@@ -262,13 +264,16 @@ impl CustomOp3 for LayerNorm {
                 })
             })
         })?;
-        let total = |offset: usize| (0..c).map(|i| sums.iter().skip(offset + i).step_by(2 * c).sum()).collect();
-        let dw = weight.track_op().then(|| tensor_like(total(0), weight)).transpose()?;
-        let db = bias.track_op().then(|| tensor_like(total(c), bias)).transpose()?;
+        let total = |offset: usize, gradient: &mut [f32]| {
+            for (i, sum) in gradient.iter_mut().enumerate() {
+                *sum = sums.iter().skip(offset + i).step_by(2 * c).sum();
+            }
+            Ok(())
+        };
         Ok((
             x.track_op().then(|| tensor_like(dx, x)).transpose()?,
-            hand_over(&self.optimizer, weight, dw)?,
-            hand_over(&self.optimizer, bias, db)?,
+            hand_over(&self.optimizer, weight, |dw| total(0, dw))?,
+            hand_over(&self.optimizer, bias, |db| total(c, db))?,
         ))
     }
 }

@@ -76,15 +76,94 @@ fn gradients_are_the_slopes_of_the_values() {
 
 #[test]
 fn a_convolution_cut_into_bands_is_the_whole_convolution() {
-    // 40 x 40 positions with 150 channels need several bands; the first item alone needs fewer.
-    let (x, w, b) = (normals(1, &[3, 150, 40, 40]), normals(2, &[4, 150, 3, 3]), normals(3, &[4]));
-    let all = conv2d(&x, &parameters(&w, &b), 1, Padding::Even(1)).expect("a convolution");
-    for item in 0..3 {
-        let one = conv2d(&x.narrow(0, item, 1).expect("one item"), &parameters(&w, &b), 1, Padding::Even(1))
-            .expect("a convolution");
-        let difference = (all.narrow(0, item, 1).expect("one item") - one).expect("same shapes");
-        assert!(dot(&difference, &difference) < 1e-6, "item {item}");
+    // 64 x 64 positions with 150 channels need several bands, of Winograd's tiles and of patches; each item needs fewer.
+    let (x, w, b) = (normals(1, &[3, 150, 64, 64]), normals(2, &[4, 150, 3, 3]), normals(3, &[4]));
+    for (stride, padding) in [(1, Padding::Even(1)), (2, Padding::AfterOnly)] {
+        let convolve = |x: &Tensor| conv2d(x, &parameters(&w, &b), stride, padding).expect("a convolution");
+        let all = convolve(&x);
+        for item in 0..3 {
+            let one = convolve(&x.narrow(0, item, 1).expect("one item"));
+            let difference = (all.narrow(0, item, 1).expect("one item") - one).expect("same shapes");
+            assert!(dot(&difference, &difference) < 1e-6, "stride {stride}, item {item}");
+        }
     }
+}
+
+#[test]
+fn winograd_is_the_convolution() {
+    for [b, c, o, h, w] in [
+        [1, 1, 1, 1, 1],
+        [2, 3, 5, 1, 4],
+        [2, 17, 33, 5, 7],
+        [3, 40, 35, 6, 3],
+        [1, 8, 16, 33, 35],
+        [3, 4, 7, 25, 14],
+        [5, 33, 64, 4, 4],
+        [2, 64, 20, 16, 16],
+    ] {
+        let numbers = |seed, count| normals(seed, &[count]).to_vec1::<f32>().expect("numbers");
+        let (x, weight, bias) = (numbers(1, b * c * h * w), numbers(2, o * c * 9), numbers(3, o));
+        let dy = numbers(4, b * o * h * w);
+        // The definition, in f64: y from x, and both gradients from dy.
+        let mut y: Vec<f64> = (0..b * o * h * w).map(|i| f64::from(bias[i / (h * w) % o])).collect();
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
+        for i in 0..y.len() {
+            let (item, to, row, column) = (i / (o * h * w), i / (h * w) % o, i / w % h, i % w);
+            for from in 0..c {
+                for (ky, kx) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+                    if (1..=h).contains(&(row + ky)) && (1..=w).contains(&(column + kx)) {
+                        let at_x = ((item * c + from) * h + row + ky - 1) * w + column + kx - 1;
+                        let at_w = ((to * c + from) * 3 + ky) * 3 + kx;
+                        y[i] += f64::from(x[at_x]) * f64::from(weight[at_w]);
+                        dx[at_x] += f64::from(dy[i]) * f64::from(weight[at_w]);
+                        dw[at_w] += f64::from(dy[i]) * f64::from(x[at_x]);
+                    }
+                }
+            }
+        }
+        let tiles = winograd::Tiles::new(b, h, w);
+        let mut our_dw = vec![f32::NAN; weight.len()];
+        tiles.weight_gradient(&x, &dy, &mut our_dw);
+        for (what, exact, ours) in [
+            ("y", y, tiles.forward(&x, &weight, &bias)),
+            ("dx", dx, tiles.input_gradient(&weight, &dy)),
+            ("dw", dw, our_dw),
+        ] {
+            // One alone for each value, because the numbers are about 1 even where few of them are summed.
+            let norm = exact.iter().map(|value| value * value + 1.0).sum::<f64>().sqrt();
+            let squares = exact.iter().zip(&ours).map(|(exact, ours)| (exact - f64::from(*ours)).powi(2));
+            let error = squares.sum::<f64>().sqrt();
+            assert!(ours.len() == exact.len() && error < 1e-6 * norm, "{what} of {:?}: {error}", [b, c, o, h, w]);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let values = [
+        normals(1, &[2, 40, 12, 10]),
+        normals(2, &[70, 40, 3, 3]),
+        normals(3, &[70]),
+        normals(4, &[70, 70, 1, 1]),
+        normals(5, &[70]),
+    ]
+    .map(|values| Var::from_tensor(&values).expect("a variable"));
+    let [x, w, b, w_one, b_one] = &values;
+    let run = || -> Result<Vec<Vec<f32>>> {
+        let y = conv2d(x, &parameters(w, b), 1, Padding::Even(1))?; // Winograd's way
+        let y = group_norm(&y, &parameters(b, b_one), 7, 1e-5, Activation::Silu)?;
+        let y = conv2d(&y, &parameters(w_one, b_one), 2, Padding::Even(0))?; // by patches
+        let y = y.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let y = attention(&y, &linear(&y, &w_one.flatten_from(1)?, None, &None)?, &y, 5)?;
+        let gradients = y.sqr()?.sum_all()?.backward()?;
+        let gradient = |variable| gradients.get(variable).expect("a gradient").flatten_all()?.to_vec1();
+        values.iter().map(|variable| gradient(variable.as_tensor())).chain([y.flatten_all()?.to_vec1()]).collect()
+    };
+    let [one, three] = [1, 3].map(|threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(run).expect("values and gradients")
+    });
+    assert!(one == three);
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn draw(model: &Model) -> Result<(), Error> {
     // The tiny picture is no one's, so no hint about it is wanted.
     let (model_folder, familiar_psnr) = (model.folder.clone(), None);
     let (layer, document) = (layer.into(), String::new());
-    let request = EditRequest { layer, params, model_folder, familiar_psnr, document, previews: 0 };
+    let request = EditRequest { layer, params, model_folder, familiar_psnr, document, layer_digest: None, previews: 0 };
     let worker = Worker::start(Engine::new(EngineOptions {
         cache_folder: None,
         cache_limit: 0,

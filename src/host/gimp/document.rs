@@ -5,8 +5,8 @@
 use super::libgimp::{Image, Layer, ProgressBar};
 use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
-use crate::host::gimp::{History, Kind, Mode, PARASITE, Recipe, Rectangle};
-use crate::host::report::{layer_name, progress_text, stage_seconds};
+use crate::host::gimp::{History, Kind, Made, Mode, PARASITE, Recipe, Rectangle};
+use crate::host::report::{layer_name, progress_text};
 use crate::host::{self, Host};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::Worker;
@@ -23,6 +23,8 @@ pub struct Document {
     pub result: Option<Layer>,
     /// What the user should know about the place of the result.
     pub note: Option<&'static str>,
+    /// How the layer was made that was active at first, if it is one of our results.
+    pub opened_from: Option<Recipe>,
     id: String,
     picture: Picture,
     progress: Option<ProgressBar>,
@@ -34,6 +36,17 @@ struct Picture {
     has_alpha: bool,
     tattoo: u32,
     selection: Option<Selection>,
+    /// Of the pixels that were read, to tell whether they are the same later.
+    digest: u64,
+}
+
+/// A result on its way into the image.
+pub struct NewLayer<'a> {
+    pub layer: &'a LayerImage,
+    /// Which pixels are the source's own; empty when none are.
+    pub untouched: &'a [bool],
+    pub params: &'a Params,
+    pub made: &'a Made,
 }
 
 /// The selected part of the layer.
@@ -59,10 +72,11 @@ impl Document {
             return Err(refused("the image is indexed; choose Image > Mode > RGB"));
         }
         let made_from = drawable.parasite(PARASITE).and_then(|bytes| Recipe::from_bytes(&bytes));
-        let source = made_from.and_then(|recipe| image.layer_by_tattoo(recipe.source)).unwrap_or(drawable);
+        let of_result = made_from.and_then(|recipe| Some((image.layer_by_tattoo(recipe.source)?, recipe)));
+        let (source, opened_from) = of_result.map_or((drawable, None), |(source, recipe)| (source, Some(recipe)));
         let picture = Picture::of(source);
         let id = History::from_bytes(image.parasite(PARASITE)).document;
-        Ok(Self { image, source, result: None, note: None, id, picture, progress: None })
+        Ok(Self { image, source, result: None, note: None, opened_from, id, picture, progress: None })
     }
 
     /// What the document remembers now.
@@ -86,50 +100,77 @@ impl Document {
         self.result.ok_or_else(|| Error::Host("the image has no result".into()))
     }
 
-    /// The newest result of the same source that still lies above it, or the source.
+    /// The newest result of the same source that still lies above it, or its group; else the source.
     fn newest(&self, history: &History) -> Layer {
         let (parent, position) = (self.source.parent(), self.image.position(self.source));
-        let is_above = |layer: &Layer| layer.parent() == parent && self.image.position(*layer) < position;
+        // Several results lie in a group.
+        let beside_source = |layer: Layer| {
+            std::iter::successors(Some(layer), |layer| layer.parent()).find(|layer| layer.parent() == parent)
+        };
+        let is_above = |layer: &Layer| self.image.position(*layer) < position;
         let mut results = history.runs.iter().rev().filter(|run| run.source == self.picture.tattoo);
-        results.find_map(|run| self.image.layer_by_tattoo(run.layer).filter(is_above)).unwrap_or(self.source)
+        let place = |run: &Recipe| self.image.layer_by_tattoo(run.layer).and_then(beside_source).filter(is_above);
+        results.find_map(place).unwrap_or(self.source)
     }
 
-    /// Makes the result layer with pixels, mask and place.
-    fn insert(&mut self, edit: &Edit, params: &Params, history: &mut History) -> Result<Layer> {
-        let Picture { bounds, has_alpha, tattoo, selection } = &self.picture;
-        let whole = Rectangle { x: 0, y: 0, ..*bounds };
-        let part = selection.as_ref().map_or(whole, |selection| selection.part);
-        let layer =
-            self.image.new_layer(&layer_name(params), whole.width, whole.height, *has_alpha || part != whole)?;
-        layer.write_rgba(part, edit.layer.rgba());
+    /// Makes layers of results, in a group when they are several, in one step of undo.
+    pub fn insert_layers(&mut self, new: &[NewLayer<'_>]) -> Result<()> {
+        self.progress = None;
+        if !self.image.is_valid() {
+            return Err(refused("the image was closed while the edit ran, so the result has no place"));
+        }
+        if self.image.has_floating_selection() {
+            return Err(refused("a selection floats, so no layer can be added; anchor it and edit again"));
+        }
+        let mut history = self.history();
+        let step = self.image.undo_group();
+        let inserted = self.insert(new, &mut history);
+        drop(step);
+        self.image.flush_displays();
+        self.result = inserted?.or(self.result);
+        Ok(())
+    }
 
+    /// The last of the new layers.
+    fn insert(&mut self, new: &[NewLayer<'_>], history: &mut History) -> Result<Option<Layer>> {
         let selected = self.image.selected_layers();
         self.note = None;
-        let (parent, position, place) = if self.source.is_valid() {
+        let Rectangle { width, height, .. } = self.picture.bounds;
+        let (mut parent, mut position, place) = if self.source.is_valid() {
             let newest = self.newest(history);
             let now = self.source.bounds();
             // A source that was moved takes its result along.
-            let place = if (now.width, now.height) == (bounds.width, bounds.height) { now } else { *bounds };
+            let place = if (now.width, now.height) == (width, height) { now } else { self.picture.bounds };
             (newest.parent(), self.image.position(newest), place)
         } else {
             self.note = Some("The edited layer is gone, so the result lies on top of the image.");
-            (None, 0, *bounds)
+            (None, 0, self.picture.bounds)
         };
-        self.image.insert(layer, parent, position).inspect_err(|_| layer.delete())?;
-        layer.set_offsets(place.x, place.y)?;
-        if let Some(selection) = selection {
-            layer.add_black_mask()?.write_mask(selection.part, &selection.mask);
+        if let [first, _, ..] = new {
+            let group = self.image.new_group(&first.params.prompt)?;
+            self.image.insert(group, parent, position).inspect_err(|_| group.delete())?;
+            (parent, position) = (Some(group), 0);
         }
-
-        let recipe = Recipe {
-            layer: layer.tattoo(),
-            source: *tattoo,
-            tuned: edit.tuned.into(),
-            params: params.to_json(),
-            seconds: stage_seconds(edit),
-        };
-        layer.set_parasite(PARASITE, &recipe.to_bytes())?;
-        history.push(recipe);
+        let is_unchanged = new.iter().any(|new| !new.untouched.is_empty()) && self.has_pixels_as_read();
+        let mut result = None;
+        for (number, new) in new.iter().enumerate() {
+            let layer = self.make(new, is_unchanged)?;
+            self.image.insert(layer, parent, position + number as i32).inspect_err(|_| layer.delete())?;
+            layer.set_offsets(place.x, place.y)?;
+            if let Some(selection) = &self.picture.selection {
+                layer.add_black_mask()?.write_mask(selection.part, &selection.mask);
+            }
+            let recipe = Recipe {
+                layer: layer.tattoo(),
+                source: self.picture.tattoo,
+                tuned: new.made.tuned,
+                params: new.params.to_json(),
+                seconds: new.made.seconds.clone(),
+            };
+            layer.set_parasite(PARASITE, &recipe.to_bytes())?;
+            history.push(recipe);
+            result = Some(layer);
+        }
         self.image.set_parasite(PARASITE, &history.to_bytes())?;
 
         // Whatever the user works on stays selected, except that a result gives way to its source.
@@ -140,8 +181,69 @@ impl Document {
         }
         selected.retain(|layer| layer.is_valid());
         self.image.select_layers(&selected)?;
+        Ok(result)
+    }
+
+    /// A layer with the pixels of a result, not in the image yet.
+    fn make(&self, new: &NewLayer<'_>, source_is_unchanged: bool) -> Result<Layer> {
+        let Picture { bounds, has_alpha, .. } = &self.picture;
+        let (whole, part) = (Rectangle { x: 0, y: 0, ..*bounds }, self.part());
+        let name = layer_name(new.params);
+        let layer = self.image.new_layer(&name, whole.width, whole.height, *has_alpha || part != whole)?;
+        layer.write_rgba(part, new.layer.rgba());
+        if source_is_unchanged {
+            // As they are: our 16 bits are less than a document can hold.
+            layer.copy_pixels(self.source, &rectangles(part, new.untouched));
+        }
         Ok(layer)
     }
+
+    /// What was read of the layer.
+    fn part(&self) -> Rectangle {
+        let whole = Rectangle { x: 0, y: 0, ..self.picture.bounds };
+        self.picture.selection.as_ref().map_or(whole, |selection| selection.part)
+    }
+
+    fn has_pixels_as_read(&self) -> bool {
+        let now = self.source.is_valid().then(|| self.source.bounds());
+        let has_size =
+            now.is_some_and(|now| (now.width, now.height) == (self.picture.bounds.width, self.picture.bounds.height));
+        has_size && self.source.digest(self.part()) == self.picture.digest
+    }
+
+    /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo.
+    pub fn remove(&mut self, run: &Recipe) -> Result<()> {
+        if !self.image.is_valid() {
+            return Err(refused("the image was closed"));
+        }
+        let mut history = self.history();
+        let step = self.image.undo_group();
+        let removed = self.image.layer_by_tattoo(run.layer).map_or(Ok(()), |layer| self.image.remove(layer));
+        history.forget(run.layer);
+        let kept = removed.and_then(|()| self.image.set_parasite(PARASITE, &history.to_bytes()));
+        drop(step);
+        self.image.flush_displays();
+        kept
+    }
+}
+
+/// The pixels of `part` that are marked, as rectangles of one row, or as one where all are.
+fn rectangles(part: Rectangle, marked: &[bool]) -> Vec<Rectangle> {
+    if !marked.is_empty() && marked.iter().all(|&marked| marked) {
+        return vec![part];
+    }
+    let mut all = Vec::new();
+    for (row, marked) in marked.chunks(part.width.max(1) as usize).enumerate() {
+        let mut x = 0;
+        for run in marked.chunk_by(|before, after| before == after) {
+            let width = run.len() as i32;
+            if run[0] {
+                all.push(Rectangle { x: part.x + x, y: part.y + row as i32, width, height: 1 });
+            }
+            x += width;
+        }
+    }
+    all
 }
 
 impl Host for Document {
@@ -172,7 +274,13 @@ impl Host for Document {
         if part.area() as u64 > MAX_AREA {
             return Err(refuse());
         }
+        self.picture.digest = self.source.digest(part);
         LayerImage::new(part.width as u32, part.height as u32, self.source.read_rgba(part)).ok_or_else(refuse)
+    }
+
+    /// GIMP converts the same pixels a little differently from one time to the next.
+    fn layer_digest(&self) -> Option<u64> {
+        Some(self.picture.digest)
     }
 
     fn document(&mut self) -> String {
@@ -188,29 +296,41 @@ impl Host for Document {
     }
 
     fn insert_layer(&mut self, edit: &Edit, params: &Params) -> Result<()> {
-        self.progress = None;
-        if !self.image.is_valid() {
-            return Err(refused("the image was closed while the edit ran, so the result has no place"));
-        }
-        if self.image.has_floating_selection() {
-            return Err(refused("a selection floats, so no layer can be added; anchor it and edit again"));
-        }
-        let mut history = self.history();
-        let step = self.image.undo_group();
-        let inserted = self.insert(edit, params, &mut history);
-        drop(step);
-        self.image.flush_displays();
-        self.result = Some(inserted?);
-        Ok(())
+        let (layer, untouched, made) = (&edit.layer, &edit.untouched, &Made::of(edit));
+        self.insert_layers(&[NewLayer { layer, untouched, params, made }])
     }
 }
 
 impl Picture {
     fn of(source: Layer) -> Self {
-        Self { bounds: source.bounds(), has_alpha: source.has_alpha(), tattoo: source.tattoo(), selection: None }
+        Self {
+            bounds: source.bounds(),
+            has_alpha: source.has_alpha(),
+            tattoo: source.tattoo(),
+            selection: None,
+            digest: 0,
+        }
     }
 }
 
 fn refused(reason: &str) -> Error {
     Error::Host(reason.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marked_pixels_are_rows_of_rectangles_within_the_part() {
+        let part = Rectangle { x: 5, y: 7, width: 3, height: 2 };
+        let row = |x, y, width| Rectangle { x, y, width, height: 1 };
+        assert_eq!(
+            rectangles(part, &[true, false, true, true, true, false]),
+            [row(5, 7, 1), row(7, 7, 1), row(5, 8, 2)]
+        );
+        assert_eq!(rectangles(part, &[true; 6]), [part]);
+        assert_eq!(rectangles(part, &[false; 6]), []);
+        assert_eq!(rectangles(part, &[]), []);
+    }
 }

@@ -1,32 +1,78 @@
-//! The edits of one dialog, one after the other in the background, and what the dialog says of them; knows no widget.
+//! The edits of one dialog, one after the other in the background, their results, and what the dialog says of them; knows no
+//! widget.
 #![forbid(unsafe_code)]
 
-use super::document::Document;
+use super::document::{Document, NewLayer};
+use crate::engine::cost::Estimate;
+use crate::engine::pixels::Picture;
+use crate::engine::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
+use crate::host::gimp::{Made, Recipe};
 use crate::host::report::{self, progress_text, sentence, summary};
 use crate::host::{self, Host};
-use crate::job::{Job, JobState, Worker};
+use crate::image::LayerImage;
+use crate::job::{Estimating, Job, JobState, Worker};
 use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
+use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Example prompts that are offered; more would push the fields below away.
 const EXAMPLES: usize = 3;
+
+/// How often an edit shows the picture as it forms.
+const PREVIEWS: u32 = 3;
+
+/// Longest side at which results are shown.
+const SHOWN_SIDE: u32 = 512;
+
+/// An edit that is expected to take longer than this is not made only because a slider has moved.
+const AT_ONCE: f32 = 3.0;
 
 pub struct Session {
     pub document: Document,
     pub folders: Vec<PathBuf>,
     worker: Worker,
     running: Option<Running>,
+    /// What is to be made after the running one.
+    queue: VecDeque<Params>,
+    /// The layer as it was read last.
+    layer: Option<Arc<LayerImage>>,
+    digest: Option<u64>,
+    small_layer: Option<LayerImage>,
+    /// Every result of `layer`, oldest first.
+    pub results: Vec<Outcome>,
+    estimating: Option<Estimating>,
+    /// What the next edit costs, as far as it is known.
+    pub estimate: Option<Estimate>,
+    /// Losses of the last tuning.
+    pub losses: Vec<(Stage, f32)>,
     /// The model that was chosen last and can be used.
     model: Option<Model>,
+}
+
+/// One result of the layer, in the layer stack or not.
+pub struct Outcome {
+    pub params: Params,
+    pub picture: Picture,
+    made: Made,
 }
 
 struct Running {
     job: Job,
     params: Params,
+    purpose: Purpose,
     /// The hint that is shown.
     hint: Option<Hint>,
+    preview: Option<Arc<LayerImage>>,
+}
+
+/// What becomes of a result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Insert,
+    Show,
 }
 
 /// What the line above the buttons tells.
@@ -44,10 +90,20 @@ pub enum Tone {
 }
 
 /// What a look at the running edit found.
+#[derive(Default)]
 pub struct Look {
     /// Fraction and text of the progress bar, if there is something new.
     pub bar: Option<(f64, String)>,
     pub message: Option<Message>,
+    /// The picture as it forms, if there is a new one.
+    pub preview: Option<Arc<LayerImage>>,
+    /// There is another loss.
+    pub has_loss: bool,
+    /// Number of a result that has come.
+    pub result: Option<usize>,
+    /// The parameters of a result that was inserted.
+    pub inserted: Option<Params>,
+    /// Nothing runs any more.
     pub ended: bool,
 }
 
@@ -62,7 +118,21 @@ pub struct Choice {
 
 impl Session {
     pub fn new(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Self {
-        Self { document, folders, worker, running: None, model: None }
+        Self {
+            document,
+            folders,
+            worker,
+            running: None,
+            queue: VecDeque::new(),
+            layer: None,
+            digest: None,
+            small_layer: None,
+            results: Vec::new(),
+            estimating: None,
+            estimate: None,
+            losses: Vec::new(),
+            model: None,
+        }
     }
 
     /// What the layer and its image are called.
@@ -70,59 +140,214 @@ impl Session {
         format!("Layer \u{201c}{}\u{201d} of {}", self.document.source.name(), self.document.image.name())
     }
 
-    /// What the dialog says when it opens; `known` when it shows the values of this image's last edit.
-    pub fn greeting(known: bool) -> Message {
-        Message::info(if known { report::KNOWN_IMAGE } else { report::FIRST_EDIT })
+    /// The settings with which the dialog opens, if the image knows any, and what it says then.
+    pub fn greeting(&self) -> (Option<Params>, Message) {
+        if let Some(params) = self.document.opened_from.as_ref().and_then(Recipe::params) {
+            return (Some(params), Message::info(report::OF_LAYER));
+        }
+        let of_image = self.document.history().last_params();
+        let text = if of_image.is_some() { report::KNOWN_IMAGE } else { report::FIRST_EDIT };
+        (of_image, Message::info(text))
+    }
+
+    /// The layer as it was read last.
+    pub fn layer(&self) -> Option<Arc<LayerImage>> {
+        self.layer.clone()
+    }
+
+    /// A result on the layer, as large as a dialog shows it.
+    pub fn small(&self, result: &Outcome) -> LayerImage {
+        let layer = self.small_layer.as_ref().expect("read before there were results");
+        result.picture.on(layer).0
+    }
+
+    /// Whether the cost is asked for.
+    pub fn is_asking(&self) -> bool {
+        self.estimating.is_some()
     }
 
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Starts an edit of the layer as it is now.
-    pub fn start(&mut self, params: Params) -> Result<Message> {
-        let request = host::request(&mut self.document, &params, &self.folders)?;
-        self.running = Some(Running { job: self.worker.submit(request), params, hint: None });
-        Ok(Message::info("GIMP and this window stay usable; changes here count for the next edit."))
+    /// The layer as it is now; results of another picture are forgotten.
+    pub fn read_layer(&mut self) -> Result<Arc<LayerImage>> {
+        let layer = self.document.read_layer()?;
+        let digest = self.document.layer_digest();
+        let is_known = |known: &&Arc<LayerImage>| {
+            self.digest == digest && (known.width(), known.height()) == (layer.width(), layer.height())
+        };
+        if let Some(known) = self.layer.as_ref().filter(is_known) {
+            return Ok(known.clone());
+        }
+        self.digest = digest;
+        self.results.clear();
+        self.small_layer = Some(layer.shrunk(SHOWN_SIDE));
+        let layer = Arc::new(layer);
+        self.layer = Some(layer.clone());
+        Ok(layer)
     }
 
-    /// Looks at the running edit and inserts its result, for whose parameters `keep` makes the next dialog start with
-    /// them; `None` when nothing runs.
-    pub fn look(&mut self, keep: impl FnOnce(&Params) -> Result<()>) -> Option<Look> {
+    /// What is asked of the engine for `params`.
+    fn request(&mut self, params: &Params, layer: Arc<LayerImage>) -> Result<EditRequest> {
+        let mut request = host::request_of(layer, self.document.document(), params, &self.folders)?;
+        request.previews = PREVIEWS;
+        request.layer_digest = self.digest;
+        Ok(request)
+    }
+
+    /// Number of the result with these parameters.
+    pub fn result_of(&self, params: &Params) -> Option<usize> {
+        self.results.iter().position(|result| result.params == *params)
+    }
+
+    /// Starts an edit of the layer as it is now, whose result becomes a layer; one that is there already does at once.
+    pub fn start(&mut self, params: Params) -> Result<Look> {
+        let layer = self.read_layer()?;
+        if let Some(known) = self.result_of(&params) {
+            let message = self.insert(&[known])?;
+            let (result, inserted, ended) = (Some(known), Some(params), true);
+            return Ok(Look { message: Some(message), result, inserted, ended, ..Look::default() });
+        }
+        self.run(params, layer, Purpose::Insert)?;
+        let message = Message::info("GIMP and this window stay usable; changes here count for the next edit.");
+        Ok(Look { bar: Some((0.0, "Starting".into())), message: Some(message), ..Look::default() })
+    }
+
+    /// Makes the results with these parameters that are not there yet, one after the other; they become no layers.
+    pub fn show(&mut self, all: Vec<Params>) -> Result<Look> {
+        let layer = self.read_layer()?;
+        self.queue = all.into_iter().filter(|params| self.result_of(params).is_none()).collect();
+        match self.queue.pop_front() {
+            Some(params) => self.run(params, layer, Purpose::Show)?,
+            None => return Ok(Look { ended: true, ..Look::default() }),
+        }
+        Ok(Look { bar: Some((0.0, "Starting".into())), ..Look::default() })
+    }
+
+    fn run(&mut self, params: Params, layer: Arc<LayerImage>, purpose: Purpose) -> Result<()> {
+        let request = self.request(&params, layer)?;
+        self.losses.clear();
+        self.running = Some(Running { job: self.worker.submit(request), params, purpose, hint: None, preview: None });
+        Ok(())
+    }
+
+    /// Looks at the running edit and inserts its result, if it is to become a layer; `None` when nothing runs.
+    pub fn look(&mut self) -> Option<Look> {
         let running = self.running.as_mut()?;
         let result = match running.job.poll() {
-            JobState::Running(None) => return Some(Look { bar: None, message: None, ended: false }),
+            JobState::Running(None) => return Some(Look::default()),
             JobState::Running(Some(progress)) => {
                 let bar = Some((progress.fraction.into(), progress_text(&progress)));
                 // Shown when it comes; later texts, as on stopping, take its place.
                 let before = std::mem::replace(&mut running.hint, progress.hint);
                 let hint = progress.hint.filter(|_| progress.hint != before);
                 let message = hint.map(|hint| Message { tone: Tone::Warning, text: sentence(&hint.to_string()) });
-                return Some(Look { bar, message, ended: false });
+                let shown = std::mem::replace(&mut running.preview, progress.preview.clone());
+                let is_new = |preview: &Arc<LayerImage>| !shown.is_some_and(|shown| Arc::ptr_eq(&shown, preview));
+                let preview = progress.preview.filter(is_new);
+                let loss = progress.loss.map(|loss| (progress.stage, loss));
+                let has_loss = loss.is_some() && loss != self.losses.last().copied();
+                self.losses.extend(loss.filter(|_| has_loss));
+                return Some(Look { bar, message, preview, has_loss, ..Look::default() });
             }
             JobState::Ended(result) => result,
         };
-        let params = self.running.take()?.params;
-        let inserted = result.and_then(|edit| {
-            self.document.insert_layer(&edit, &params)?;
-            let unkept = keep(&params).err().map(|error| format!("\nThe settings are not kept: {error}."));
-            let place = self.document.note.map(|note| format!("\n{note}"));
-            let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
-            let text = summary(&edit) + &place.unwrap_or_default() + &unkept.unwrap_or_default();
-            Ok(Message { tone, text })
+        let Running { params, purpose, .. } = self.running.take()?;
+        let look = result.and_then(|edit| self.take(&edit, params, purpose)).unwrap_or_else(|error| {
+            self.queue.clear();
+            let message = match error {
+                Error::Cancelled => Message::info(report::STOPPED),
+                error => Message::failure(&error),
+            };
+            Look { bar: Some((0.0, String::new())), message: Some(message), ended: true, ..Look::default() }
         });
-        let (bar, message) = match inserted {
-            Ok(message) => ((1.0, "Done".to_owned()), message),
-            Err(Error::Cancelled) => ((0.0, String::new()), Message::info(report::STOPPED)),
-            Err(error) => ((0.0, String::new()), Message::failure(&error)),
+        Some(look)
+    }
+
+    /// A result has come.
+    fn take(&mut self, edit: &Edit, params: Params, purpose: Purpose) -> Result<Look> {
+        if !edit.embedding_losses.is_empty() || !edit.tuning_losses.is_empty() {
+            let of = |stage, losses: &[f32]| losses.iter().map(move |&loss| (stage, loss)).collect::<Vec<_>>();
+            self.losses = of(Stage::OptimizeTextEmbedding, &edit.embedding_losses);
+            self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
+        }
+        let (made, text) = (Made::of(edit), summary(edit));
+        self.results.push(Outcome { params: params.clone(), picture: edit.picture.clone(), made });
+        let result = Some(self.results.len() - 1);
+        let mut look = Look { bar: Some((1.0, "Done".to_owned())), has_loss: true, result, ..Look::default() };
+        match purpose {
+            Purpose::Insert => {
+                self.document.insert_layer(edit, &params)?;
+                let place = self.document.note.map(|note| format!("\n{note}"));
+                let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
+                look.message = Some(Message { tone, text: text + &place.unwrap_or_default() });
+                look.inserted = Some(params);
+                look.ended = true;
+            }
+            Purpose::Show => {
+                let layer = self.layer.clone().expect("read before it was edited");
+                match self.queue.pop_front() {
+                    Some(next) => self.run(next, layer, Purpose::Show)?,
+                    None => {
+                        look.message = Some(Message::info(report::SHOWN));
+                        look.ended = true;
+                    }
+                }
+            }
+        }
+        Ok(look)
+    }
+
+    /// Makes layers of results, in a group when they are several, in one step of undo.
+    pub fn insert(&mut self, numbers: &[usize]) -> Result<Message> {
+        let Some(layer) = self.layer.clone() else { return Err(Error::Host("there is no result yet".into())) };
+        let chosen: Vec<&Outcome> = numbers.iter().filter_map(|&number| self.results.get(number)).collect();
+        let pixels: Vec<_> = chosen.iter().map(|result| result.picture.on(&layer)).collect();
+        let mut new = Vec::new();
+        for ((layer, untouched), result) in pixels.iter().zip(&chosen) {
+            new.push(NewLayer { layer, untouched, params: &result.params, made: &result.made });
+        }
+        self.document.insert_layers(&new)?;
+        let text = match chosen.as_slice() {
+            [_] => "The result is a new layer.".to_owned(),
+            several => format!("{} results are new layers in a group.", several.len()),
         };
-        Some(Look { bar: Some(bar), message: Some(message), ended: true })
+        let place = self.document.note.map(|note| format!("\n{note}"));
+        Ok(Message { tone: Tone::Success, text: text + &place.unwrap_or_default() })
     }
 
     /// Asks the running edit to stop at its next step; `None` when nothing runs.
     pub fn stop(&mut self) -> Option<Message> {
+        self.queue.clear();
         self.running.as_ref()?.job.cancel();
         Some(Message::info(report::STOPPING))
+    }
+
+    /// Asks what an edit with `params` would cost; what cannot be edited has no cost.
+    pub fn ask_cost(&mut self, params: Result<Params>) {
+        self.estimate = None;
+        self.estimating = None;
+        let layer = match &self.layer {
+            Some(layer) => Ok(layer.clone()),
+            None => self.read_layer(),
+        };
+        let request = params.and_then(|params| self.request(&params, layer?));
+        self.estimating = request.ok().map(|request| self.worker.estimate(request));
+    }
+
+    /// The text of the answer when it has come; empty for what cannot be edited.
+    pub fn cost(&mut self) -> Option<String> {
+        let answer = self.estimating.as_ref()?.poll()?;
+        self.estimating = None;
+        self.estimate = answer.ok();
+        Some(self.estimate.as_ref().map(report::cost_text).unwrap_or_default())
+    }
+
+    /// Whether a result with the parameters of the last estimate comes so fast that a look at it costs nothing.
+    pub fn comes_at_once(&self) -> bool {
+        let fast = |estimate: &Estimate| estimate.tuned && estimate.seconds.is_some_and(|seconds| seconds <= AT_ONCE);
+        !self.is_running() && self.estimate.as_ref().is_some_and(fast)
     }
 
     /// Looks up the model that the user has named.

@@ -7,6 +7,8 @@
 use super::libgimp::take_text;
 use super::sys;
 use crate::host::gimp::{c_string, guard};
+use image::RgbaImage;
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::{MaybeUninit, transmute};
 use std::path::PathBuf;
@@ -88,6 +90,11 @@ impl Widget {
     /// Size in pixels that the widget asks for, even if its content needs more and is cut off; -1 is the widget's own.
     pub fn set_size(&self, width: i32, height: i32) {
         gtk!(gtk_widget_set_size_request(self.as_ptr(), width, height));
+    }
+
+    /// Takes the widget out of where it is, with all that is in it.
+    pub fn destroy(&self) {
+        gtk!(gtk_widget_destroy(self.as_ptr()));
     }
 
     pub fn grab_focus(&self) {
@@ -263,6 +270,11 @@ impl TextArea {
         }
     }
 
+    /// Calls `body` when the text has changed.
+    pub fn connect_changed(&self, body: impl Fn() + 'static) {
+        Widget::own(self.buffer()).connect(c"changed", body);
+    }
+
     pub fn set_text(&self, text: &str) {
         let text = c_string(text);
         gtk!(gtk_text_buffer_set_text(self.buffer(), text.as_ptr(), -1));
@@ -366,6 +378,83 @@ impl Tick {
     pub fn set(&self, on: bool) {
         gtk!(gtk_toggle_button_set_active(self.0.as_ptr(), on.into()));
     }
+}
+
+/// A picture.
+pub struct Image(pub Widget);
+
+impl Image {
+    pub fn new() -> Self {
+        Self(Widget::own(gtk!(gtk_image_new())))
+    }
+
+    pub fn set(&self, picture: &RgbaImage) {
+        let (width, height) = picture.dimensions();
+        let (rgb, has_alpha, bits) = (sys::GdkColorspace::GDK_COLORSPACE_RGB, 1, 8);
+        let pixbuf = gtk!(gdk_pixbuf_new(rgb, has_alpha, bits, width as c_int, height as c_int));
+        assert!(!pixbuf.is_null(), "memory for a small picture");
+        let stride = gtk!(gdk_pixbuf_get_rowstride(pixbuf)) as usize;
+        let pixels = gtk!(gdk_pixbuf_get_pixels(pixbuf));
+        for (number, row) in picture.as_raw().chunks_exact(4 * width as usize).enumerate() {
+            // SAFETY: the picture has `height` rows of at least 4 * `width` bytes, `stride` bytes apart.
+            unsafe { pixels.add(number * stride).copy_from_nonoverlapping(row.as_ptr(), row.len()) };
+        }
+        gtk!(gtk_image_set_from_pixbuf(self.0.as_ptr(), pixbuf));
+        gtk!(g_object_unref(pixbuf.cast()));
+    }
+}
+
+/// A list of texts, one of which can be chosen.
+pub struct List {
+    pub widget: Widget,
+    length: Cell<c_int>,
+}
+
+impl List {
+    pub fn new() -> Self {
+        Self { widget: Widget::own(gtk!(gtk_combo_box_text_new())), length: Cell::new(0) }
+    }
+
+    /// Shows these texts, none of them chosen.
+    pub fn fill(&self, texts: impl Iterator<Item = String>) {
+        for _ in 0..self.length.take() {
+            gtk!(gtk_combo_box_text_remove(self.widget.as_ptr(), 0));
+        }
+        for text in texts {
+            let text = c_string(&text);
+            gtk!(gtk_combo_box_text_append_text(self.widget.as_ptr(), text.as_ptr()));
+            self.length.set(self.length.get() + 1);
+        }
+    }
+
+    /// Number of the chosen text.
+    pub fn chosen(&self) -> Option<usize> {
+        usize::try_from(gtk!(gtk_combo_box_get_active(self.widget.as_ptr()))).ok()
+    }
+}
+
+/// A button with a picture instead of a text.
+pub fn picture_button(picture: &RgbaImage) -> Widget {
+    let (button, image) = (Widget::own(gtk!(gtk_button_new())), Image::new());
+    image.set(picture);
+    button.add(&image.0);
+    button
+}
+
+/// A place for a widget that scrolls up and down when it is higher, and to the end when it grows.
+pub fn scrolled(child: &Widget, width: i32, height: i32) -> Widget {
+    let frame = Widget::own(gtk!(gtk_scrolled_window_new(null_mut(), null_mut())));
+    let (never, automatic) = (sys::GtkPolicyType::GTK_POLICY_NEVER, sys::GtkPolicyType::GTK_POLICY_AUTOMATIC);
+    gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), never, automatic));
+    gtk!(gtk_scrolled_window_add_with_viewport(frame.as_ptr(), child.as_ptr()));
+    frame.set_size(width, height);
+    let place = gtk!(gtk_scrolled_window_get_vadjustment(frame.as_ptr()));
+    Widget::own(place).connect(c"changed", move || {
+        // The adjustment calls its own handler, so it is there.
+        let end = gtk!(gtk_adjustment_get_upper(place)) - gtk!(gtk_adjustment_get_page_size(place));
+        gtk!(gtk_adjustment_set_value(place, end.max(0.0)));
+    });
+    frame
 }
 
 /// A button whose text has a mnemonic.

@@ -1,15 +1,17 @@
 //! The dialog Filters > Imagic Edit: fields from the table of parameters, one edit after the other in the background.
 #![forbid(unsafe_code)]
 
+use super::control::Waiting;
 use super::gtk::{self, Form, Icon, Slider, Spinner};
 use super::libgimp::Layer;
+use super::panel::{self, Panel};
 use super::session::{Message, Session, Tone};
-use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Label, TextArea, Tick, Widget};
+use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Image, Label, List, TextArea, Tick, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
 use crate::host::report::help;
 use crate::models;
-use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Param, Params};
+use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -21,9 +23,19 @@ const CLOSE: i32 = 3;
 
 /// What can be pressed, in the order in which it gets its key.
 const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "Advanced", "Reset to preset"];
+/// As [`BUTTONS`], after the fields.
+const MORE: [&str; 2] = ["Previous edits", "Remove"];
 
-/// Milliseconds between two looks at the running edit.
-const POLL: u32 = 60;
+/// `label` with `_` before its key: no two texts of the dialog share one; what is folded away gets what is left.
+fn with_key(label: &str) -> String {
+    let fields =
+        |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
+    let shown = BUTTONS.into_iter().chain(fields(false)).chain(panel::BUTTONS).chain(MORE);
+    let mut mnemonics = Mnemonics::default();
+    let mut marked = shown.chain(fields(true)).map(|text| (text, mnemonics.mark(text)));
+    marked.find(|(text, _)| *text == label).map_or_else(|| label.to_owned(), |(_, marked)| marked)
+}
+
 /// Width of the fields in pixels.
 const WIDTH: i32 = 440;
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
@@ -31,24 +43,33 @@ pub fn run(session: Session) -> Result<Layer> {
     gtk::start(session.document.image);
     let window = Window::new(session);
     window.dialog.0.show_all();
+    window.begin();
     window.dialog.run_main_loop();
     window.dialog.hide();
     let result = window.session.borrow().document.result;
     result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
 }
 
-struct Window {
+pub struct Window {
     dialog: Dialog,
     fields: Vec<(&'static Param, Field)>,
     description: Label,
     examples: Label,
-    bar: Bar,
+    /// The edits that the document remembers, and the row that holds them.
+    pub earlier: List,
+    pub earlier_row: Widget,
+    pub remove: Widget,
+    pub cost: Label,
+    pub bar: Bar,
+    pub curve: Image,
     icon: Icon,
     status: Label,
     edit: Widget,
     stop: Widget,
+    pub panel: Panel,
     /// Never borrowed while a widget is changed: its signals come back here.
-    session: RefCell<Session>,
+    pub session: RefCell<Session>,
+    pub waiting: Waiting,
     closing: Cell<bool>,
 }
 
@@ -66,8 +87,7 @@ enum Field {
 impl Window {
     fn new(session: Session) -> Rc<Self> {
         let dialog = gtk::dialog("Imagic Edit");
-        let mut mnemonics = Mnemonics::default();
-        let [stop, close, edit, browse, new_seed, advanced, reset] = BUTTONS.map(|label| mnemonics.mark(label));
+        let [stop, close, edit, browse, new_seed, advanced, reset] = BUTTONS.map(with_key);
         let stop = dialog.add_button(&stop, STOP);
         dialog.add_button(&close, CLOSE);
         let edit = dialog.add_button(&edit, EDIT);
@@ -86,7 +106,7 @@ impl Window {
         for param in PARAMS {
             let folded = fields.iter().filter(|(before, _): &&(&Param, Field)| before.advanced).count();
             let form = if param.advanced { &columns[folded / column_length] } else { &basic };
-            let text = mnemonics.mark(param.label);
+            let text = with_key(param.label);
             let label = format!("{text}:");
             let field = match (param.id, param.domain) {
                 ("prompt", _) => {
@@ -149,28 +169,59 @@ impl Window {
         columns.iter().for_each(|column| advanced.pack_growing(&column.table));
         fold.add(&advanced);
 
+        let [earlier_label, remove] = MORE.map(with_key);
+        let (earlier, earlier_row, remove) = (List::new(), widgets::horizontal(), widgets::button(&remove));
+        remove.set_tooltip("Deletes the layer of this edit and forgets the edit.");
+        earlier.widget.set_tooltip("Takes text and settings of an earlier edit of this image.");
+        let earlier_label = gtk::label_for(&(earlier_label + ":"), &earlier.widget);
+        earlier_row.pack(&earlier_label);
+        earlier_row.pack_growing(&earlier.widget);
+        earlier_row.pack(&remove);
+        earlier_row.show_only_on_demand();
+        let panel = Panel::new(panel::BUTTONS.map(with_key));
+
         let (bar, icon, status, line) =
             (Bar::new(), Icon::new(), Label::new(WIDTH + 60).selectable(), widgets::horizontal());
+        let (cost, curve) = (Label::new(WIDTH + 60), Image::new());
+        curve.0.set_tooltip("Loss of stages A and B, averaged over 25 steps.");
+        curve.0.show_only_on_demand();
         // The icon is as high as two lines, so that the window keeps its size with most messages; longer ones make it grow.
         icon.0.set_size(-1, 36);
         status.0.set_size(WIDTH + 60, -1);
         line.pack(&icon.0);
         line.pack_growing(&status.0);
         let all = widgets::vertical();
-        all.set_border(widgets::BORDER);
-        all.pack(&subject.0);
-        all.pack(&basic.table);
-        all.pack(&fold);
-        all.pack(&bar.0);
-        all.pack(&line);
-        dialog.content().pack_growing(&all);
+        for row in [&subject.0, &earlier_row, &basic.table, &fold, &cost.0, &bar.0, &curve.0, &line] {
+            all.pack(row);
+        }
+        let both = gtk::columns();
+        both.set_border(widgets::BORDER);
+        both.pack_growing(&all);
+        both.pack(&panel.all);
+        dialog.content().pack_growing(&both);
 
-        let (session, closing) = (RefCell::new(session), Cell::new(false));
-        let window =
-            Rc::new(Self { dialog, fields, description, examples, bar, icon, status, edit, stop, session, closing });
+        let window = Rc::new(Self {
+            dialog,
+            fields,
+            description,
+            examples,
+            earlier,
+            earlier_row,
+            remove,
+            cost,
+            bar,
+            curve,
+            icon,
+            status,
+            edit,
+            stop,
+            panel,
+            session: RefCell::new(session),
+            waiting: Waiting::default(),
+            closing: Cell::new(false),
+        });
         window.connect(&browse, &new_seed, &reset);
-        window.show_last_values();
-        window.set_busy(false);
+        window.show_first_values();
         window
     }
 
@@ -187,7 +238,17 @@ impl Window {
         browse.connect(c"clicked", on(|window| window.choose_model_folder()));
         new_seed.connect(c"clicked", on(|window| window.set_new_seed()));
         reset.connect(c"clicked", on(|window| window.apply_preset()));
-        for (_, field) in &self.fields {
+        self.earlier.widget.connect(c"changed", on(Self::take_earlier));
+        self.remove.connect(c"clicked", on(Self::remove_earlier));
+        self.panel.strengths.connect(c"clicked", on(Self::compare_strengths));
+        self.panel.seeds.connect(c"clicked", on(Self::compare_seeds));
+        self.panel.insert.connect(c"clicked", on(Self::insert));
+        self.panel.original.0.connect(c"toggled", on(|window| window.panel.draw()));
+        for (param, field) in &self.fields {
+            field.connect_changed(match param.affects {
+                Affects::Generation => Box::new(on(|window| window.changed(true))),
+                Affects::Tuning => Box::new(on(|window| window.changed(false))),
+            });
             match field {
                 Field::Model(chooser) => chooser.entry.0.connect(c"changed", on(|window| window.model_changed())),
                 Field::Prompt(area) => {
@@ -224,11 +285,11 @@ impl Window {
         self.dialog.connect_escape(move || window.upgrade().is_some_and(|window| window.stop()));
     }
 
-    /// The values of this image's last edit, else of the last edit anywhere, else the built-in model's preset.
-    fn show_last_values(&self) {
-        let of_image = self.session.borrow().document.history().last_params();
-        self.tell(&Session::greeting(of_image.is_some()));
-        let params = of_image.or_else(gimp::last_values).unwrap_or_else(|| {
+    /// The settings of the layer or of this image's last edit, else of the last edit anywhere, else the built-in model's preset.
+    fn show_first_values(&self) {
+        let (known, message) = self.session.borrow().greeting();
+        self.tell(&message);
+        let params = known.or_else(gimp::last_values).unwrap_or_else(|| {
             let builtin = models::find(BUILTIN_MODEL, &self.session.borrow().folders);
             builtin.and_then(|model| model.params()).unwrap_or_else(|error| {
                 self.tell(&Message::failure(&error));
@@ -242,71 +303,42 @@ impl Window {
         }
     }
 
+    pub fn dialog(&self) -> &Dialog {
+        &self.dialog
+    }
+
     fn field(&self, id: &str) -> Option<&Field> {
         self.fields.iter().find(|(param, _)| param.id == id).map(|(_, field)| field)
     }
 
     /// What the fields say.
-    fn read(&self) -> Result<Params> {
+    pub fn read(&self) -> Result<Params> {
         let mut params = Params::paper();
         self.fields.iter().try_for_each(|(param, field)| params.set(param.id, &field.value()))?;
         Ok(params)
     }
 
     /// Sets all fields; the model comes before those that its preset sets.
-    fn write(&self, params: &Params) {
+    pub fn write(&self, params: &Params) {
         for (param, field) in &self.fields {
             field.set_value(&params.get(param.id).expect("a row of the table"));
         }
     }
 
-    fn start(self: &Rc<Self>) {
-        if self.session.borrow().is_running() {
-            return;
-        }
-        let started = self.read().and_then(|params| self.session.borrow_mut().start(params));
-        match started {
-            Ok(message) => {
-                self.tell(&message);
-                self.bar.set(0.0, "Starting");
-                self.set_busy(true);
-                let window = Rc::downgrade(self);
-                self.dialog.repeat(POLL, move || window.upgrade().is_some_and(|window| window.look_at_job()));
-            }
-            Err(error) => {
-                self.bar.set(0.0, "");
-                self.tell(&Message::failure(&error));
-            }
+    /// Makes the next dialog start with these settings.
+    pub fn keep(&self, params: &Params) -> Result<()> {
+        gimp::remember_values(params)
+    }
+
+    /// Nothing runs any more.
+    pub fn ended(&self) {
+        if self.closing.get() {
+            self.dialog.quit_main_loop();
         }
     }
 
-    /// Shows how the edit goes; `false` when there is no more to see.
-    fn look_at_job(&self) -> bool {
-        let look = self.session.borrow_mut().look(gimp::remember_values);
-        let Some(look) = look else { return false };
-        if let Some((fraction, text)) = &look.bar {
-            self.bar.set(*fraction, text);
-        }
-        if let Some(message) = &look.message {
-            self.tell(message);
-        }
-        if look.ended {
-            self.set_busy(false);
-            if self.closing.get() {
-                self.dialog.quit_main_loop();
-            }
-        }
-        !look.ended
-    }
-
-    /// `false` when nothing runs.
-    fn stop(&self) -> bool {
-        let stopping = self.session.borrow_mut().stop();
-        if let Some(message) = &stopping {
-            self.stop.set_sensitive(false);
-            self.tell(message);
-        }
-        stopping.is_some()
+    pub fn show_stopping(&self) {
+        self.stop.set_sensitive(false);
     }
 
     /// At once for the eye; a running edit ends first, at its next step.
@@ -318,12 +350,13 @@ impl Window {
         }
     }
 
-    fn set_busy(&self, busy: bool) {
+    pub fn show_busy(&self, busy: bool) {
         self.edit.set_sensitive(!busy);
         self.stop.set_sensitive(busy);
+        self.panel.set_busy(busy);
     }
 
-    fn tell(&self, message: &Message) {
+    pub fn tell(&self, message: &Message) {
         let icon: &CStr = match message.tone {
             Tone::Info => c"gtk-dialog-info",
             Tone::Success => c"gtk-apply",
@@ -410,6 +443,18 @@ impl Field {
         }
     }
 
+    fn connect_changed(&self, body: Box<dyn Fn()>) {
+        match self {
+            Self::Prompt(area) => area.connect_changed(body),
+            Self::Model(chooser) => chooser.entry.0.connect(c"changed", body),
+            Self::Slider(slider) => slider.0.connect(c"value-changed", body),
+            Self::Spinner(spinner) => spinner.0.connect(c"value-changed", body),
+            Self::Number(entry) => entry.0.connect(c"changed", body),
+            Self::Switch(tick) => tick.0.connect(c"toggled", body),
+            Self::Choice(choices) => choices.widget.connect(c"changed", body),
+        }
+    }
+
     fn set_tooltip(&self, help: &str) {
         match self {
             Self::Prompt(area) => area.view.set_tooltip(&format!("{help} Enter starts the edit.")),
@@ -437,12 +482,9 @@ mod tests {
         assert_eq!(mnemonics.mark("Spot"), "S_pot");
         assert_eq!(mnemonics.mark("Toss"), "Toss", "no letter is left");
 
-        let mut mnemonics = Mnemonics::default();
-        for button in BUTTONS {
-            assert!(mnemonics.mark(button).contains('_'), "no key is left for {button}");
-        }
-        for param in PARAMS {
-            assert!(mnemonics.mark(param.label).contains('_') || param.advanced, "no key is left for {}", param.label);
+        let shown = PARAMS.iter().filter(|param| !param.advanced).map(|param| param.label);
+        for label in BUTTONS.into_iter().chain(shown).chain(panel::BUTTONS).chain(MORE) {
+            assert!(with_key(label).contains('_'), "no key is left for {label}");
         }
     }
 }

@@ -86,7 +86,7 @@ impl Form {
 }
 
 /// A slider with a number field.
-pub struct Slider(Widget);
+pub struct Slider(pub Widget);
 
 impl Slider {
     pub fn value(&self) -> f64 {
@@ -119,6 +119,14 @@ impl Spinner {
     pub fn set_value(&self, value: u32) {
         gtk!(gtk_spin_button_set_value(self.0.as_ptr(), value.into()));
     }
+}
+
+/// A label with a mnemonic that leads to `target`.
+pub fn label_for(text: &str, target: &Widget) -> Widget {
+    let text = c_string(text);
+    let label = Widget::own(gtk!(gtk_label_new_with_mnemonic(text.as_ptr())));
+    gtk!(gtk_label_set_mnemonic_widget(label.as_ptr(), target.as_ptr()));
+    label
 }
 
 /// An icon of the theme by its stock name, in the size of text.

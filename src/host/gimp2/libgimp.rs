@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::host::gimp::{Kind, Mode, Rectangle, c_string};
 use crate::host::gimp2_sys as sys;
 use std::ffi::{CStr, c_char, c_void};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
@@ -44,6 +45,9 @@ fn refused(doing: &str) -> Error {
 fn done(success: sys::gboolean, doing: &str) -> Result<()> {
     if success != 0 { Ok(()) } else { Err(refused(doing)) }
 }
+
+/// Rows that are read at a time where their order is all that counts.
+const DIGEST_ROWS: i32 = 64;
 
 /// An image in GIMP, which the user may close at any time.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -181,6 +185,19 @@ impl Image {
         let mode = gimp!(gimp_image_get_default_new_layer_mode(self.id));
         let layer = gimp!(gimp_layer_new(self.id, name.as_ptr(), width, height, kind, 100.0, mode));
         Layer::known(layer).ok_or_else(|| refused("make a layer"))
+    }
+
+    /// A group of layers that is not in the stack yet.
+    pub fn new_group(self, name: &str) -> Result<Layer> {
+        let group = Layer::known(gimp!(gimp_layer_group_new(self.id))).ok_or_else(|| refused("make a layer group"))?;
+        let name = c_string(name);
+        done(gimp!(gimp_item_set_name(group.id, name.as_ptr())), "name the layer group")?;
+        Ok(group)
+    }
+
+    /// Takes `layer` out of the stack.
+    pub fn remove(self, layer: Layer) -> Result<()> {
+        done(gimp!(gimp_image_remove_layer(self.id, layer.id)), "remove the layer")
     }
 
     /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`.
@@ -327,6 +344,44 @@ impl Layer {
     /// Writes sRGB with straight alpha; babl converts to what the image has.
     pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
         self.write(part, c"R'G'B'A u16", 4, rgba);
+    }
+
+    /// Copies pixels of a layer of the same size, whatever the image's precision is.
+    pub fn copy_pixels(self, from: Self, parts: &[Rectangle]) {
+        // SAFETY: both buffers are ours until they are unreferenced; GEGL copies only what lies in both.
+        unsafe {
+            let (source, target) = (sys::gimp_drawable_get_buffer(from.id), sys::gimp_drawable_get_buffer(self.id));
+            for part in parts.iter().map(|&part| gegl(part)) {
+                sys::gegl_buffer_copy(source, &part, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE, target, &part);
+            }
+            sys::g_object_unref(source.cast());
+            sys::g_object_unref(target.cast());
+        }
+        let Rectangle { width, height, .. } = self.bounds();
+        gimp!(gimp_drawable_update(self.id, 0, 0, width, height));
+    }
+
+    /// Differs for layers with different pixels, told apart as finely as the image can hold them.
+    pub fn digest(self, part: Rectangle) -> u64 {
+        let buffer = gimp!(gimp_drawable_get_buffer(self.id));
+        let mut hasher = DefaultHasher::new();
+        // SAFETY: the buffer is ours until it is unreferenced; `bytes` has room for the rows of a band in the buffer's own
+        // format, without gaps between them (stride 0).
+        unsafe {
+            let format = sys::gegl_buffer_get_format(buffer);
+            // It names the color space, which a user can change without touching a pixel.
+            CStr::from_ptr(sys::babl_get_name(format)).hash(&mut hasher);
+            let row = part.width as usize * sys::babl_format_get_bytes_per_pixel(format) as usize;
+            let mut bytes = vec![0_u8; row * DIGEST_ROWS as usize];
+            for y in (0..part.height).step_by(DIGEST_ROWS as usize) {
+                let band = Rectangle { y: part.y + y, height: DIGEST_ROWS.min(part.height - y), ..part };
+                let (data, outside) = (bytes.as_mut_ptr().cast::<c_void>(), sys::GeglAbyssPolicy::GEGL_ABYSS_NONE);
+                sys::gegl_buffer_get(buffer, &gegl(band), 1.0, format.cast(), data, 0, outside);
+                bytes[..row * band.height as usize].hash(&mut hasher);
+            }
+            sys::g_object_unref(buffer.cast());
+        }
+        hasher.finish()
     }
 
     /// Values of a mask or of the selection.

@@ -1,16 +1,18 @@
 //! The dialog Filters > Imagic Edit: GIMP's own procedure dialog, in which one edit after the other runs in the background.
 
 use super::config::{Config, PRESET};
+use super::control::Waiting;
 use super::gtk::{self, Icon, ProcedureDialog};
 use super::libgimp::Layer;
+use super::panel::{self, Panel};
 use super::session::{Message, Session, Tone};
 use super::sys;
-use super::widgets::{self, Bar, Chooser, Label, TextArea, Widget};
+use super::widgets::{self, Bar, Chooser, Dialog, Image, Label, List, TextArea, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
 use crate::host::report::help;
 use crate::models;
-use crate::params::{Domain, PARAMS, Params};
+use crate::params::{Affects, Domain, PARAMS, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -20,14 +22,14 @@ use std::rc::{Rc, Weak};
 const BUTTONS_OF_GIMP: [&str; 5] = ["Help", "Reset", "Load Saved Settings", "Save Settings", "OK"];
 /// What else can be pressed; the first two get the best keys.
 const BUTTONS: [&str; 6] = ["Edit", "New seed", "Stop", "Close", "Browse...", "Advanced"];
+/// As [`BUTTONS`], after the fields.
+const MORE: [&str; 2] = ["Previous edits", "Remove"];
 /// Label of [`PRESET`].
 pub const PRESET_LABEL: &str = "The model's own settings";
 
 const EDIT: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_OK;
 const CLOSE: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_CANCEL;
 
-/// Milliseconds between two looks at the running edit.
-const POLL: u32 = 60;
 /// Width of the texts in pixels.
 const WIDTH: i32 = 460;
 /// Largest upper limit of a number that needs many digits: learning rates.
@@ -38,7 +40,8 @@ pub fn with_key(label: &str) -> String {
     let labels =
         |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
     let (first, others) = BUTTONS.split_at(2);
-    let ours = first.iter().copied().chain(labels(false)).chain(others.iter().copied()).chain([PRESET_LABEL]);
+    let ours = first.iter().copied().chain(labels(false)).chain(others.iter().copied());
+    let ours = ours.chain(panel::BUTTONS).chain(MORE).chain([PRESET_LABEL]);
     let mut mnemonics = Mnemonics::default();
     let mut marked =
         BUTTONS_OF_GIMP.into_iter().chain(ours).chain(labels(true)).map(|text| (text, mnemonics.mark(text)));
@@ -68,18 +71,26 @@ pub unsafe fn run(procedure: *mut sys::GimpProcedure, config: Config, session: S
     result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
 }
 
-struct Window {
+pub struct Window {
     frame: ProcedureDialog,
     config: Config,
     prompt: TextArea,
     model: Chooser,
     description: Label,
     examples: Label,
-    bar: Bar,
+    /// The edits that the document remembers, and the row that holds them.
+    pub earlier: List,
+    pub earlier_row: Widget,
+    pub remove: Widget,
+    pub cost: Label,
+    pub bar: Bar,
+    pub curve: Image,
     icon: Icon,
     status: Label,
+    pub panel: Panel,
     /// Never borrowed while a widget or an argument is changed: their signals come back here.
-    session: RefCell<Session>,
+    pub session: RefCell<Session>,
+    pub waiting: Waiting,
     /// The parameters of the last edit that gave a result.
     edited: Cell<Option<Params>>,
 }
@@ -142,7 +153,18 @@ impl Window {
         settings.pack(&both);
         fold.add(&settings);
 
+        let [earlier_label, remove] = MORE.map(with_key);
+        let (earlier, earlier_row, remove) = (List::new(), widgets::horizontal(), widgets::button(&remove));
+        remove.set_tooltip("Deletes the layer of this edit and forgets the edit.");
+        earlier.widget.set_tooltip("Takes text and settings of an earlier edit of this image.");
+        earlier_row.pack(&gtk::label_for(&earlier_label, &earlier.widget, &seed));
+        earlier_row.pack_growing(&earlier.widget);
+        earlier_row.pack(&remove);
+        let panel = Panel::new(panel::BUTTONS.map(with_key));
+
         let (bar, icon, line) = (gtk::bar(), Icon::new(), widgets::horizontal());
+        let (cost, curve) = (text(), Image::new());
+        curve.0.set_tooltip("Loss of stages A and B, averaged over 25 steps.");
         // As high as two lines, so that the window keeps its size with most messages; longer ones make it grow.
         icon.0.set_size(-1, 36);
         line.pack(&icon.0);
@@ -150,6 +172,7 @@ impl Window {
         let all = widgets::vertical();
         for row in [
             &subject.0,
+            &earlier_row,
             &prompt_row,
             &examples.0,
             &model_row,
@@ -158,21 +181,45 @@ impl Window {
             &seed_row,
             &keep,
             &fold,
+            &cost.0,
             &bar.0,
+            &curve.0,
             &line,
         ] {
             all.pack(row);
         }
-        frame.dialog.content().pack_growing(&all);
-        all.show_all();
+        let both = gtk::columns();
+        both.pack_growing(&all);
+        both.pack(&panel.all);
+        earlier_row.show_only_on_demand();
+        curve.0.show_only_on_demand();
+        frame.dialog.content().pack_growing(&both);
+        both.show_all();
 
-        let (session, edited) = (RefCell::new(session), Cell::new(None));
-        let window =
-            Rc::new(Self { frame, config, prompt, model, description, examples, bar, icon, status, session, edited });
+        let window = Rc::new(Self {
+            frame,
+            config,
+            prompt,
+            model,
+            description,
+            examples,
+            earlier,
+            earlier_row,
+            remove,
+            cost,
+            bar,
+            curve,
+            icon,
+            status,
+            panel,
+            session: RefCell::new(session),
+            waiting: Waiting::default(),
+            edited: Cell::new(None),
+        });
         window.bar.set(0.0, "");
         window.show_first_values();
         window.connect(&browse, &new_seed);
-        window.show_busy(false);
+        window.begin();
         window
     }
 
@@ -191,6 +238,19 @@ impl Window {
         // Also when GIMP's dialog resets the arguments or loads saved ones.
         self.config.connect_changed("model", on(|window| window.show_model()));
         self.config.connect_changed(PRESET, on(|window| window.apply_preset()));
+        for param in PARAMS {
+            let name = param.id.replace('_', "-");
+            match param.affects {
+                Affects::Generation => self.config.connect_changed(&name, on(|window| window.changed(true))),
+                Affects::Tuning => self.config.connect_changed(&name, on(|window| window.changed(false))),
+            }
+        }
+        self.earlier.widget.connect(c"changed", on(Self::take_earlier));
+        self.remove.connect(c"clicked", on(Self::remove_earlier));
+        self.panel.strengths.connect(c"clicked", on(Self::compare_strengths));
+        self.panel.seeds.connect(c"clicked", on(Self::compare_seeds));
+        self.panel.insert.connect(c"clicked", on(Self::insert));
+        self.panel.original.0.connect(c"toggled", on(|window| window.panel.draw()));
         let edit = on(Self::start);
         self.prompt.view.connect_key(move |key| {
             if key.is_plain_enter() {
@@ -220,11 +280,11 @@ impl Window {
         self.frame.dialog.connect_escape(move || window.upgrade().is_some_and(|window| window.stop()));
     }
 
-    /// The values of this image's last edit, else those of the last edit anywhere, with which GIMP has filled the arguments.
+    /// The settings of the layer or of this image's last edit, else those of the last edit anywhere, with which GIMP has filled the arguments.
     fn show_first_values(&self) {
-        let of_image = self.session.borrow().document.history().last_params();
-        self.tell(&Session::greeting(of_image.is_some()));
-        if let Some(params) = &of_image {
+        let (known, message) = self.session.borrow().greeting();
+        self.tell(&message);
+        if let Some(params) = &known {
             self.write(params);
         }
         self.show_model();
@@ -236,72 +296,45 @@ impl Window {
         self.config.set(PARAMS.iter().find(|param| param.id == id).expect("a row of the table"), value);
     }
 
+    pub fn dialog(&self) -> &Dialog {
+        &self.frame.dialog
+    }
+
+    /// What the arguments say.
+    pub fn read(&self) -> Result<Params> {
+        super::params_of(&self.config, &self.session.borrow().folders)
+    }
+
     /// Sets all arguments.
-    fn write(&self, params: &Params) {
+    pub fn write(&self, params: &Params) {
         let preset = models::find(&params.model, &self.session.borrow().folders).and_then(|model| model.params());
         let mut advanced = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id);
         self.config.use_preset(preset.is_ok_and(|preset| advanced.all(|id| preset.get(id) == params.get(id))));
         self.config.set_all(params, |_| true);
     }
 
-    fn start(self: &Rc<Self>) {
-        if self.session.borrow().is_running() {
-            return;
-        }
-        let params = super::params_of(&self.config, &self.session.borrow().folders);
-        let started = params.and_then(|params| self.session.borrow_mut().start(params));
-        match started {
-            Ok(message) => {
-                self.tell(&message);
-                self.bar.set(0.0, "Starting");
-                self.show_busy(true);
-                let window = Rc::downgrade(self);
-                self.frame.dialog.repeat(POLL, move || window.upgrade().is_some_and(|window| window.look_at_job()));
-            }
-            Err(error) => {
-                self.bar.set(0.0, "");
-                self.tell(&Message::failure(&error));
-            }
-        }
+    /// Makes the next dialog start with these settings.
+    pub fn keep(&self, params: &Params) -> Result<()> {
+        self.edited.set(Some(params.clone()));
+        Ok(())
     }
 
-    /// Shows how the edit goes; `false` when there is no more to see.
-    fn look_at_job(&self) -> bool {
-        let look = self.session.borrow_mut().look(|params| {
-            self.edited.set(Some(params.clone()));
-            Ok(())
-        });
-        let Some(look) = look else { return false };
-        if let Some((fraction, text)) = &look.bar {
-            self.bar.set(*fraction, text);
-        }
-        if let Some(message) = &look.message {
-            self.tell(message);
-        }
-        if look.ended {
-            self.show_busy(false);
-        }
-        !look.ended
-    }
+    /// Nothing runs any more: the loop that waits for the end of the last edit looks by itself.
+    pub fn ended(&self) {}
 
-    /// `false` when nothing runs.
-    fn stop(&self) -> bool {
-        let stopping = self.session.borrow_mut().stop();
-        if let Some(message) = &stopping {
-            self.frame.set_button_sensitive(CLOSE, false);
-            self.tell(message);
-        }
-        stopping.is_some()
+    pub fn show_stopping(&self) {
+        self.frame.set_button_sensitive(CLOSE, false);
     }
 
     /// While an edit runs, the button that closes stops it.
-    fn show_busy(&self, busy: bool) {
+    pub fn show_busy(&self, busy: bool) {
+        self.panel.set_busy(busy);
         self.frame.set_button_sensitive(EDIT, !busy);
         self.frame.set_button_sensitive(CLOSE, true);
         self.frame.rename_button(CLOSE, &with_key(if busy { "Stop" } else { "Close" }));
     }
 
-    fn tell(&self, message: &Message) {
+    pub fn tell(&self, message: &Message) {
         // Names from GIMP's own icon theme.
         let icon: &CStr = match message.tone {
             Tone::Info => c"dialog-information",
@@ -361,7 +394,7 @@ mod tests {
         let folded = PARAMS.iter().filter(|param| param.advanced).map(|param| param.label).chain([PRESET_LABEL]);
         let key = |label: &str| with_key(label).split_once('_').and_then(|(_, key)| key.chars().next());
         let mut keys: Vec<char> = Vec::new();
-        for label in BUTTONS_OF_GIMP.into_iter().chain(BUTTONS).chain(shown) {
+        for label in BUTTONS_OF_GIMP.into_iter().chain(BUTTONS).chain(shown).chain(panel::BUTTONS).chain(MORE) {
             keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {label}")));
         }
         keys.extend(folded.filter_map(key));

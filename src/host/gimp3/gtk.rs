@@ -151,6 +151,13 @@ pub fn bar() -> Bar {
     bar
 }
 
+/// A box that puts its children beside each other, with a gap that tells them apart.
+pub fn columns() -> Widget {
+    let columns = widgets::horizontal();
+    gtk!(gtk_box_set_spacing(columns.as_ptr(), 2 * SPACING));
+    columns
+}
+
 /// Two boxes beside each other, whose children lie below each other.
 pub fn two_columns() -> (Widget, [Widget; 2]) {
     let both = widgets::horizontal();

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::gimp::{Kind, Mode, Rectangle, c_string};
 use crate::host::gimp3_sys as sys;
 use std::ffi::{CStr, c_char, c_void};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
 
@@ -66,6 +67,9 @@ fn refused(doing: &str) -> Error {
 fn done(success: sys::gboolean, doing: &str) -> Result<()> {
     if success != 0 { Ok(()) } else { Err(refused(doing)) }
 }
+
+/// Rows that are read at a time where their order is all that counts.
+const DIGEST_ROWS: i32 = 64;
 
 /// An image in GIMP, which the user may close at any time.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -210,6 +214,18 @@ impl Image {
         let mode = gimp!(gimp_image_get_default_new_layer_mode(self.object()));
         let layer = gimp!(gimp_layer_new(self.object(), name.as_ptr(), width, height, kind, 100.0, mode));
         Layer::known(layer).ok_or_else(|| refused("make a layer"))
+    }
+
+    /// A group of layers that is not in the stack yet.
+    pub fn new_group(self, name: &str) -> Result<Layer> {
+        let name = c_string(name);
+        let group = gimp!(gimp_group_layer_new(self.object(), name.as_ptr()));
+        Layer::known(group).ok_or_else(|| refused("make a layer group"))
+    }
+
+    /// Takes `layer` out of the stack.
+    pub fn remove(self, layer: Layer) -> Result<()> {
+        done(gimp!(gimp_image_remove_layer(self.object(), layer.object())), "remove the layer")
     }
 
     /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`.
@@ -386,6 +402,58 @@ impl Layer {
     /// Writes sRGB with straight alpha; babl converts to what the image has.
     pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
         self.write(part, c"R'G'B'A u16", 4, rgba);
+    }
+
+    /// Copies pixels of a layer of the same size, whatever the image's precision is; its effects count.
+    pub fn copy_pixels(self, from: Self, parts: &[Rectangle]) {
+        let merged = from.with_effects_merged();
+        let source = gimp!(gimp_drawable_get_buffer(merged.unwrap_or(from).object()));
+        let target = gimp!(gimp_drawable_get_buffer(self.object()));
+        if !source.is_null() && !target.is_null() {
+            for part in parts.iter().map(|&part| gegl(part)) {
+                // SAFETY: both buffers are ours until they are unreferenced; GEGL copies only what lies in both.
+                unsafe { sys::gegl_buffer_copy(source, &part, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE, target, &part) };
+            }
+        }
+        for buffer in [source, target].into_iter().filter(|buffer| !buffer.is_null()) {
+            gimp!(g_object_unref(buffer.cast()));
+        }
+        if let Some(copy) = merged {
+            copy.delete();
+        }
+        let Rectangle { width, height, .. } = self.bounds();
+        gimp!(gimp_drawable_update(self.object(), 0, 0, width, height));
+    }
+
+    /// Differs for layers with different pixels, told apart as finely as the image can hold them.
+    pub fn digest(self, part: Rectangle) -> u64 {
+        let merged = self.with_effects_merged();
+        let buffer = gimp!(gimp_drawable_get_buffer(merged.unwrap_or(self).object()));
+        if buffer.is_null() {
+            // Deleted in this moment; what comes next finds that out.
+            return 0;
+        }
+        let mut hasher = DefaultHasher::new();
+        // SAFETY: the buffer is ours until it is unreferenced; `bytes` has room for the rows of a band in the buffer's own
+        // format, without gaps between them (stride 0).
+        unsafe {
+            let format = sys::gegl_buffer_get_format(buffer);
+            // It names the color space, which a user can change without touching a pixel.
+            CStr::from_ptr(sys::babl_get_name(format)).hash(&mut hasher);
+            let row = part.width as usize * sys::babl_format_get_bytes_per_pixel(format) as usize;
+            let mut bytes = vec![0_u8; row * DIGEST_ROWS as usize];
+            for y in (0..part.height).step_by(DIGEST_ROWS as usize) {
+                let band = Rectangle { y: part.y + y, height: DIGEST_ROWS.min(part.height - y), ..part };
+                let (data, outside) = (bytes.as_mut_ptr().cast::<c_void>(), sys::GeglAbyssPolicy::GEGL_ABYSS_NONE);
+                sys::gegl_buffer_get(buffer, &gegl(band), 1.0, format.cast(), data, 0, outside);
+                bytes[..row * band.height as usize].hash(&mut hasher);
+            }
+            sys::g_object_unref(buffer.cast());
+        }
+        if let Some(copy) = merged {
+            copy.delete();
+        }
+        hasher.finish()
     }
 
     /// Values of a mask or of the selection.

@@ -1,0 +1,308 @@
+//! What happens when the user does something in the dialog, and while an edit runs: the same in every GIMP.
+#![forbid(unsafe_code)]
+
+use super::dialog::Window;
+use super::session::{Look, Message, Tone};
+use crate::error::{Error, Result};
+use crate::host::gimp::{Recipe, new_seed};
+use crate::host::thumbnail::curve;
+use crate::image::LayerImage;
+use crate::params::Params;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// Milliseconds between two looks at the running edit.
+const POLL: u32 = 60;
+
+/// Milliseconds without a change of the settings after which their cost is asked for.
+const PAUSE: u32 = 400;
+
+/// Strengths that are compared.
+const STRENGTHS: [f64; 7] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2];
+
+/// Seeds that are compared with the one in the field.
+const SEEDS: usize = 5;
+
+/// Size of the curve of losses.
+const CURVE: (u32, u32) = (500, 36);
+
+/// What the dialog waits for.
+#[derive(Default)]
+pub struct Waiting {
+    /// Counts changes of the settings: after the last one of a row something is done.
+    changes: Cell<u32>,
+    /// A look at a running edit or at a question comes again.
+    looks: Cell<bool>,
+    /// A strength or seed was changed, not the dialog's content as a whole.
+    wants_picture: Cell<bool>,
+}
+
+impl Window {
+    /// When the dialog has opened.
+    pub fn begin(self: &Rc<Self>) {
+        let layer = self.session.borrow_mut().read_layer();
+        match layer {
+            Ok(layer) => self.panel.set_layer(&layer),
+            Err(error) => self.tell(&Message::failure(&error)),
+        }
+        self.list_earlier();
+        self.show_busy(false);
+        self.panel.draw();
+        // What filling the fields has started.
+        self.waiting.changes.set(self.waiting.changes.get() + 1);
+        self.waiting.wants_picture.set(false);
+        self.ask_cost();
+    }
+
+    pub fn start(self: &Rc<Self>) {
+        if self.session.borrow().is_running() {
+            return;
+        }
+        let started = self.read().and_then(|params| self.session.borrow_mut().start(params));
+        self.begin_to_look(started);
+    }
+
+    /// Makes results with other strengths.
+    pub fn compare_strengths(self: &Rc<Self>) {
+        self.compare(|params| STRENGTHS.map(|eta| Params { eta, ..params.clone() }).to_vec());
+    }
+
+    /// Makes results with other seeds.
+    pub fn compare_seeds(self: &Rc<Self>) {
+        self.compare(|params| {
+            let seeds = std::iter::once(params.seed).chain(std::iter::repeat_with(new_seed).take(SEEDS));
+            seeds.map(|seed| Params { seed, ..params.clone() }).collect()
+        });
+    }
+
+    fn compare(self: &Rc<Self>, variants: impl Fn(&Params) -> Vec<Params>) {
+        if self.session.borrow().is_running() {
+            return;
+        }
+        let started = self.read().and_then(|params| self.session.borrow_mut().show(variants(&params)));
+        self.begin_to_look(started);
+    }
+
+    fn begin_to_look(self: &Rc<Self>, started: Result<Look>) {
+        // Read anew before an edit: it may be another picture now.
+        let layer = self.session.borrow().layer();
+        if let Some(layer) = layer {
+            self.panel.set_layer(&layer);
+        }
+        match started {
+            Ok(look) => {
+                self.show_busy(!look.ended);
+                self.show(look);
+                self.look_again();
+            }
+            Err(error) => {
+                self.bar.set(0.0, "");
+                self.tell(&Message::failure(&error));
+            }
+        }
+    }
+
+    /// Looks until nothing runs and no question is open.
+    fn look_again(self: &Rc<Self>) {
+        if !self.waiting.looks.replace(true) {
+            let window = Rc::downgrade(self);
+            self.dialog().repeat(POLL, move || window.upgrade().is_some_and(|window| window.look()));
+        }
+    }
+
+    /// `false` when there is no more to see.
+    fn look(self: &Rc<Self>) -> bool {
+        let cost = self.session.borrow_mut().cost();
+        if let Some(text) = cost {
+            self.cost.set_text(&text);
+            self.show_at_once();
+        }
+        let look = self.session.borrow_mut().look();
+        if let Some(look) = look {
+            self.show(look);
+        }
+        let session = self.session.borrow();
+        let more = session.is_running() || session.is_asking();
+        self.waiting.looks.set(more);
+        more
+    }
+
+    /// Shows what a look has found.
+    fn show(self: &Rc<Self>, look: Look) {
+        if let Some((fraction, text)) = &look.bar {
+            self.bar.set(*fraction, text);
+        }
+        if let Some(message) = &look.message {
+            self.tell(message);
+        }
+        if let Some(preview) = look.preview {
+            self.panel.show((*preview).clone(), None);
+        }
+        if look.has_loss {
+            self.show_losses();
+        }
+        if let Some(number) = look.result {
+            self.add_result(number);
+        }
+        if let Some(params) = &look.inserted {
+            if let Err(error) = self.keep(params) {
+                let text = format!("The settings are not kept: {error}.");
+                self.tell(&Message { tone: Tone::Warning, text });
+            }
+            self.list_earlier();
+        }
+        if look.ended {
+            self.show_busy(false);
+            self.ended();
+            self.ask_cost();
+        }
+    }
+
+    fn show_losses(&self) {
+        let session = self.session.borrow();
+        self.curve.0.set_visible(!session.losses.is_empty());
+        if !session.losses.is_empty() {
+            self.curve.set(&curve(&session.losses, CURVE.0, CURVE.1));
+        }
+    }
+
+    /// Puts a result into the strip, unless it is there, and shows it.
+    fn add_result(self: &Rc<Self>, number: usize) {
+        if number >= self.panel.len() {
+            let (picture, params) = self.result(number);
+            let window = Rc::downgrade(self);
+            let clicked = move || {
+                if let Some(window) = window.upgrade() {
+                    window.take_result(number);
+                }
+            };
+            let usual_seed = self.session.borrow().results[0].params.seed;
+            let caption = if params.seed == usual_seed { params.eta.to_string() } else { format!("#{}", params.seed) };
+            self.panel.add(&picture, &caption, &format!("Strength {}, seed {}", params.eta, params.seed), clicked);
+        }
+        self.show_result(number);
+    }
+
+    fn show_result(&self, number: usize) {
+        let (picture, _) = self.result(number);
+        self.panel.show(picture, Some(number));
+    }
+
+    /// A click in the strip: the fields tell how the result was made.
+    fn take_result(&self, number: usize) {
+        self.show_result(number);
+        let (_, params) = self.result(number);
+        self.write(&params);
+    }
+
+    /// The picture of a result as it would be on the layer, and its parameters.
+    fn result(&self, number: usize) -> (LayerImage, Params) {
+        let session = self.session.borrow();
+        let result = &session.results[number];
+        (session.small(result), result.params.clone())
+    }
+
+    /// Makes layers of the chosen results.
+    pub fn insert(self: &Rc<Self>) {
+        let chosen = self.panel.chosen();
+        let inserted = self.session.borrow_mut().insert(&chosen);
+        match inserted {
+            Ok(message) => {
+                self.tell(&message);
+                self.panel.untick();
+                self.list_earlier();
+            }
+            Err(error) => self.tell(&Message::failure(&error)),
+        }
+    }
+
+    /// `false` when nothing runs.
+    pub fn stop(&self) -> bool {
+        let stopping = self.session.borrow_mut().stop();
+        if let Some(message) = &stopping {
+            self.show_stopping();
+            self.tell(message);
+        }
+        stopping.is_some()
+    }
+
+    /// A setting was changed. `shows`: its result is shown at once, if that is fast.
+    pub fn changed(self: &Rc<Self>, shows: bool) {
+        let number = self.waiting.changes.get() + 1;
+        self.waiting.changes.set(number);
+        if shows {
+            self.waiting.wants_picture.set(true);
+        }
+        let window = Rc::downgrade(self);
+        self.dialog().repeat(PAUSE, move || {
+            if let Some(window) = window.upgrade().filter(|window| window.waiting.changes.get() == number) {
+                window.ask_cost();
+            }
+            false
+        });
+    }
+
+    fn ask_cost(self: &Rc<Self>) {
+        if self.session.borrow().is_running() {
+            return;
+        }
+        let params = self.read();
+        self.session.borrow_mut().ask_cost(params);
+        if !self.session.borrow().is_asking() {
+            self.cost.set_text("");
+        }
+        self.look_again();
+    }
+
+    /// Shows the result of a strength or seed that was just chosen, if it is there or comes at once.
+    fn show_at_once(self: &Rc<Self>) {
+        if !self.waiting.wants_picture.take() || !self.session.borrow().comes_at_once() {
+            return;
+        }
+        let Ok(params) = self.read() else { return };
+        let known = self.session.borrow().result_of(&params);
+        match known {
+            Some(number) => self.show_result(number),
+            None => {
+                let started = self.session.borrow_mut().show(vec![params]);
+                self.begin_to_look(started);
+            }
+        }
+    }
+
+    /// Fills the list of the document's edits, newest first.
+    fn list_earlier(&self) {
+        let runs = self.session.borrow().document.history().runs;
+        self.earlier.fill(runs.iter().rev().map(Recipe::title));
+        self.earlier_row.set_visible(!runs.is_empty());
+        self.remove.set_sensitive(false);
+    }
+
+    fn earlier_edit(&self) -> Option<Recipe> {
+        let chosen = self.earlier.chosen()?;
+        self.session.borrow().document.history().runs.into_iter().rev().nth(chosen)
+    }
+
+    /// Takes the settings of an earlier edit.
+    pub fn take_earlier(self: &Rc<Self>) {
+        let Some(recipe) = self.earlier_edit() else { return };
+        self.remove.set_sensitive(true);
+        match recipe.params() {
+            Some(params) => self.write(&params),
+            None => self.tell(&Message::failure(&Error::Host(
+                "another version of the plug-in made this edit, with settings that this one does not know".into(),
+            ))),
+        }
+    }
+
+    /// Removes an earlier edit and its layer.
+    pub fn remove_earlier(self: &Rc<Self>) {
+        let Some(recipe) = self.earlier_edit() else { return };
+        let removed = self.session.borrow_mut().document.remove(&recipe);
+        match removed {
+            Ok(()) => self.tell(&Message::info("The layer and its entry are removed; one undo brings both back.")),
+            Err(error) => self.tell(&Message::failure(&error)),
+        }
+        self.list_earlier();
+    }
+}
