@@ -5,6 +5,7 @@
 
 use candle_core::{Device, Tensor};
 use imagic_edit::engine::imagic::{self, Setting};
+use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::schedule::Schedule;
 use imagic_edit::engine::unet::{UNet, UNetConfig};
@@ -94,7 +95,7 @@ fn prepare(job: Job) -> Result<Operation> {
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
             imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| {
                 steps.took(stage, step)
             })?;
@@ -102,12 +103,12 @@ fn prepare(job: Job) -> Result<Operation> {
         })),
         "stage B step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::FineTune);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
             imagic::fine_tune(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(move || {
-            let setting = Setting { config: &own, schedule: &schedule, params: &params };
+            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
             let unet = UNet::new(&own, &weights)?;
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())

@@ -2,15 +2,20 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod checkpoint;
 mod clock;
 pub mod cost;
 pub mod imagic;
 pub mod layers;
+pub mod lora;
+pub mod memory;
+pub mod mode;
 pub mod ops;
 pub mod optimizer;
 pub mod pixels;
 pub mod random;
 pub mod schedule;
+mod tensor_file;
 pub mod text;
 pub mod unet;
 pub mod untouched;
@@ -25,6 +30,8 @@ use candle_core::{Device, Tensor};
 use clock::Clock;
 use cost::Estimate;
 use imagic::{Setting, Training};
+use memory::Shapes;
+use mode::{Mode, Plan, RESERVE, Trained};
 use pixels::Picture;
 use random::{Purpose, Stream};
 use schedule::Schedule;
@@ -173,6 +180,8 @@ pub struct BaseModel {
     pub unet: Weights,
     /// Noise schedule.
     pub schedule: Schedule,
+    /// Sizes of all parts, for [`Plan`].
+    pub shapes: Shapes,
 }
 
 impl BaseModel {
@@ -186,6 +195,7 @@ impl BaseModel {
             unet_config: UNetConfig::read(folder)?,
             unet: Weights::read(&folder.join("unet"), device)?,
             schedule: Schedule::read(folder)?,
+            shapes: Shapes::read(folder)?,
         };
         UNet::new(&base.unet_config, &base.unet)?;
         if base.vae.latent_channels != base.unet_config.latent_channels {
@@ -202,13 +212,6 @@ impl BaseModel {
     fn own_side(&self) -> usize {
         self.unet_config.sample_size * self.vae.downsampling
     }
-
-    /// Width and height in pixels at which this model works on `layer`.
-    fn working_size(&self, layer: &LayerImage, resolution: u32) -> (usize, usize) {
-        let side = if resolution == 0 { self.own_side() } else { resolution as usize };
-        let multiple = self.vae.downsampling * self.unet_config.latent_multiple();
-        pixels::working_size(layer.width(), layer.height(), side, multiple)
-    }
 }
 
 /// Owns the loaded base model, the last tuned model and what a stopped edit has left.
@@ -223,6 +226,7 @@ pub struct Engine {
 
 /// Stages A and B as far as they have come.
 struct Stopped {
+    mode: Mode,
     /// The picture's latents.
     x: Tensor,
     psnr: Option<f64>,
@@ -254,27 +258,50 @@ impl Engine {
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let is_loaded = self.is_loaded(&request.model_folder)?;
         let base = self.base_model(&request.model_folder, is_loaded)?;
-        let key = TuningKey::of(request, &base.fingerprint);
+        let keys = TuningKey::all(request, &base.fingerprint);
         let tokens = base.text.tokenize(&params.prompt)?;
         if !tokens.cut.is_empty() {
             let limit = base.text.max_tokens - 2;
             notes.push(format!("the target text is longer than {limit} tokens; not used: \"{}\"", tokens.cut));
         }
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
-        let size = base.working_size(&request.layer, params.resolution);
-        let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params };
+        let task = base.shapes.task(request);
+        let size = task.size;
+        let mut setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: Mode::Full };
 
         let (mut embedding_losses, mut tuning_losses) = (Vec::new(), Vec::new());
-        let (tuned, origin) = match self.find_tuned(&key, &base) {
-            Some(found) => found,
+        let (key, tuned, origin) = match self.find_tuned(&keys, &base) {
+            Some(found) => {
+                if found.1.trained() != Mode::allowed(params)[0].trained() {
+                    notes.push(mode::FOUND_ADAPTERS.to_owned());
+                }
+                found
+            }
             None => {
-                let stopped = self.stopped.take().filter(|(kept, _)| *kept == key);
+                let stopped = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept));
                 let mut state = match stopped {
                     Some((_, stopped)) => stopped,
-                    None => self.begin(&base, request, size)?,
+                    None => {
+                        let plan = Plan::new(&base.shapes, &task, true, (self.options.free_memory)())?;
+                        notes.extend(plan.note()?);
+                        self.begin(&base, request, size, plan.mode)?
+                    }
                 };
+                let allowed = Mode::allowed(params);
+                if !allowed.contains(&state.mode) {
+                    // The keys say that this trains the same.
+                    state.mode = allowed[0];
+                }
                 clock.hint = hint(state.psnr, request.familiar_psnr);
-                let tuned = tune(&setting, &base.unet, &e_tgt, &mut state, &mut clock);
+                let free_memory = self.options.free_memory;
+                let tuned = loop {
+                    setting.mode = state.mode;
+                    let tuned = tune(&setting, &base.unet, &e_tgt, &mut state, free_memory, &mut clock);
+                    let Err(Error::Memory(reason)) = tuned else { break tuned };
+                    notes.push(state.lighten(params, &reason));
+                };
+                let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
+                let (_, key) = keys.iter().find(is_of_mode).expect("there is a key for every allowed mode");
                 if matches!(tuned, Err(Error::Cancelled)) {
                     self.stopped = Some((key.clone(), state));
                 }
@@ -282,12 +309,12 @@ impl Engine {
                 [embedding_losses, tuning_losses] = losses;
                 let tuned = Arc::new(tuned);
                 if let Some(folder) = &self.options.cache_folder {
-                    let stored = cache::store(folder, self.options.cache_limit, &key, request, &tuned);
+                    let stored = cache::store(folder, self.options.cache_limit, key, request, &tuned);
                     notes.extend(stored.err().map(|error| {
                         format!("the tuned model is kept only until this program closes: {error}; free some space")
                     }));
                 }
-                (tuned, Tuned::Now)
+                (key.clone(), tuned, Tuned::Now)
             }
         };
         self.tuned = Some((key.clone(), tuned.clone()));
@@ -349,18 +376,29 @@ impl Engine {
             Some(base) => base.fingerprint.clone(),
             None => weights::fingerprint(&request.model_folder)?,
         };
-        let key = TuningKey::of(request, &fingerprint);
-        let in_memory = self.tuned.as_ref().is_some_and(|(kept, _)| *kept == key);
-        let on_disk = || self.options.cache_folder.as_ref().is_some_and(|folder| cache::holds(folder, &key));
+        let keys = TuningKey::all(request, &fingerprint);
+        let is_asked_for = |kept: &TuningKey| keys.iter().any(|(_, key)| key == kept);
+        let in_memory = self.tuned.as_ref().is_some_and(|(kept, _)| is_asked_for(kept));
+        let folder = self.options.cache_folder.as_ref();
+        let on_disk = || folder.is_some_and(|folder| keys.iter().any(|(_, key)| cache::holds(folder, key)));
         let tuned = in_memory || on_disk();
         let stopped =
-            self.stopped.as_ref().filter(|(kept, _)| *kept == key).map_or([0; 2], |(_, stopped)| stopped.steps());
-        cost::estimate(&self.options, request, &fingerprint, tuned, is_loaded, stopped)
+            self.stopped.as_ref().filter(|(kept, _)| is_asked_for(kept)).map_or([0; 2], |(_, stopped)| stopped.steps());
+        let read;
+        let shapes = match self.base.as_ref().filter(|_| is_loaded) {
+            Some(base) => &base.shapes,
+            None => {
+                read = Shapes::read(&request.model_folder)?;
+                &read
+            }
+        };
+        let plan = || Plan::new(shapes, &shapes.task(request), is_loaded, (self.options.free_memory)());
+        let memory = (!tuned).then(plan).transpose()?;
+        cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)
     }
 
     /// What stages A and B need of the picture.
-    fn begin(&self, base: &BaseModel, request: &EditRequest, size: (usize, usize)) -> Result<Stopped> {
-        self.check_memory(base, &request.params)?;
+    fn begin(&self, base: &BaseModel, request: &EditRequest, size: (usize, usize), mode: Mode) -> Result<Stopped> {
         let pixels = pixels::to_tensor(&request.layer, size, &self.device)?; // (1, 3, h, w)
         let moments = base.vae.encode(&pixels)?;
         let mut psnr = None;
@@ -372,7 +410,7 @@ impl Engine {
         let noise = Stream::new(request.params.tuning_seed, Purpose::VaeSample, 0);
         let noise = noise.normals(moments.mean.dims(), &self.device)?;
         let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
-        Ok(Stopped { x, psnr, embedding: None, unfinished: None })
+        Ok(Stopped { mode, x, psnr, embedding: None, unfinished: None })
     }
 
     fn is_loaded(&self, folder: &Path) -> Result<bool> {
@@ -398,35 +436,38 @@ impl Engine {
         Ok(base)
     }
 
-    /// Refuses to tune what cannot fit, before the system kills the process that holds the user's editor session.
-    fn check_memory(&self, base: &BaseModel, params: &Params) -> Result<()> {
-        // Beside the base weights, which are loaded: tuned weights and Adam's two moments.
-        let copies = if params.tuning_steps > 0 { 3 } else { 1 };
-        let weights: u64 = base.unet.tensors.values().map(|tensor| 4 * tensor.elem_count() as u64).sum();
-        let (need, free) = (copies * weights, (self.options.free_memory)().unwrap_or(u64::MAX));
-        if need <= free {
-            return Ok(());
+    /// The first of `keys` for which there is a tuned model.
+    fn find_tuned(
+        &mut self,
+        keys: &[(Trained, TuningKey)],
+        base: &BaseModel,
+    ) -> Option<(TuningKey, Arc<TunedModel>, Tuned)> {
+        if let Some((key, tuned)) = self.tuned.take()
+            && keys.iter().any(|(_, asked)| *asked == key)
+        {
+            return Some((key, tuned, Tuned::InMemory));
         }
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        Err(Error::Memory(format!(
-            "tuning this model needs at least {:.1} GB of memory and {:.1} GB are free; close other programs or choose a smaller model",
-            gb(need),
-            gb(free)
-        )))
-    }
-
-    fn find_tuned(&mut self, key: &TuningKey, base: &BaseModel) -> Option<(Arc<TunedModel>, Tuned)> {
-        if let Some((_, tuned)) = self.tuned.as_ref().filter(|(kept, _)| kept == key) {
-            return Some((tuned.clone(), Tuned::InMemory));
-        }
-        self.tuned = None;
         let folder = self.options.cache_folder.as_ref()?;
-        let tuned = cache::find(folder, key, &base.unet, &self.device)?;
-        Some((Arc::new(tuned), Tuned::OnDisk))
+        let find = |(_, key): &(Trained, TuningKey)| {
+            let tuned = cache::find(folder, key, &base.unet, &self.device)?;
+            Some((key.clone(), Arc::new(tuned), Tuned::OnDisk))
+        };
+        keys.iter().find_map(find)
     }
 }
 
 impl Stopped {
+    /// Goes over to a mode that takes less memory, and keeps what can be kept; tells the user.
+    fn lighten(&mut self, params: &Params, reason: &str) -> String {
+        let before = self.mode;
+        self.mode = before.lighter(params).expect("memory is watched only where there is one");
+        if self.embedding.is_some() && self.mode.trained() != before.trained() {
+            // Stage B, whose weights become adapters.
+            self.unfinished = None;
+        }
+        self.mode.note_after(before, reason)
+    }
+
     /// Steps of stages A and B that are done.
     fn steps(&self) -> [u32; 2] {
         let unfinished = self.unfinished.as_ref().map_or(0, Training::steps);
@@ -443,10 +484,24 @@ fn tune(
     base: &Weights,
     e_tgt: &Tensor,
     state: &mut Stopped,
+    free_memory: fn() -> Option<u64>,
     clock: &mut Clock<'_, '_>,
 ) -> Result<(TunedModel, [Vec<f32>; 2])> {
-    let Stopped { x, psnr, embedding, unfinished } = state;
-    let watch = &mut |stage, step, steps, loss| clock.step(stage, step, steps, loss);
+    // The allocator gives memory of the mode before back only by and by.
+    const SETTLING: u32 = 3;
+    let Stopped { x, psnr, embedding, unfinished, .. } = state;
+    let can_lighten = setting.mode.lighter(setting.params).is_some();
+    let mut steps_here = 0;
+    let watch = &mut |stage, step, steps, loss| {
+        clock.step(stage, step, steps, loss)?;
+        steps_here += 1;
+        match free_memory() {
+            Some(free) if free < RESERVE && can_lighten && steps_here > SETTLING => {
+                Err(Error::Memory(format!("{} MB of memory were left", free / 1_000_000)))
+            }
+            _ => Ok(()),
+        }
+    };
     if embedding.is_none() {
         *embedding = Some(imagic::optimize_text_embedding(setting, base, x, e_tgt, unfinished, watch)?);
     }

@@ -17,7 +17,7 @@
 //!                  job.rs        one thread owns the engine: submit, poll, cancel
 //!                 engine.rs      order of the stages, what is kept
 //!              engine/imagic.rs  the paper
-//!   engine/{text, vae, unet, schedule, optimizer, random, pixels, cache, weights, ops}
+//!   engine/{text, vae, unet, checkpoint, lora, schedule, optimizer, random, pixels, cache, mode, memory, weights, ops}
 //!  leaves for all: image.rs, params.rs, models.rs, error.rs
 //! ```
 //!
@@ -51,6 +51,9 @@
 //!
 //! **Progress and cancelling are one thing**: [`engine::Watch`] is called after every training and sampling step and
 //! answers whether to go on.
+//!
+//! **Memory** is counted from shapes before anything is tuned ([`engine::memory`]); the best mode that fits is taken, and those
+//! that train every weight give the same bytes ([`engine::mode`], [`engine::checkpoint`]).
 //!
 //! **Determinism**: every random number is a function of seed, purpose and step ([`engine::random`]), and sums are taken
 //! in a fixed order, so the same request gives the same bytes on the same kind of processor.

@@ -29,6 +29,12 @@ pub struct Params {
     pub tuning_steps: u32,
     /// Learning rate of stage B.
     pub tuning_lr: f64,
+    /// How stage B tunes; one of [`TUNING_MODES`].
+    pub tuning_mode: String,
+    /// Rank of the adapters in mode `lora`.
+    pub lora_rank: u32,
+    /// Layers that get an adapter; one of [`LORA_LAYERS`].
+    pub lora_layers: String,
     /// Timesteps and noises averaged in each step of stages A and B.
     pub batch_size: u32,
     /// Side of the square whose area the model works at, in pixels; 0 is the model's own.
@@ -107,6 +113,17 @@ pub struct Param {
 }
 
 const LARGEST_SEED: u32 = i32::MAX as u32;
+
+/// Values of `tuning_mode` and their labels.
+pub const TUNING_MODES: &[(&str, &str)] = &[
+    ("automatic", "Automatic"),
+    ("full", "Full"),
+    ("checkpointed", "Full, with less memory"),
+    ("lora", "Adapters (LoRA)"),
+];
+
+/// Values of `lora_layers` and their labels.
+pub const LORA_LAYERS: &[(&str, &str)] = &[("attention", "Attention"), ("all", "All layers")];
 
 /// All parameters, in the order in which dialogs show them.
 pub const PARAMS: &[Param] = &[
@@ -213,12 +230,42 @@ pub const PARAMS: &[Param] = &[
     Param {
         id: "tuning_lr",
         label: "Tuning learning rate",
-        help: "Adam's learning rate in stage B.",
+        help: "Adam's learning rate in stage B; 20 times as much in the tuning mode lora.",
         domain: Domain::Real { min: 0.0, max: 1.0 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
         slot: |p| Slot::Real(&mut p.tuning_lr),
+    },
+    Param {
+        id: "tuning_mode",
+        label: "Tuning mode",
+        help: "Full is fastest; checkpointed gives the same result with less memory in more time; lora trains small adapters instead of the model, with least memory and another result; automatic takes the first that fits into memory.",
+        domain: Domain::Choice { options: TUNING_MODES },
+        source: "ours",
+        affects: Affects::Tuning,
+        advanced: true,
+        slot: |p| Slot::Text(&mut p.tuning_mode),
+    },
+    Param {
+        id: "lora_rank",
+        label: "LoRA rank",
+        help: "Size of the adapters in the tuning mode lora; more can change more.",
+        domain: Domain::Integer { min: 1, max: 128 },
+        source: "diffusers, train_text_to_image_lora.py",
+        affects: Affects::Tuning,
+        advanced: true,
+        slot: |p| Slot::Integer(&mut p.lora_rank),
+    },
+    Param {
+        id: "lora_layers",
+        label: "LoRA layers",
+        help: "Layers that get an adapter in the tuning mode lora; attention alone takes less time and memory, and is further from the result of full tuning.",
+        domain: Domain::Choice { options: LORA_LAYERS },
+        source: "ours, docs/MEMORY.md",
+        affects: Affects::Tuning,
+        advanced: true,
+        slot: |p| Slot::Text(&mut p.lora_layers),
     },
     Param {
         id: "batch_size",
@@ -270,6 +317,9 @@ impl Params {
             embedding_lr: 2e-3,
             tuning_steps: 1500,
             tuning_lr: 5e-7,
+            tuning_mode: "automatic".to_owned(),
+            lora_rank: 4,
+            lora_layers: "all".to_owned(),
             batch_size: 1,
             resolution: 0,
             tuning_seed: 0,

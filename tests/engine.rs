@@ -1,5 +1,7 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
+use imagic_edit::engine::memory::{Needs, Shapes};
+use imagic_edit::engine::mode::{self, Mode};
 use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
@@ -354,6 +357,127 @@ fn too_little_memory_is_said_before_tuning_and_a_tuned_model_still_serves() {
     assert!(matches!(error, Error::Memory(_)) && error.to_string().contains("close other programs"), "{error}");
     edit(&mut engine(Some(&cache)), &request()).expect("an edit");
     assert_eq!(edit(&mut poor(), &request()).expect("no tuning needed").tuned, Tuned::OnDisk);
+}
+
+#[test]
+fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
+    static FREE: AtomicU64 = AtomicU64::new(0);
+    let cache = Folder::new("modes");
+    let engine = |cache: Option<&Folder>| {
+        let cache_folder = cache.map(|folder| folder.0.clone());
+        Engine::new(EngineOptions { cache_folder, cache_limit: 1 << 30, free_memory: || Some(FREE.load(Relaxed)) })
+    };
+    let mut request = request();
+    request.params.batch_size = 4;
+    let shapes = Shapes::read(&fixture()).expect("a model");
+    let [full, checkpointed] =
+        [Mode::Full, Mode::Checkpointed].map(|mode| shapes.needs(&shapes.task(&request), mode).expect("needs"));
+    let with_margin = |needs: Needs| needs.peak() + mode::margin(needs.peak()) - needs.model;
+    assert!(with_margin(checkpointed) < with_margin(full));
+
+    FREE.store(with_margin(full), Relaxed);
+    let rich = edit(&mut engine(Some(&cache)), &request).expect("an edit");
+    assert!(rich.notes.is_empty(), "{:?}", rich.notes);
+    let mut second = engine(None);
+    // Before the base model is loaded, it has to fit, too.
+    FREE.store(with_margin(checkpointed) + checkpointed.model, Relaxed);
+    let plan = second.estimate(&request).expect("an estimate").memory.expect("not tuned yet");
+    assert_eq!((plan.mode, plan.need), (Mode::Checkpointed, checkpointed.peak()));
+    FREE.store(with_margin(checkpointed), Relaxed);
+    let poor = edit(&mut second, &request).expect("an edit");
+    assert!(
+        poor.notes[0].starts_with("tuned with all weights, intermediate results computed twice"),
+        "{:?}",
+        poor.notes
+    );
+    assert!(poor.layer == rich.layer, "another picture");
+    request.params.tuning_mode = "checkpointed".into();
+    assert_eq!(
+        edit(&mut engine(Some(&cache)), &request).expect("an edit").tuned,
+        Tuned::OnDisk,
+        "it is the same model"
+    );
+    request.params.tuning_mode = "full".into();
+    let error = edit(&mut engine(None), &request).expect_err("asked for more than there is");
+    assert!(error.to_string().contains("set the tuning mode to automatic"), "{error}");
+}
+
+/// Free memory as it was told to be: plenty, and for some askings of the rest nothing.
+mod lying {
+    use super::{AtomicU64, Relaxed};
+
+    pub static PLENTY: AtomicU64 = AtomicU64::new(0);
+    pub static NOTHING: AtomicU64 = AtomicU64::new(0);
+
+    pub fn free_memory() -> Option<u64> {
+        let less = |left: u64| left.checked_sub(1);
+        if PLENTY.fetch_update(Relaxed, Relaxed, less).is_ok() {
+            return Some(1 << 40);
+        }
+        Some(if NOTHING.fetch_update(Relaxed, Relaxed, less).is_ok() { 1000 } else { 1 << 40 })
+    }
+}
+
+#[test]
+fn an_edit_whose_memory_runs_short_goes_on_in_a_lighter_mode() {
+    let cache = Folder::new("lighter");
+    let engine = |plenty, nothing| {
+        lying::PLENTY.store(plenty, Relaxed);
+        lying::NOTHING.store(nothing, Relaxed);
+        let cache_folder = Some(cache.0.clone());
+        Engine::new(EngineOptions { cache_folder, cache_limit: 1 << 30, free_memory: lying::free_memory })
+    };
+    let mut request = request();
+    (request.params.embedding_steps, request.params.tuning_steps) = (6, 8);
+    let exact = edit(&mut engine(u64::MAX, 0), &request).expect("an edit");
+    cache::clear(&cache.0).expect("an empty cache");
+
+    // Once: asked before tuning, at the begin of each stage and after each of its steps.
+    let same = edit(&mut engine(12, 1), &request).expect("an edit");
+    assert!(same.notes.len() == 1 && same.notes[0].contains("computed twice"), "{:?}", same.notes);
+    assert!(same.layer == exact.layer, "another picture");
+    assert_eq!(same.tuning_losses, exact.tuning_losses);
+    cache::clear(&cache.0).expect("an empty cache");
+
+    // For good: stage B begins anew with adapters, and there nothing is lighter.
+    let other = edit(&mut engine(12, u64::MAX), &request).expect("an edit");
+    assert!(other.notes.len() == 2 && other.notes[1].contains("began anew"), "{:?}", other.notes);
+    assert_eq!((other.embedding_losses, other.tuning_losses.len()), (exact.embedding_losses, 8));
+    assert!(other.layer != exact.layer, "adapters are not the same");
+    let found = edit(&mut engine(u64::MAX, 0), &request).expect("an edit");
+    assert!(found.notes[0].contains("set the tuning mode to full"), "{:?}", found.notes);
+    assert_eq!(found.tuned, Tuned::OnDisk, "what was tuned serves where memory is not short any more");
+    assert!(found.layer == other.layer, "another picture from disk");
+    request.params.tuning_mode = "lora".into();
+    assert_eq!(edit(&mut engine(u64::MAX, 0), &request).expect("an edit").tuned, Tuned::OnDisk);
+    request.params.tuning_mode = "full".into();
+    assert_eq!(edit(&mut engine(u64::MAX, 0), &request).expect("an edit").tuned, Tuned::Now);
+
+    // Asked for, full tuning is not given up.
+    cache::clear(&cache.0).expect("an empty cache");
+    let insisted = edit(&mut engine(12, u64::MAX), &request).expect("an edit");
+    assert!(insisted.notes.is_empty() && insisted.layer == exact.layer, "{:?}", insisted.notes);
+}
+
+#[test]
+fn adapters_are_tuned_anew_for_what_they_depend_on_and_the_full_model_is_not() {
+    let cache = Folder::new("adapters");
+    let mut engine = engine(Some(&cache));
+    let mut request = request();
+    request.params.tuning_mode = "lora".into();
+    let mut tuned = |change: &dyn Fn(&mut Params)| {
+        change(&mut request.params);
+        edit(&mut engine, &request).expect("an edit").tuned
+    };
+    assert_eq!(tuned(&|_| ()), Tuned::Now);
+    assert_eq!(tuned(&|p| p.lora_rank = 2), Tuned::Now);
+    assert_eq!(tuned(&|p| p.lora_layers = "attention".into()), Tuned::Now);
+    assert_eq!(tuned(&|p| p.tuning_lr = 5e-4), Tuned::Now);
+    let entries = cache::list(&cache.0).expect("the folder");
+    let full = std::fs::metadata(fixture().join("unet/diffusion_pytorch_model.safetensors")).expect("weights").len();
+    assert!(entries.len() == 4 && entries.iter().all(|entry| entry.bytes < full), "{entries:?}");
+    assert_eq!(tuned(&|p| p.tuning_mode = "full".into()), Tuned::Now);
+    assert_eq!(tuned(&|p| p.lora_rank = 3), Tuned::InMemory);
 }
 
 /// `layer` for the built-in model; its edit is not looked at.

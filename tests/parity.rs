@@ -7,7 +7,10 @@
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
-use imagic_edit::engine::imagic::{self, Setting};
+use imagic_edit::engine::checkpoint::Activations;
+use imagic_edit::engine::imagic::{self, Sample, Setting};
+use imagic_edit::engine::lora;
+use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::optimizer::Adam;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::schedule::Schedule;
@@ -15,7 +18,7 @@ use imagic_edit::engine::text::TextEncoder;
 use imagic_edit::engine::unet::{UNet, UNetConfig};
 use imagic_edit::engine::vae::Vae;
 use imagic_edit::engine::weights::Weights;
-use imagic_edit::engine::{EditRequest, Engine, EngineOptions};
+use imagic_edit::engine::{EditRequest, Engine, EngineOptions, StepWatch};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
 use serde_json::Value;
@@ -123,10 +126,16 @@ fn loss_and_every_gradient_are_the_same() {
         // Through the schedule's square roots, of which theirs are in f32.
         check(reference, "x_t, target", 1e-6, [("x_t", x_t, tensor("x_t")), ("target", target, tensor("target"))]);
 
-        let loss = imagic::denoising_loss(&schedule, &unet, &x, &e, &timesteps, &noise).expect("a loss");
+        let sample = Sample { x: &x, e: &e, timesteps: &timesteps, noise: &noise };
+        let both = [Activations::Keep, Activations::Recompute];
+        let results = both.map(|activations| imagic::denoising_loss(&schedule, &unet, &sample, activations));
+        let [(loss, mut gradients), (_, recomputed)] = results.map(|result| result.expect("a loss"));
         check(reference, "loss", 1e-6, [("loss", loss.reshape(1).expect("one number"), tensor("loss"))]);
 
-        let mut gradients = loss.backward().expect("gradients");
+        for (name, variable) in variables.iter().chain([(&"e".to_owned(), &e)]) {
+            let [kept, recomputed] = [&gradients, &recomputed].map(|gradients| gradients.get(variable).map(values));
+            assert!(kept == recomputed, "{}: another gradient of {name} without activations", reference.name());
+        }
         let of_e = gradients.remove(&e).expect("the gradient of e");
         check(reference, "gradient of e", 1e-5, [("e", of_e, tensor("gradient_of_e"))]);
 
@@ -144,6 +153,70 @@ fn loss_and_every_gradient_are_the_same() {
             (name.as_str(), ours, theirs.load(name, CPU).expect("checked above"))
         });
         check(reference, "gradients of the weights", reference.tolerance(1e-5, "gradients"), pairs);
+    });
+}
+
+/// Against the file that make_lora.py adds to the folders of the small models.
+#[test]
+fn adapters_get_the_same_gradients_and_take_the_same_steps() {
+    every_reference(|reference| {
+        let file = reference.folder.join("lora.safetensors");
+        if !file.is_file() {
+            println!("skipped: {} has no adapters", reference.name());
+            return;
+        }
+        let theirs = candle_core::safetensors::load(file, CPU).expect("a safetensors file");
+        let (config, base) = reference.unet();
+        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let input = |name: &str| reference.tensor(&format!("loss.{name}"));
+        let (x, noise, e) = (input("x_0"), input("noise"), input("e"));
+        for layers in ["attention", "all"] {
+            let their = |name: &str| theirs[&format!("{layers}.{name}")].clone();
+            let mut params = reference.params();
+            (params.lora_layers, params.lora_rank) = (layers.to_owned(), 2);
+            (params.tuning_lr, params.tuning_steps) = (1e-3 / lora::RATE, 5);
+
+            let shapes: Vec<lora::Shape> = lora::shapes(&base, &params).into_iter().flatten().collect();
+            let variable = |(index, shape): (usize, &lora::Shape)| {
+                let normals = Stream::new(1u32, Purpose::Latents, index as u32).normals(&shape.shape, CPU);
+                let tensor = normals.and_then(|normals| Ok((normals * 0.1)?)).expect("normal numbers");
+                (shape.name.clone(), Var::from_tensor(&tensor).expect("a variable"))
+            };
+            let variables: BTreeMap<String, Var> = shapes.iter().enumerate().map(variable).collect();
+            let mut adapted = base.clone();
+            adapted.tensors.extend(variables.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
+            let unet = UNet::new(&config, &adapted).expect("a U-Net");
+            let timesteps = integers(&reference.facts["loss"]["timesteps"]);
+            let sample = Sample { x: &x, e: &e, timesteps: &timesteps, noise: &noise };
+            let result = imagic::denoising_loss(&schedule, &unet, &sample, Activations::Recompute);
+            let (loss, mut gradients) = result.expect("a loss");
+            check(reference, "LoRA: loss", 1e-6, [(layers, loss.reshape(1).expect("a number"), their("loss"))]);
+            let pairs = variables.iter().map(|(name, variable)| {
+                let ours = gradients.remove(variable).unwrap_or_else(|| panic!("no gradient for {name}"));
+                (name.as_str(), ours, their(&format!("gradient.{name}")))
+            });
+            check(reference, "LoRA: gradients", reference.tolerance(1e-5, "gradients"), pairs);
+
+            let watch = &mut |_, _, _, _| Ok(());
+            let tune = |mode, watch: &mut StepWatch<'_>| {
+                let setting = Setting { config: &config, schedule: &schedule, params: &params, mode };
+                imagic::fine_tune(&setting, &base, &x, &e, &mut None, watch).expect("stage B")
+            };
+            let (tuned, losses) = tune(Mode::Lora, watch);
+            let losses = Tensor::new(losses, CPU).expect("a row");
+            check(reference, "LoRA: losses of stage B", 1e-6, [(layers, losses, their("losses"))]);
+            let pairs = shapes.iter().map(|shape| {
+                (shape.name.as_str(), tuned.tensors[&shape.name].clone(), their(&format!("tuned.{}", shape.name)))
+            });
+            // As in `check_changes`; torch's own f32 and f64 differ by up to 3e-4, in the same tensor.
+            check(reference, "LoRA: adapters", 5e-3, pairs);
+            let (again, _) = tune(Mode::LoraCheckpointed, watch);
+            for (name, tensor) in &tuned.tensors {
+                assert!(values(&again.tensors[name]) == values(tensor), "{}: another {name}", reference.name());
+                let own = base.tensors.get(name).is_none_or(|before| before.id() == tensor.id());
+                assert!(own, "a copy of {name}");
+            }
+        }
     });
 }
 
@@ -172,7 +245,7 @@ fn adam_takes_the_same_steps() {
                 let gradient = tensor("gradients").get(step).expect("ten gradients");
                 // A sum of products has its factors as gradient.
                 let loss = (variable.as_tensor() * gradient).and_then(|product| product.sum_all()).expect("a sum");
-                adam.step(&loss).expect("a step");
+                adam.step(|| Ok((loss.clone(), loss.backward()?))).expect("a step");
             }
             check(
                 reference,
@@ -223,7 +296,7 @@ fn sampling_with_guidance_takes_the_same_path() {
         let pairs = steps.iter().map(|(name, ours, theirs)| (name.as_str(), ours.clone(), theirs.clone()));
         check(reference, "DDIM, each step alone", 5e-6, pairs);
 
-        let setting = Setting { config: &config, schedule: &schedule, params: &params };
+        let setting = Setting { config: &config, schedule: &schedule, params: &params, mode: Mode::Full };
         let watch = &mut |_, _: &Tensor| Ok(());
         let last =
             imagic::generate(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1), watch).expect("latents");
@@ -249,7 +322,7 @@ fn a_whole_edit_is_the_same() {
         let x = vae.sample(&moments, &noise).expect("a sample");
         check(reference, "edit: x", 4e-6, [("x", x.clone(), tensor("x_0"))]);
 
-        let setting = Setting { config: &config, schedule: &schedule, params: &params };
+        let setting = Setting { config: &config, schedule: &schedule, params: &params, mode: Mode::Full };
         let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
         let (e_opt, losses) =
@@ -260,6 +333,13 @@ fn a_whole_edit_is_the_same() {
         let (tuned, losses) = imagic::fine_tune(&setting, &base, &x, &e_opt, &mut None, watch).expect("stage B");
         check(reference, "edit: losses of stage B", 1e-6, [("losses", row(losses), tensor("losses_b"))]);
         check_changes(reference, &base, &tuned);
+        let sparing = Setting { mode: Mode::Checkpointed, ..setting };
+        let (e, _) = imagic::optimize_text_embedding(&sparing, &base, &x, &e_tgt, &mut None, watch).expect("stage A");
+        let (again, _) = imagic::fine_tune(&sparing, &base, &x, &e, &mut None, watch).expect("stage B");
+        assert!(values(&e) == values(&e_opt), "{}: another e_opt without activations", reference.name());
+        for (name, weight) in &tuned.tensors {
+            assert!(values(&again.tensors[name]) == values(weight), "{}: another {name}", reference.name());
+        }
 
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
         check(reference, "edit: e_bar", 1e-6, [("e_bar", e_bar.clone(), tensor("e_bar"))]);

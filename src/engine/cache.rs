@@ -1,11 +1,14 @@
 //! Tuned models on disk: one file each, found again by what they were tuned on; a damaged file is a miss.
 #![forbid(unsafe_code)]
 
-use super::EditRequest;
+use super::mode::{Mode, Trained};
+use super::tensor_file::{MAX_HEADER, TensorFile};
 use super::weights::{Weights, hex};
-use crate::error::{Error, Result, sentence};
+use super::{EditRequest, lora};
+use crate::error::{Error, Result};
 use crate::params::{Affects, PARAMS};
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -15,10 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
-const FORMAT: u32 = 1;
-
-/// Largest header of a safetensors file that is read when listing.
-const MAX_HEADER: u64 = 16 << 20;
+const FORMAT: u32 = 2;
 
 /// Name of the embedding among the tensors of the network, which are called `unet.*`.
 const E_OPT: &str = "e_opt";
@@ -33,31 +33,62 @@ pub struct TunedModel {
     pub psnr: Option<f64>,
 }
 
+impl TunedModel {
+    /// What stage B changed.
+    pub fn trained(&self) -> Trained {
+        if self.unet.tensors.keys().any(|name| lora::is_adapter(name)) { Trained::Adapters } else { Trained::Weights }
+    }
+
+    /// The tensors that are not the base model's.
+    fn own_tensors(&self) -> impl Iterator<Item = (&String, &Tensor)> {
+        let trained = self.trained();
+        self.unet.tensors.iter().filter(move |(name, _)| trained == Trained::Weights || lora::is_adapter(name))
+    }
+}
+
 /// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TuningKey(String);
 
 impl TuningKey {
-    /// `fingerprint` is the base model's, see [`super::weights::fingerprint`].
-    pub fn of(request: &EditRequest, fingerprint: &str) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(format!("imagic-edit tuned model {FORMAT}\n{fingerprint}\n"));
-        for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
-            // The model counts by its fingerprint: another name or folder for the same weights is no change.
-            let value = if param.id == "model" { None } else { request.params.get(param.id) };
-            hash.update(format!("{}={}\n", param.id, value.unwrap_or_default()));
-        }
-        hash.update(format!("{}x{}\n", request.layer.width(), request.layer.height()));
-        if let Some(digest) = request.layer_digest {
-            hash.update(format!("{digest:016x}\n"));
-            return Self(hex(&hash.finalize()));
-        }
-        for row in request.layer.rgba().chunks(1 << 16) {
-            let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-            hash.update(&bytes);
-        }
-        Self(hex(&hash.finalize()))
+    /// One for each thing that a mode which `request` allows may train, the better first. `fingerprint` is the base model's,
+    /// see [`super::weights::fingerprint`].
+    pub fn all(request: &EditRequest, fingerprint: &str) -> Vec<(Trained, Self)> {
+        let pixels = match request.layer_digest {
+            Some(digest) => format!("{digest:016x}"),
+            None => digest_of_pixels(request),
+        };
+        let mut trained: Vec<Trained> = Mode::allowed(&request.params).iter().map(|mode| mode.trained()).collect();
+        trained.dedup();
+        let key = |trained| {
+            let mut hash = Sha256::new();
+            hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
+            for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
+                // The model counts by its fingerprint: another name or folder for the same weights is no change. How much
+                // memory the tuning takes changes no number.
+                let counts = match param.id {
+                    "model" | "tuning_mode" => false,
+                    "lora_rank" | "lora_layers" => trained == Trained::Adapters,
+                    _ => true,
+                };
+                if counts {
+                    hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
+                }
+            }
+            hash.update(format!("{}x{} {pixels}\n", request.layer.width(), request.layer.height()));
+            Self(hex(&hash.finalize()))
+        };
+        trained.into_iter().map(|trained| (trained, key(trained))).collect()
     }
+}
+
+fn digest_of_pixels(request: &EditRequest) -> String {
+    let mut hash = Sha256::new();
+    for row in request.layer.rgba().chunks(1 << 16) {
+        let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+        hash.update(&bytes);
+    }
+    hex(&hash.finalize())
 }
 
 /// One file in the cache folder.
@@ -144,7 +175,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     remove_unfinished(folder, std::time::Duration::from_secs(24 * 3600));
     let tensors: BTreeMap<String, Tensor> = std::iter::once((E_OPT.to_owned(), tuned.e_opt.clone()))
-        .chain(tuned.unet.tensors.iter().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
+        .chain(tuned.own_tensors().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
         .collect();
     let about = json!({
         "format": FORMAT,
@@ -227,17 +258,29 @@ fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<Tun
     if about["format"] != json!(FORMAT) {
         return Err(format!("its format is {}, not {FORMAT}", about["format"]));
     }
-    let tensors = candle_core::safetensors::load(file, device).map_err(|error| sentence(&error))?;
-    let sorted: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    if digest(sorted.into_iter()).map_err(|error| error.to_string())? != about["digest"].as_str().unwrap_or_default() {
+    let open = TensorFile::open(file).map_err(|error| error.to_string())?;
+    let tensors: std::io::Result<BTreeMap<String, Tensor>> =
+        open.tensors(device).map(|(name, tensor)| Ok((name, tensor?))).collect();
+    let tensors = tensors.map_err(|error| error.to_string())?;
+    if digest(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).map_err(|error| error.to_string())?
+        != about["digest"].as_str().unwrap_or_default()
+    {
         return Err("its content does not fit its digest".into());
     }
-    let mut unet = BTreeMap::new();
-    for (name, tensor) in &base.tensors {
-        match tensors.get(&format!("unet.{name}")) {
-            Some(tuned) if tuned.shape() == tensor.shape() => unet.insert(name.clone(), tuned.clone()),
-            _ => return Err(format!("tensor {name} does not fit the base model")),
-        };
+    let own = |name: &str| tensors.get(&format!("unet.{name}"));
+    let adapters: Vec<&str> =
+        tensors.keys().filter_map(|name| name.strip_prefix("unet.")).filter(|name| lora::is_adapter(name)).collect();
+    let mut unet = base.tensors.clone();
+    if adapters.is_empty() {
+        for (name, tensor) in &mut unet {
+            match own(name) {
+                Some(tuned) if tuned.shape() == tensor.shape() => *tensor = tuned.clone(),
+                _ => return Err(format!("tensor {name} does not fit the base model")),
+            };
+        }
+    } else {
+        // The digest fits and the key names rank and layers, so that the network will find them to have its shapes.
+        unet.extend(adapters.into_iter().filter_map(|name| Some((name.to_owned(), own(name)?.clone()))));
     }
     let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
     Ok(TunedModel {

@@ -1,6 +1,7 @@
 //! What an edit will cost, from what earlier ones have taken on this machine.
 #![forbid(unsafe_code)]
 
+use super::mode::Plan;
 use super::{EditRequest, EngineOptions};
 use crate::error::Result;
 use crate::params::Params;
@@ -24,6 +25,8 @@ pub struct Estimate {
     pub goes_on: bool,
     /// Seconds; `None` before the first edit with this base model.
     pub seconds: Option<f32>,
+    /// How it will be tuned and the memory that takes; `None` if it is tuned already.
+    pub memory: Option<Plan>,
 }
 
 /// How fast one base model runs on this machine.
@@ -53,15 +56,17 @@ pub fn estimate(
     options: &EngineOptions,
     request: &EditRequest,
     fingerprint: &str,
-    tuned: bool,
+    memory: Option<Plan>,
     is_loaded: bool,
     done: [u32; 2],
 ) -> Result<Estimate> {
+    let tuned = memory.is_none();
     let pace = options.cache_folder.as_deref().and_then(|folder| read(folder).remove(fingerprint));
     let goes_on = !tuned && done != [0; 2];
     Ok(Estimate {
         tuned,
         goes_on,
+        memory,
         seconds: pace.and_then(|pace| seconds(&pace, &request.params, tuned, is_loaded, done)),
     })
 }

@@ -9,6 +9,9 @@
 //! | `denoising_loss` | L of formula 2 |
 #![forbid(unsafe_code)]
 
+use super::checkpoint::{self, Activations, Input};
+use super::lora;
+use super::mode::{Mode, Trained};
 use super::optimizer::Adam;
 use super::random::{Purpose, Stream};
 use super::schedule::Schedule;
@@ -17,6 +20,7 @@ use super::weights::Weights;
 use super::{SampleWatch, Stage, StepWatch};
 use crate::error::{Error, Result};
 use crate::params::Params;
+use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +33,8 @@ pub struct Setting<'a> {
     pub schedule: &'a Schedule,
     /// Steps, learning rates, seeds.
     pub params: &'a Params,
+    /// What stage B trains, and how both get at the intermediate results that gradients need, which changes no number.
+    pub mode: Mode,
 }
 
 /// Stage A or B between two steps. One that was stopped goes on from here as if it had not been.
@@ -40,9 +46,9 @@ pub struct Training {
 }
 
 impl Training {
-    fn begin<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>, lr: f64) -> Result<Self> {
-        let variable = |(name, tensor): (&str, &Tensor)| Ok((name.to_owned(), Var::from_tensor(tensor)?));
-        let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
+    fn begin(tensors: &BTreeMap<String, Tensor>, lr: f64) -> Result<Self> {
+        let variable = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
+        let variables: BTreeMap<String, Var> = tensors.iter().map(variable).collect::<Result<_>>()?;
         let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr));
         Ok(Self { variables, adam, losses: Vec::new() })
     }
@@ -68,7 +74,7 @@ pub fn optimize_text_embedding(
     let params = setting.params;
     let mut training = match unfinished.take() {
         Some(training) => training,
-        None => Training::begin([(E, e_tgt)], params.embedding_lr)?,
+        None => Training::begin(&BTreeMap::from([(E.to_owned(), e_tgt.clone())]), params.embedding_lr)?,
     };
     let unet = UNet::new(setting.config, base)?;
     let plan = Plan {
@@ -86,7 +92,8 @@ pub fn optimize_text_embedding(
     Ok((e.detach(), training.losses))
 }
 
-/// Stage B: the network's weights that reconstruct `x` at `e_opt`, all of them trained, starting from `base`.
+/// Stage B: the network's weights that reconstruct `x` at `e_opt`, all of them trained, starting from `base`; or, unlike in the
+/// paper, `base` with trained adapters, where memory is short.
 /// Goes on from `unfinished`, and leaves there what was done if it fails. Returns the tuned weights and the losses; `base`
 /// stays as it is, for the next picture.
 pub fn fine_tune(
@@ -100,15 +107,18 @@ pub fn fine_tune(
     let params = setting.params;
     let mut training = match unfinished.take() {
         Some(training) => training,
-        None => {
-            let tensors = base.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-            Training::begin(tensors, params.tuning_lr)?
-        }
+        None => match setting.mode.trained() {
+            Trained::Weights => Training::begin(&base.tensors, params.tuning_lr)?,
+            Trained::Adapters => {
+                Training::begin(&lora::begin(base, params, x.device())?, lora::RATE * params.tuning_lr)?
+            }
+        },
     };
-    let weights = |variables: &BTreeMap<String, Var>, tensor: fn(&Var) -> Tensor, optimizer| Weights {
-        file: base.file.clone(),
-        tensors: variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))).collect(),
-        optimizer,
+    // Adapters join the base model's weights, tuned weights take their places.
+    let weights = |variables: &BTreeMap<String, Var>, tensor: fn(&Var) -> Tensor, optimizer| {
+        let mut tensors = base.tensors.clone();
+        tensors.extend(variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))));
+        Weights { file: base.file.clone(), tensors, optimizer }
     };
     let tracked = weights(&training.variables, |variable| variable.as_tensor().clone(), Some(training.adam.clone()));
     let unet = UNet::new(setting.config, &tracked)?;
@@ -162,20 +172,33 @@ pub fn generate(
     Ok(x_t)
 }
 
+/// What one step of stages A and B looks at.
+pub struct Sample<'a> {
+    /// The picture x, (1, c, h, w).
+    pub x: &'a Tensor,
+    /// The embedding, (1, tokens, d).
+    pub e: &'a Tensor,
+    /// b timesteps t.
+    pub timesteps: &'a [u32],
+    /// Their noises, (b, c, h, w).
+    pub noise: &'a Tensor,
+}
+
 /// Formula 2: the mean of (target - prediction)^2, where the target is the noise, or v for a model that predicts v.
-/// `e`: (1, tokens, d); `timesteps`: b of them; `noise`: (b, c, h, w).
+/// Returns it with the gradients of the variables in network and embedding.
 pub fn denoising_loss(
     schedule: &Schedule,
     unet: &UNet,
-    x: &Tensor,
-    e: &Tensor,
-    timesteps: &[u32],
-    noise: &Tensor,
-) -> Result<Tensor> {
+    sample: &Sample<'_>,
+    activations: Activations,
+) -> Result<(Tensor, GradStore)> {
+    let &Sample { x, e, timesteps, noise } = sample;
     let (_, tokens, d) = e.dims3()?;
-    let e = e.broadcast_as((timesteps.len(), tokens, d))?;
-    let prediction = unet.forward(&schedule.add_noise(x, noise, timesteps)?, timesteps, &e.contiguous()?)?;
-    Ok((prediction - schedule.target(x, noise, timesteps)?)?.sqr()?.mean_all()?)
+    let e = e.broadcast_as((timesteps.len(), tokens, d))?.contiguous()?;
+    let x_t = schedule.add_noise(x, noise, timesteps)?;
+    let target = schedule.target(x, noise, timesteps)?;
+    let loss = |prediction: &Tensor| Ok((prediction - target)?.sqr()?.mean_all()?);
+    checkpoint::backward(unet, &Input { x_t: &x_t, timesteps, e: &e }, activations, loss)
 }
 
 /// What differs between stages A and B besides the variables.
@@ -206,8 +229,8 @@ fn train(
         let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
         let timesteps = stream(plan.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
         let noise = stream(plan.noise).normals(&shape, x.device())?;
-        let loss = denoising_loss(schedule, unet, x, e, &timesteps, &noise)?;
-        training.adam.step(&loss)?;
+        let sample = Sample { x, e, timesteps: &timesteps, noise: &noise };
+        let loss = training.adam.step(|| denoising_loss(schedule, unet, &sample, setting.mode.activations()))?;
         let loss = loss.to_scalar::<f32>()?;
         if !loss.is_finite() {
             let stage = plan.stage.label();

@@ -1,6 +1,8 @@
 //! The layers that U-Net and VAE share, with the names and shapes of diffusers.
 #![forbid(unsafe_code)]
 
+use super::lora;
+use super::memory::{Size, Trace, values};
 use super::ops::{self, Activation, Padding, Parameters};
 use super::optimizer::Adam;
 use super::weights::Scope;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 /// nn.Conv2d.
 pub struct Conv2d {
     parameters: Parameters,
+    /// A and B of [`super::lora`].
+    adapter: Option<[Parameters; 2]>,
     stride: usize,
     padding: Padding,
 }
@@ -32,12 +36,38 @@ impl Conv2d {
     ) -> Result<Self> {
         let weight = scope.get("weight", &[c_out, c_in, k, k])?;
         let bias = scope.get("bias", &[c_out])?;
-        Ok(Self { parameters: Parameters { weight, bias, optimizer: scope.optimizer() }, stride, padding })
+        let without_bias = |weight: Tensor| -> Result<Parameters> {
+            let bias = Tensor::zeros(weight.dims()[0], weight.dtype(), weight.device())?;
+            Ok(Parameters { weight, bias, optimizer: scope.optimizer() })
+        };
+        let adapter = match scope.find(lora::A).map(|a| a.dims()[0]) {
+            Some(rank) => Some([
+                without_bias(scope.get(lora::A, &[rank, c_in, k, k])?)?,
+                without_bias(scope.get(lora::B, &[c_out, rank, 1, 1])?)?,
+            ]),
+            None => None,
+        };
+        Ok(Self { adapter, parameters: Parameters { weight, bias, optimizer: scope.optimizer() }, stride, padding })
     }
 
     /// (b, c_in, h, w) to (b, c_out, h / stride, w / stride).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::conv2d(x, &self.parameters, self.stride, self.padding)?)
+        let y = ops::conv2d(x, &self.parameters, self.stride, self.padding)?;
+        let Some([a, b]) = &self.adapter else { return Ok(y) };
+        let low = ops::conv2d(x, a, self.stride, self.padding)?;
+        Ok((y + ops::conv2d(&low, b, 1, Padding::Even(0))?)?)
+    }
+
+    /// Counts what [`Conv2d::forward`] takes.
+    pub fn trace(&self, [b, c, h, w]: Size, trace: &mut Trace) -> Size {
+        let weight = &self.parameters.weight;
+        let output = [b, weight.dims()[0], h / self.stride, w / self.stride];
+        trace.operation(values([b, c, h, w]), values(output), weight.elem_count());
+        if let Some([a, _]) = &self.adapter {
+            let low = values(output) / output[1] * a.weight.dims()[0];
+            trace.adapter(values([b, c, h, w]), low, values(output));
+        }
+        output
     }
 }
 
@@ -45,6 +75,8 @@ impl Conv2d {
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// A and B of [`super::lora`].
+    adapter: Option<[Tensor; 2]>,
     optimizer: Option<Arc<Adam>>,
 }
 
@@ -56,12 +88,29 @@ impl Linear {
 
     /// Without bias.
     pub fn without_bias(scope: &Scope<'_>, d_in: usize, d_out: usize) -> Result<Self> {
-        Ok(Self { weight: scope.get("weight", &[d_out, d_in])?, bias: None, optimizer: scope.optimizer() })
+        let adapter = match scope.find(lora::A).map(|a| a.dims()[0]) {
+            Some(rank) => Some([scope.get(lora::A, &[rank, d_in])?, scope.get(lora::B, &[d_out, rank])?]),
+            None => None,
+        };
+        let weight = scope.get("weight", &[d_out, d_in])?;
+        Ok(Self { weight, bias: None, adapter, optimizer: scope.optimizer() })
     }
 
     /// (..., d_in) to (..., d_out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(x, &self.weight, self.bias.as_ref(), &self.optimizer)?)
+        let y = ops::linear(x, &self.weight, self.bias.as_ref(), &self.optimizer)?;
+        let Some([a, b]) = &self.adapter else { return Ok(y) };
+        let low = ops::linear(x, a, None, &self.optimizer)?;
+        Ok((y + ops::linear(&low, b, None, &self.optimizer)?)?)
+    }
+
+    /// Counts what [`Linear::forward`] takes for `rows` rows; gives the values of the result.
+    pub fn trace(&self, rows: usize, trace: &mut Trace) -> usize {
+        let (n, k) = (self.weight.dims()[0], self.weight.dims()[1]);
+        if let Some([a, _]) = &self.adapter {
+            trace.adapter(rows * k, rows * a.dims()[0], rows * n);
+        }
+        trace.operation(rows * k, rows * n, n * k)
     }
 }
 
@@ -161,6 +210,26 @@ impl ResnetBlock {
         let shortcut = self.conv_shortcut.as_ref().map_or_else(|| Ok(x.clone()), |conv| conv.forward(x))?;
         Ok((shortcut + h)?)
     }
+
+    /// Counts what [`ResnetBlock::forward`] takes.
+    pub fn trace(&self, size: Size, trace: &mut Trace) -> Size {
+        trace.operation(values(size), values(size), 0);
+        let output = self.conv1.trace(size, trace);
+        let n = values(output);
+        if let Some(proj) = &self.time_emb_proj {
+            proj.trace(output[0], trace);
+            trace.operation(n, n, 0);
+        }
+        trace.operation(n, n, 0);
+        self.conv2.trace(output, trace);
+        if let Some(conv) = &self.conv_shortcut {
+            conv.trace(size, trace);
+        }
+        trace.operation(n, n, 0);
+        // x, both results, the shortcut and the sum.
+        trace.alive(values(size) + 4 * n);
+        output
+    }
 }
 
 /// Downsampling by a strided convolution; the VAE pads after only, the U-Net evenly.
@@ -180,6 +249,14 @@ impl Upsampler {
     /// (b, c, h, w) to (b, c, 2 h, 2 w).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.0.forward(&ops::upsample_nearest_2x(x)?)
+    }
+
+    /// Counts what [`Upsampler::forward`] takes.
+    pub fn trace(&self, [b, c, h, w]: Size, trace: &mut Trace) -> Size {
+        let large = [b, c, 2 * h, 2 * w];
+        trace.operation(values([b, c, h, w]), values(large), 0);
+        trace.alive(values([b, c, h, w]) + 2 * values(large));
+        self.0.trace(large, trace)
     }
 }
 

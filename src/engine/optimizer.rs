@@ -8,6 +8,7 @@
 
 use super::ops::with_values;
 use crate::error::{Error, Result};
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -56,10 +57,11 @@ impl Adam {
         Self { lr, state: Mutex::new(State { step: 0, variables }) }
     }
 
-    /// One step down from `loss`. A variable without a gradient is an error: something cut the graph.
-    pub fn step(&self, loss: &Tensor) -> Result<()> {
+    /// One step down from the loss whose gradients `backward` computes; gives back the loss. A variable without a
+    /// gradient is an error: something cut the graph.
+    pub fn step(&self, backward: impl FnOnce() -> Result<(Tensor, GradStore)>) -> Result<Tensor> {
         self.state().step += 1;
-        let gradients = loss.backward()?;
+        let (loss, gradients) = backward()?;
         let state = &mut *self.state();
         // Those that no operation handed over.
         for variable in state.variables.values_mut().filter(|variable| variable.updated < state.step) {
@@ -69,7 +71,7 @@ impl Adam {
             };
             with_values(gradient, |gradient| variable.update(gradient, self.lr, state.step))?;
         }
-        Ok(())
+        Ok(loss)
     }
 
     /// Whether `parameter` is one of the variables.

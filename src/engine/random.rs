@@ -24,6 +24,8 @@ pub enum Purpose {
     TuningNoise = 5,
     /// Start latents of stage C.
     Latents = 6,
+    /// Start of the adapters of stage B.
+    Adapters = 7,
 }
 
 /// The golden ratio in 64 bits: SplitMix64's increment.
@@ -59,6 +61,13 @@ impl Stream {
     /// `n` timesteps, uniform from 0 to `timesteps - 1`.
     pub fn timesteps(self, n: u32, timesteps: u32) -> Vec<u32> {
         (0..u64::from(n)).map(|index| (self.uniform(index) * f64::from(timesteps)) as u32).collect()
+    }
+
+    /// Numbers uniform in [-bound, bound) in row-major order.
+    pub fn uniforms(self, shape: &[usize], bound: f64, device: &Device) -> Result<Tensor> {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n as u64).map(|i| ((2.0 * self.uniform(i) - 1.0) * bound) as f32).collect();
+        Ok(Tensor::from_vec(values, shape, device)?)
     }
 
     /// Standard normal numbers in row-major order.

@@ -7,9 +7,10 @@
 use super::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
 };
+use super::memory::{Size, Trace, values};
 use super::ops::{self, Activation, Padding};
 use super::weights::{Config, Scope, Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde_json::json;
 use std::path::Path;
@@ -128,26 +129,38 @@ impl UNetConfig {
     }
 }
 
-/// The network over some tensors.
+/// The network over some tensors: a list of blocks, from latents to prediction.
 pub struct UNet {
     config: UNetConfig,
-    conv_in: Conv2d,
     time_embedding: [Linear; 2],
-    down: Vec<DownBlock>,
-    mid: (ResnetBlock, Transformer, ResnetBlock),
-    up: Vec<UpBlock>,
-    conv_norm_out: GroupNorm,
-    conv_out: Conv2d,
+    /// In the order in which they run; [`super::checkpoint`] runs them too.
+    pub blocks: Vec<Block>,
 }
 
-struct DownBlock {
-    layers: Vec<(ResnetBlock, Option<Transformer>)>,
-    downsampler: Option<Conv2d>,
+/// A piece of the network between two tensors that the rest of it sees.
+pub struct Block {
+    /// What it has to do with the connections that skip the middle of the network.
+    pub skip: Skip,
+    layers: Vec<Layer>,
 }
 
-struct UpBlock {
-    layers: Vec<(ResnetBlock, Option<Transformer>)>,
-    upsampler: Option<Upsampler>,
+/// The up path gets the outputs of the down path, the last one first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The output goes to the next block only.
+    None,
+    /// The output goes to a block of the up path, too.
+    Gives,
+    /// An output of the down path is joined to the input.
+    Takes,
+}
+
+enum Layer {
+    Conv(Conv2d),
+    Resnet(ResnetBlock),
+    Transformer(Transformer),
+    Upsampler(Upsampler),
+    Norm(GroupNorm),
 }
 
 impl UNet {
@@ -157,100 +170,126 @@ impl UNet {
         let UNetConfig { levels, norms, layers_per_block, .. } = config;
         let (n, norms, time) = (levels.len(), *norms, Some(config.time_embedding()));
         let (first, last) = (levels[0], levels[n - 1]);
-        let transformer = |scope: Scope<'_>, level: Level, blocks: Option<usize>| {
-            blocks.map(|blocks| Transformer::new(&scope, config, level, blocks)).transpose()
+        let resnet = |scope: &Scope<'_>, j: usize, c_in: usize, c_out: usize| {
+            Ok::<_, Error>(Layer::Resnet(ResnetBlock::new(&scope.at("resnets").at(j), c_in, c_out, norms, time)?))
         };
-        let mut down = Vec::new();
-        for (i, level) in levels.iter().enumerate() {
+        let transformer = |scope: &Scope<'_>, j: usize, level: Level, blocks: usize| {
+            let scope = scope.at("attentions").at(j);
+            Ok::<_, Error>(Layer::Transformer(Transformer::new(&scope, config, level, blocks)?))
+        };
+        let mut blocks = Vec::new();
+        let mut block = |skip, layers| blocks.push(Block { skip, layers });
+
+        let conv_in = Conv2d::new(&root.at("conv_in"), config.latent_channels, first.channels, 3)?;
+        block(Skip::Gives, vec![Layer::Conv(conv_in)]);
+        for (i, &level) in levels.iter().enumerate() {
             let scope = root.at("down_blocks").at(i);
-            let layer = |j: usize| {
+            for j in 0..*layers_per_block {
                 let c_in = if j == 0 { levels[i.saturating_sub(1)].channels } else { level.channels };
-                let resnet = ResnetBlock::new(&scope.at("resnets").at(j), c_in, level.channels, norms, time)?;
-                Ok((resnet, transformer(scope.at("attentions").at(j), *level, level.down_attention)?))
-            };
-            down.push(DownBlock {
-                layers: (0..*layers_per_block).map(layer).collect::<Result<_>>()?,
-                downsampler: (i + 1 < n).then(|| downsampler(&scope, level.channels, Padding::Even(1))).transpose()?,
-            });
+                let mut layers = vec![resnet(&scope, j, c_in, level.channels)?];
+                if let Some(blocks) = level.down_attention {
+                    layers.push(transformer(&scope, j, level, blocks)?);
+                }
+                block(Skip::Gives, layers);
+            }
+            if i + 1 < n {
+                block(Skip::Gives, vec![Layer::Conv(downsampler(&scope, level.channels, Padding::Even(1))?)]);
+            }
         }
-        let mid = root.at("mid_block");
-        let resnet = |j| ResnetBlock::new(&mid.at("resnets").at(j), last.channels, last.channels, norms, time);
-        let blocks = last.down_attention.or(last.up_attention).unwrap_or(1);
-        let mid = (resnet(0)?, Transformer::new(&mid.at("attentions.0"), config, last, blocks)?, resnet(1)?);
-        let mut up = Vec::new();
+        let scope = root.at("mid_block");
+        let attention = last.down_attention.or(last.up_attention).unwrap_or(1);
+        let mid = |j| resnet(&scope, j, last.channels, last.channels);
+        block(Skip::None, vec![mid(0)?, transformer(&scope, 0, last, attention)?, mid(1)?]);
         for i in 0..n {
             let scope = root.at("up_blocks").at(i);
             let level = levels[n - 1 - i];
             let below = levels[(n - i).min(n - 1)].channels;
             let above = levels[(n - 1 - i).saturating_sub(1)].channels;
-            let layer = |j: usize| {
+            for j in 0..=*layers_per_block {
                 let hidden = if j == 0 { below } else { level.channels };
                 let skip = if j == *layers_per_block { above } else { level.channels };
-                let resnet = ResnetBlock::new(&scope.at("resnets").at(j), hidden + skip, level.channels, norms, time)?;
-                Ok((resnet, transformer(scope.at("attentions").at(j), level, level.up_attention)?))
-            };
-            up.push(UpBlock {
-                layers: (0..=*layers_per_block).map(layer).collect::<Result<_>>()?,
-                upsampler: (i + 1 < n).then(|| Upsampler::new(&scope, level.channels)).transpose()?,
-            });
+                let mut layers = vec![resnet(&scope, j, hidden + skip, level.channels)?];
+                if let Some(blocks) = level.up_attention {
+                    layers.push(transformer(&scope, j, level, blocks)?);
+                }
+                block(Skip::Takes, layers);
+            }
+            if i + 1 < n {
+                block(Skip::None, vec![Layer::Upsampler(Upsampler::new(&scope, level.channels)?)]);
+            }
         }
+        let c = first.channels;
+        let norm = GroupNorm::new(&root.at("conv_norm_out"), c, norms.groups, norms.eps, Activation::Silu)?;
+        let conv_out = Conv2d::new(&root.at("conv_out"), c, config.latent_channels, 3)?;
+        block(Skip::None, vec![Layer::Norm(norm), Layer::Conv(conv_out)]);
+
         let embedding = config.time_embedding();
-        Ok(Self {
-            conv_in: Conv2d::new(&root.at("conv_in"), config.latent_channels, first.channels, 3)?,
-            time_embedding: [
-                Linear::new(&root.at("time_embedding.linear_1"), first.channels, embedding)?,
-                Linear::new(&root.at("time_embedding.linear_2"), embedding, embedding)?,
-            ],
-            down,
-            mid,
-            up,
-            conv_norm_out: GroupNorm::new(
-                &root.at("conv_norm_out"),
-                first.channels,
-                norms.groups,
-                norms.eps,
-                Activation::Silu,
-            )?,
-            conv_out: Conv2d::new(&root.at("conv_out"), first.channels, config.latent_channels, 3)?,
-            config: config.clone(),
-        })
+        let time_embedding = [
+            Linear::new(&root.at("time_embedding.linear_1"), c, embedding)?,
+            Linear::new(&root.at("time_embedding.linear_2"), embedding, embedding)?,
+        ];
+        Ok(Self { config: config.clone(), time_embedding, blocks })
     }
 
     /// `x_t`: (b, c, h, w); `timesteps`: b of them; `e`: text embedding (b, tokens, d).
     /// Gives the prediction (noise or v), (b, c, h, w).
     pub fn forward(&self, x_t: &Tensor, timesteps: &[u32], e: &Tensor) -> Result<Tensor> {
-        let emb = sinusoidal(timesteps, self.config.levels[0].channels, x_t.device())?;
+        let silu_emb = self.embed_timesteps(timesteps, x_t.device())?;
+        let (mut h, mut skips) = (x_t.clone(), Vec::new());
+        for block in &self.blocks {
+            let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
+            h = block.forward(&h, skip.as_ref(), &silu_emb, e)?;
+            if block.skip == Skip::Gives {
+                skips.push(h.clone());
+            }
+        }
+        Ok(h)
+    }
+
+    /// SiLU of the time embedding, which every residual block begins with. (b, d)
+    pub fn embed_timesteps(&self, timesteps: &[u32], device: &Device) -> Result<Tensor> {
+        let emb = sinusoidal(timesteps, self.config.levels[0].channels, device)?;
         let emb = self.time_embedding[1].forward(&self.time_embedding[0].forward(&emb)?.silu()?)?;
-        let emb = emb.silu()?; // every residual block applies SiLU first
-        let emb = Some(&emb);
-        let attend = |x: Tensor, attention: &Option<Transformer>| match attention {
-            Some(attention) => attention.forward(&x, e),
-            None => Ok(x),
-        };
-        let mut h = self.conv_in.forward(x_t)?;
-        let mut skips = vec![h.clone()];
-        for block in &self.down {
-            for (resnet, attention) in &block.layers {
-                h = attend(resnet.forward(&h, emb)?, attention)?;
-                skips.push(h.clone());
-            }
-            if let Some(downsampler) = &block.downsampler {
-                h = downsampler.forward(&h)?;
-                skips.push(h.clone());
-            }
+        Ok(emb.silu()?)
+    }
+}
+
+impl Block {
+    /// `h`: (b, c, h, w), `skip`: the same with other channels, for a block that takes one; `e`: (b, tokens, d).
+    pub fn forward(&self, h: &Tensor, skip: Option<&Tensor>, silu_emb: &Tensor, e: &Tensor) -> Result<Tensor> {
+        let mut h = skip.map_or_else(|| Ok(h.clone()), |skip| Tensor::cat(&[h, skip], 1))?;
+        for layer in &self.layers {
+            h = match layer {
+                Layer::Conv(conv) => conv.forward(&h),
+                Layer::Resnet(resnet) => resnet.forward(&h, Some(silu_emb)),
+                Layer::Transformer(transformer) => transformer.forward(&h, e),
+                Layer::Upsampler(upsampler) => upsampler.forward(&h),
+                Layer::Norm(norm) => norm.forward(&h),
+            }?;
         }
-        let (first, attention, second) = &self.mid;
-        h = second.forward(&attention.forward(&first.forward(&h, emb)?, e)?, emb)?;
-        for block in &self.up {
-            for (resnet, attention) in &block.layers {
-                let skip = skips.pop().expect("as many skips as layers of the up path, by construction");
-                h = attend(resnet.forward(&Tensor::cat(&[&h, &skip], 1)?, emb)?, attention)?;
-            }
-            if let Some(upsampler) = &block.upsampler {
-                h = upsampler.forward(&h)?;
-            }
+        Ok(h)
+    }
+
+    /// Counts what [`Block::forward`] takes with an embedding of `tokens` tokens; gives the size of its output.
+    pub fn trace(&self, mut size: Size, skip: Option<Size>, tokens: usize, trace: &mut Trace) -> Size {
+        if let Some([_, c, ..]) = skip {
+            let input = values(size);
+            size[1] += c;
+            trace.operation(input, values(size), 0);
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&h)?)
+        for layer in &self.layers {
+            size = match layer {
+                Layer::Conv(conv) => conv.trace(size, trace),
+                Layer::Resnet(resnet) => resnet.trace(size, trace),
+                Layer::Transformer(transformer) => transformer.trace(size, tokens, trace),
+                Layer::Upsampler(upsampler) => upsampler.trace(size, trace),
+                Layer::Norm(_) => {
+                    trace.operation(values(size), values(size), 0);
+                    size
+                }
+            };
+        }
+        size
     }
 }
 
@@ -323,6 +362,25 @@ impl Transformer {
         };
         Ok((hidden + x)?)
     }
+
+    /// Counts what [`Transformer::forward`] takes.
+    fn trace(&self, [b, c, h, w]: Size, tokens: usize, trace: &mut Trace) -> Size {
+        let (size, rows) = ([b, c, h, w], b * h * w);
+        let n = trace.operation(values(size), values(size), 0);
+        let projection = |projection: &Projection, trace: &mut Trace| {
+            match projection {
+                Projection::Conv(conv) => values(conv.trace(size, trace)),
+                Projection::Linear(linear) => linear.trace(rows, trace),
+            };
+            // From picture to sequence or back.
+            trace.operation(n, n, 0);
+        };
+        projection(&self.proj_in, trace);
+        self.blocks.iter().for_each(|block| block.trace(rows, b * tokens, trace));
+        projection(&self.proj_out, trace);
+        trace.operation(n, n, 0);
+        size
+    }
 }
 
 /// diffusers' BasicTransformerBlock.
@@ -357,6 +415,26 @@ impl TransformerBlock {
         let x = (self.attn2.forward(&self.norm2.forward(&x)?, e)? + x)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         Ok((self.ff_out.forward(&hidden)? + x)?)
+    }
+
+    /// Counts what [`TransformerBlock::forward`] takes for `rows` positions and `tokens` tokens of a whole batch.
+    fn trace(&self, rows: usize, tokens: usize, trace: &mut Trace) {
+        for (attention, context) in [(&self.attn1, rows), (&self.attn2, tokens)] {
+            let n = attention.to_q.trace(rows, trace);
+            trace.operation(n, n, 0); // the normalization before
+            let k = attention.to_k.trace(context, trace) + attention.to_v.trace(context, trace);
+            // The gradients of every head are made first, then joined.
+            trace.operation(2 * (n + k), n, 0);
+            attention.to_out.trace(rows, trace);
+            trace.operation(n, n, 0);
+        }
+        let wide = self.ff_in.trace(rows, trace);
+        trace.operation(wide, wide / 2, 0);
+        let n = self.ff_out.trace(rows, trace);
+        trace.operation(n, n, 0);
+        trace.operation(n, n, 0);
+        // x twice, the normalization, and the wide layer.
+        trace.alive(3 * n + wide + wide / 2);
     }
 }
 

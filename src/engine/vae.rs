@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::layers::{Conv2d, GroupNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence};
+use super::memory::{Size, Trace};
 use super::ops::{self, Activation, Padding};
 use super::weights::{Config, Scope, Weights};
 use crate::error::Result;
@@ -68,8 +69,12 @@ struct MidAttention {
 impl Vae {
     /// Reads `vae/` of a model folder.
     pub fn read(model: &Path, device: &Device) -> Result<Self> {
+        Self::new(model, &Weights::read(&model.join("vae"), device)?)
+    }
+
+    /// The autoencoder of a model folder over `weights`.
+    pub fn new(model: &Path, weights: &Weights) -> Result<Self> {
         let config = Config::read(&model.join("vae/config.json"))?;
-        let weights = Weights::read(&model.join("vae"), device)?;
         for (key, allowed) in [
             ("act_fn", &[json!("silu"), json!("swish")][..]),
             ("in_channels", &[json!(3)]),
@@ -193,6 +198,25 @@ impl Vae {
         }
         self.decoder.conv_out.forward(&self.decoder.conv_norm_out.forward(&h)?)
     }
+    /// Counts what [`Vae::encode`] takes for pixels of that size.
+    pub fn trace_encode(&self, pixels: Size, trace: &mut Trace) {
+        let mut size = self.encoder.conv_in.trace(pixels, trace);
+        for (resnets, downsampler) in &self.encoder.down {
+            size = resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
+            size = downsampler.as_ref().map_or(size, |downsampler| downsampler.trace(size, trace));
+        }
+        self.encoder.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
+    }
+
+    /// Counts what [`Vae::decode`] takes for latents of that size.
+    pub fn trace_decode(&self, latents: Size, trace: &mut Trace) {
+        let mut size = self.decoder.conv_in.trace(latents, trace);
+        size = self.decoder.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
+        for (resnets, upsampler) in &self.decoder.up {
+            size = resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
+            size = upsampler.as_ref().map_or(size, |upsampler| upsampler.trace(size, trace));
+        }
+    }
 }
 
 impl Mid {
@@ -214,7 +238,7 @@ impl Mid {
 impl MidAttention {
     fn new(scope: &Scope<'_>, c: usize, norms: Norms) -> Result<Self> {
         // Checkpoints from before diffusers 0.18 use other names for the same tensors.
-        let old = scope.at("query").has("weight");
+        let old = scope.at("query").find("weight").is_some();
         let linear = |new: &str, before: &str| Linear::new(&scope.at(if old { before } else { new }), c, c);
         Ok(Self {
             group_norm: GroupNorm::new(&scope.at("group_norm"), c, norms.groups, norms.eps, Activation::None)?,

@@ -2,13 +2,14 @@
 #![forbid(unsafe_code)]
 
 use super::optimizer::Adam;
-use crate::error::{Error, Result, sentence};
-use candle_core::{DType, Device, Tensor};
+use super::tensor_file::TensorFile;
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,26 +28,38 @@ impl Weights {
     /// Reads the weights in `folder` (a part of a diffusers folder, for example `unet`), whatever float type they have.
     pub fn read(folder: &Path, device: &Device) -> Result<Self> {
         let file = weights_file(folder)?;
-        let open = |error: candle_core::Error| {
-            Error::model(&file, format!("not a readable safetensors file: {}; get it again", sentence(&error)))
-        };
-        let tensors = candle_core::safetensors::load(&file, device).map_err(open)?;
-        let tensors = tensors.into_par_iter().map(|(name, tensor)| {
+        let unreadable =
+            |error: io::Error| Error::model(&file, format!("not a readable safetensors file: {error}; get it again"));
+        let checked = |(name, tensor): (String, io::Result<Tensor>)| {
+            let tensor = tensor.map_err(unreadable)?;
             // Old checkpoints carry an integer tensor (position_ids) that is no weight.
             if !tensor.dtype().is_float() {
                 return Ok(None);
             }
-            let tensor = tensor.to_dtype(DType::F32).map_err(open)?;
-            match tensor.abs().and_then(|tensor| tensor.sum_all()).and_then(|sum| sum.to_scalar::<f32>()) {
-                Ok(sum) if sum.is_finite() => Ok(Some((name, tensor))),
-                Ok(_) => {
-                    Err(Error::model(&file, format!("tensor {name} holds NaN or infinite values; get the file again")))
-                }
-                Err(error) => Err(error.into()),
+            let tensor = tensor.to_dtype(DType::F32)?;
+            if is_finite(&tensor)? {
+                return Ok(Some((name, tensor)));
             }
-        });
-        let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
+            Err(Error::model(&file, format!("tensor {name} holds NaN or infinite values; get the file again")))
+        };
+        let open = TensorFile::open(&file).map_err(unreadable)?;
+        let tensors: Vec<_> = open.tensors(device).map(checked).collect::<Result<_>>()?;
         Ok(Self { tensors: tensors.into_iter().flatten().collect(), file, optimizer: None })
+    }
+
+    /// Tensors of the names and shapes of those in `folder` that take no memory; their values mean nothing.
+    pub fn shapes(folder: &Path, device: &Device) -> Result<Self> {
+        let file = weights_file(folder)?;
+        let open = TensorFile::open(&file).map_err(Error::file("read", &file))?;
+        let tensor = |(name, shape): (String, Vec<usize>)| {
+            Ok((name, Tensor::zeros((), DType::F32, device)?.broadcast_as(shape)?))
+        };
+        Ok(Self { tensors: open.shapes().map(tensor).collect::<Result<_>>()?, file, optimizer: None })
+    }
+
+    /// Numbers in all tensors.
+    pub fn values(&self) -> usize {
+        self.tensors.values().map(Tensor::elem_count).sum()
     }
 
     /// The whole network.
@@ -73,9 +86,9 @@ impl<'a> Scope<'a> {
         self.weights.optimizer.clone()
     }
 
-    /// Whether there is a tensor of that name here.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.tensors.contains_key(&format!("{}.{name}", self.prefix))
+    /// The tensor `name`, if there is one.
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        self.weights.tensors.get(&format!("{}.{name}", self.prefix))
     }
 
     /// The tensor `name`, which must have the shape that the configuration asks for.
@@ -92,6 +105,15 @@ impl<'a> Scope<'a> {
             return Err(Error::model(&self.weights.file, reason));
         }
         Ok(tensor.clone())
+    }
+}
+
+/// Whether no value is NaN or infinite; copies nothing.
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    let (storage, _) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(values) => Ok(values.as_slice::<f32>()?.iter().all(|value| value.is_finite())),
+        _ => Ok(tensor.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite()),
     }
 }
 

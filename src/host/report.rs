@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_cost_is_told_as_roughly_as_it_is_known() {
-        let text = |tuned, goes_on, seconds| cost_text(&Estimate { tuned, goes_on, seconds });
+        let text = |tuned, goes_on, seconds| cost_text(&Estimate { tuned, goes_on, seconds, memory: None });
         assert_eq!(text(true, false, Some(0.4)), "The tuned model is there: about 1 s.");
         assert_eq!(text(false, false, Some(41.0)), "The model has to be tuned to the layer: about 45 s.");
         assert_eq!(text(false, true, Some(95.0)), "Goes on from where it was stopped: about 1 min 40 s more.");

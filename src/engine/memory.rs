@@ -1,0 +1,290 @@
+//! What an edit needs of memory, counted from the shapes of model and picture before anything is read or run.
+//!
+//! Every layer counts what its `forward` takes in its `trace`, beside it; a test compares the counts with real graphs. What
+//! stages A and B hold then follows from the order in which [`super::checkpoint`] makes and frees things.
+#![forbid(unsafe_code)]
+
+use super::EditRequest;
+use super::checkpoint::Activations;
+use super::lora;
+use super::mode::{Mode, Trained};
+use super::pixels;
+use super::unet::{Skip, UNet, UNetConfig};
+use super::vae::Vae;
+use super::weights::{Config, Weights};
+use crate::error::Result;
+use crate::params::Params;
+use candle_core::{Device, Tensor};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// (b, c, h, w).
+pub type Size = [usize; 4];
+
+/// Numbers in a tensor of that size.
+pub fn values(size: Size) -> usize {
+    size.iter().product()
+}
+
+/// What some layers take, in numbers of 4 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trace {
+    /// Results, all of which the backward pass needs.
+    pub kept: usize,
+    /// Most that the gradients of one operation's inputs and result take.
+    pub gradients: usize,
+    /// The same with the gradients of its weights.
+    pub all_gradients: usize,
+    /// Most that exist at a time when there is no backward pass.
+    pub alive: usize,
+}
+
+impl Trace {
+    /// Counts an operation that makes `output` numbers of `input` numbers and `weights` weights; gives `output`.
+    pub fn operation(&mut self, input: usize, output: usize, weights: usize) -> usize {
+        self.kept += output;
+        // candle adds a gradient to zeros: the gradient, the zeros and the sum exist together.
+        self.gradients = self.gradients.max(output + 3 * input);
+        self.all_gradients = self.all_gradients.max(output + 3 * input + weights);
+        self.alive(input + output);
+        output
+    }
+
+    /// Counts a layer's adapter: `low` numbers between A and B, and B's result, which is added to the layer's.
+    pub fn adapter(&mut self, input: usize, low: usize, output: usize) {
+        self.operation(input, low, 0);
+        self.operation(low, output, 0);
+        self.operation(output, output, 0);
+    }
+
+    /// Counts `values` numbers that exist at a time.
+    pub fn alive(&mut self, values: usize) {
+        self.alive = self.alive.max(values);
+    }
+}
+
+/// Bytes that an edit needs at most in each of its parts, all that the process holds included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The loaded base model; part of all others.
+    pub model: u64,
+    /// Stage A and the encoding before it.
+    pub embedding: u64,
+    /// Stage B.
+    pub tuning: u64,
+    /// Stage C and the decoding after it.
+    pub generation: u64,
+}
+
+impl Needs {
+    /// Of the whole edit.
+    pub fn peak(&self) -> u64 {
+        self.embedding.max(self.tuning).max(self.generation)
+    }
+}
+
+/// What is to be done.
+pub struct Task<'a> {
+    /// Its parameters.
+    pub params: &'a Params,
+    /// Width and height of the layer.
+    pub layer: [u32; 2],
+    /// Width and height in pixels at which the model works.
+    pub size: (usize, usize),
+}
+
+/// A base model without its weights.
+pub struct Shapes {
+    config: UNetConfig,
+    weights: Weights,
+    unet: UNet,
+    vae: Vae,
+    all_values: usize,
+    tokens: usize,
+}
+
+impl Shapes {
+    /// Reads the configurations and the headers of the weights in a diffusers folder.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let part = |name: &str| Weights::shapes(&folder.join(name), &Device::Cpu);
+        let (unet, vae, text) = (part("unet")?, part("vae")?, part("text_encoder")?);
+        let all_values = unet.values() + vae.values() + text.values();
+        let text = Config::read(&folder.join("text_encoder/config.json"))?;
+        let config = UNetConfig::read(folder)?;
+        Ok(Self {
+            unet: UNet::new(&config, &unet)?,
+            vae: Vae::new(folder, &vae)?,
+            weights: unet,
+            all_values,
+            tokens: text.usize("max_position_embeddings", Some(77))?,
+            config,
+        })
+    }
+
+    /// What is to be done for `request`.
+    pub fn task<'a>(&self, request: &'a EditRequest) -> Task<'a> {
+        let (params, layer) = (&request.params, [request.layer.width(), request.layer.height()]);
+        let own = self.config.sample_size * self.vae.downsampling;
+        let side = if params.resolution == 0 { own } else { params.resolution as usize };
+        let multiple = self.vae.downsampling * self.config.latent_multiple();
+        Task { params, layer, size: pixels::working_size(layer[0], layer[1], side, multiple) }
+    }
+
+    /// What `task` needs when it is done in that mode.
+    pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Result<Needs> {
+        // The program, the tokenizer, and what convolutions and matrix products lay out anew; measured.
+        const PROGRAM: usize = 88 << 20;
+        // A layer's source and result, and between them the picture at the layer's size, 16 bits a channel.
+        const BYTES_PER_PIXEL: usize = 8 + 8 + 6;
+        let Task { params, layer, size: (w, h) } = *task;
+        let latents = [h / self.vae.downsampling, w / self.vae.downsampling];
+        let at = |batch: usize| [batch, self.config.latent_channels, latents[0], latents[1]];
+        let batch = params.batch_size as usize;
+        let (mut encode, mut decode) = (Trace::default(), Trace::default());
+        self.vae.trace_encode([1, 3, h, w], &mut encode);
+        self.vae.trace_decode(at(1), &mut decode);
+        let passes = if params.guidance == 1.0 { 1 } else { 2 };
+        let adapters = lora::shapes(&self.weights, params);
+        let adapted;
+        let (tuned, unet) = match mode.trained() {
+            Trained::Weights => (self.weights.values(), &self.unet),
+            Trained::Adapters => {
+                adapted = UNet::new(&self.config, &lora::without_values(&self.weights, &adapters)?)?;
+                (adapters.iter().flatten().map(lora::Shape::values).sum(), &adapted)
+            }
+        };
+        let trains_all = mode.trained() == Trained::Weights;
+        // The allocator keeps a freed gradient for the next one of its size.
+        let freed =
+            if trains_all { self.weights.tensors.values().map(Tensor::elem_count).collect() } else { BTreeSet::new() };
+        let freed: usize = freed.into_iter().sum();
+        let training = |unet, trains_all| self.training(unet, at(batch), mode.activations(), trains_all);
+        let embedding = if params.embedding_steps == 0 { 0 } else { training(&self.unet, false) };
+        // What is trained and Adam's two moments.
+        let tuning = if params.tuning_steps == 0 { 0 } else { 3 * tuned + freed + training(unet, trains_all) };
+        let generation = tuned + self.inference(unet, at(passes)).max(decode.alive);
+        let layer = layer[0] as usize * layer[1] as usize;
+        let model = PROGRAM + 4 * self.all_values + BYTES_PER_PIXEL * layer;
+        let bytes = |values: usize| (model + 4 * values) as u64;
+        Ok(Needs {
+            model: bytes(0),
+            embedding: bytes(embedding.max(encode.alive)),
+            tuning: bytes(tuning),
+            generation: bytes(generation),
+        })
+    }
+
+    /// What a step of stage A or B holds at most beside weights and moments, as [`super::checkpoint::backward`] does it.
+    fn training(&self, unet: &UNet, x_t: Size, activations: Activations, trains_weights: bool) -> usize {
+        struct Step {
+            trace: Trace,
+            /// Number of the value it takes from the down path.
+            skip: Option<usize>,
+        }
+        let mut sizes = vec![x_t];
+        let (mut steps, mut skips) = (Vec::new(), Vec::new());
+        for (i, block) in unet.blocks.iter().enumerate() {
+            let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
+            let mut trace = Trace::default();
+            let size = block.trace(sizes[i], skip.map(|skip: usize| sizes[skip]), self.tokens, &mut trace);
+            sizes.push(size);
+            if block.skip == Skip::Gives {
+                skips.push(i + 1);
+            }
+            steps.push(Step { trace, skip });
+        }
+        // The same for results that were freed: what stands between sizes that do not match; measured.
+        const GAPS: usize = 5;
+        // Backwards from the last block, with its output's gradient there.
+        let mut gradients = vec![0; sizes.len()];
+        let mut most = 0;
+        for (i, Step { trace, skip }) in steps.iter().enumerate().rev() {
+            let kept: usize = match activations {
+                Activations::Keep => steps[..=i].iter().map(|step| step.trace.kept).sum(),
+                Activations::Recompute => trace.kept,
+            };
+            let inputs: usize = sizes[..=i].iter().copied().map(values).sum();
+            let waiting: usize = gradients[..=i].iter().sum();
+            let own = if trains_weights { trace.all_gradients } else { trace.gradients };
+            // The output times its gradient, that product's two gradients, and the input's beside its largest operation.
+            let ends = 3 * values(sizes[i + 1]) + values(sizes[i]);
+            most = most.max(kept + inputs + waiting + own + ends);
+            for value in [Some(i), *skip].into_iter().flatten() {
+                gradients[value] = values(sizes[value]);
+            }
+        }
+        most + most / GAPS
+    }
+
+    /// What a forward pass alone holds at most.
+    fn inference(&self, unet: &UNet, x_t: Size) -> usize {
+        let (mut size, mut skips, mut most) = (x_t, Vec::new(), 0);
+        for block in &unet.blocks {
+            let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
+            let mut trace = Trace::default();
+            let input = size;
+            size = block.trace(size, skip, self.tokens, &mut trace);
+            most = most.max(skips.iter().copied().map(values).sum::<usize>() + values(input) + trace.alive);
+            if block.skip == Skip::Gives {
+                skips.push(size);
+            }
+        }
+        most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Storage, Var};
+    use std::collections::BTreeMap;
+
+    /// Numbers in the results that `y` keeps; views of one tensor count once.
+    fn kept(y: &Tensor) -> usize {
+        let mut seen = BTreeSet::new();
+        let results = y.sorted_nodes().into_iter().filter(|tensor| !tensor.is_variable()).map(|tensor| {
+            let (storage, _) = tensor.storage_and_layout();
+            let Storage::Cpu(storage) = &*storage else { panic!("only CPU tensors here") };
+            let numbers = storage.as_slice::<f32>().expect("f32");
+            if seen.insert(numbers.as_ptr()) { numbers.len() } else { 0 }
+        });
+        results.sum()
+    }
+
+    #[test]
+    fn every_block_keeps_as_much_as_is_counted() {
+        for fixture in ["small-sd1", "small-v"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture).join("model");
+            let shapes = Shapes::read(&folder).expect("a model");
+            let weights = Weights::read(&folder.join("unet"), &Device::Cpu).expect("weights");
+            let variable = |(name, tensor): (&String, &Tensor)| {
+                (name.clone(), Var::from_tensor(tensor).expect("a variable").into_inner())
+            };
+            let params = Params { lora_layers: "all".into(), ..Params::paper() };
+            let adapters = lora::shapes(&weights, &params);
+            // Adapters and weights trained at once, so that nothing is left out.
+            let adapted = lora::without_values(&weights, &adapters).expect("adapters");
+            let tensors: BTreeMap<_, _> = adapted.tensors.iter().map(variable).collect();
+            let unet = UNet::new(&shapes.config, &Weights { tensors, ..weights }).expect("a U-Net");
+            let counted = UNet::new(&shapes.config, &adapted).expect("a U-Net");
+            let tensor = |shape: &[usize]| Var::zeros(shape, candle_core::DType::F32, &Device::Cpu).expect("zeros");
+            let side = 2 * shapes.config.latent_multiple();
+            let mut size = [3, shapes.config.latent_channels, side, side];
+            let emb = unet.embed_timesteps(&[1, 2, 3], &Device::Cpu).expect("an embedding").detach();
+            let e = tensor(&[3, shapes.tokens, shapes.config.cross_attention_dim]);
+            let mut skips = Vec::new();
+            for (i, block) in unet.blocks.iter().enumerate() {
+                let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("as many"));
+                let other: Option<Var> = skip.map(|skip: Size| tensor(&skip));
+                let y = block.forward(&tensor(&size), other.as_ref().map(Var::as_tensor), &emb, &e).expect("a result");
+                let mut trace = Trace::default();
+                size = counted.blocks[i].trace(size, skip, shapes.tokens, &mut trace);
+                assert_eq!(y.dims(), size, "{fixture}: size after block {i}");
+                assert_eq!(kept(&y), trace.kept, "{fixture}: block {i}");
+                if block.skip == Skip::Gives {
+                    skips.push(size);
+                }
+            }
+        }
+    }
+}

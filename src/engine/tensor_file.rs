@@ -1,0 +1,64 @@
+//! A safetensors file, read one tensor at a time: beside a copy of the whole file its tensors would need twice their size.
+#![forbid(unsafe_code)]
+
+use crate::error::sentence;
+use candle_core::safetensors::Load;
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use std::fs::File;
+use std::io::{Error, Read, Result};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Largest header that is read.
+pub const MAX_HEADER: u64 = 16 << 20;
+
+/// An open file, its header read.
+pub struct TensorFile {
+    file: File,
+    /// Where the tensors begin.
+    start: u64,
+    header: Metadata,
+}
+
+impl TensorFile {
+    /// Reads the header and checks that the file has the length it asks for.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut file = File::open(path)?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER {
+            return Err(Error::other(format!("its header would have {length} bytes")));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header)?;
+        let header: Metadata = serde_json::from_slice(&header)?;
+        let (start, size) = (8 + length, file.metadata()?.len());
+        let expected = start + header.data_len() as u64;
+        if size != expected {
+            return Err(Error::other(format!("it has {size} bytes, its header asks for {expected}")));
+        }
+        Ok(Self { file, start, header })
+    }
+
+    /// Names and shapes.
+    pub fn shapes(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        self.header.tensors().into_iter().map(|(name, info)| (name, info.shape.clone()))
+    }
+
+    /// Reads all tensors, several at a time, in no particular order.
+    pub fn tensors(&self, device: &Device) -> impl ParallelIterator<Item = (String, Result<Tensor>)> {
+        let tensors: Vec<_> = self.header.tensors().into_iter().collect();
+        tensors.into_par_iter().map(|(name, info)| (name, self.tensor(info, device)))
+    }
+
+    fn tensor(&self, info: &TensorInfo, device: &Device) -> Result<Tensor> {
+        let (from, to) = info.data_offsets;
+        let mut bytes = vec![0; to - from];
+        self.file.read_exact_at(&mut bytes, self.start + from as u64)?;
+        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes).map_err(|e| Error::other(e.to_string()))?;
+        view.load(device).map_err(|error| Error::other(sentence(&error)))
+    }
+}
