@@ -191,8 +191,22 @@ pub fn progress_text(progress: &Progress) -> String {
     text
 }
 
-/// What a dialog says before an edit: how long it will take, as far as that is known.
+/// Bytes from which on a dialog tells the need of memory.
+const WORTH_TELLING: u64 = 1 << 30;
+
+/// What a dialog says before an edit: how long it will take, as far as that is known, and how much memory.
 pub fn cost_text(estimate: &Estimate) -> String {
+    let time = time_text(estimate);
+    match &estimate.memory {
+        // A process of that size is an editor's everyday.
+        Some(plan) if plan.need >= WORTH_TELLING => {
+            format!("{time} Needs {:.1} GB of memory.", plan.need as f64 / 1e9)
+        }
+        _ => time,
+    }
+}
+
+fn time_text(estimate: &Estimate) -> String {
     match estimate {
         Estimate { tuned: true, seconds: Some(seconds), .. } => {
             format!("The tuned model is there: about {}.", rough_duration(*seconds))

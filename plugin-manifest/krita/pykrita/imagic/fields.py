@@ -250,6 +250,9 @@ class Choice(Field):
     def __init__(self, row):
         super().__init__(row)
         self.choice = QComboBox()
+        # As narrow as a number: the longest text would widen the whole window.
+        self.choice.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.choice.setMinimumContentsLength(8)
         for option in row["options"]:
             self.choice.addItem(option["label"], option["name"])
         self.put(self.choice)
