@@ -8,6 +8,7 @@ mod gimp2;
 mod gimp2_sys;
 mod gimp3;
 mod gimp3_sys;
+mod language;
 mod loader;
 mod report;
 mod system;

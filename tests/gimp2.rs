@@ -87,6 +87,7 @@ impl Account {
             .env("XDG_CONFIG_HOME", self.folder.join("config"))
             .env("XDG_CACHE_HOME", self.folder.join("cache"))
             .env("LC_ALL", "C.UTF-8")
+            .env_remove("LANGUAGE")
             .stdin(Stdio::null());
         command
     }

@@ -29,11 +29,17 @@ impl Drop for Engine {
 impl Engine {
     /// Starts it and returns its greeting.
     fn start(home: &Home) -> (Self, Value) {
+        Self::start_in("en", home)
+    }
+
+    /// As [`Engine::start`], where the user's language is another one.
+    fn start_in(language: &str, home: &Home) -> (Self, Value) {
         let folder = home.folder.join("program");
         if !folder.exists() {
             install(&folder);
         }
         let mut command = home.command(folder.join("imagic-edit"));
+        command.env("LANGUAGE", language);
         command.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("it starts");
         let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
@@ -125,6 +131,28 @@ fn picture() -> Vec<u8> {
 fn picture16() -> Vec<u8> {
     let wide = |value: &u8| (u16::from(*value) * 257).to_ne_bytes();
     picture().chunks_exact(4).flat_map(|p| [p[2], p[1], p[0], p[3]]).flat_map(|value| wide(&value)).collect()
+}
+
+#[test]
+fn texts_for_people_are_in_their_language_and_the_report_is_not() {
+    let home = Home::new("serve-language");
+    let (_, english) = Engine::start(&home);
+    assert_eq!(english["translations"], json!({}));
+    let (mut engine, hello) = Engine::start_in("fr:de_AT", &home);
+    let rows = hello["parameters"].as_array().expect("the table");
+    let label = |id: &str| rows.iter().find(|row| row["id"] == id).map(|row| row["label"].clone());
+    assert_eq!((label("prompt"), label("seed")), (Some(json!("Zieltext")), Some(json!("Startwert"))));
+    assert_eq!(hello["texts"]["stopping"], "Hält nach diesem Schritt an.");
+    assert_eq!(hello["translations"]["Insert"], "Einfügen");
+    engine.edit(1, "bgra8", &picture(), quick(" "));
+    let (failed, _, _) = engine.end();
+    assert_eq!(failed["message"], "Der Zieltext ist leer; schreiben Sie, was aus dem Bild werden soll.");
+    engine.edit(2, "bgra8", &picture(), quick("Stop"));
+    let (done, _, progress) = engine.end();
+    assert!(done["summary"].as_str().is_some_and(|text| text.starts_with("Fertig in ")), "{done}");
+    assert_eq!((&done["name"], &done["report"]["tuned"]), (&json!("Stop (eta 0.7)"), &json!("now")));
+    let texts: Vec<_> = progress.iter().filter_map(|message| message["text"].as_str()).collect();
+    assert!(texts.iter().all(|text| !text.contains(" step ") && !text.contains(" left")), "{texts:?}");
 }
 
 #[test]

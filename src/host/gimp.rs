@@ -6,6 +6,7 @@
 
 use crate::engine::{Edit, Tuned};
 use crate::error::{Error, Result};
+use crate::host::language::say;
 use crate::host::report::{layer_name, stage_seconds};
 use crate::host::{gimp2, gimp3};
 use crate::params::Params;
@@ -227,7 +228,7 @@ impl Recipe {
     /// What a list of edits says of it.
     pub fn title(&self) -> String {
         let params = self.params().unwrap_or_else(Params::paper);
-        format!("{}, seed {}", layer_name(&params), params.seed)
+        say("{}, seed {#}", &[&layer_name(&params), &params.seed.to_string()])
     }
 }
 
@@ -275,14 +276,22 @@ pub fn new_seed() -> u32 {
     (random_number() % 1_000_000) as u32
 }
 
+/// The letters of European languages end here: Latin Extended-B.
+const LAST_LATIN: char = '\u{24f}';
+
 /// Gives every label of the window its own key, as long as the label has a letter that is free.
 #[derive(Default)]
 pub struct Mnemonics(Vec<char>);
 
 impl Mnemonics {
-    /// `label` with `_` before its key: the first free letter, beginnings of words first.
-    pub fn mark(&mut self, label: &str) -> String {
+    /// `label` with `_` before its key: the first free letter, beginnings of words first. Only letters that every keyboard
+    /// has; a label in another script gets one behind it in brackets, that of the `english` label if it is free.
+    pub fn mark(&mut self, label: &str, english: &str) -> String {
         let letters = || label.char_indices().filter(|(_, letter)| letter.is_ascii_alphabetic());
+        let is_latin = |letter: char| letter <= LAST_LATIN;
+        if !label.chars().find(|letter| letter.is_alphabetic()).is_some_and(is_latin) {
+            return self.mark_behind(label, english);
+        }
         let begins_word = |&(at, _): &(usize, char)| !label[..at].ends_with(|before: char| before.is_alphanumeric());
         let free = |(_, letter): &(usize, char)| !self.0.contains(&letter.to_ascii_uppercase());
         let Some((at, letter)) = letters().filter(begins_word).chain(letters()).find(free) else {
@@ -290,6 +299,16 @@ impl Mnemonics {
         };
         self.0.push(letter.to_ascii_uppercase());
         format!("{}_{}", &label[..at], &label[at..])
+    }
+
+    fn mark_behind(&mut self, label: &str, english: &str) -> String {
+        let own = english.chars().filter(char::is_ascii_alphabetic).map(|letter| letter.to_ascii_uppercase());
+        let Some(key) = own.chain('A'..='Z').find(|letter| !self.0.contains(letter)) else {
+            return label.to_owned();
+        };
+        self.0.push(key);
+        let text = label.trim_end_matches('.');
+        format!("{text}(_{key}){}", &label[text.len()..])
     }
 }
 

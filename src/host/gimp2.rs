@@ -23,6 +23,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::entry::library_folder;
 use crate::host::gimp::{self, c_string, guard, panicked};
+use crate::host::language::translate;
 use crate::host::{self, gimp2_sys as sys, loader, system};
 use crate::job::Worker;
 use crate::models;
@@ -173,7 +174,7 @@ extern "C" fn run(
             status(sys::GimpPDBStatusType::GIMP_PDB_EXECUTION_ERROR),
             sys::GimpParam {
                 type_: sys::GimpPDBArgType::GIMP_PDB_STRING,
-                data: sys::_GimpParamData { d_string: c_string(&error.to_string()).into_raw() },
+                data: sys::_GimpParamData { d_string: c_string(&translate(&error.to_string())).into_raw() },
             },
         ],
     };

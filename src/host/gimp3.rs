@@ -26,6 +26,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::entry::library_folder;
 use crate::host::gimp::{c_string, guard, panicked};
+use crate::host::language::{say, translate};
 use crate::host::{self, gimp3_sys as sys, loader, report, system};
 use crate::job::Worker;
 use crate::models;
@@ -80,7 +81,7 @@ unsafe extern "C" fn class_init(class: *mut c_void, _data: *mut c_void) {
     unsafe {
         (*class).query_procedures = Some(query_procedures);
         (*class).create_procedure = Some(create_procedure);
-        // There are no translations yet; without this GIMP complains that their folder is missing.
+        // Our translations are no gettext files; without this GIMP complains that their folder is missing.
         (*class).set_i18n = None;
     }
 }
@@ -98,11 +99,10 @@ unsafe extern "C" fn create_procedure(plug_in: *mut sys::GimpPlugIn, name: *cons
 /// # Safety
 /// `plug_in` is the object with which libgimp called us, on its thread.
 unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedure {
-    let help = format!(
-        "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
-         layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed takes only \
-         the last stage. With preset the arguments after it come from the model's preset."
-    );
+    let help = "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
+                layer above it. An empty model means {}. The tuned model is kept: another eta or seed takes only the last \
+                stage. With preset the arguments after it come from the model's preset.";
+    let help = say(help, &[BUILTIN_MODEL]);
     let (help, authors) = (c_string(&help), c"The Imagic Edit authors");
     let plug_in_type = sys::GimpPDBProcType::GIMP_PDB_PROC_TYPE_PLUGIN;
     // SAFETY: the caller's promise; libgimp copies every text before it returns; our `run` needs no data.
@@ -113,7 +113,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
         sys::gimp_procedure_set_sensitivity_mask(procedure, ONE_DRAWABLE);
         sys::gimp_procedure_set_menu_label(procedure, MENU_LABEL.as_ptr());
         sys::gimp_procedure_add_menu_path(procedure, MENU_PATH.as_ptr());
-        let summary = c"Edit the layer by a text";
+        let summary = c_string(&translate("Edit the layer by a text"));
         sys::gimp_procedure_set_documentation(procedure, summary.as_ptr(), help.as_ptr(), PROCEDURE.as_ptr());
         sys::gimp_procedure_set_attribution(procedure, authors.as_ptr(), authors.as_ptr(), c"2026".as_ptr());
         procedure
@@ -127,7 +127,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
             unsafe { add_preset(procedure) };
         }
         let (name, label) = (property(param.id), c_string(&dialog::with_key(param.label)));
-        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&report::help(param)));
+        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(&report::help(param))));
         let help = help.as_ptr();
         // SAFETY: as above.
         unsafe {
@@ -146,7 +146,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
                 (Domain::Choice { options }, Slot::Text(value)) => {
                     let (choice, value) = (sys::gimp_choice_new(), c_string(value));
                     for (number, (name, label)) in options.iter().enumerate() {
-                        let (name, label) = (c_string(name), c_string(label));
+                        let (name, label) = (c_string(name), c_string(&translate(label)));
                         sys::gimp_choice_add(choice, name.as_ptr(), number as c_int, label.as_ptr(), c"".as_ptr());
                     }
                     // The procedure takes the choice over.
@@ -161,7 +161,8 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
             }
         }
     }
-    let (name, label) = (c"layer".as_ptr(), c"The new layer".as_ptr());
+    let (name, label) = (c"layer".as_ptr(), c_string(&translate("The new layer")));
+    let label = label.as_ptr();
     // SAFETY: as above. After a stop there is no layer.
     unsafe { sys::gimp_procedure_add_layer_return_value(procedure, name, label, label, 1, ARGUMENT) };
     procedure
@@ -171,7 +172,8 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
 /// `procedure` is being made.
 unsafe fn add_preset(procedure: *mut sys::GimpProcedure) {
     let (name, label) = (property(PRESET), c_string(&dialog::with_key(dialog::PRESET_LABEL)));
-    let help = c"The settings below come from the base model's preset. Switch off to change them.";
+    let help = "The settings below come from the base model's preset. Switch off to change them.";
+    let help = c_string(&translate(help));
     // SAFETY: the caller's promise; the texts are copied.
     unsafe {
         sys::gimp_procedure_add_boolean_argument(procedure, name.as_ptr(), label.as_ptr(), help.as_ptr(), 1, ARGUMENT);
@@ -214,7 +216,7 @@ unsafe fn answer(procedure: *mut sys::GimpProcedure, outcome: Result<Layer>) -> 
                 sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_CANCEL, null_mut())
             }
             Err(error) => {
-                let text = c_string(&error.to_string());
+                let text = c_string(&translate(&error.to_string()));
                 // GIMP_PLUG_IN_ERROR has one code: 0, failed.
                 let error = sys::g_error_new_literal(sys::gimp_plug_in_error_quark(), 0, text.as_ptr());
                 sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_EXECUTION_ERROR, error)

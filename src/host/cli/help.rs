@@ -78,10 +78,13 @@ input ends: serve ends, whatever runs. Protocol version 2:
 
 First comes
   {\"event\": \"hello\", \"protocol\": 2, \"version\", \"parameters\", \"models\",
-   \"builtin_model\", \"last_values\", \"remembered_runs\", \"texts\"}
+   \"builtin_model\", \"last_values\", \"remembered_runs\", \"texts\",
+   \"translations\"}
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
 --json' lists, 'last_values' the parameters of the last edit or null,
-'remembered_runs' how many edits a document should remember.
+'remembered_runs' how many edits a document should remember. Texts are in the
+language that LANGUAGE or the locale names; 'translations' has what a dialog
+may want to say besides, from English, and is empty where that is English.
 
   {\"do\": \"edit\", \"job\": 1, \"params\": {\"prompt\": \"...\"}, \"document\": \"...\",
    \"width\": W, \"height\": H, \"format\": \"bgra8\", \"bytes\": W*H*4}

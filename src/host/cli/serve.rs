@@ -11,11 +11,12 @@ use crate::error::{Error, Result};
 use crate::host::capi::ImagicFormat;
 use crate::host::capi::pixels::Layout;
 use crate::host::gimp::{REMEMBERED_RUNS, last_values, remember_values};
+use crate::host::language::{language, translate};
 use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text, sentence};
 use crate::host::{self, POLL, engine_options, system};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::{Estimating, Job, JobState, Worker};
-use crate::models;
+use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::Deserialize;
@@ -139,23 +140,24 @@ impl Server {
             "event": "hello",
             "protocol": PROTOCOL,
             "version": env!("CARGO_PKG_VERSION"),
-            "parameters": parameters_report()["parameters"],
+            "parameters": parameters(),
             "models": self.models(),
             "builtin_model": BUILTIN_MODEL,
             "last_values": last_values().map(|params| params.to_json()),
             "remembered_runs": REMEMBERED_RUNS,
             "texts": {
-                "other_models": report::OTHER_MODELS,
-                "first_edit": report::FIRST_EDIT,
-                "known_image": report::KNOWN_IMAGE,
-                "stopping": report::STOPPING,
-                "stopped": report::STOPPED,
+                "other_models": translate(report::OTHER_MODELS),
+                "first_edit": translate(report::FIRST_EDIT),
+                "known_image": translate(report::KNOWN_IMAGE),
+                "stopping": translate(report::STOPPING),
+                "stopped": translate(report::STOPPED),
             },
+            "translations": language().entries(),
         })
     }
 
     fn models(&self) -> Vec<Value> {
-        models::list(&self.folders).iter().map(model_report).collect()
+        models::list(&self.folders).iter().map(told_model).collect()
     }
 
     fn answer(&mut self, request: Map<String, Value>, pixels: &[u8]) -> Result<()> {
@@ -169,9 +171,10 @@ impl Server {
             }
             Ok(Request::Models) => Ok(Some(json!({ "event": "models", "models": self.models() }))),
             Ok(Request::Model { name }) => Ok(Some(match models::find(&name, &self.folders) {
-                Ok(model) => json!({ "event": "model", "name": name, "model": model_report(&model) }),
+                Ok(model) => json!({ "event": "model", "name": name, "model": told_model(&model) }),
                 Err(error) => {
-                    json!({ "event": "model", "name": name, "model": null, "message": sentence(&error.to_string()) })
+                    let message = translate(&sentence(&error.to_string()));
+                    json!({ "event": "model", "name": name, "model": null, "message": message })
                 }
             })),
             Ok(Request::Remember { params }) => remember(&params).map(|()| None),
@@ -276,7 +279,7 @@ impl Running {
             "event": "done",
             "job": self.number,
             "name": layer_name(&self.params),
-            "summary": report::summary(edit),
+            "summary": translate(&report::summary(edit)),
             "report": edit_report(edit, &self.params),
             "bytes": pixels.len(),
         });
@@ -298,6 +301,34 @@ impl PixelFormat {
     }
 }
 
+/// The table of parameters in the user's language.
+fn parameters() -> Value {
+    let mut rows = parameters_report()["parameters"].take();
+    for row in rows.as_array_mut().into_iter().flatten() {
+        for text in ["label", "help", "tooltip"] {
+            translate_in_place(&mut row[text]);
+        }
+        for option in row["options"].as_array_mut().into_iter().flatten() {
+            translate_in_place(&mut option["label"]);
+        }
+    }
+    rows
+}
+
+/// What is told of a model, in the user's language.
+fn told_model(model: &Model) -> Value {
+    let mut told = model_report(model);
+    translate_in_place(&mut told["description"]);
+    translate_in_place(&mut told["problem"]);
+    told
+}
+
+fn translate_in_place(text: &mut Value) {
+    if let Value::String(text) = text {
+        *text = translate(text);
+    }
+}
+
 /// Keeps `given` as the values with which the next dialog opens, in any host.
 fn remember(given: &Map<String, Value>) -> Result<()> {
     let mut params = Params::paper();
@@ -315,8 +346,8 @@ fn progress_message(job: u64, progress: &Progress) -> Value {
         "loss": progress.loss,
         "fraction": progress.fraction,
         "seconds_left": progress.seconds_left,
-        "text": progress_text(progress),
-        "hint": progress.hint.map(|hint| sentence(&hint.to_string())),
+        "text": translate(&progress_text(progress)),
+        "hint": progress.hint.map(|hint| translate(&sentence(&hint.to_string()))),
     })
 }
 
@@ -327,13 +358,13 @@ fn estimate_message(job: u64, estimate: &Estimate) -> Value {
         "tuned": estimate.tuned,
         "goes_on": estimate.goes_on,
         "seconds": estimate.seconds,
-        "text": report::cost_text(estimate),
+        "text": translate(&report::cost_text(estimate)),
     })
 }
 
 /// What went wrong with `job`, or with a message that names none.
 fn complaint(job: Option<u64>, reason: &str) -> Value {
-    json!({ "event": "failed", "job": job, "message": sentence(reason) })
+    json!({ "event": "failed", "job": job, "message": translate(&sentence(reason)) })
 }
 
 /// One message to the host.

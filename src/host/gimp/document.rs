@@ -6,6 +6,7 @@ use super::libgimp::{Image, Layer, ProgressBar};
 use crate::engine::{Edit, Progress};
 use crate::error::{Error, Result};
 use crate::host::gimp::{History, Kind, Made, Mode, PARASITE, Recipe, Rectangle};
+use crate::host::language::translate;
 use crate::host::report::{layer_name, progress_text};
 use crate::host::{self, Host};
 use crate::image::{LayerImage, MAX_AREA};
@@ -100,7 +101,7 @@ impl Document {
         let edit = host::edit_active_layer(&mut self, worker, params, folders)?;
         let hint = edit.hint.map(|hint| hint.to_string());
         for note in edit.notes.iter().chain(&hint).map(String::as_str).chain(self.note) {
-            self.image.tell(note);
+            self.image.tell(&translate(note));
         }
         self.result().ok_or_else(|| Error::Host("the image has no result".into()))
     }
@@ -294,7 +295,7 @@ impl Host for Document {
 
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
         if let Some(bar) = &self.progress {
-            bar.show(&progress_text(progress), progress.fraction);
+            bar.show(&translate(&progress_text(progress)), progress.fraction);
         }
         // GIMP's own Cancel ends the whole process.
         ControlFlow::Continue(())

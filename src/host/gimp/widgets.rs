@@ -3,10 +3,14 @@
 //! A `Widget` holds a reference, so its memory outlives the window it is in; GTK itself checks that a widget is of the
 //! kind that a call needs. Widgets are not `Send`: they are made and used on the thread that runs GTK's main loop.
 //! Only calls are used here that GTK 2 and GTK 3 have with the same meaning.
+//!
+//! Texts come in English and are translated here, except labels with a key: those are translated before the key is marked.
+//! What the user writes or chooses is never translated.
 
 use super::libgimp::take_text;
 use super::sys;
 use crate::host::gimp::{c_string, guard};
+use crate::host::language::translate;
 use image::RgbaImage;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -83,7 +87,7 @@ impl Widget {
     }
 
     pub fn set_tooltip(&self, text: &str) {
-        let text = c_string(text);
+        let text = c_string(&translate(text));
         gtk!(gtk_widget_set_tooltip_text(self.as_ptr(), text.as_ptr()));
     }
 
@@ -226,13 +230,13 @@ impl Label {
     }
 
     pub fn set_text(&self, text: &str) {
-        let text = c_string(text);
+        let text = c_string(&translate(text));
         gtk!(gtk_label_set_text(self.0.as_ptr(), text.as_ptr()));
     }
 
     /// Pango markup, in which texts of others went through [`escaped`].
     pub fn set_markup(&self, markup: &str) {
-        let markup = c_string(markup);
+        let markup = c_string(&translate(markup));
         gtk!(gtk_label_set_markup(self.0.as_ptr(), markup.as_ptr()));
     }
 }
@@ -344,7 +348,7 @@ impl Choices {
     pub fn new(options: &'static [(&'static str, &'static str)]) -> Self {
         let widget = Widget::own(gtk!(gtk_combo_box_text_new()));
         for (_, label) in options {
-            let label = c_string(label);
+            let label = c_string(&translate(label));
             gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), label.as_ptr()));
         }
         Self { widget, names: options.iter().map(|(name, _)| *name).collect() }
@@ -481,7 +485,7 @@ impl Bar {
 
     /// `fraction`: 0 to 1.
     pub fn set(&self, fraction: f64, text: &str) {
-        let text = c_string(text);
+        let text = c_string(&translate(text));
         gtk!(gtk_progress_bar_set_fraction(self.0.as_ptr(), fraction.clamp(0.0, 1.0)));
         gtk!(gtk_progress_bar_set_text(self.0.as_ptr(), text.as_ptr()));
     }
@@ -557,7 +561,7 @@ impl Dialog {
 
     /// Asks for a folder; `None` when the user changed their mind.
     pub fn choose_folder(&self, title: &str) -> Option<PathBuf> {
-        let title = c_string(title);
+        let title = c_string(&translate(title));
         let (cancel, open) = (sys::GtkResponseType::GTK_RESPONSE_CANCEL.0, sys::GtkResponseType::GTK_RESPONSE_ACCEPT.0);
         let action = sys::GtkFileChooserAction::GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER;
         // SAFETY: the strings are copied; the list of buttons is pairs of text and number and ends with null.

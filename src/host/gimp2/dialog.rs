@@ -9,6 +9,7 @@ use super::session::{Message, Session, Tone};
 use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Image, Label, List, TextArea, Tick, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
+use crate::host::language::{Language, language};
 use crate::host::report::help;
 use crate::models;
 use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Param, Params};
@@ -26,13 +27,19 @@ const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "A
 /// As [`BUTTONS`], after the fields.
 const MORE: [&str; 2] = ["Previous edits", "Remove"];
 
-/// `label` with `_` before its key: no two texts of the dialog share one; what is folded away gets what is left.
+/// `label` in the user's language with `_` before its key: no two texts of the dialog share one; what is folded away gets
+/// what is left.
 fn with_key(label: &str) -> String {
+    with_key_in(language(), label)
+}
+
+fn with_key_in(language: &Language, label: &str) -> String {
     let fields =
         |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
     let shown = BUTTONS.into_iter().chain(fields(false)).chain(panel::BUTTONS).chain(MORE);
     let mut mnemonics = Mnemonics::default();
-    let mut marked = shown.chain(fields(true)).map(|text| (text, mnemonics.mark(text)));
+    let mut mark = |text: &'static str| (text, mnemonics.mark(&language.translate(text), text));
+    let mut marked = shown.chain(fields(true)).map(&mut mark);
     marked.find(|(text, _)| *text == label).map_or_else(|| label.to_owned(), |(_, marked)| marked)
 }
 
@@ -481,15 +488,28 @@ mod tests {
     #[test]
     fn no_two_labels_share_a_key_and_what_is_always_shown_has_one() {
         let mut mnemonics = Mnemonics::default();
-        assert_eq!(mnemonics.mark("Stop"), "_Stop");
-        assert_eq!(mnemonics.mark("Steps"), "S_teps");
-        assert_eq!(mnemonics.mark("Tops"), "T_ops");
-        assert_eq!(mnemonics.mark("Spot"), "S_pot");
-        assert_eq!(mnemonics.mark("Toss"), "Toss", "no letter is left");
+        let mut mark = |label, english| mnemonics.mark(label, english);
+        assert_eq!(mark("Stop", "Stop"), "_Stop");
+        assert_eq!(mark("Steps", "Steps"), "S_teps");
+        assert_eq!(mark("Tops", "Tops"), "T_ops");
+        assert_eq!(mark("Spot", "Spot"), "S_pot");
+        assert_eq!(mark("Toss", "Toss"), "Toss", "no letter is left");
+        assert_eq!(mark("Übung", "Exercise"), "Ü_bung", "not every keyboard has an Ü");
+        assert_eq!(mark("중지", "Halt"), "중지(_H)");
+        assert_eq!(mark("찾아보기...", "Shop..."), "찾아보기(_A)...", "the English letters are taken");
 
         let shown = PARAMS.iter().filter(|param| !param.advanced).map(|param| param.label);
-        for label in BUTTONS.into_iter().chain(shown).chain(panel::BUTTONS).chain(MORE) {
-            assert!(with_key(label).contains('_'), "no key is left for {label}");
+        let shown: Vec<_> = BUTTONS.into_iter().chain(shown).chain(panel::BUTTONS).chain(MORE).collect();
+        for language in Language::all() {
+            let mut keys: Vec<char> = Vec::new();
+            for label in &shown {
+                let marked = with_key_in(&language, label);
+                let key = marked.split_once('_').and_then(|(_, key)| key.chars().next());
+                keys.push(key.unwrap_or_else(|| panic!("no key is left for {marked}")).to_ascii_uppercase());
+            }
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), shown.len(), "{keys:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::sys;
 use super::widgets::{BORDER, Dialog, NUMBER_WIDTH, SPACING, Widget, gtk};
 use crate::host::gimp::c_string;
+use crate::host::language::translate;
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{null, null_mut};
 
@@ -61,7 +62,7 @@ impl Form {
 
     /// GIMP's slider with a number field beside it.
     pub fn add_slider(&self, label: &str, range: std::ops::RangeInclusive<f64>, step: f64, help: &str) -> Slider {
-        let (label, help, row) = (c_string(label), c_string(help), self.next_row() as c_int);
+        let (label, help, row) = (c_string(label), c_string(&translate(help)), self.next_row() as c_int);
         let (min, max) = range.into_inner();
         Slider(Widget::own(gtk!(gimp_scale_entry_new(
             self.table.as_ptr(),

@@ -10,6 +10,7 @@ use super::sys;
 use super::widgets::{self, Bar, Chooser, Dialog, Image, Label, List, TextArea, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
+use crate::host::language::{Language, language};
 use crate::host::report::help;
 use crate::models;
 use crate::params::{Affects, Domain, PARAMS, Params};
@@ -35,16 +36,22 @@ const WIDTH: i32 = 460;
 /// Largest upper limit of a number that needs many digits: learning rates.
 const SMALL: f64 = 1.0;
 
-/// `label` with `_` before its key: no two texts of the dialog share one.
+/// `label` in the user's language with `_` before its key: no two texts of the dialog share one.
 pub fn with_key(label: &str) -> String {
+    with_key_in(language(), label)
+}
+
+fn with_key_in(language: &Language, label: &str) -> String {
     let labels =
         |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
     let (first, others) = BUTTONS.split_at(2);
     let ours = first.iter().copied().chain(labels(false)).chain(others.iter().copied());
     let ours = ours.chain(panel::BUTTONS).chain(MORE).chain([PRESET_LABEL]);
     let mut mnemonics = Mnemonics::default();
-    let mut marked =
-        BUTTONS_OF_GIMP.into_iter().chain(ours).chain(labels(true)).map(|text| (text, mnemonics.mark(text)));
+    // GIMP marks its own buttons; in other languages mostly with the same letters.
+    let of_gimp = BUTTONS_OF_GIMP.map(|text| (text, mnemonics.mark(text, text)));
+    let mut mark = |text: &'static str| (text, mnemonics.mark(&language.translate(text), text));
+    let mut marked = of_gimp.into_iter().chain(ours.chain(labels(true)).map(&mut mark));
     marked.find(|(text, _)| *text == label).map_or_else(|| label.to_owned(), |(_, marked)| marked)
 }
 
@@ -395,18 +402,26 @@ mod tests {
 
     #[test]
     fn no_two_texts_share_a_key_and_what_is_always_shown_has_one() {
-        let shown = PARAMS.iter().filter(|param| !param.advanced).map(|param| param.label);
-        let folded = PARAMS.iter().filter(|param| param.advanced).map(|param| param.label).chain([PRESET_LABEL]);
-        let key = |label: &str| with_key(label).split_once('_').and_then(|(_, key)| key.chars().next());
-        let mut keys: Vec<char> = Vec::new();
-        for label in BUTTONS_OF_GIMP.into_iter().chain(BUTTONS).chain(shown).chain(panel::BUTTONS).chain(MORE) {
-            keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {label}")));
+        let labels =
+            |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
+        let shown = BUTTONS_OF_GIMP.into_iter().chain(BUTTONS).chain(labels(false)).chain(panel::BUTTONS).chain(MORE);
+        let shown: Vec<_> = shown.collect();
+        for language in Language::all() {
+            let key = |label: &str| {
+                let marked = with_key_in(&language, label);
+                marked.split_once('_').and_then(|(_, key)| key.chars().next()).map(|key| key.to_ascii_uppercase())
+            };
+            let mut keys: Vec<char> = Vec::new();
+            for label in &shown {
+                keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {}", language.translate(label))));
+            }
+            keys.extend(labels(true).chain([PRESET_LABEL]).filter_map(key));
+            let count = keys.len();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), count, "{keys:?}");
         }
-        keys.extend(folded.filter_map(key));
-        let mut upper: Vec<_> = keys.iter().map(char::to_ascii_uppercase).collect();
-        upper.sort_unstable();
-        upper.dedup();
-        assert_eq!(upper.len(), keys.len(), "{keys:?}");
+        let with_key = |label| with_key_in(&Language::default(), label);
         assert_eq!(BUTTONS_OF_GIMP.map(with_key), ["_Help", "_Reset", "_Load Saved Settings", "_Save Settings", "_OK"]);
     }
 }

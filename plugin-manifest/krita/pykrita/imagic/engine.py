@@ -2,8 +2,9 @@
 
 import os
 
-from PyQt5.QtCore import QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
+from PyQt5.QtCore import QLocale, QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
 
+from . import language
 from .protocol import PROTOCOL, ProtocolError, Reader, encode
 
 # Put here by the installer, as a link.
@@ -97,6 +98,8 @@ class Engine(QObject):
         environment = QProcessEnvironment.systemEnvironment()
         # Krita's AppImage sets it for its own libraries.
         environment.remove("LD_LIBRARY_PATH")
+        # Krita's own choice, which may differ from the system's.
+        environment.insert("LANGUAGE", language.environment_names(QLocale().uiLanguages()))
         process.setProcessEnvironment(environment)
         process.readyReadStandardOutput.connect(self._read)
         process.readyReadStandardError.connect(self._read_messages)
@@ -119,6 +122,7 @@ class Engine(QObject):
             if message["protocol"] != PROTOCOL:
                 self._end("The engine and this plug-in are of different versions; {}.".format(REMEDY))
                 return
+            language.use(message.get("translations", {}))
             self.hello = message
             self.ready.emit(message)
             return

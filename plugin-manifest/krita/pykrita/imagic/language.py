@@ -1,0 +1,33 @@
+"""Texts in the language of the user, from the catalogue that the engine sends; knows neither engine nor Qt."""
+
+import re
+
+# A place for a value: `{}`, `{0}`, in the catalogue also `{#}` for a number and `{!}` for a text that is translated itself.
+_PLACE = re.compile(r"\{(\d*)[#!]?\}")
+
+_translations = {}
+
+
+def use(translations):
+    """Takes the catalogue, from English; an empty one means English."""
+    _translations.clear()
+    _translations.update(translations)
+
+
+def environment_names(languages):
+    """Qt's list of languages, such as de-DE and de, as LANGUAGE has it."""
+    return ":".join(name.replace("-", "_") for name in languages)
+
+
+def tr(text, *values):
+    """`text` with `values` in its places. Values stay as they are: a name is not translated, a sentence goes through tr first."""
+    translation = _translations.get(text, text)
+    if not values:
+        return translation
+    following = iter(range(len(values)))
+
+    def value(place):
+        at = next(following)
+        return str(values[int(place.group(1)) if place.group(1) else at])
+
+    return _PLACE.sub(value, translation)
