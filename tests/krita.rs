@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use support::{Home, install};
 
 /// The longest that all checks together may take.
-const PATIENCE: Duration = Duration::from_secs(420);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Programs on a virtual screen; all end with it.
 struct Screen {
@@ -139,7 +139,7 @@ fn every_check_inside_krita_passes_and_quitting_during_an_edit_ends_the_engine()
     let console = fs::read_to_string(log).unwrap_or_default();
     assert!(report.ends_with("the end\n"), "Krita ended with {status:?} amid the checks\n{report}\n{console}");
     assert!(!report.contains("FAILED"), "{report}\n{console}");
-    assert!(report.lines().filter(|line| line.starts_with("ok ")).count() >= 15, "{report}");
+    assert!(report.lines().filter(|line| line.starts_with("ok ")).count() >= 20, "{report}");
     assert!(status.is_some_and(|status| status.success()), "Krita ended with {status:?}\n{console}");
 
     let engine = report.lines().find_map(|line| line.strip_prefix("engine ")).expect("the last check tells it");
@@ -152,12 +152,14 @@ fn every_check_inside_krita_passes_and_quitting_during_an_edit_ends_the_engine()
 }
 
 #[test]
-fn the_package_puts_messages_together_without_krita() {
+fn what_needs_no_krita_is_right_without_it() {
     if !can_run(&["python3"]) {
         return;
     }
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/krita/test_protocol.py");
-    let output = Command::new("python3").arg("-B").arg(tests).output().expect("python3 starts");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("Ran 3 tests"), "{text}");
+    for (file, count) in [("test_protocol.py", "Ran 3 tests"), ("test_untouched.py", "Ran 1 test ")] {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/krita").join(file);
+        let output = Command::new("python3").arg("-B").arg(tests).output().expect("python3 starts");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains(count), "{text}");
+    }
 }

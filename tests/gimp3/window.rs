@@ -86,6 +86,18 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.picture("4-tuned-model-reused");
     assert_eq!(tuned_models(&account), tuned, "another seed tuned a model");
 
+    // Results with other strengths become no layers until one is inserted; one undo takes that back.
+    screen.keys(&["alt+y"]);
+    std::thread::sleep(Duration::from_secs(5));
+    screen.picture("4-strengths");
+    assert!(screen.shows(&two), "a result that is only looked at became a layer");
+    screen.keys(&["alt+i"]);
+    screen.wait_until("the inserted result", || screen.shows(&three));
+    screen.activate(&three);
+    screen.keys(&["ctrl+z"]);
+    screen.wait_until("the undo", || screen.shows(&two));
+    screen.activate(DIALOG);
+
     // What cannot be done is said in the dialog.
     screen.keys(&["alt+t", "ctrl+a", "BackSpace", "Return"]);
     screen.settle();

@@ -9,11 +9,14 @@ import time
 import traceback
 
 from krita import Extension, Krita, Selection
-from PyQt5.QtCore import QByteArray, QTimer
-from PyQt5.QtWidgets import QApplication, QListWidget, QPushButton, QToolButton
+from PyQt5.QtCore import QByteArray, Qt, QTimer
+from PyQt5.QtTest import QTest
+from PyQt5.QtWidgets import QApplication, QCheckBox, QLabel, QListWidget, QPushButton, QToolButton
 
 from imagic.dialog import Dialog
-from imagic.document import Refused, Source
+from imagic.document import Edited, Refused, Source
+from imagic.earlier import Removal
+from imagic.strip import RESULT
 
 FOLDER = os.environ["IMAGIC_CHECKS"]
 PICTURES = os.environ["IMAGIC_PICTURES"]
@@ -50,12 +53,12 @@ def application():
 class Opened:
     """A document in a window of its own, with a gradient in its only layer; closed in the end."""
 
-    def __init__(self, model="RGBA", depth="U8", profile=""):
+    def __init__(self, model="RGBA", depth="U8", profile="", is_opaque=False):
         self.document = application().createDocument(WIDTH, HEIGHT, "a check", model, depth, profile, 100.0)
         application().activeWindow().addView(self.document)
         settle()
         self.layer = self.document.topLevelNodes()[0]
-        self.layer.setPixelData(QByteArray(gradient(model, depth)), 0, 0, WIDTH, HEIGHT)
+        self.layer.setPixelData(QByteArray(gradient(model, depth, is_opaque)), 0, 0, WIDTH, HEIGHT)
         self.document.refreshProjection()
         self.document.waitForDone()
         settle()
@@ -89,14 +92,14 @@ class Opened:
         return dialog
 
 
-def gradient(model, depth):
-    """Colors from dark to light and some transparency, as Krita keeps them."""
+def gradient(model, depth, is_opaque):
+    """Colors from dark to light and perhaps some transparency, as Krita keeps them."""
     colors = {"RGBA": 3, "GRAYA": 1, "CMYKA": 4}[model]
     values = []
     for y in range(HEIGHT):
         for x in range(WIDTH):
             values += [(20 + 3 * x + 20 * color) / 255 for color in range(colors)]
-            values.append(0.5 if x < 5 else 1.0)
+            values.append(0.5 if x < 5 and not is_opaque else 1.0)
     if depth == "U8":
         return bytes(round(value * 255) for value in values)
     if depth == "U16":
@@ -120,7 +123,7 @@ def status(dialog):
 def fill(dialog, **params):
     quick = {"prompt": "a red square", "eta": 0.7, "seed": 0, "embedding_steps": 2, "tuning_steps": 2, "sampling_steps": 2}
     for name, value in dict(quick, **params).items():
-        dialog._fields[name].set_value(value)
+        dialog._form.fields[name].set_value(value)
 
 
 def press_edit(dialog):
@@ -183,11 +186,12 @@ def every_color_space_gets_its_result_in_its_own():
             document, before = opened.document, opened.pixels()
             source = Source(document, opened.layer)
             picture = source.read()
-            assert (picture.format() == "bgra8") == ((model, depth) == ("RGBA", "U8")), picture.format()
-            assert bool(picture.note) == (picture.format() == "bgra16"), picture.note
+            form = picture.layout()["format"]
+            assert (form == "bgra8") == ((model, depth) == ("RGBA", "U8")), form
+            assert bool(picture.note) == (form == "bgra16"), picture.note
             # An edit that changes nothing, so that only the way to the engine and back is measured.
             report = {"tuned": "now", "params": {"prompt": "same", "eta": 0, "seed": 0}, "seconds": {}}
-            source.insert(picture, "same", picture.pixels, report, 100)
+            source.insert([Edited(picture, "same", picture.pixels, report)], "same", 100)
             assert opened.pixels() == before, "the source changed"
             result = document.topLevelNodes()[1]
             own = (document.colorModel(), document.colorDepth(), document.colorProfile())
@@ -260,7 +264,7 @@ def results_stack_and_an_edit_of_a_result_is_one_of_its_source():
         document.setActiveNode(document.topLevelNodes()[1])
         settle()
         dialog = opened.dialog()
-        assert dialog._fields["eta"].value() == 0.5, "the recipe of the layer is not shown"
+        assert dialog._form.fields["eta"].value() == 0.5, "the recipe of the layer is not shown"
         assert "active layer was made" in status(dialog), status(dialog)
         fill(dialog, prompt="another thing", eta=0.3)
         press_edit(dialog)
@@ -309,7 +313,8 @@ def stop_leaves_the_document_alone():
         start_slow_edit(dialog, "stopped")
         button(dialog, "Stop").click()
         wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
-        assert status(dialog) == "Stopped; the image is as it was.", status(dialog)
+        assert status(dialog) == "Stopped; the image is as it was. Edit goes on from here.", status(dialog)
+        wait_until("the cost", lambda: dialog._cost.text().startswith("Goes on from where it was stopped"))
         assert opened.layers() == ["Background"], opened.layers()
 
 
@@ -381,43 +386,285 @@ def what_cannot_be_edited_is_refused_with_the_remedy():
             press_edit(dialog)
             assert wanted in status(dialog), (wanted, status(dialog))
             document.setSelection(None)
-            dialog._fields["embedding_lr"].set_value(0.001)
+            dialog._form.fields["embedding_lr"].set_value(0.001)
         assert opened.layers() == ["Background"], opened.layers()
 
 
-def strengths_are_compared_and_the_chosen_ones_inserted():
+def pictures(dialog):
+    """The texts and the results of the strip; None where one is still to come."""
+    strip = dialog.findChild(QListWidget)
+    items = [strip.item(at) for at in range(strip.count())]
+    return [item.text() for item in items], [item.data(RESULT) for item in items]
+
+
+def compare(dialog, what):
+    button(dialog, what).click()
+    wait_until("the strip", lambda: all(pictures(dialog)[1]) and button(dialog, "Edit").isEnabled())
+
+
+def mark(dialog, *places):
+    strip = dialog.findChild(QListWidget)
+    strip.clearSelection()
+    for at in places:
+        strip.item(at).setSelected(True)
+    settle()
+
+
+def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
     with Opened() as opened:
         dialog = opened.dialog()
-        fill(dialog, eta=0.8)
+        fill(dialog, eta=0.8, seed=3)
         press_edit(dialog)
+        compare(dialog, "Compare strengths")
+        texts, strengths = pictures(dialog)
+        assert texts == ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2"], texts
+        assert opened.layers() == ["Background", "a red square (eta 0.8)"], "comparing inserted a layer"
+        compare(dialog, "Compare seeds")
+        texts, seeds = pictures(dialog)
+        assert texts == ["3", "4", "5", "6", "7", "8"], texts
+        assert len({one.pixels for one in seeds}) == 6, "seeds make no difference"
+        last_job = dialog._engine._last_job
         button(dialog, "Compare strengths").click()
-        pictures = dialog.findChild(QListWidget)
-        wait_until("seven pictures", lambda: pictures.count() == 7 and button(dialog, "Edit").isEnabled())
-        assert [pictures.item(at).text() for at in range(7)] == ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2"]
-        assert len(opened.layers()) == 2, "comparing inserted a layer"
-        # 0.8 is a layer already.
-        for at in (1, 4, 6):
-            pictures.item(at).setSelected(True)
+        # Everything is there at once, and nothing was computed.
+        assert pictures(dialog)[1] == strengths, "a picture was computed twice"
         settle()
-        dialog.grab().save(os.path.join(PICTURES, "2-strip.png"))
-        button(dialog, "Insert chosen").click()
-        names = ["Background"] + ["a red square (eta {})".format(eta) for eta in ("0.8", "0.2", "1.2")]
-        assert sorted(opened.layers()) == sorted(names), opened.layers()
-        assert not button(dialog, "Insert chosen").isEnabled(), "the same picture could be inserted twice"
+        assert dialog._work.job is None and dialog._engine._last_job <= last_job + 1
+
+        mark(dialog, 1)
+        button(dialog, "Insert marked").click()
+        names = ["Background", "a red square (eta 0.8)", "a red square (eta 0.2)"]
+        assert opened.layers() == names, opened.layers()
+        mark(dialog, 1, 2, 4, 6)
+        QApplication.primaryScreen().grabWindow(0).save(os.path.join(PICTURES, "2-strip.png"))
+        button(dialog, "Insert marked").click()
+        assert opened.layers() == names + ["a red square"], opened.layers()
+        group = opened.document.topLevelNodes()[3]
+        # 0.2 and 0.8 are layers already.
+        assert [layer.name() for layer in group.childNodes()] == ["eta 0.4, seed 3", "eta 1.2, seed 3"]
+        assert opened.pixels(group.childNodes()[0]) == strengths[2].pixels
+        for layer, eta in zip(group.childNodes(), (0.4, 1.2)):
+            assert Source(opened.document, layer).recipe["params"]["eta"] == eta, "a layer lost its recipe"
+        button(dialog, "Insert marked").click()
+        assert opened.layers() == names + ["a red square"], "the same picture was inserted twice"
+        undo()
+        assert opened.layers() == names, "several layers were not one step of undo"
+        application().action("edit_redo").trigger()
+        settle()
+        # The next one comes above the group.
+        mark(dialog, 0)
+        button(dialog, "Insert marked").click()
+        assert opened.layers() == names + ["a red square", "a red square (eta 0)"], opened.layers()
 
 
-def every_label_has_a_key_of_its_own():
+def the_cost_is_told_before_an_edit():
     with Opened() as opened:
         dialog = opened.dialog()
+        wait_until("an answer", lambda: dialog._engine._taken)
+        fill(dialog, prompt="what it costs")
+        wait_until("the cost", lambda: dialog._cost.text().startswith("The model has to be tuned"))
+        sent = dialog._engine._sent_with
+        fill(dialog, prompt="  ")
+        wait_until("no cost", lambda: dialog._cost.text() == "")
+        assert "empty" not in status(dialog), "a question for the cost complained"
+        fill(dialog, prompt="what it costs", model="no such model")
+        settle()
+        settle()
+        assert dialog._cost.text() == "" and "no such model" not in status(dialog), status(dialog)
+        fill(dialog, prompt="what it costs", model=dialog._hello["builtin_model"])
+        press_edit(dialog)
+        wait_until("the cost", lambda: dialog._cost.text().startswith("The tuned model is there: about "))
+        assert dialog._engine._sent_with == sent, "the pixels were sent again"
+        assert len(opened.layers()) == 2, "asking for the cost inserted something"
+
+        # Whoever paints on the layer gets another picture.
+        opened.layer.setPixelData(QByteArray(bytes(4 * WIDTH)), 0, 0, WIDTH, 1)
+        dialog._ask_cost()
+        wait_until("the cost", lambda: dialog._cost.text().startswith("The model has to be tuned"))
+        assert dialog._engine._sent_with != sent, "the engine has the pixels of before"
+
+
+def the_picture_is_seen_as_it_forms_and_against_the_original():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        wait_until("the original", lambda: dialog._area.shown() is not None)
+        original = dialog._area.shown()
+        formed = []
+        dialog._work.formed.connect(formed.append)
+        fill(dialog, sampling_steps=200)
+        press_edit(dialog)
+        assert 1 <= len(formed) <= 3, len(formed)
+        result = dialog._area.shown()
+        assert result != original and result.size() == original.size()
+        switch = next(box for box in dialog.findChildren(QCheckBox) if box.text().replace("&", "") == "Show original")
+        switch.click()
+        assert dialog._area.shown() == original
+        settle()
+        dialog.grab().save(os.path.join(PICTURES, "4-original.png"))
+        switch.click()
+        assert dialog._area.shown() == result
+        # The same with the mouse held down.
+        QTest.mousePress(dialog._area._canvas, Qt.LeftButton)
+        assert dialog._area.shown() == original
+        QTest.mouseRelease(dialog._area._canvas, Qt.LeftButton)
+        assert dialog._area.shown() == result
+
+
+def another_strength_is_seen_without_a_click_and_edit_only_inserts_it():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        fill(dialog, eta=0.5)
+        press_edit(dialog)
+        wait_until("the cost", lambda: dialog._cost.text().startswith("The tuned model is there"))
+        before, start = dialog._area.shown(), time.monotonic()
+        dialog._form.fields["eta"].number.setValue(1.1)
+        wait_until("the look", lambda: dialog._area.shown() != before)
+        tell("another strength is seen after {:.2f} s".format(time.monotonic() - start))
+        assert len(opened.layers()) == 2, "looking inserted a layer"
+        assert "Edit makes a layer of it" in status(dialog), status(dialog)
+        button(dialog, "Edit").click()
+        assert dialog._work.job is None, "it was computed again"
+        assert opened.layers()[2:] == ["a red square (eta 1.1)"], opened.layers()
+        button(dialog, "Edit").click()
+        assert len(opened.layers()) == 3 and "is a layer already" in status(dialog), status(dialog)
+        # Back to what is kept: at once.
+        dialog._form.fields["eta"].number.setValue(0.5)
+        wait_until("the kept one", lambda: dialog._area.shown() == before)
+
+
+def earlier_edits_are_removed_with_their_layers_and_with_nothing_else():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        for eta in (0.2, 0.4):
+            fill(dialog, eta=eta)
+            press_edit(dialog)
+        menu = dialog._form.fields["prompt"].earlier.menu()
+        menu.aboutToShow.emit()
+        texts = [action.text() for action in menu.actions() if not action.isSeparator()]
+        assert texts == ["a red square (eta 0.4, seed 0)", "a red square (eta 0.2, seed 0)", "&Remove..."], texts
+
+        def answer():
+            window = next(one for one in QApplication.topLevelWidgets() if isinstance(one, Removal) and one.isVisible())
+            window._list.item(0).setSelected(True)
+            settle()
+            window.grab().save(os.path.join(PICTURES, "5-remove.png"))
+            button(window, "Remove").click()
+
+        QTimer.singleShot(500, answer)
+        menu.actions()[-1].trigger()
+        assert opened.layers() == ["Background", "a red square (eta 0.2)"], opened.layers()
+        source = Source(opened.document, opened.layer)
+        assert [run["params"]["eta"] for run in source.history()["runs"]] == [0.2]
+        undo()
+        assert len(opened.layers()) == 3, "the removal is not one step of undo"
+
+        # A history that names a layer of the user, however it came to that, does not take it away.
+        history = source.history()
+        stranger = dict(history["runs"][0], layer=opened.layer.uniqueId().toString())
+        history["runs"].append(stranger)
+        source._write(history)
+        source.remove(stranger, True)
+        assert opened.layers()[0] == "Background", opened.layers()
+
+
+def what_is_not_touched_stays_bit_for_bit():
+    for model, depth, profile in (
+        ("RGBA", "U8", ""),
+        ("RGBA", "U8", "sRGB built-in"),
+        ("RGBA", "U8", "ClayRGB-elle-V2-g22.icc"),
+        ("RGBA", "U16", ""),
+        ("RGBA", "U16", "ClayRGB-elle-V2-g22.icc"),
+        ("RGBA", "F32", ""),
+        ("GRAYA", "U8", ""),
+        ("GRAYA", "U16", ""),
+        ("CMYKA", "U8", ""),
+    ):
+        for is_opaque in (False, True):
+            with Opened(model, depth, profile, is_opaque) as opened:
+                before = opened.pixels()
+                assert profile in ("", opened.document.colorProfile()), opened.document.colorProfile()
+                dialog = opened.dialog()
+                fill(dialog, eta=0, keep_untouched=True)
+                press_edit(dialog)
+                result = opened.document.topLevelNodes()[1]
+                what = (model, depth, opened.document.colorProfile(), is_opaque, status(dialog))
+                assert opened.pixels(result) == before and opened.pixels() == before, what
+                if depth == "F32":
+                    assert "16-bit sRGB without what is brighter than white" in status(dialog), status(dialog)
+
+
+def a_file_with_an_embedded_profile_keeps_it_and_its_pixels():
+    path = os.path.join(FOLDER, "profile.kra")
+    with Opened("RGBA", "U16", "ClayRGB-elle-V2-g22.icc", True) as opened:
+        opened.document.setBatchmode(True)
+        assert opened.document.saveAs(path)
+        opened.document.waitForDone()
+    document = application().openDocument(path)
+    application().activeWindow().addView(document)
+    settle()
+    try:
+        profile, layer = document.colorProfile(), document.topLevelNodes()[0]
+        assert "sRGB" not in profile and document.colorDepth() == "U16", (profile, document.colorDepth())
+        before = bytes(layer.pixelData(0, 0, WIDTH, HEIGHT))
+        application().action("imagic_edit").trigger()
+        wait_until("the dialog", lambda: dialogs())
+        dialog = dialogs()[-1]
+        wait_until("the engine", lambda: button(dialog, "Edit").isEnabled())
+        fill(dialog, eta=0, keep_untouched=True)
+        press_edit(dialog)
+        layer, result = document.topLevelNodes()
+        assert result.colorProfile() == profile and profile in status(dialog), status(dialog)
+        assert bytes(result.pixelData(0, 0, WIDTH, HEIGHT)) == before, "the pixels are others"
+        # Without the switch only the way to sRGB and back is measured.
+        picture = Source(document, layer).read()
+        report = {"tuned": "now", "params": {"prompt": "same", "eta": 0, "seed": 0}, "seconds": {}}
+        Source(document, layer).insert([Edited(picture, "same", picture.pixels, report)], "same", 100)
+        there = array.array("H", bytes(document.topLevelNodes()[-1].pixelData(0, 0, WIDTH, HEIGHT)))
+        worst = max(abs(a - b) for a, b in zip(there, array.array("H", before)))
+        tell("to 16-bit sRGB and back from {}: at most {} of 65535".format(profile, worst))
+    finally:
+        for dialog in dialogs():
+            dialog.reject()
+        document.setModified(False)
+        document.close()
+        settle()
+
+
+def a_model_brings_its_preset_but_never_over_settings_that_were_written():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        form, preset = dialog._form, dialog._hello["models"][0]["params"]
+        folder = dialog._hello["models"][0]["folder"]
+        # A folder is in no list, so the engine has to say what fits it.
+        form.write(dict(preset, model=folder + "/.", guidance=3.5, eta=0.25))
+        wait_until("the model", lambda: (form._model or {}).get("folder", "").endswith("/."))
+        assert (form.fields["eta"].value(), form.fields["guidance"].value()) == (0.25, "3.5")
+        form.fields["model"].set_value(dialog._hello["builtin_model"])
+        assert float(form.fields["guidance"].value()) == preset["guidance"], "the preset did not come"
+
+
+def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        fill(dialog)
+        press_edit(dialog)
+        compare(dialog, "Compare strengths")
         button(dialog, "Advanced").click()
+        # As long as that of the model that comes with the plug-in.
+        dialog._form._description.setText("Small drawn scenes of many kinds. " * 7)
+        dialog._form._description.show()
         settle()
         dialog.grab().save(os.path.join(PICTURES, "3-advanced.png"))
+        size = dialog.frameGeometry()
+        tell("the largest window: {} x {}".format(size.width(), size.height()))
+        assert size.height() <= 768 and size.width() <= 1024, size
         # KDE gives what is visible keys as it likes.
-        widgets = dialog.findChildren(QPushButton) + dialog.findChildren(QToolButton)
-        widgets += [label for label in dialog.findChildren(type(dialog._status)) if label.buddy() is not None]
+        widgets = dialog.findChildren(QPushButton) + dialog.findChildren(QToolButton) + dialog.findChildren(QCheckBox)
+        widgets += [label for label in dialog.findChildren(QLabel) if label.buddy() is not None]
         labels = [widget.text() for widget in widgets if widget.isVisible()]
         keys = [label[label.index("&") + 1].upper() for label in labels if "&" in label]
-        assert len(keys) == len(set(keys)) and len(keys) > 15, labels
+        assert len(keys) == len(set(keys)) and len(keys) >= 20, labels
+        for label in ("Seed:", "Base model:", "Target text:", "Strength (eta):"):
+            assert any("&" in one for one in labels if one.replace("&", "") == label), (label, labels)
 
 
 def the_dialog_is_usable_with_the_keyboard_alone():
@@ -427,14 +674,28 @@ def the_dialog_is_usable_with_the_keyboard_alone():
         dialog.activateWindow()
         settle()
         # From other processes, as a keyboard is; the text is selected when the dialog opens.
-        dialog._fields["prompt"].text.selectAll()
-        dialog._fields["prompt"].text.setFocus()
+        dialog._form.fields["prompt"].text.selectAll()
+        dialog._form.fields["prompt"].text.setFocus()
         settle()
         for arguments in (["type", "--delay", "20", "typed text"], ["key", "Return"]):
             keyboard = subprocess.Popen(["xdotool"] + arguments)
             wait_until("the keyboard", lambda: keyboard.poll() is not None)
         wait_until("the result", lambda: len(opened.layers()) == 2)
         assert opened.layers()[1] == "typed text (eta 0.7)", opened.layers()
+        compare(dialog, "Compare strengths")
+        strip, reached = dialog.findChild(QListWidget), set()
+        for _ in range(60):
+            reached.add(dialog.focusWidget())
+            dialog.focusNextChild()
+        wanted = dialog.findChildren(QPushButton) + dialog.findChildren(QCheckBox) + [strip]
+        missed = [one for one in wanted if one.isVisible() and one.isEnabled() and one not in reached]
+        assert not missed, [one.text() for one in missed if one is not strip]
+        strip.setFocus()
+        strip.setCurrentRow(1)
+        settle()
+        keyboard = subprocess.Popen(["xdotool", "key", "shift+Right", "alt+i"])
+        wait_until("the keyboard", lambda: keyboard.poll() is not None)
+        wait_until("the group", lambda: opened.layers()[2:] == ["typed text"])
         keyboard = subprocess.Popen(["xdotool", "key", "Escape"])
         wait_until("the keyboard", lambda: keyboard.poll() is not None)
         wait_until("the closed dialog", lambda: not dialogs())
@@ -460,8 +721,15 @@ CHECKS = [
     a_document_that_is_closed_during_an_edit_gets_a_message,
     a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top,
     what_cannot_be_edited_is_refused_with_the_remedy,
-    strengths_are_compared_and_the_chosen_ones_inserted,
-    every_label_has_a_key_of_its_own,
+    strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted,
+    the_cost_is_told_before_an_edit,
+    the_picture_is_seen_as_it_forms_and_against_the_original,
+    another_strength_is_seen_without_a_click_and_edit_only_inserts_it,
+    earlier_edits_are_removed_with_their_layers_and_with_nothing_else,
+    what_is_not_touched_stays_bit_for_bit,
+    a_file_with_an_embedded_profile_keeps_it_and_its_pixels,
+    a_model_brings_its_preset_but_never_over_settings_that_were_written,
+    every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen,
     the_dialog_is_usable_with_the_keyboard_alone,
     quitting_during_an_edit_ends_krita_and_the_engine,
 ]

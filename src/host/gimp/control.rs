@@ -35,6 +35,8 @@ pub struct Waiting {
     looks: Cell<bool>,
     /// A strength or seed was changed, not the dialog's content as a whole.
     wants_picture: Cell<bool>,
+    /// An edit starts when what runs has stopped.
+    starts: Cell<bool>,
 }
 
 impl Window {
@@ -55,6 +57,12 @@ impl Window {
     }
 
     pub fn start(self: &Rc<Self>) {
+        if self.session.borrow().is_showing() {
+            // A result that is only looked at gives way.
+            self.waiting.starts.set(true);
+            self.stop();
+            return;
+        }
         if self.session.borrow().is_running() {
             return;
         }
@@ -92,6 +100,9 @@ impl Window {
         match started {
             Ok(look) => {
                 self.show_busy(!look.ended);
+                if self.session.borrow().is_showing() {
+                    self.allow_edit();
+                }
                 self.show(look);
                 self.look_again();
             }
@@ -154,7 +165,11 @@ impl Window {
         if look.ended {
             self.show_busy(false);
             self.ended();
-            self.ask_cost();
+            if self.waiting.starts.take() {
+                self.start();
+            } else {
+                self.ask_cost();
+            }
         }
     }
 
@@ -176,8 +191,10 @@ impl Window {
                     window.take_result(number);
                 }
             };
-            let usual_seed = self.session.borrow().results[0].params.seed;
-            let caption = if params.seed == usual_seed { params.eta.to_string() } else { format!("#{}", params.seed) };
+            // What is new in it.
+            let seed_before = number.checked_sub(1).map(|before| self.session.borrow().results[before].params.seed);
+            let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
+            let caption = if has_new_seed { format!("#{}", params.seed) } else { params.eta.to_string() };
             self.panel.add(&picture, &caption, &format!("Strength {}, seed {}", params.eta, params.seed), clicked);
         }
         self.show_result(number);

@@ -19,8 +19,8 @@ pub struct Document {
     pub image: Image,
     /// What is edited; stays the same when its results become active.
     pub source: Layer,
-    /// The newest result.
-    pub result: Option<Layer>,
+    /// Layers that were made, oldest first; undo may have taken some back.
+    made: Vec<Layer>,
     /// What the user should know about the place of the result.
     pub note: Option<&'static str>,
     /// How the layer was made that was active at first, if it is one of our results.
@@ -76,7 +76,12 @@ impl Document {
         let (source, opened_from) = of_result.map_or((drawable, None), |(source, recipe)| (source, Some(recipe)));
         let picture = Picture::of(source);
         let id = History::from_bytes(image.parasite(PARASITE)).document;
-        Ok(Self { image, source, result: None, note: None, opened_from, id, picture, progress: None })
+        Ok(Self { image, source, made: Vec::new(), note: None, opened_from, id, picture, progress: None })
+    }
+
+    /// The newest result that is still there.
+    pub fn result(&self) -> Option<Layer> {
+        self.made.iter().rev().copied().find(|layer| layer.is_valid())
     }
 
     /// What the document remembers now.
@@ -97,7 +102,7 @@ impl Document {
         for note in edit.notes.iter().chain(&hint).map(String::as_str).chain(self.note) {
             self.image.tell(note);
         }
-        self.result.ok_or_else(|| Error::Host("the image has no result".into()))
+        self.result().ok_or_else(|| Error::Host("the image has no result".into()))
     }
 
     /// The newest result of the same source that still lies above it, or its group; else the source.
@@ -127,7 +132,7 @@ impl Document {
         let inserted = self.insert(new, &mut history);
         drop(step);
         self.image.flush_displays();
-        self.result = inserted?.or(self.result);
+        self.made.extend(inserted?);
         Ok(())
     }
 

@@ -166,6 +166,11 @@ impl Session {
         self.estimating.is_some()
     }
 
+    /// Whether what runs makes results that are only looked at.
+    pub fn is_showing(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.purpose == Purpose::Show)
+    }
+
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }

@@ -46,8 +46,8 @@ pub fn run(session: Session) -> Result<Layer> {
     window.begin();
     window.dialog.run_main_loop();
     window.dialog.hide();
-    let result = window.session.borrow().document.result;
-    result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
+    let result = window.session.borrow().document.result();
+    result.ok_or(Error::Cancelled)
 }
 
 pub struct Window {
@@ -335,6 +335,11 @@ impl Window {
         if self.closing.get() {
             self.dialog.quit_main_loop();
         }
+    }
+
+    /// Lets an edit start while something runs.
+    pub fn allow_edit(&self) {
+        self.edit.set_sensitive(true);
     }
 
     pub fn show_stopping(&self) {

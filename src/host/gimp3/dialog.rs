@@ -67,8 +67,8 @@ pub unsafe fn run(procedure: *mut sys::GimpProcedure, config: Config, session: S
     if let Some(params) = window.edited.take() {
         window.write(&params);
     }
-    let result = window.session.borrow().document.result;
-    result.filter(|layer| layer.is_valid()).ok_or(Error::Cancelled)
+    let result = window.session.borrow().document.result();
+    result.ok_or(Error::Cancelled)
 }
 
 pub struct Window {
@@ -321,6 +321,11 @@ impl Window {
 
     /// Nothing runs any more: the loop that waits for the end of the last edit looks by itself.
     pub fn ended(&self) {}
+
+    /// Lets an edit start while something runs.
+    pub fn allow_edit(&self) {
+        self.frame.set_button_sensitive(EDIT, true);
+    }
 
     pub fn show_stopping(&self) {
         self.frame.set_button_sensitive(CLOSE, false);

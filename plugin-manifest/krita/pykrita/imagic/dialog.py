@@ -1,41 +1,40 @@
-"""The dialog Filter > Imagic Edit: fields from the table of parameters, one edit after the other in the engine's process."""
+"""The dialog Filter > Imagic Edit: settings on the left, pictures on the right, one edit after the other in the engine's process."""
 
-import html
 import os
 
-from PyQt5.QtCore import Qt
+from PyQt5.QtCore import QEvent, Qt, QTimer
 from PyQt5.QtWidgets import (
     QDialog,
     QDialogButtonBox,
-    QFormLayout,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
-    QMenu,
     QProgressBar,
-    QPushButton,
     QStyle,
-    QToolButton,
     QVBoxLayout,
-    QWidget,
 )
 
 from . import fields
+from .area import Area
 from .curve import LossCurve
-from .document import Refused
+from .document import Edited, Refused
+from .earlier import EarlierEdits
+from .form import Form
+from .results import image
+from .sentences import Sentences
 from .strip import Strip
+from .work import COMPARE, EDIT, LOOK, Work
 
 # What is always there, in the order in which it gets its key.
-BUTTONS = ("Stop", "Close", "Edit", "Advanced", "Reset to preset")
-
-# Example prompts that are offered; more would push the fields below away.
-EXAMPLES = 3
-
-# Earlier edits that are offered.
-EARLIER = 20
+BUTTONS = ("Stop", "Close", "Edit")
 
 # Parts of the progress bar.
 BAR = 1000
+
+# Milliseconds without another change before the cost is asked for.
+PAUSE = 400
+
+# What is there within so many seconds is computed without being asked for.
+QUICK = 3.0
 
 INFO, SUCCESS, WARNING, FAILURE = (
     QStyle.SP_MessageBoxInformation,
@@ -53,20 +52,39 @@ class Dialog(QDialog):
         self.setAttribute(Qt.WA_DeleteOnClose)
         self.setWindowTitle("Imagic Edit")
         self._source, self._engine = source, engine
+        self._work = Work(source, engine)
         self._hello = None
-        self._fields = {}
-        # The edit that runs: its number, and the picture that was read for it.
-        self._job = self._picture = None
         self._hint = None
-        # The model whose preset was applied last.
-        self._model = None
-        self._mnemonics = fields.Mnemonics()
+        # Whether the curve is of an earlier edit.
+        self._curve_is_old = True
+        # Parameters of the pictures of a strip that are still to be computed.
+        self._missing = []
+        # Whether a quick picture is wanted once its cost is known.
+        self._may_look = False
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(PAUSE)
+        self._pause.timeout.connect(self._ask_cost)
         self._build()
-        engine.ready.connect(self._on_ready)
-        engine.died.connect(self._on_death)
-        engine.answered.connect(self._on_answer)
+        for signal, slot in self._engine_signals():
+            signal.connect(slot)
+        self._work.picture_changed.connect(self._on_picture)
+        self._work.state_changed.connect(self._show_state)
+        self._work.estimated.connect(self._on_estimate)
+        self._work.progressed.connect(self._show_progress)
+        self._work.formed.connect(self._on_formed)
+        self._work.finished.connect(self._on_result)
+        self._work.ended.connect(self._on_end)
+        self._show_state()
         self._tell(INFO, "Starting the engine.")
         engine.attach(self)
+
+    def _engine_signals(self):
+        return (
+            (self._engine.ready, self._on_ready),
+            (self._engine.died, self._on_death),
+            (self._engine.answered, self._on_answer),
+        )
 
     def edits(self, document, node):
         """Whether this is the dialog for `node`."""
@@ -74,7 +92,8 @@ class Dialog(QDialog):
 
     def _build(self):
         """Everything but the fields, which wait for the table."""
-        stop, close, edit, advanced, reset = (self._mnemonics.mark(label) for label in BUTTONS)
+        mnemonics = fields.Mnemonics()
+        stop, close, edit = (mnemonics.mark(label) for label in BUTTONS)
         self._buttons = QDialogButtonBox()
         self._stop = self._buttons.addButton(stop, QDialogButtonBox.ResetRole)
         self._close = self._buttons.addButton(close, QDialogButtonBox.RejectRole)
@@ -87,89 +106,64 @@ class Dialog(QDialog):
         name = os.path.basename(self._source.document.fileName()) or "a document without a file"
         subject = QLabel("Layer “{}” of {}".format(self._source.name, name))
         subject.setTextFormat(Qt.PlainText)
-        self._form = QFormLayout()
-        self._form.setFieldGrowthPolicy(QFormLayout.AllNonFixedFieldsGrow)
-        self._description, self._examples = _text(), QLabel()
-        self._examples.setWordWrap(True)
-        self._examples.linkActivated.connect(self._take_example)
-
-        self._fold = QToolButton()
-        self._fold.setText(advanced)
-        self._fold.setCheckable(True)
-        self._fold.setArrowType(Qt.RightArrow)
-        self._fold.setToolButtonStyle(Qt.ToolButtonTextBesideIcon)
-        self._fold.setAutoRaise(True)
-        self._fold.toggled.connect(self._unfold)
-        self._folded = QWidget()
-        self._columns = QGridLayout(self._folded)
-        self._columns.setContentsMargins(0, 0, 0, 0)
-        self._folded.hide()
-        self._reset = QPushButton(reset)
-        self._reset.setToolTip("Sets the strength and everything here to what fits the base model.")
-        self._reset.clicked.connect(self._apply_preset)
-
+        self._form = Form(mnemonics)
+        self._form.changed.connect(self._on_change)
+        self._form.entered.connect(self._start)
+        self._form.model_named.connect(lambda name: self._engine.ask({"do": "model", "name": name}))
+        self._form.shrunk.connect(lambda: QTimer.singleShot(0, self.adjustSize))
+        self._cost = Sentences()
+        self._area = Area(mnemonics)
+        self._strip = Strip(mnemonics)
+        self._strip.asked.connect(self._compare)
+        self._strip.looked_at.connect(self._show_result)
+        self._strip.chosen.connect(self._insert)
+        self._curve = LossCurve()
+        self._curve.hide()
         self._bar = QProgressBar()
         self._bar.setRange(0, BAR)
         self._bar.setFormat("")
-        self._curve = LossCurve()
-        self._curve.hide()
-        self._icon, self._status = QLabel(), _text()
+        self._icon, self._status = QLabel(), Sentences()
         self._icon.setAlignment(Qt.AlignTop)
+
+        settings = QVBoxLayout()
+        settings.addWidget(subject)
+        settings.addWidget(self._form)
+        settings.addStretch()
+        settings.addWidget(self._curve)
+        settings.addWidget(self._cost)
+        pictures = QVBoxLayout()
+        pictures.addWidget(self._area, 1)
+        pictures.addWidget(self._strip)
+        columns = QHBoxLayout()
+        columns.addLayout(settings, 1)
+        columns.addSpacing(self.fontMetrics().lineSpacing() // 2)
+        columns.addLayout(pictures, 1)
         line = QHBoxLayout()
         line.addWidget(self._icon)
         line.addWidget(self._status, 1)
-        self._strip = Strip(self._mnemonics, self._insert)
-        self._strip.wanted.connect(self._compare)
-
         everything = QVBoxLayout(self)
-        everything.addWidget(subject)
-        everything.addLayout(self._form)
-        everything.addWidget(self._fold)
-        everything.addWidget(self._folded)
+        everything.addLayout(columns, 1)
         everything.addWidget(self._bar)
-        everything.addWidget(self._curve)
         everything.addLayout(line)
-        everything.addWidget(self._strip)
-        everything.addStretch()
         everything.addWidget(self._buttons)
-        self._set_busy(False)
-        self._edit.setEnabled(False)
 
     def _on_ready(self, hello):
         """The engine runs; the first time it brings the table."""
-        self._edit.setEnabled(self._job is None)
-        if self._hello is not None:
-            return
-        self._hello = hello
-        names = [model["name"] for model in hello["models"]]
-        advanced = sum(row["advanced"] for row in hello["parameters"])
-        folded = 0
-        for row in hello["parameters"]:
-            field = fields.make(row, self._mnemonics, names)
-            self._fields[row["id"]] = field
-            label = QLabel()
-            if row["kind"] != "switch":
-                label.setText(self._mnemonics.mark(row["label"]) + ":")
-                label.setBuddy(field.focus)
-                label.setToolTip(row["tooltip"])
-            if row["advanced"]:
-                at, column = folded % ((advanced + 1) // 2), folded // ((advanced + 1) // 2)
-                self._columns.addWidget(label, at, 2 * column)
-                self._columns.addWidget(field, at, 2 * column + 1)
-                folded += 1
-            else:
-                self._form.addRow(label, field)
-            if row["id"] == "prompt":
-                self._form.addRow("", self._examples)
-                field.entered.connect(self._start)
-                menu = QMenu(field.earlier)
-                menu.aboutToShow.connect(lambda: self._list_earlier(menu))
-                field.earlier.setMenu(menu)
-            elif row["id"] == "model":
-                self._form.addRow("", self._description)
-                field.changed.connect(self._on_model)
-        self._columns.addWidget(self._reset, (advanced + 1) // 2, 3)
-        self._show_first_values()
+        is_first = self._hello is None
+        self._hello = hello if is_first else self._hello
+        if is_first:
+            self._form.build(hello)
+            prompt = self._form.fields["prompt"]
+            menu = EarlierEdits(self._source, prompt.earlier)
+            menu.taken.connect(self._form.write)
+            menu.removed.connect(self._on_removed)
+            prompt.earlier.setMenu(menu)
+            self._show_first_values()
+            self._pause.stop()
+            self._ask_cost()
+            # Opening computes nothing on its own.
+            self._may_look = False
+        self._show_state()
 
     def _show_first_values(self):
         """The recipe of the result from which the dialog was opened, else the last values of this document, else of any."""
@@ -181,152 +175,226 @@ class Dialog(QDialog):
         else:
             params, text = self._hello["last_values"], texts["first_edit"]
         self._tell(INFO, text)
-        self._write(params or dict(self._preset_of(self._hello["builtin_model"]) or {}, model=self._hello["builtin_model"]))
-        prompt = self._fields["prompt"].text
-        prompt.selectAll()
-        prompt.setFocus()
-        self._fields["prompt"].earlier.setEnabled(bool(runs))
+        if params:
+            self._form.write(params)
+        else:
+            self._form.write_builtin_preset()
+        prompt = self._form.fields["prompt"]
+        prompt.text.selectAll()
+        prompt.text.setFocus()
+        prompt.earlier.setEnabled(bool(runs))
 
-    def _preset_of(self, name):
-        known = [model for model in self._hello["models"] if model["name"] == name]
-        return known[0]["params"] if known else None
+    def changeEvent(self, event):
+        """Whoever comes back to this window may have painted meanwhile."""
+        super().changeEvent(event)
+        if event.type() == QEvent.ActivationChange and self.isActiveWindow() and self._hello is not None:
+            self._pause.start()
 
-    def _read(self):
-        return {name: field.value() for name, field in self._fields.items()}
-
-    def _write(self, params):
-        """The model comes before those that its preset sets; what this version does not know is left out."""
-        for name, field in self._fields.items():
-            if name in params:
-                field.set_value(params[name])
-
-    def _start(self):
-        if self._job is not None or self._hello is None:
+    def _on_change(self):
+        """Another setting: what it costs, and how it looks if that is there or quickly computed."""
+        if self._work.is_busy():
             return
-        try:
-            self._picture = self._source.read()
-        except Refused as reason:
-            self._tell(FAILURE, str(reason))
+        self._may_look = True
+        self._pause.start()
+
+    def _ask_cost(self):
+        if self._hello is None or self._work.is_busy():
             return
+        params = self._form.read()
+        self._work.estimate(params)
+        kept = self._work.results.get(params)
+        if kept is not None and self._may_look:
+            self._show_result(kept)
+
+    def _on_estimate(self, params, answer):
+        self._cost.setText(answer.get("text", ""))
+        is_quick = answer.get("tuned", False) and answer["seconds"] is not None and answer["seconds"] <= QUICK
+        wanted, self._may_look = self._may_look, False
+        if not wanted or not is_quick or self._work.is_busy() or self._work.results.get(params) is not None:
+            return
+        if self._work.job is None or self._work.job.params != params:
+            self._work.start(params, LOOK)
+
+    def _on_picture(self):
+        """The layer is another one; nothing that was computed belongs to it."""
+        self._area.set_original(image(self._work.picture.pixels, self._work.picture.layout()))
         self._strip.clear()
         self._curve.clear()
-        self._submit(self._read(), self._hear)
-        self._bar.setValue(0)
-        self._bar.setFormat("Starting")
+
+    def _read(self):
+        """Whether the layer could be read."""
+        try:
+            self._work.read()
+            return True
+        except Refused as reason:
+            self._tell(FAILURE, str(reason))
+            return False
+
+    def _start(self):
+        """Makes a layer of the edit that the settings say; what is kept is not computed again."""
+        if self._work.is_busy() or self._hello is None or not self._read():
+            return
+        params = self._form.read()
+        kept = self._work.results.get(params)
+        if kept is not None:
+            self._show_result(kept)
+            if kept.layer is not None and self._source.has(kept.layer):
+                self._tell(INFO, "This edit is a layer already; another strength or seed gives another one.")
+            else:
+                self._insert([kept])
+            return
+        self._begin(params, EDIT)
         self._tell(INFO, "Krita and this window stay usable; changes here count for the next edit.")
 
-    def _submit(self, params, listener):
-        picture = self._picture
-        self._hint = None
-        self._set_busy(True)
-        message = {
-            "params": params,
-            "document": self._source.history()["document"],
-            "width": picture.area.width(),
-            "height": picture.area.height(),
-            "format": picture.format(),
-        }
-        self._job = self._engine.submit(message, picture.pixels, listener)
+    def _begin(self, params, purpose):
+        self._pause.stop()
+        self._hint, self._may_look, self._curve_is_old = None, False, True
+        self._cost.setText("")
+        self._bar.setValue(0)
+        self._bar.setFormat("Starting")
+        self._work.start(params, purpose)
 
-    def _hear(self, message, pixels):
-        """What the engine says of the edit that runs."""
-        event = message["event"]
-        if event == "progress":
-            self._show_progress(message)
+    def _compare(self, what):
+        """Fills a strip: with what is kept at once, with the rest one after the other."""
+        if self._work.is_busy() or self._hello is None or not self._read():
             return
-        self._job = None
-        self._set_busy(False)
-        if event == "done":
-            self._finish(message, pixels)
-        elif event == "stopped":
-            self._bar.setFormat("")
-            self._bar.setValue(0)
-            self._tell(INFO, self._hello["texts"]["stopped"])
+        largest = self._form.fields["seed"].row["max"]
+        planned = self._strip.plan(what, self._form.read(), largest)
+        self._missing = []
+        for params in planned:
+            kept = self._work.results.get(params)
+            if kept is None:
+                self._missing.append(params)
+            else:
+                self._strip.put(params, kept)
+        self._mark_layers()
+        self._compare_next()
+
+    def _compare_next(self):
+        if self._missing:
+            self._tell(INFO, "Pictures of the strip that are still to come: {}.".format(len(self._missing)))
+            self._begin(self._missing.pop(0), COMPARE)
         else:
-            self._bar.setFormat("")
-            self._bar.setValue(0)
-            self._tell(FAILURE, message["message"])
+            self._tell(SUCCESS, "Click a picture to see it in size; mark the ones that shall become layers.")
 
     def _show_progress(self, message):
         self._bar.setValue(round(message["fraction"] * BAR))
         self._bar.setFormat(message["text"])
         if message["loss"] is not None:
             self._curve.show()
+            if self._curve_is_old:
+                self._curve.clear()
+                self._curve_is_old = False
             self._curve.add(message["stage"], message["loss"])
         if message["hint"] and message["hint"] != self._hint:
             self._hint = message["hint"]
             self._tell(WARNING, self._hint)
 
-    def _finish(self, message, pixels):
-        """Puts the result into the document and offers to compare strengths."""
-        report = message["report"]
+    def _on_formed(self, picture):
+        self._area.show_image(picture, "The picture as it forms")
+
+    def _on_result(self, job, result):
+        report = result.message["report"]
         if report["embedding_losses"] or report["tuning_losses"]:
+            self._curve.show()
             self._curve.set({"A": report["embedding_losses"], "B": report["tuning_losses"]})
-        if not self._insert(message, pixels):
-            return
         self._bar.setValue(BAR)
         self._bar.setFormat("Done")
-        self._engine.ask({"do": "remember", "params": report["params"]})
-        self._strip.offer(self._picture, message, pixels)
+        self._strip.put(job.params, result)
+        self._show_result(result)
+        if job.purpose == COMPARE:
+            self._compare_next()
+        elif job.purpose == EDIT:
+            self._insert([result])
+        else:
+            self._tell(INFO, "Only a look: Edit makes a layer of it.")
 
-    def _insert(self, message, pixels):
-        """Whether the result is in the document."""
+    def _show_result(self, result):
+        params = result.message["report"]["params"]
+        self._area.show_image(result.image, "Strength {:.2f}, seed {}".format(params["eta"], params["seed"]))
+
+    def _insert(self, results):
+        """Makes layers of results that are none yet, several in a group."""
+        results = [result for result in results if result.layer is None or not self._source.has(result.layer)]
+        if not results:
+            self._tell(INFO, "The marked pictures are layers already.")
+            return
+        last = results[-1].message
+        group = last["name"][: last["name"].rindex(" (")]
+        edits = []
+        for result in results:
+            report = result.message["report"]
+            name = result.message["name"]
+            if len(results) > 1:
+                # The group has the text already.
+                name = "eta {:g}, seed {}".format(report["params"]["eta"], report["params"]["seed"])
+            edits.append(Edited(result.picture, name, result.pixels, report))
         try:
-            note = self._source.insert(
-                self._picture, message["name"], pixels, message["report"], self._hello["remembered_runs"]
-            )
+            layers, note = self._source.insert(edits, group, self._hello["remembered_runs"])
         except Refused as reason:
             self._bar.setFormat("")
             self._bar.setValue(0)
             self._tell(FAILURE, str(reason))
-            return False
-        self._fields["prompt"].earlier.setEnabled(True)
-        tone = WARNING if message["report"]["hint"] else SUCCESS
-        self._tell(tone, message["summary"] + ("\n" + note if note else ""))
-        return True
-
-    def _compare(self, params):
-        """Computes one more picture for the strip, from the picture and the tuned model of the last edit."""
-        self._submit(params, self._hear_compared)
-
-    def _hear_compared(self, message, pixels):
-        if message["event"] == "progress":
-            self._show_progress(message)
             return
-        if message["event"] != "done":
-            self._strip.stop()
-            self._hear(message, pixels)
-            return
-        self._job = None
-        self._set_busy(False)
-        self._bar.setValue(BAR)
-        self._bar.setFormat("Done")
-        self._strip.add(message, pixels)
+        for result, layer in zip(results, layers):
+            result.layer = layer
+        self._mark_layers()
+        self._form.fields["prompt"].earlier.setEnabled(True)
+        self._engine.ask({"do": "remember", "params": last["report"]["params"]})
+        text = last["summary"] if len(results) == 1 else "{} pictures are layers of a new group.".format(len(results))
+        tone = WARNING if last["report"]["hint"] else SUCCESS
+        self._tell(tone, text + ("\n" + note if note else ""))
+
+    def _mark_layers(self):
+        self._strip.mark_layers(lambda result: result.layer is not None and self._source.has(result.layer))
+
+    def _on_removed(self, problem):
+        self._mark_layers()
+        self._form.fields["prompt"].earlier.setEnabled(bool(self._source.history()["runs"]))
+        if problem:
+            self._tell(FAILURE, problem)
+        else:
+            self._tell(SUCCESS, "Removed. Undo brings the layers back.")
+
+    def _on_end(self, job, message):
+        """What ran was stopped, or failed."""
+        self._missing = []
+        self._bar.setFormat("")
+        self._bar.setValue(0)
+        if message["event"] == "stopped":
+            if job.purpose != LOOK:
+                self._tell(INFO, self._hello["texts"]["stopped"])
+        else:
+            self._tell(FAILURE, message["message"])
+
+    def _show_state(self):
+        """What can be pressed; when an edit has ended, what the next one costs."""
+        busy, is_ready = self._work.is_busy(), self._hello is not None
+        self._edit.setEnabled(is_ready and not busy)
+        self._stop.setEnabled(busy)
+        self._strip.set_can_start(is_ready and not busy)
+        if is_ready and self._work.job is None:
+            self._pause.start()
 
     def _ask_to_stop(self):
-        if self._job is not None:
+        if self._work.is_busy():
             self._stop.setEnabled(False)
-            self._strip.stop()
-            self._engine.stop(self._job)
+            self._missing = []
+            self._work.stop()
             self._tell(INFO, self._hello["texts"]["stopping"])
 
     def keyPressEvent(self, event):
         """Escape stops a running edit first; only the next one closes."""
-        if event.key() == Qt.Key_Escape and self._job is not None:
+        if event.key() == Qt.Key_Escape and self._work.is_busy():
             self._ask_to_stop()
         else:
             super().keyPressEvent(event)
 
     def done(self, result):
         """However it closes: a running edit is of no use without the dialog."""
-        if self._job is not None:
-            self._engine.stop(self._job)
-            self._job = None
-        for signal, slot in (
-            (self._engine.ready, self._on_ready),
-            (self._engine.died, self._on_death),
-            (self._engine.answered, self._on_answer),
-        ):
+        self._pause.stop()
+        self._work.drop()
+        for signal, slot in self._engine_signals():
             signal.disconnect(slot)
         self._engine.detach(self)
         super().done(result)
@@ -339,78 +407,10 @@ class Dialog(QDialog):
     def _on_answer(self, message):
         if message["event"] == "failed":
             self._tell(FAILURE, message["message"])
-        elif message["event"] == "model" and self._fields and message["name"] == self._fields["model"].value():
-            self._show_model(message["model"], message.get("message", ""))
-
-    def _on_model(self):
-        name = self._fields["model"].value()
-        known = [model for model in self._hello["models"] if model["name"] == name]
-        if known:
-            self._show_model(known[0], "")
-        else:
-            self._engine.ask({"do": "model", "name": name})
-
-    def _show_model(self, model, problem):
-        """Description and examples; a model that was not the chosen one brings its preset."""
-        description, examples = problem, []
-        if model is not None:
-            others = self._hello["texts"]["other_models"] if model["name"] == self._hello["builtin_model"] else ""
-            description, examples = model["problem"] or model["description"] + others, model["examples"][:EXAMPLES]
-        self._description.setText(description)
-        self._description.setVisible(bool(description))
-        links = ['<a href="{}">{}</a>'.format(html.escape(text), html.escape(text)) for text in examples]
-        self._examples.setText("For example " + ", ".join(links))
-        self._examples.setVisible(bool(links))
-        if model is not None and model["params"] and (self._model or {}).get("folder") != model["folder"]:
-            self._model = model
-            self._apply_preset()
-
-    def _apply_preset(self):
-        """Everything but prompt, model and seed as the model's preset says."""
-        if self._model is not None:
-            kept = ("prompt", "model", "seed")
-            self._write({name: value for name, value in self._model["params"].items() if name not in kept})
-
-    def _take_example(self, text):
-        self._fields["prompt"].set_value(text)
-        self._fields["prompt"].text.setFocus()
-
-    def _list_earlier(self, menu):
-        """Every different edit of the document, the newest first."""
-        menu.clear()
-        listed = []
-        for run in reversed(self._source.history()["runs"]):
-            if run["params"] in listed:
-                continue
-            listed.append(run["params"])
-            params = run["params"]
-            text = "{} (eta {}, seed {})".format(" ".join(params["prompt"].split()), params["eta"], params["seed"])
-            action = menu.addAction(text.replace("&", "&&"))
-            action.triggered.connect(lambda _, params=params: self._write(params))
-            if len(listed) == EARLIER:
-                break
-
-    def _unfold(self, open_):
-        self._fold.setArrowType(Qt.DownArrow if open_ else Qt.RightArrow)
-        self._folded.setVisible(open_)
-        if not open_:
-            self.adjustSize()
-
-    def _set_busy(self, busy):
-        self._edit.setEnabled(not busy)
-        self._stop.setEnabled(busy)
-        self._strip.set_busy(busy)
+        elif message["event"] == "model":
+            self._form.show_model(message["name"], message["model"], message.get("message", ""))
 
     def _tell(self, icon, text):
         size = self.style().pixelMetric(QStyle.PM_SmallIconSize)
         self._icon.setPixmap(self.style().standardIcon(icon).pixmap(size, size))
         self._status.setText(text)
-
-
-def _text():
-    """A label for sentences."""
-    label = QLabel()
-    label.setTextFormat(Qt.PlainText)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextSelectableByMouse)
-    return label

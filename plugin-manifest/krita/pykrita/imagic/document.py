@@ -1,16 +1,15 @@
-"""One paint layer of a Krita document: what is read, where the result goes and what the document remembers; knows neither
-engine nor widgets."""
+"""One paint layer of a Krita document: what is read, where results go and what the document remembers; knows neither engine nor
+widgets."""
 
 import collections
 import json
-import os
-import tempfile
 import uuid
-import zipfile
 
 from krita import Krita
 from PyQt5.QtCore import QByteArray, QRect
-from PyQt5.QtGui import QColorSpace
+
+from .untouched import restored
+from .workshop import SRGB, SRGB8, SRGB16, Refused, Space, Workshop, converted, new_mask
 
 # Name of the annotation that keeps the history, as GIMP's parasite does.
 ANNOTATION = "imagic-edit"
@@ -30,13 +29,6 @@ KINDS = {
     "colorizemask": "a colorize mask",
 }
 
-Space = collections.namedtuple("Space", "model depth profile")
-
-# What the model works in.
-SRGB = "sRGB-elle-V2-srgbtrc.icc"
-SRGB8 = Space("RGBA", "U8", SRGB)
-SRGB16 = Space("RGBA", "U16", SRGB)
-
 # Krita keeps red, green and blue of whole numbers the other way round.
 FORMATS = {SRGB8: "bgra8", SRGB16: "bgra16"}
 
@@ -44,17 +36,17 @@ FORMATS = {SRGB8: "bgra8", SRGB16: "bgra16"}
 SRGB_TOO = "sRGB built-in"
 
 
-class Picture(collections.namedtuple("Picture", "area space pixels coverage note")):
-    """What was read of a layer: `area` of the document in `space`, its coverage by the selection (or None), and what the user
-    should know of it."""
+class Picture(collections.namedtuple("Picture", "area space pixels own_space own_pixels coverage note")):
+    """What was read of a layer: `area` of the document in `space` for the engine and as it lies in the layer, its coverage by the
+    selection (or None), and what the user should know of it."""
 
-    def format(self):
-        """What the engine calls the layout of the pixels."""
-        return FORMATS[self.space]
+    def layout(self):
+        """What the engine has to know of the pixels."""
+        return {"width": self.area.width(), "height": self.area.height(), "format": FORMATS[self.space]}
 
 
-class Refused(Exception):
-    """Something cannot be done; the text is a sentence with a remedy."""
+# One picture that becomes a layer, and how it was made.
+Edited = collections.namedtuple("Edited", "picture name pixels report")
 
 
 class Source:
@@ -84,6 +76,10 @@ class Source:
         """The layer, or None when it was deleted."""
         return _find(self.document, self._node_id)
 
+    def has(self, layer_id):
+        """Whether the document has a layer with this lasting name."""
+        return self.is_open() and _find(self.document, layer_id) is not None
+
     def is_source(self, document, node):
         """Whether an edit of `node` would be one of this layer."""
         return self.document == document and (
@@ -103,8 +99,8 @@ class Source:
             return known
         return {"version": 1, "document": self._first_id, "runs": []}
 
-    def read(self):
-        """The pixels of the layer, cut to canvas and selection, in sRGB."""
+    def read(self, known=None):
+        """The pixels of the layer, cut to canvas and selection, in sRGB; `known` itself, if they still are what was read then."""
         if not self.is_open():
             raise Refused("The document was closed; open it and choose Filter > Imagic Edit again.")
         node = self.node()
@@ -122,16 +118,24 @@ class Source:
                 raise Refused("The selection lies outside of the layer; {}.".format(remedy))
         pixels = bytes(node.pixelData(*area.getRect()))
         space = Space(node.colorModel(), node.colorDepth(), node.colorProfile())
+        if known is not None and (known.area, known.own_space, known.coverage, known.own_pixels) == (
+            area,
+            space,
+            coverage,
+            pixels,
+        ):
+            return known
         same = space._replace(profile=SRGB) if space.profile == SRGB_TOO else space
         if same in FORMATS:
-            return Picture(area, same, pixels, coverage, "")
+            return Picture(area, same, pixels, space, pixels, coverage, "")
         note = "The layer is {} {} ({}). The model works in sRGB, so it got a copy in 16-bit sRGB{}.".format(
             space.model, space.depth, space.profile, " without what is brighter than white" if space.depth[0] == "F" else ""
         )
-        return Picture(area, SRGB16, _converted(area, space, pixels), coverage, note)
+        return Picture(area, SRGB16, converted(area, space, pixels), space, pixels, coverage, note)
 
-    def insert(self, picture, name, pixels, report, remembered_runs):
-        """Puts the result above the newest one of this layer, in one step of undo, and returns what the user should know."""
+    def insert(self, edits, group_name, remembered_runs):
+        """Puts one result, or several in a group, above the newest one of this layer, in one step of undo; returns the lasting
+        names of the layers, and what the user should know."""
         document = self.document
         if not self.is_open():
             raise Refused(
@@ -139,93 +143,86 @@ class Source:
                 " only the last stage."
             )
         history = self.history()
-        layer = self._make_layer(picture, name, pixels)
-        node, notes = self.node(), [picture.note] if picture.note else []
+        top = self._make_layers(edits, group_name)
+        node, note = self.node(), edits[0].picture.note
+        notes = [note] if note else []
         if node is None:
             notes.append("The edited layer is gone, so the result lies on top of the document.")
-            inserted = document.rootNode().addChildNode(layer, None)
+            inserted = document.rootNode().addChildNode(top, None)
         else:
             newest = self._newest(node, history)
-            inserted = newest.parentNode().addChildNode(layer, newest)
+            inserted = newest.parentNode().addChildNode(top, newest)
         if not inserted:
             raise Refused("Krita did not take the new layer; end what runs in the document and edit again.")
         document.waitForDone()
         document.refreshProjection()
-        history["runs"].append({
-            "layer": _id(layer),
-            "source": self._node_id,
-            "tuned": report["tuned"],
-            "params": report["params"],
-            "seconds": report["seconds"],
-        })
+        layers = [_id(top)] if len(edits) == 1 else [_id(layer) for layer in top.childNodes()]
+        for layer, edit in zip(layers, edits):
+            history["runs"].append({
+                "layer": layer,
+                "source": self._node_id,
+                "tuned": edit.report["tuned"],
+                "params": edit.report["params"],
+                "seconds": edit.report["seconds"],
+            })
         del history["runs"][:-remembered_runs]
+        self._write(history)
+        return layers, "\n".join(notes)
+
+    def remove(self, run, with_layer):
+        """Forgets `run` of the history; its layer, if it is to go as well, in one step of undo."""
+        if not self.is_open():
+            raise Refused("The document was closed; there is nothing to remove.")
+        history = self.history()
+        if run not in history["runs"]:
+            return
+        layer = _find(self.document, run["layer"])
+        # A result that is edited itself, because its source is gone, stays.
+        if with_layer and layer is not None and layer.type() == "paintlayer" and run["layer"] != self._node_id:
+            if not layer.remove():
+                raise Refused("Krita did not remove the layer; end what runs in the document and try again.")
+            self.document.waitForDone()
+            self.document.refreshProjection()
+        history["runs"].remove(run)
+        self._write(history)
+
+    def _write(self, history):
         data = QByteArray(json.dumps(history).encode("utf-8"))
-        document.setAnnotation(ANNOTATION, "Imagic Edit: how its layers were made", data)
-        return "\n".join(notes)
+        self.document.setAnnotation(ANNOTATION, "Imagic Edit: how its layers were made", data)
 
     def _newest(self, node, history):
-        """The newest result of `node` that still lies above it, or `node`."""
+        """The newest result of `node` that still lies above it, or the group around that one, or `node`."""
         siblings = [_id(sibling) for sibling in node.parentNode().childNodes()]
         above = siblings[siblings.index(self._node_id) + 1 :]
-        results = (run["layer"] for run in reversed(history["runs"]) if run["source"] == self._node_id)
-        newest = next((result for result in results if result in above), None)
-        return node if newest is None else _find(self.document, newest)
+        for run in reversed(history["runs"]):
+            result = _find(self.document, run["layer"]) if run["source"] == self._node_id else None
+            while result is not None and _id(result) not in above:
+                result = result.parentNode()
+            if result is not None:
+                return result
+        return node
 
-    def _make_layer(self, picture, name, pixels):
-        """The result as a layer of no document yet, with the selection as its mask."""
-        document, area = self.document, picture.area
+    def _make_layers(self, edits, group_name):
+        """The result, or a group of them, as a layer of no document yet, with the selection as its mask."""
+        document, picture = self.document, edits[0].picture
+        rectangle = picture.area.getRect()
         own = Space(document.colorModel(), document.colorDepth(), document.colorProfile())
-        # The layer is finished in a document of its own, because every change in the user's one would be a step of undo.
-        with _Workshop(area, picture.space) as workshop:
-            layer = workshop.add(name, pixels)
+        with Workshop(picture.area, picture.space) as workshop:
+            group = workshop.add_group(group_name) if len(edits) > 1 else None
+            layers = [workshop.add(edit.name, edit.pixels, group) for edit in edits]
             workshop.convert(own)
-            if picture.coverage is not None and picture.coverage.strip(b"\xff"):
-                mask = _new_mask()
-                layer.addChildNode(mask, None)
-                mask.setName("Selection")
-                mask.setPixelData(QByteArray(picture.coverage), *area.getRect())
-            return layer.duplicate()
-
-
-class _Workshop:
-    """A document that nobody sees."""
-
-    def __init__(self, area, space):
-        application = Krita.instance()
-        self._area = area
-        self._document = application.createDocument(area.width(), area.height(), "Imagic Edit", *space, 100.0)
-        if self._document is None:
-            raise Refused("Krita knows no color space {} {} ({}); convert the document to RGB.".format(*space))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._document.waitForDone()
-        # Krita asks about a changed document before it closes it.
-        self._document.setModified(False)
-        self._document.close()
-
-    def add(self, name, pixels):
-        layer = self._document.createNode(name, "paintlayer")
-        layer.setPixelData(QByteArray(pixels), *self._area.getRect())
-        self._document.rootNode().addChildNode(layer, None)
-        return layer
-
-    def convert(self, space):
-        document = self._document
-        if Space(document.colorModel(), document.colorDepth(), document.colorProfile()) != space:
-            if not document.setColorSpace(*space):
-                raise Refused("Krita cannot convert to {} {} ({}); convert the document to RGB.".format(*space))
-            document.waitForDone()
-
-
-def _converted(area, space, pixels):
-    """`pixels` of `area` in 16-bit sRGB; the user's layer is not touched."""
-    with _Workshop(area, space) as workshop:
-        layer = workshop.add("copy", pixels)
-        workshop.convert(SRGB16)
-        return bytes(layer.pixelData(*area.getRect()))
+            for layer, edit in zip(layers, edits):
+                if edit.report["params"].get("keep_untouched") and picture.own_space == own != picture.space:
+                    there = bytes(layer.pixelData(*rectangle))
+                    count = picture.area.width() * picture.area.height()
+                    kept = restored(there, picture.own_pixels, edit.pixels, picture.pixels, count)
+                    layer.setPixelData(QByteArray(kept), *rectangle)
+                if picture.coverage is not None and picture.coverage.strip(b"\xff"):
+                    mask = new_mask()
+                    layer.addChildNode(mask, None)
+                    mask.setName("Selection")
+                    mask.setPixelData(QByteArray(picture.coverage), *rectangle)
+            return (group or layers[0]).duplicate()
 
 
 def _id(node):
@@ -242,47 +239,3 @@ def _find(document, node_id):
             return node
         waiting.extend(node.childNodes())
     return None
-
-
-# The smallest document that has a transparency mask.
-_DOCUMENT_WITH_MASK = """<?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE DOC PUBLIC '-//KDE//DTD krita 2.0//EN' 'http://www.calligra.org/DTD/krita-2.0.dtd'>
-<DOC xmlns="http://www.calligra.org/DTD/krita" syntaxVersion="2.0" kritaVersion="5.0.0" editor="Krita">
- <IMAGE width="1" height="1" mime="application/x-kra" name="mask" colorspacename="RGBA"
-  profile="sRGB-elle-V2-srgbtrc.icc" x-res="100" y-res="100">
-  <layers>
-   <layer nodetype="paintlayer" name="layer" filename="layer1" visible="1" opacity="255" compositeop="normal"
-    colorspacename="RGBA" x="0" y="0">
-    <masks><mask nodetype="transparencymask" name="mask" filename="mask1" visible="1" x="0" y="0"/></masks>
-   </layer>
-  </layers>
- </IMAGE>
-</DOC>
-"""
-
-
-def _new_mask():
-    """A transparency mask that can be written to: one that Krita 5.1 makes with createNode() has no pixels until somebody
-    paints on it, but one that was read from a file has."""
-    application = Krita.instance()
-    handle, path = tempfile.mkstemp(suffix=".kra")
-    os.close(handle)
-    try:
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("mimetype", "application/x-krita")
-            file.writestr("maindoc.xml", _DOCUMENT_WITH_MASK)
-            for name, size in (("layer1", 4), ("mask1.pixelselection", 1)):
-                tiles = "VERSION 2\nTILEWIDTH 64\nTILEHEIGHT 64\nPIXELSIZE {}\nDATA 0\n".format(size)
-                file.writestr("mask/layers/" + name, tiles)
-                file.writestr("mask/layers/{}.defaultpixel".format(name), bytes(size))
-            # Without it Krita warns in a window that waits for an answer.
-            profile = QColorSpace(QColorSpace.SRgb).iccProfile()
-            file.writestr("mask/layers/layer1.icc", bytes(profile))
-        document = application.openDocument(path)
-        if document is None or not document.topLevelNodes():
-            raise Refused("Krita did not make a transparency mask; choose Select > Deselect and edit the whole layer.")
-        mask = document.topLevelNodes()[0].childNodes()[0].duplicate()
-        document.close()
-        return mask
-    finally:
-        os.remove(path)

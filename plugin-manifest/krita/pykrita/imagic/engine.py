@@ -34,6 +34,9 @@ class Engine(QObject):
         # Who listens, by job number.
         self._listeners = {}
         self._last_job = 0
+        # The picture that was sent last, with which job, and whether the engine took it: then it need not be sent again. The
+        # engine keeps one picture for all dialogs.
+        self._sent, self._sent_with, self._taken = None, None, False
         self._messages = ""
 
     def attach(self, user):
@@ -55,13 +58,26 @@ class Engine(QObject):
             process.finished.connect(process.deleteLater)
             process.closeWriteChannel()
 
-    def submit(self, message, pixels, listener):
-        """Starts an edit and returns its number; `listener(message, pixels)` hears of it until it has ended."""
+    def edit(self, order, picture, listener):
+        """Starts an edit of `picture` and returns its number; `listener(message, pixels)` hears of it until it has ended."""
         if self._process is None:
             self._start()
+        return self._submit("edit", order, picture, listener)
+
+    def estimate(self, order, picture, listener):
+        """Asks what an edit would cost; `listener` hears one answer, none if there is no engine."""
+        if self._process is not None:
+            self._submit("estimate", order, picture, listener)
+
+    def _submit(self, what, order, picture, listener):
         self._last_job += 1
         self._listeners[self._last_job] = listener
-        self.ask(dict(message, do="edit", job=self._last_job), pixels)
+        message, pixels = dict(order, do=what, job=self._last_job), b""
+        if picture is not self._sent or not self._taken:
+            message.update(picture.layout())
+            pixels = picture.pixels
+            self._sent, self._sent_with, self._taken = picture, self._last_job, False
+        self.ask(message, pixels)
         return self._last_job
 
     def stop(self, job):
@@ -76,6 +92,7 @@ class Engine(QObject):
     def _start(self):
         self._process = process = QProcess(self)
         self._reader = Reader()
+        self._sent, self._sent_with, self._taken = None, None, False
         self._messages = ""
         environment = QProcessEnvironment.systemEnvironment()
         # Krita's AppImage sets it for its own libraries.
@@ -107,8 +124,10 @@ class Engine(QObject):
             return
         job = message.get("job")
         listener = self._listeners.get(job)
-        if message["event"] in ("done", "stopped", "failed"):
+        if message["event"] in ("done", "stopped", "failed", "estimate"):
             self._listeners.pop(job, None)
+        if job is not None and job == self._sent_with and message["event"] != "failed":
+            self._taken = True
         if listener is not None:
             listener(message, pixels)
         elif job is None:

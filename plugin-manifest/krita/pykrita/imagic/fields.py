@@ -10,10 +10,12 @@ from PyQt5.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLineEdit,
+    QMenu,
     QPlainTextEdit,
     QPushButton,
     QSlider,
     QSpinBox,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -27,11 +29,12 @@ class Mnemonics:
     def __init__(self):
         self._taken = set()
 
-    def mark(self, label):
-        """`label` with `&` before its key: the first free letter, beginnings of words first."""
+    def mark(self, label, wish=""):
+        """`label` with `&` before its key: the letter `wish`, or the first free one, beginnings of words first."""
         letters = [at for at, letter in enumerate(label) if letter.isascii() and letter.isalpha()]
         begins = [at for at in letters if at == 0 or not label[at - 1].isalnum()]
-        for at in begins + letters:
+        wished = [at for at in letters if label[at] == wish]
+        for at in wished + begins + letters:
             if label[at].upper() not in self._taken:
                 self._taken.add(label[at].upper())
                 return label[:at] + "&" + label[at:]
@@ -43,6 +46,7 @@ class Field(QWidget):
 
     # What the label's key goes to.
     focus = None
+    # Its value is another one, by the user or by `set_value`.
     changed = pyqtSignal()
 
     def __init__(self, row):
@@ -68,14 +72,35 @@ class Prompt(Field):
     def __init__(self, row, mnemonics):
         super().__init__(row)
         self.earlier = QPushButton(mnemonics.mark("Earlier edits"))
+        self._examples = QPushButton(mnemonics.mark("Examples", "x"))
         self.text = QPlainTextEdit()
         self.text.setTabChangesFocus(True)
         self.text.setMinimumWidth(36 * self.text.fontMetrics().averageCharWidth())
         self.text.setFixedHeight(4 * self.text.fontMetrics().lineSpacing())
         self.text.installEventFilter(self)
-        self.put(self.text, self.earlier)
+        self.put(self.text)
+        buttons = QVBoxLayout()
+        buttons.addWidget(self.earlier)
+        buttons.addWidget(self._examples)
+        buttons.addStretch()
+        self.line.addLayout(buttons)
+        self.text.textChanged.connect(self.changed)
         self.earlier.setToolTip("Takes text and settings of an earlier edit of this document.")
-        self.line.setAlignment(self.earlier, Qt.AlignTop)
+        self._examples.setToolTip("Texts that the base model understands.")
+        self._examples.setMenu(QMenu(self._examples))
+        self.offer_examples([])
+
+    def offer_examples(self, texts):
+        """What the base model understands."""
+        menu = self._examples.menu()
+        menu.clear()
+        for text in texts:
+            menu.addAction(text.replace("&", "&&")).triggered.connect(lambda _, text=text: self._take(text))
+        self._examples.setEnabled(bool(texts))
+
+    def _take(self, text):
+        self.set_value(text)
+        self.text.setFocus()
 
     def eventFilter(self, watched, event):
         """Shift+Enter begins a new line."""
@@ -126,6 +151,7 @@ class Seed(Field):
         self.number = _spin_box(row)
         new = QPushButton(mnemonics.mark("New seed"))
         self.put(self.number, new)
+        self.number.valueChanged.connect(lambda _: self.changed.emit())
         new.setToolTip("Another version of the edit.")
         # Short enough to read, remember and type.
         new.clicked.connect(lambda: self.number.setValue(random.randrange(1_000_000)))
@@ -161,6 +187,7 @@ class Slider(Field):
         self.slider.blockSignals(True)
         self.slider.setValue(round(value * SLIDER_STEPS))
         self.slider.blockSignals(False)
+        self.changed.emit()
 
     def value(self):
         return round(self.number.value(), 3)
@@ -176,6 +203,7 @@ class Whole(Field):
         super().__init__(row)
         self.number = _spin_box(row)
         self.put(self.number)
+        self.number.valueChanged.connect(lambda _: self.changed.emit())
 
     def value(self):
         return self.number.value()
@@ -191,6 +219,7 @@ class Number(Field):
         super().__init__(row)
         self.text = QLineEdit()
         self.put(self.text)
+        self.text.textChanged.connect(lambda _: self.changed.emit())
 
     def value(self):
         return self.text.text().strip().replace(",", ".")
@@ -206,6 +235,7 @@ class Switch(Field):
         super().__init__(row)
         self.tick = QCheckBox(mnemonics.mark(row["label"]))
         self.put(self.tick)
+        self.tick.toggled.connect(lambda _: self.changed.emit())
 
     def value(self):
         return self.tick.isChecked()
@@ -223,6 +253,7 @@ class Choice(Field):
         for option in row["options"]:
             self.choice.addItem(option["label"], option["name"])
         self.put(self.choice)
+        self.choice.currentIndexChanged.connect(lambda _: self.changed.emit())
 
     def value(self):
         return self.choice.currentData()

@@ -1,173 +1,156 @@
-"""Pictures of one edit with different strengths, side by side; the chosen ones become layers. Knows neither engine nor
-documents."""
-
-import sys
+"""Small pictures of one edit with different strengths or seeds, side by side; the marked ones become layers. Knows neither engine
+nor documents."""
 
 from PyQt5.QtCore import QSize, Qt, pyqtSignal
-from PyQt5.QtGui import QIcon, QImage, QPixmap
-from PyQt5.QtWidgets import (
-    QAbstractItemView,
-    QCheckBox,
-    QHBoxLayout,
-    QLabel,
-    QListWidget,
-    QListWidgetItem,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PyQt5.QtGui import QIcon, QPainter, QPalette, QPen, QPixmap
+from PyQt5.QtWidgets import QAbstractItemView, QHBoxLayout, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
 
 # From the picture itself to more than the text asks for.
 ETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
-# Sides of the largest thumbnail and of the preview, in lines of text, so that they grow with the font.
-THUMBNAIL_LINES, PREVIEW_LINES = 4, 14
+# Seeds side by side: the present one and those after it.
+SEEDS = 6
 
-# What an item of the list knows: the engine's message with the pixels, and whether they are a layer already.
-RESULT, INSERTED = Qt.UserRole, Qt.UserRole + 1
+# Side of the largest thumbnail in lines of text, so that it grows with the font.
+THUMBNAIL_LINES = 4
+
+# What an item of the list knows: the parameters of its picture, and its result once that is there.
+PARAMS, RESULT = Qt.UserRole, Qt.UserRole + 1
 
 
 class Strip(QWidget):
-    """Offered after an edit; computes one strength after the other on demand, each once."""
+    """Says which pictures are wanted and shows those that it is given."""
 
-    # The parameters of one more picture.
-    wanted = pyqtSignal(dict)
+    # "eta" or "seed": a strip over it is wanted.
+    asked = pyqtSignal(str)
+    # A result that is to be seen in size.
+    looked_at = pyqtSignal(object)
+    # Results that are to become layers.
+    chosen = pyqtSignal(list)
 
-    def __init__(self, mnemonics, insert):
-        """`insert(message, pixels)` makes a layer of a picture and says whether it could."""
+    def __init__(self, mnemonics):
         super().__init__()
-        self._insert_layer = insert
         line = self.fontMetrics().lineSpacing()
-        self._thumbnail, self._preview = THUMBNAIL_LINES * line, PREVIEW_LINES * line
-        self._compare = QPushButton(mnemonics.mark("Compare strengths"))
-        self._compare.setToolTip("Computes the same edit with strengths from 0 to 1.2; the tuned model is kept.")
-        self._insert = QPushButton(mnemonics.mark("Insert chosen"))
-        self._insert.setToolTip("Each chosen picture becomes a layer.")
-        self._original = QCheckBox(mnemonics.mark("Original"))
-        self._original.setToolTip("Shows what was edited in place of the edit.")
+        self._side = THUMBNAIL_LINES * line
+        # Keys that leave the ones of the most used fields free.
+        self._etas = QPushButton(mnemonics.mark("Compare strengths", "h"))
+        self._etas.setToolTip("Computes this edit with strengths from 0 to 1.2; none becomes a layer yet.")
+        self._seeds = QPushButton(mnemonics.mark("Compare seeds", "p"))
+        self._seeds.setToolTip("Computes this edit with this seed and five more; none becomes a layer yet.")
+        self._insert = QPushButton(mnemonics.mark("Insert marked"))
+        self._insert.setToolTip("The marked pictures become layers; several come in a group. Ctrl marks more than one.")
         self._pictures = QListWidget()
         self._pictures.setViewMode(QListWidget.IconMode)
         self._pictures.setFlow(QListWidget.LeftToRight)
         self._pictures.setWrapping(False)
         self._pictures.setMovement(QListWidget.Static)
         self._pictures.setSelectionMode(QAbstractItemView.ExtendedSelection)
-        self._pictures.setIconSize(QSize(self._thumbnail, self._thumbnail))
+        self._pictures.setIconSize(QSize(self._side, self._side))
+        self._pictures.setHorizontalScrollBarPolicy(Qt.ScrollBarAlwaysOff)
+        self._pictures.setVerticalScrollBarPolicy(Qt.ScrollBarAlwaysOff)
         # Room for all of them without scrolling.
-        cell = self._thumbnail + line // 2
+        cell = self._side + line // 2
         frame = 2 * self._pictures.frameWidth() + 2
-        self._pictures.setGridSize(QSize(cell, self._thumbnail + 2 * line))
-        self._pictures.setFixedHeight(self._thumbnail + 2 * line + frame)
+        self._pictures.setGridSize(QSize(cell, self._side + 3 * line // 2))
+        self._pictures.setFixedHeight(self._side + 3 * line // 2 + frame)
         self._pictures.setMinimumWidth(len(ETAS) * cell + frame)
-        self._large = QLabel()
-        self._large.setAlignment(Qt.AlignCenter)
+        self._pictures.setAccessibleName("Compared pictures")
         buttons = QHBoxLayout()
-        buttons.addWidget(self._compare)
-        buttons.addWidget(self._original)
+        buttons.addWidget(self._etas)
+        buttons.addWidget(self._seeds)
         buttons.addStretch()
         buttons.addWidget(self._insert)
         everything = QVBoxLayout(self)
         everything.setContentsMargins(0, 0, 0, 0)
-        everything.addWidget(self._large)
-        everything.addWidget(self._pictures)
         everything.addLayout(buttons)
-        self._compare.clicked.connect(self._begin)
-        self._insert.clicked.connect(self._choose)
-        self._original.toggled.connect(lambda _: self._show_large())
+        everything.addWidget(self._pictures)
+        self._etas.clicked.connect(lambda: self.asked.emit("eta"))
+        self._seeds.clicked.connect(lambda: self.asked.emit("seed"))
+        self._insert.clicked.connect(lambda: self.chosen.emit(self._marked()))
         self._pictures.itemSelectionChanged.connect(self._selection_changed)
-        self._busy = False
-        self._input = self._params = None
-        # Strengths that are still to be computed.
-        self._missing = []
+        self._pictures.currentItemChanged.connect(self._look)
+        self._pictures.itemClicked.connect(self._look)
+        self._can_start = False
         self.clear()
 
     def clear(self):
-        """Forgets everything: another picture is edited."""
-        self.stop()
+        """Another picture is edited."""
         self._pictures.clear()
-        self._original.setChecked(False)
-        self.hide()
-
-    def offer(self, picture, message, pixels):
-        """The first result, which is a layer already."""
-        self.clear()
-        self._input, self._params = picture, message["report"]["params"]
-        self._append(message, pixels).setData(INSERTED, True)
-        for widget in (self._pictures, self._large, self._original, self._insert):
-            widget.hide()
-        self.show()
-
-    def add(self, message, pixels):
-        """A picture that was wanted; asks for the next one."""
-        item = self._append(message, pixels)
-        if not self._pictures.selectedItems():
-            self._pictures.setCurrentItem(item)
-        self._want_next()
-
-    def stop(self):
-        """No more pictures are wanted."""
-        self._missing = []
-
-    def set_busy(self, busy):
-        """While an edit runs nothing else can be started."""
-        self._busy = busy
+        self._pictures.hide()
         self._selection_changed()
 
-    def _begin(self):
-        for widget in (self._pictures, self._large, self._original, self._insert):
-            widget.show()
-        there = [self._message(item)["report"]["params"]["eta"] for item in self._items()]
-        self._missing = [eta for eta in ETAS if eta not in there]
-        self._pictures.setCurrentRow(0)
-        self._want_next()
+    def plan(self, what, params, largest_seed):
+        """Shows empty places for a strip over `what` and returns the parameters of its pictures."""
+        if what == "eta":
+            several = [dict(params, eta=eta) for eta in ETAS]
+        else:
+            first = min(params["seed"], largest_seed - SEEDS + 1)
+            several = [dict(params, seed=first + more) for more in range(SEEDS)]
+        self._pictures.clear()
+        self._pictures.show()
+        for one in several:
+            item = QListWidgetItem("{:g}".format(one[what]) if what == "eta" else str(one[what]))
+            item.setData(PARAMS, one)
+            item.setIcon(self._icon(None))
+            item.setFlags(Qt.NoItemFlags)
+            self._pictures.addItem(item)
+        return several
 
-    def _want_next(self):
-        if self._missing:
-            self.wanted.emit(dict(self._params, eta=self._missing.pop(0)))
+    def put(self, params, result):
+        """Shows `result` in the place for `params`, if there is one."""
+        for item in self._items():
+            if item.data(PARAMS) == params:
+                item.setData(RESULT, result)
+                item.setFlags(Qt.ItemIsEnabled | Qt.ItemIsSelectable)
+                item.setIcon(self._icon(result.image))
+                item.setToolTip(result.message["name"])
+        self.mark_layers(lambda result: result.layer is not None)
+
+    def mark_layers(self, is_layer):
+        """Results for which `is_layer` says so are shown in bold."""
+        for item in self._items():
+            result, font = item.data(RESULT), self._pictures.font()
+            font.setBold(result is not None and is_layer(result))
+            item.setFont(font)
+
+    def set_can_start(self, can_start):
+        """While an edit runs nothing else can be started."""
+        self._can_start = can_start
+        self._selection_changed()
 
     def _items(self):
         return [self._pictures.item(row) for row in range(self._pictures.count())]
 
-    @staticmethod
-    def _message(item):
-        return item.data(RESULT)[0]
+    def _marked(self):
+        return [item.data(RESULT) for item in self._items() if item.isSelected()]
 
-    def _append(self, message, pixels):
-        """A thumbnail in its place by strength."""
-        eta = message["report"]["params"]["eta"]
-        image = self._image(pixels)
-        size = QSize(self._thumbnail, self._thumbnail)
-        icon = QIcon(QPixmap.fromImage(image.scaled(size, Qt.KeepAspectRatio, Qt.SmoothTransformation)))
-        item = QListWidgetItem(icon, "{:g}".format(eta))
-        item.setToolTip(message["name"])
-        item.setData(RESULT, (message, pixels))
-        at = sum(self._message(other)["report"]["params"]["eta"] <= eta for other in self._items())
-        self._pictures.insertItem(at, item)
-        return item
-
-    def _image(self, pixels):
-        width, height = self._input.area.width(), self._input.area.height()
-        if self._input.space.depth == "U16":
-            # The upper bytes are enough for a screen of 8 bits.
-            pixels = pixels[1 if sys.byteorder == "little" else 0 :: 2]
-        # A copy, because Qt does not keep the bytes alive.
-        return QImage(pixels, width, height, 4 * width, QImage.Format_ARGB32).copy()
+    def _icon(self, image):
+        """In the middle of a square, so that the texts below are in one line."""
+        square = QPixmap(self._side, self._side)
+        square.fill(Qt.transparent)
+        if image is None:
+            painter = QPainter(square)
+            painter.setPen(QPen(self.palette().color(QPalette.Mid), 1, Qt.DashLine))
+            painter.drawRect(4, 4, self._side - 9, self._side - 9)
+        else:
+            small = image.scaled(square.size(), Qt.KeepAspectRatio, Qt.SmoothTransformation)
+            painter = QPainter(square)
+            painter.drawImage((self._side - small.width()) // 2, (self._side - small.height()) // 2, small)
+        painter.end()
+        icon = QIcon(square)
+        # A frame in place of Qt's veil, which would hide the colors.
+        painter = QPainter(square)
+        painter.setPen(QPen(self.palette().color(QPalette.Highlight), 3))
+        painter.drawRect(1, 1, self._side - 3, self._side - 3)
+        painter.end()
+        icon.addPixmap(square, QIcon.Selected)
+        return icon
 
     def _selection_changed(self):
-        items = self._pictures.selectedItems()
-        new = [item for item in items if not item.data(INSERTED)]
-        self._insert.setEnabled(bool(new) and not self._busy)
-        self._compare.setEnabled(not self._busy and self._pictures.count() < len(ETAS))
-        self._show_large()
+        self._insert.setEnabled(self._can_start and bool(self._marked()))
+        self._etas.setEnabled(self._can_start)
+        self._seeds.setEnabled(self._can_start)
 
-    def _show_large(self):
-        items = self._pictures.selectedItems()
-        if items:
-            image = self._image(self._input.pixels if self._original.isChecked() else items[-1].data(RESULT)[1])
-            size = QSize(self._preview, self._preview)
-            self._large.setPixmap(QPixmap.fromImage(image.scaled(size, Qt.KeepAspectRatio, Qt.SmoothTransformation)))
-
-    def _choose(self):
-        for item in self._pictures.selectedItems():
-            if not item.data(INSERTED):
-                item.setData(INSERTED, self._insert_layer(*item.data(RESULT)))
-        self._selection_changed()
+    def _look(self, item, _=None):
+        if item is not None and item.data(RESULT) is not None:
+            self.looked_at.emit(item.data(RESULT))

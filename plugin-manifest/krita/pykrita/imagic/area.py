@@ -1,0 +1,103 @@
+"""The area that shows a result in size against the original; knows nothing but images."""
+
+from PyQt5.QtCore import QPoint, QRect, QSize, Qt
+from PyQt5.QtGui import QPainter, QPalette
+from PyQt5.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+
+# Side of the area in lines of text, so that it grows with the font.
+LINES = 17
+
+# Side of the squares behind what is transparent.
+CHECKS = 8
+
+
+class Area(QWidget):
+    """The picture, a line that says what it is, and the switch between it and the original."""
+
+    def __init__(self, mnemonics):
+        super().__init__()
+        self._original = self._image = None
+        self._canvas = _Canvas()
+        self._canvas.setToolTip("Hold the mouse button to see the original.")
+        self._caption = QLabel()
+        self._caption.setTextFormat(Qt.PlainText)
+        # A long text must not widen the dialog.
+        self._caption.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
+        self._caption.setAlignment(Qt.AlignRight | Qt.AlignVCenter)
+        self._switch = QCheckBox(mnemonics.mark("Show original"))
+        self._switch.setToolTip("Shows what is edited in place of the edit.")
+        below = QHBoxLayout()
+        below.addWidget(self._switch)
+        below.addWidget(self._caption, 1)
+        everything = QVBoxLayout(self)
+        everything.setContentsMargins(0, 0, 0, 0)
+        everything.addWidget(self._canvas, 1)
+        everything.addLayout(below)
+        self._switch.toggled.connect(lambda _: self._show())
+        self._canvas.held = self._show
+        self._show()
+
+    def set_original(self, image):
+        """Another picture is edited; there is no result of it."""
+        self._original, self._image = image, None
+        self._caption.setText("")
+        self._switch.setChecked(False)
+        self._show()
+
+    def show_image(self, image, caption):
+        """A result, or a picture that forms."""
+        self._image = image
+        self._caption.setText(caption)
+        self._show()
+
+    def shown(self):
+        """The image that is on the screen, or None."""
+        return self._canvas.image
+
+    def _show(self):
+        self._switch.setEnabled(self._image is not None)
+        wants_original = self._image is None or self._switch.isChecked() or self._canvas.is_held
+        self._canvas.show_image(self._original if wants_original else self._image, self._original)
+
+
+class _Canvas(QWidget):
+    """Shows one image, in the shape of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.image = self._shape = None
+        self.is_held, self.held = False, None
+        side = LINES * self.fontMetrics().lineSpacing()
+        self.setMinimumSize(QSize(side, side))
+
+    def show_image(self, image, shape):
+        self.image, self._shape = image, shape
+        self.update()
+
+    def mousePressEvent(self, _):
+        self.is_held = True
+        self.held()
+
+    def mouseReleaseEvent(self, _):
+        self.is_held = False
+        self.held()
+
+    def paintEvent(self, _):
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.SmoothPixmapTransform)
+        palette = self.palette()
+        painter.fillRect(self.rect(), palette.color(QPalette.Base))
+        if self.image is None:
+            return
+        place = QRect(QPoint(0, 0), self._shape.size().scaled(self.size(), Qt.KeepAspectRatio))
+        place.moveCenter(self.rect().center())
+        if self.image.hasAlphaChannel():
+            painter.setClipRect(place)
+            for y in range(place.top(), place.bottom() + 1, CHECKS):
+                for x in range(place.left(), place.right() + 1, CHECKS):
+                    is_light = (x - place.left() + y - place.top()) // CHECKS % 2
+                    painter.fillRect(x, y, CHECKS, CHECKS, Qt.lightGray if is_light else Qt.gray)
+        ratio = self.devicePixelRatioF()
+        # Qt's painter smooths only what it enlarges.
+        fitting = self.image.scaled(place.size() * ratio, Qt.IgnoreAspectRatio, Qt.SmoothTransformation)
+        painter.drawImage(place, fitting)

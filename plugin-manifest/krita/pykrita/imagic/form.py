@@ -1,0 +1,146 @@
+"""The settings of an edit: one field for each row of the table of parameters, which the engine sends; knows no documents."""
+
+from PyQt5.QtCore import Qt, pyqtSignal
+from PyQt5.QtWidgets import QFormLayout, QGridLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+
+from . import fields
+from .sentences import Sentences
+
+
+class Form(QWidget):
+    """Empty until the table comes."""
+
+    # Any value is another one.
+    changed = pyqtSignal()
+    # Enter in the target text.
+    entered = pyqtSignal()
+    # A model that is in no list: somebody may know more of it.
+    model_named = pyqtSignal(str)
+    # It needs less room than before.
+    shrunk = pyqtSignal()
+
+    def __init__(self, mnemonics):
+        super().__init__()
+        self.fields = {}
+        self._mnemonics = mnemonics
+        self._hello = None
+        # The model that was shown last.
+        self._model = None
+        # Name of the model that came together with its settings: its preset would overwrite them.
+        self._settled = None
+        self._rows = QFormLayout()
+        self._rows.setFieldGrowthPolicy(QFormLayout.AllNonFixedFieldsGrow)
+        self._description = Sentences()
+        self._fold = QToolButton()
+        self._fold.setText(mnemonics.mark("Advanced"))
+        self._fold.setCheckable(True)
+        self._fold.setArrowType(Qt.RightArrow)
+        self._fold.setToolButtonStyle(Qt.ToolButtonTextBesideIcon)
+        self._fold.setAutoRaise(True)
+        self._fold.toggled.connect(self._unfold)
+        self._folded = QWidget()
+        self._columns = QGridLayout(self._folded)
+        self._columns.setContentsMargins(0, 0, 0, 0)
+        self._folded.hide()
+        self._reset = QPushButton(mnemonics.mark("Reset to preset"))
+        self._reset.setToolTip("Sets the strength and everything here to what fits the base model.")
+        self._reset.clicked.connect(self._apply_preset)
+        everything = QVBoxLayout(self)
+        everything.setContentsMargins(0, 0, 0, 0)
+        everything.addLayout(self._rows)
+        everything.addWidget(self._fold)
+        everything.addWidget(self._folded)
+        everything.addStretch()
+
+    def build(self, hello):
+        """The fields, from the engine's greeting."""
+        self._hello = hello
+        names = [model["name"] for model in hello["models"]]
+        half = (sum(row["advanced"] for row in hello["parameters"]) + 1) // 2
+        folded = 0
+        for row in hello["parameters"]:
+            field = fields.make(row, self._mnemonics, names)
+            self.fields[row["id"]] = field
+            label = QLabel()
+            if row["kind"] != "switch":
+                label.setText(self._mnemonics.mark(row["label"]) + ":")
+                label.setBuddy(field.focus)
+                label.setToolTip(row["tooltip"])
+            if row["advanced"]:
+                at, column = folded % half, folded // half
+                self._columns.addWidget(label, at, 2 * column)
+                self._columns.addWidget(field, at, 2 * column + 1)
+                folded += 1
+            else:
+                self._rows.addRow(label, field)
+            if row["id"] == "prompt":
+                field.entered.connect(self.entered)
+            elif row["id"] == "model":
+                self._rows.addRow("", self._description)
+                field.changed.connect(self._on_model)
+            field.changed.connect(self.changed)
+        self._columns.addWidget(self._reset, half, 3)
+
+    def read(self):
+        """The values, as JSON has them."""
+        return {name: field.value() for name, field in self.fields.items()}
+
+    def write(self, params):
+        """The model comes before those that its preset sets; what this version does not know is left out."""
+        if "model" in params:
+            self._settled = params["model"]
+        for name, field in self.fields.items():
+            if name in params:
+                field.set_value(params[name])
+            if name == "model" and self._model is None:
+                # The list of models shows its first one from the beginning, so nothing may have changed.
+                self._on_model()
+
+    def write_builtin_preset(self):
+        """The model that is always there, with what fits it."""
+        name = self._hello["builtin_model"]
+        known = self._known_model(name)
+        self.write(dict((known["params"] if known else None) or {}, model=name))
+
+    def show_model(self, name, model, problem):
+        """What is known of a model that was named; None and why if nothing is."""
+        if self.fields and name == self.fields["model"].value():
+            self._show_model(model, problem)
+
+    def _known_model(self, name):
+        return next((model for model in self._hello["models"] if model["name"] == name), None)
+
+    def _on_model(self):
+        name = self.fields["model"].value()
+        known = self._known_model(name)
+        if known:
+            self._show_model(known, "")
+        else:
+            self.model_named.emit(name)
+
+    def _show_model(self, model, problem):
+        """Description and examples; a model that was not the chosen one brings its preset."""
+        description, examples = problem, []
+        if model is not None:
+            others = self._hello["texts"]["other_models"] if model["name"] == self._hello["builtin_model"] else ""
+            description, examples = model["problem"] or model["description"] + others, model["examples"]
+        self._description.setText(description)
+        self._description.setVisible(bool(description))
+        self.fields["prompt"].offer_examples(examples)
+        if model is not None and model["params"] and (self._model or {}).get("folder") != model["folder"]:
+            self._model = model
+            if self.fields["model"].value() != self._settled:
+                self._apply_preset()
+            self._settled = None
+
+    def _apply_preset(self):
+        """Everything but prompt, model and seed as the model's preset says."""
+        if self._model is not None:
+            kept = ("prompt", "model", "seed")
+            self.write({name: value for name, value in self._model["params"].items() if name not in kept})
+
+    def _unfold(self, open_):
+        self._fold.setArrowType(Qt.DownArrow if open_ else Qt.RightArrow)
+        self._folded.setVisible(open_)
+        if not open_:
+            self.shrunk.emit()

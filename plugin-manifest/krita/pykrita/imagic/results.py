@@ -1,0 +1,77 @@
+"""Finished pictures of one layer, kept while its dialog is open, so that none is computed twice; knows neither engine nor
+widgets."""
+
+import json
+import sys
+
+from PyQt5.QtCore import QSize, Qt
+from PyQt5.QtGui import QImage
+
+# What all kept pictures may take together; the oldest go first.
+MOST_BYTES = 1 << 30
+
+# So many stay however large they are: two strips, which the user looks at.
+ALWAYS_KEPT = 16
+
+# Sides of the images on the screen at most, in pixels.
+LARGEST_IMAGE = 768
+
+
+class Result:
+    """One picture, the parameters with which it was asked for, and what the engine said of it."""
+
+    def __init__(self, picture, params, message, pixels):
+        self.picture, self.params, self.message, self.pixels = picture, params, message, pixels
+        self.image = image(pixels, picture.layout())
+        # The lasting name of its layer, once it is one.
+        self.layer = None
+
+
+class Results:
+    """The results of one picture."""
+
+    def __init__(self):
+        self._by_params = {}
+
+    def keep(self, result):
+        """From now on, until there are too many."""
+        self._by_params[_key(result.params)] = result
+        size = sum(len(kept.pixels) for kept in self._by_params.values())
+        for key in list(self._by_params)[:-ALWAYS_KEPT]:
+            if size > MOST_BYTES:
+                size -= len(self._by_params.pop(key).pixels)
+
+    def get(self, params):
+        """The result of an edit with `params`, or None."""
+        return self._by_params.get(_key(params))
+
+    def clear(self):
+        """Another picture is edited."""
+        self._by_params.clear()
+
+
+def image(pixels, layout):
+    """`pixels` for the screen, made smaller if they are many."""
+    width, height = layout["width"], layout["height"]
+    if layout["format"] == "bgra16":
+        # The upper bytes are enough for a screen of 8 bits.
+        pixels = pixels[1 if sys.byteorder == "little" else 0 :: 2]
+    # Either way a copy, because Qt does not keep the bytes alive.
+    whole = QImage(pixels, width, height, 4 * width, QImage.Format_ARGB32)
+    if max(width, height) <= LARGEST_IMAGE:
+        return whole.copy()
+    return whole.scaled(QSize(LARGEST_IMAGE, LARGEST_IMAGE), Qt.KeepAspectRatio, Qt.SmoothTransformation)
+
+
+def _key(params):
+    """The same for the same edit: a field may say 1 where another says 1.0 or "1"."""
+    return json.dumps({name: _plain(value) for name, value in params.items()}, sort_keys=True)
+
+
+def _plain(value):
+    if isinstance(value, bool):
+        return value
+    try:
+        return round(float(value), 9)
+    except ValueError:
+        return value.strip()

@@ -1,0 +1,30 @@
+"""A label for sentences, which is never cut off."""
+
+from PyQt5.QtCore import Qt
+from PyQt5.QtWidgets import QLabel
+
+# Higher than any text.
+ENDLESS = 1 << 20
+
+
+class Sentences(QLabel):
+    """As high as its text needs at its width: a layout alone makes windows too low for wrapped texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.setTextFormat(Qt.PlainText)
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextSelectableByMouse)
+
+    def setText(self, text):
+        super().setText(text)
+        self._fit()
+
+    def resizeEvent(self, event):
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self):
+        # Not heightForWidth(): that is never less than the height of before.
+        text = self.fontMetrics().boundingRect(0, 0, self.width(), ENDLESS, Qt.TextWordWrap, self.text())
+        self.setFixedHeight(max(text.height(), self.fontMetrics().lineSpacing()))
