@@ -133,7 +133,7 @@ impl Shapes {
     /// What `task` needs when it is done in that mode.
     pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Result<Needs> {
         // The program, the tokenizer, and what convolutions and matrix products lay out anew; measured.
-        const PROGRAM: usize = 88 << 20;
+        const PROGRAM: usize = 82 << 20;
         // A layer's source and result, and between them the picture at the layer's size, 16 bits a channel.
         const BYTES_PER_PIXEL: usize = 8 + 8 + 6;
         let Task { params, layer, size: (w, h) } = *task;
@@ -194,7 +194,7 @@ impl Shapes {
             steps.push(Step { trace, skip });
         }
         // The same for results that were freed: what stands between sizes that do not match; measured.
-        const GAPS: usize = 5;
+        const GAPS: usize = 4;
         // Backwards from the last block, with its output's gradient there.
         let mut gradients = vec![0; sizes.len()];
         let mut most = 0;
