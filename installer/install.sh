@@ -298,6 +298,9 @@ for index in "${!krita_data[@]}"; do
     while IFS= read -r -d '' file; do
         put 0644 "$root/plugin-manifest/krita/$file" "$folder/$file"
     done < <(cd "$root/plugin-manifest/krita" && find actions pykrita -type f -not -name '*.pyc' -print0)
+    for catalogue in "$root"/plugin-manifest/locale/*.json; do
+        put 0644 "$catalogue" "$folder/pykrita/imagic/locale/${catalogue##*/}"
+    done
     ln -sfn "$data/imagic-edit" "$folder/pykrita/imagic/imagic-edit"
     installed+=("$folder/pykrita/imagic/imagic-edit")
     enable_in_krita "${krita_settings[index]}"

@@ -88,6 +88,7 @@ fn home() -> (Home, PathBuf) {
     let data = home.folder.join("data/krita");
     copy_folder(&root.join("plugin-manifest/krita/actions"), &data.join("actions"));
     copy_folder(&root.join("plugin-manifest/krita/pykrita"), &data.join("pykrita"));
+    copy_folder(&root.join("plugin-manifest/locale"), &data.join("pykrita/imagic/locale"));
     install(&home.folder.join("program"));
     let program = home.folder.join("program/imagic-edit");
     std::os::unix::fs::symlink(program, data.join("pykrita/imagic/imagic-edit")).expect("a new link");

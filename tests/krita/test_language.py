@@ -1,7 +1,6 @@
 """How the Krita package translates, without Krita; run by tests/language.rs."""
 
 import importlib.util
-import json
 import pathlib
 import unittest
 
@@ -21,7 +20,7 @@ class LanguageTest(unittest.TestCase):
         self.assertEqual(language.tr("loss {#}", 0.25), "loss 0.25")
 
     def test_values_go_to_their_places_and_stay_as_they_are(self):
-        language.use(json.loads((_root / "locale/ko.json").read_text(encoding="utf-8")))
+        language.load(["fr-FR", "ko-KR", "de"], str(_root / "locale"))
         self.assertEqual(language.tr("Stop"), "중지")
         self.assertEqual(language.tr("Layer “{}” of {}", "Stop", "a.kra"), "a.kra의 레이어 ‘Stop’")
         self.assertEqual(language.tr("“{}” is {}; {}.", "x", language.tr("a group"), "y"), "‘x’은(는) 그룹입니다. y.")

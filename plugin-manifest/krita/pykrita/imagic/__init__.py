@@ -1,8 +1,10 @@
 """Filter > Imagic Edit... in Krita: one dialog for each layer, one engine for all of them."""
 
 from krita import Extension, Krita
+from PyQt5.QtCore import QLocale
 from PyQt5.QtWidgets import QApplication, QMessageBox
 
+from . import language
 from .dialog import Dialog
 from .document import Refused, Source
 from .engine import Engine
@@ -17,7 +19,9 @@ class ImagicEdit(Extension):
         self._dialogs = []
 
     def setup(self):
-        """Krita wants it; there is nothing to do before a window opens."""
+        """Before a window opens."""
+        # Krita's own choice, which may differ from the system's.
+        language.load(QLocale().uiLanguages())
 
     def createActions(self, window):
         """Krita calls this for each of its windows."""
@@ -39,7 +43,7 @@ class ImagicEdit(Extension):
                 return
             source = Source(document, node)
         except Refused as reason:
-            QMessageBox.information(window.qwindow(), "Imagic Edit", str(reason))
+            QMessageBox.information(window.qwindow(), "Imagic Edit", language.tr(str(reason)))
             return
         if self._engine is None:
             self._engine = Engine(QApplication.instance())

@@ -4,6 +4,8 @@ from PyQt5.QtCore import QPoint, QRect, QSize, Qt
 from PyQt5.QtGui import QPainter, QPalette
 from PyQt5.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from .language import tr
+
 # Side of the area in lines of text, so that it grows with the font.
 LINES = 17
 
@@ -18,14 +20,14 @@ class Area(QWidget):
         super().__init__()
         self._original = self._image = None
         self._canvas = _Canvas()
-        self._canvas.setToolTip("Hold the mouse button to see the original.")
+        self._canvas.setToolTip(tr("Hold the mouse button to see the original."))
         self._caption = QLabel()
         self._caption.setTextFormat(Qt.PlainText)
         # A long text must not widen the dialog.
         self._caption.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
         self._caption.setAlignment(Qt.AlignRight | Qt.AlignVCenter)
         self._switch = QCheckBox(mnemonics.mark("Show original"))
-        self._switch.setToolTip("Shows what is edited in place of the edit.")
+        self._switch.setToolTip(tr("Shows what is edited in place of the edit."))
         below = QHBoxLayout()
         below.addWidget(self._switch)
         below.addWidget(self._caption, 1)

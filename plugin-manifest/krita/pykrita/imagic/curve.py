@@ -4,6 +4,8 @@ from PyQt5.QtCore import QPointF, Qt
 from PyQt5.QtGui import QPainter, QPalette, QPen, QPolygonF
 from PyQt5.QtWidgets import QWidget
 
+from .language import tr
+
 # Losses jump with the timestep that was drawn; so many of them in a row are averaged for the line.
 AVERAGED = 25
 
@@ -17,7 +19,7 @@ class LossCurve(QWidget):
     def __init__(self):
         super().__init__()
         self.setFixedHeight(4 * self.fontMetrics().lineSpacing())
-        self.setToolTip("Loss of stages A and B, averaged over {} steps.".format(AVERAGED))
+        self.setToolTip(tr("Loss of stages A and B, averaged over {} steps.", AVERAGED))
         self._stages = {}
 
     def clear(self):

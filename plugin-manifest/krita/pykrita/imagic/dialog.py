@@ -19,6 +19,7 @@ from .curve import LossCurve
 from .document import Edited, Refused
 from .earlier import EarlierEdits
 from .form import Form
+from .language import tr
 from .results import image
 from .sentences import Sentences
 from .strip import Strip
@@ -103,8 +104,8 @@ class Dialog(QDialog):
         self._close.clicked.connect(self.reject)
         self._edit.clicked.connect(self._start)
 
-        name = os.path.basename(self._source.document.fileName()) or "a document without a file"
-        subject = QLabel("Layer “{}” of {}".format(self._source.name, name))
+        name = os.path.basename(self._source.document.fileName()) or tr("a document without a file")
+        subject = QLabel(tr("Layer “{}” of {}", self._source.name, name))
         subject.setTextFormat(Qt.PlainText)
         self._form = Form(mnemonics)
         self._form.changed.connect(self._on_change)
@@ -251,7 +252,7 @@ class Dialog(QDialog):
         self._hint, self._may_look, self._curve_is_old = None, False, True
         self._cost.setText("")
         self._bar.setValue(0)
-        self._bar.setFormat("Starting")
+        self._bar.setFormat(tr("Starting"))
         self._work.start(params, purpose)
 
     def _compare(self, what):
@@ -272,7 +273,7 @@ class Dialog(QDialog):
 
     def _compare_next(self):
         if self._missing:
-            self._tell(INFO, "Pictures of the strip that are still to come: {}.".format(len(self._missing)))
+            self._tell(INFO, tr("Pictures of the strip that are still to come: {}.", len(self._missing)))
             self._begin(self._missing.pop(0), COMPARE)
         else:
             self._tell(SUCCESS, "Click a picture to see it in size; mark the ones that shall become layers.")
@@ -291,7 +292,7 @@ class Dialog(QDialog):
             self._tell(WARNING, self._hint)
 
     def _on_formed(self, picture):
-        self._area.show_image(picture, "The picture as it forms")
+        self._area.show_image(picture, tr("The picture as it forms"))
 
     def _on_result(self, job, result):
         report = result.message["report"]
@@ -299,7 +300,7 @@ class Dialog(QDialog):
             self._curve.show()
             self._curve.set({"A": report["embedding_losses"], "B": report["tuning_losses"]})
         self._bar.setValue(BAR)
-        self._bar.setFormat("Done")
+        self._bar.setFormat(tr("Done"))
         self._strip.put(job.params, result)
         self._show_result(result)
         if job.purpose == COMPARE:
@@ -311,7 +312,7 @@ class Dialog(QDialog):
 
     def _show_result(self, result):
         params = result.message["report"]["params"]
-        self._area.show_image(result.image, "Strength {:.2f}, seed {}".format(params["eta"], params["seed"]))
+        self._area.show_image(result.image, tr("Strength {}, seed {}", "{:g}".format(params["eta"]), params["seed"]))
 
     def _insert(self, results):
         """Makes layers of results that are none yet, several in a group."""
@@ -341,7 +342,7 @@ class Dialog(QDialog):
         self._mark_layers()
         self._form.fields["prompt"].earlier.setEnabled(True)
         self._engine.ask({"do": "remember", "params": last["report"]["params"]})
-        text = last["summary"] if len(results) == 1 else "{} pictures are layers of a new group.".format(len(results))
+        text = last["summary"] if len(results) == 1 else tr("{} pictures are layers of a new group.", len(results))
         tone = WARNING if last["report"]["hint"] else SUCCESS
         self._tell(tone, text + ("\n" + note if note else ""))
 
@@ -411,6 +412,7 @@ class Dialog(QDialog):
             self._form.show_model(message["name"], message["model"], message.get("message", ""))
 
     def _tell(self, icon, text):
+        text = tr(text)
         size = self.style().pixelMetric(QStyle.PM_SmallIconSize)
         self._icon.setPixmap(self.style().standardIcon(icon).pixmap(size, size))
         self._status.setText(text)

@@ -8,6 +8,7 @@ import uuid
 from krita import Krita
 from PyQt5.QtCore import QByteArray, QRect
 
+from .language import tr
 from .untouched import restored
 from .workshop import SRGB, SRGB8, SRGB16, Refused, Space, Workshop, converted, new_mask
 
@@ -59,7 +60,7 @@ class Source:
         if node.type() != "paintlayer":
             kind = KINDS.get(node.type(), "of the kind " + node.type())
             remedy = "click a paint layer, or convert a copy of it: Layer > Convert > to Paint Layer"
-            raise Refused("“{}” is {}; {}.".format(node.name(), kind, remedy))
+            raise Refused(tr("“{}” is {}; {}.", node.name(), tr(kind), tr(remedy)))
         self._first_id = uuid.uuid4().hex
         # The run that made this layer, if it is a result; it stands for the layer from which it was made.
         self.recipe = next((run for run in reversed(self.history()["runs"]) if run["layer"] == _id(node)), None)
@@ -108,14 +109,14 @@ class Source:
             raise Refused("The layer was deleted; click another one and choose Filter > Imagic Edit again.")
         area = node.bounds() & QRect(0, 0, self.document.width(), self.document.height())
         if area.isEmpty():
-            raise Refused("The layer “{}” is empty inside the canvas; click one with a picture.".format(node.name()))
+            raise Refused(tr("The layer “{}” is empty inside the canvas; click one with a picture.", node.name()))
         selection, coverage = self.document.selection(), None
         if selection is not None:
             area &= QRect(selection.x(), selection.y(), selection.width(), selection.height())
             coverage = b"" if area.isEmpty() else bytes(selection.pixelData(*area.getRect()))
             if not any(coverage):
                 remedy = "choose Select > Deselect, or select a part of the layer"
-                raise Refused("The selection lies outside of the layer; {}.".format(remedy))
+                raise Refused(tr("The selection lies outside of the layer; {}.", tr(remedy)))
         pixels = bytes(node.pixelData(*area.getRect()))
         space = Space(node.colorModel(), node.colorDepth(), node.colorProfile())
         if known is not None and (known.area, known.own_space, known.coverage, known.own_pixels) == (
@@ -128,9 +129,10 @@ class Source:
         same = space._replace(profile=SRGB) if space.profile == SRGB_TOO else space
         if same in FORMATS:
             return Picture(area, same, pixels, space, pixels, coverage, "")
-        note = "The layer is {} {} ({}). The model works in sRGB, so it got a copy in 16-bit sRGB{}.".format(
-            space.model, space.depth, space.profile, " without what is brighter than white" if space.depth[0] == "F" else ""
-        )
+        text = "The layer is {} {} ({}). The model works in sRGB, so it got a copy in 16-bit sRGB."
+        if space.depth[0] == "F":
+            text = "The layer is {} {} ({}). The model works in sRGB, so it got a copy in 16-bit sRGB without what is brighter than white."
+        note = tr(text, *space)
         return Picture(area, SRGB16, converted(area, space, pixels), space, pixels, coverage, note)
 
     def insert(self, edits, group_name, remembered_runs):

@@ -14,6 +14,7 @@ from PyQt5.QtWidgets import (
 )
 
 from .fields import Mnemonics
+from .language import tr
 from .workshop import Refused
 
 # Earlier edits that are offered.
@@ -65,7 +66,7 @@ class Removal(QDialog):
 
     def __init__(self, source, parent):
         super().__init__(parent)
-        self.setWindowTitle("Remove earlier edits")
+        self.setWindowTitle(tr("Remove earlier edits"))
         mnemonics = Mnemonics()
         self._list = QListWidget()
         self._list.setSelectionMode(QAbstractItemView.ExtendedSelection)
@@ -75,10 +76,10 @@ class Removal(QDialog):
             item.setData(Qt.UserRole, run)
             self._list.addItem(item)
         self._list.setMinimumWidth(46 * self.fontMetrics().averageCharWidth())
-        label = QLabel("Edits that this document shall forget:")
+        label = QLabel(tr("Edits that this document shall forget:"))
         label.setBuddy(self._list)
         self._layers = QCheckBox(mnemonics.mark("Delete their layers, too"))
-        self._layers.setToolTip("One step of undo for each layer. Only layers that Imagic Edit made are deleted.")
+        self._layers.setToolTip(tr("One step of undo for each layer. Only layers that Imagic Edit made are deleted."))
         self._layers.setChecked(True)
         buttons = QDialogButtonBox()
         remove = buttons.addButton(mnemonics.mark("Remove"), QDialogButtonBox.AcceptRole)

@@ -122,7 +122,6 @@ class Engine(QObject):
             if message["protocol"] != PROTOCOL:
                 self._end("The engine and this plug-in are of different versions; {}.".format(REMEDY))
                 return
-            language.use(message.get("translations", {}))
             self.hello = message
             self.ready.emit(message)
             return

@@ -1,6 +1,7 @@
 """One widget for each row of the table of parameters, which the engine sends; knows neither engine nor documents."""
 
 import random
+import string
 
 from PyQt5.QtCore import QEvent, Qt, pyqtSignal
 from PyQt5.QtWidgets import (
@@ -19,6 +20,8 @@ from PyQt5.QtWidgets import (
     QWidget,
 )
 
+from .language import tr
+
 # Steps of a slider in one unit of its parameter.
 SLIDER_STEPS = 20
 
@@ -30,7 +33,9 @@ class Mnemonics:
         self._taken = set()
 
     def mark(self, label, wish=""):
-        """`label` with `&` before its key: the letter `wish`, or the first free one, beginnings of words first."""
+        """The translated `label` with `&` before its key: the letter `wish`, or the first free one, beginnings of words first;
+        a label without Latin letters gets one in brackets."""
+        label = tr(label)
         letters = [at for at, letter in enumerate(label) if letter.isascii() and letter.isalpha()]
         begins = [at for at in letters if at == 0 or not label[at - 1].isalnum()]
         wished = [at for at in letters if label[at] == wish]
@@ -38,6 +43,11 @@ class Mnemonics:
             if label[at].upper() not in self._taken:
                 self._taken.add(label[at].upper())
                 return label[:at] + "&" + label[at:]
+        if not letters:
+            for key in string.ascii_uppercase:
+                if key not in self._taken:
+                    self._taken.add(key)
+                    return "{}(&{})".format(label, key)
         return label
 
 
@@ -85,8 +95,8 @@ class Prompt(Field):
         buttons.addStretch()
         self.line.addLayout(buttons)
         self.text.textChanged.connect(self.changed)
-        self.earlier.setToolTip("Takes text and settings of an earlier edit of this document.")
-        self._examples.setToolTip("Texts that the base model understands.")
+        self.earlier.setToolTip(tr("Takes text and settings of an earlier edit of this document."))
+        self._examples.setToolTip(tr("Texts that the base model understands."))
         self._examples.setMenu(QMenu(self._examples))
         self.offer_examples([])
 
@@ -127,12 +137,12 @@ class Model(Field):
         self.choice.addItems(names)
         browse = QPushButton(mnemonics.mark("Browse..."))
         self.put(self.choice, browse)
-        browse.setToolTip("Choose a folder with a Stable Diffusion model in diffusers layout.")
+        browse.setToolTip(tr("Choose a folder with a Stable Diffusion model in diffusers layout."))
         self.choice.editTextChanged.connect(lambda _: self.changed.emit())
         browse.clicked.connect(self._browse)
 
     def _browse(self):
-        folder = QFileDialog.getExistingDirectory(self, "Choose the folder of a base model")
+        folder = QFileDialog.getExistingDirectory(self, tr("Choose the folder of a base model"))
         if folder:
             self.set_value(folder)
 
@@ -152,7 +162,7 @@ class Seed(Field):
         new = QPushButton(mnemonics.mark("New seed"))
         self.put(self.number, new)
         self.number.valueChanged.connect(lambda _: self.changed.emit())
-        new.setToolTip("Another version of the edit.")
+        new.setToolTip(tr("Another version of the edit."))
         # Short enough to read, remember and type.
         new.clicked.connect(lambda: self.number.setValue(random.randrange(1_000_000)))
 

@@ -4,6 +4,7 @@ from PyQt5.QtCore import Qt, pyqtSignal
 from PyQt5.QtWidgets import QFormLayout, QGridLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from . import fields
+from .language import tr
 from .sentences import Sentences
 
 
@@ -43,7 +44,7 @@ class Form(QWidget):
         self._columns.setContentsMargins(0, 0, 0, 0)
         self._folded.hide()
         self._reset = QPushButton(mnemonics.mark("Reset to preset"))
-        self._reset.setToolTip("Sets the strength and everything here to what fits the base model.")
+        self._reset.setToolTip(tr("Sets the strength and everything here to what fits the base model."))
         self._reset.clicked.connect(self._apply_preset)
         everything = QVBoxLayout(self)
         everything.setContentsMargins(0, 0, 0, 0)

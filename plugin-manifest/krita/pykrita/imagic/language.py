@@ -1,6 +1,11 @@
-"""Texts in the language of the user, from the catalogue that the engine sends; knows neither engine nor Qt."""
+"""Texts in the language of the user, from the catalogue of all hosts; knows neither engine nor Qt."""
 
+import json
+import os
 import re
+
+# Put here by the installer: one catalogue for each language besides English.
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "locale")
 
 # A place for a value: `{}`, `{0}`, in the catalogue also `{#}` for a number and `{!}` for a text that is translated itself.
 _PLACE = re.compile(r"\{(\d*)[#!]?\}")
@@ -12,6 +17,20 @@ def use(translations):
     """Takes the catalogue, from English; an empty one means English."""
     _translations.clear()
     _translations.update(translations)
+
+
+def load(languages, folder=FOLDER):
+    """Takes the catalogue of the first of Qt's languages, such as de-DE and de, that has one or is English."""
+    for name in languages:
+        language = name.split("-")[0]
+        file = os.path.join(folder, language + ".json")
+        if language == "en":
+            break
+        if os.path.isfile(file):
+            with open(file, encoding="utf-8") as catalogue:
+                use(json.load(catalogue))
+            return
+    use({})
 
 
 def environment_names(languages):

@@ -5,6 +5,8 @@ from PyQt5.QtCore import QSize, Qt, pyqtSignal
 from PyQt5.QtGui import QIcon, QPainter, QPalette, QPen, QPixmap
 from PyQt5.QtWidgets import QAbstractItemView, QHBoxLayout, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
 
+from .language import tr
+
 # From the picture itself to more than the text asks for.
 ETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
@@ -34,11 +36,11 @@ class Strip(QWidget):
         self._side = THUMBNAIL_LINES * line
         # Keys that leave the ones of the most used fields free.
         self._etas = QPushButton(mnemonics.mark("Compare strengths", "h"))
-        self._etas.setToolTip("Computes this edit with strengths from 0 to 1.2; none becomes a layer yet.")
+        self._etas.setToolTip(tr("Computes this edit with strengths from 0 to 1.2; none becomes a layer yet."))
         self._seeds = QPushButton(mnemonics.mark("Compare seeds", "p"))
-        self._seeds.setToolTip("Computes this edit with this seed and five more; none becomes a layer yet.")
+        self._seeds.setToolTip(tr("Computes this edit with this seed and five more; none becomes a layer yet."))
         self._insert = QPushButton(mnemonics.mark("Insert marked"))
-        self._insert.setToolTip("The marked pictures become layers; several come in a group. Ctrl marks more than one.")
+        self._insert.setToolTip(tr("The marked pictures become layers; several come in a group. Ctrl marks more than one."))
         self._pictures = QListWidget()
         self._pictures.setViewMode(QListWidget.IconMode)
         self._pictures.setFlow(QListWidget.LeftToRight)
@@ -54,7 +56,7 @@ class Strip(QWidget):
         self._pictures.setGridSize(QSize(cell, self._side + 3 * line // 2))
         self._pictures.setFixedHeight(self._side + 3 * line // 2 + frame)
         self._pictures.setMinimumWidth(len(ETAS) * cell + frame)
-        self._pictures.setAccessibleName("Compared pictures")
+        self._pictures.setAccessibleName(tr("Compared pictures"))
         buttons = QHBoxLayout()
         buttons.addWidget(self._etas)
         buttons.addWidget(self._seeds)
