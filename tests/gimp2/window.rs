@@ -133,3 +133,44 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
     assert!(screen.last_one_runs(), "GIMP is gone");
 }
+
+#[test]
+fn the_dialog_speaks_the_language_that_gimp_speaks() {
+    if !can_run(&[&["gimp-2.10"], PROGRAMS.as_slice()].concat()) {
+        return;
+    }
+    // The entry in the menu, which is sorted in each language, then letters for text, edit and what is folded away.
+    for (language, entry, [text, edit, fold]) in [
+        // In German GIMP's "Ziegentraining" comes after it.
+        ("de", ["alt+r", "End", "Up", "Return"].as_slice(), ["alt+z", "alt+b", "alt+e"]),
+        ("ko", &["alt+r", "End", "Return"], ["alt+t", "alt+e", "alt+a"]),
+    ] {
+        let account = Account::new(&format!("window-{language}"));
+        let photo = account.folder.join("photo.png");
+        image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
+            .save(&photo)
+            .expect("a picture");
+        let mut screen = Screen::start(&account.folder, &format!("gimp2-{language}"));
+        let mut gimp = account.command("gimp-2.10");
+        gimp.args(["-n", "-s", "-d"]).arg(&photo).env("LANGUAGE", language);
+        screen.run(gimp);
+        screen.activate("photo.*GIMP");
+        screen.settle();
+        screen.keys(entry);
+        screen.activate(DIALOG);
+        screen.settle();
+        screen.picture("1-dialog");
+        screen.keys(&[text, "ctrl+a"]);
+        screen.write("a red square");
+        screen.keys(&[fold]);
+        screen.settle();
+        screen.picture("2-advanced");
+        screen.keys(&[edit]);
+        screen.wait_until("a tuned model", || tuned_models(&account) == 1);
+        screen.settle();
+        screen.picture("3-result");
+        screen.keys(&[text, "ctrl+a", "BackSpace", "Return"]);
+        screen.settle();
+        screen.picture("4-empty-text-refused");
+    }
+}

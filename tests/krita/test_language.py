@@ -17,11 +17,12 @@ class LanguageTest(unittest.TestCase):
     def test_without_a_catalogue_texts_stay_english(self):
         self.assertEqual(language.tr("Stop"), "Stop")
         self.assertEqual(language.tr("Layer “{}” of {}", "{0}", "a.kra"), "Layer “{0}” of a.kra")
-        self.assertEqual(language.tr("loss {#}", 0.25), "loss 0.25")
+        self.assertEqual(language.tr("loss {}", 0.25), "loss 0.25")
 
     def test_values_go_to_their_places_and_stay_as_they_are(self):
         language.load(["fr-FR", "ko-KR", "de"], str(_root / "locale"))
         self.assertEqual(language.tr("Stop"), "중지")
+        self.assertEqual(language.tr("loss {}", "0.250"), "손실 0.250")
         self.assertEqual(language.tr("Layer “{}” of {}", "Stop", "a.kra"), "a.kra의 레이어 ‘Stop’")
         self.assertEqual(language.tr("“{}” is {}; {}.", "x", language.tr("a group"), "y"), "‘x’은(는) 그룹입니다. y.")
 

@@ -16,7 +16,7 @@ _translations = {}
 def use(translations):
     """Takes the catalogue, from English; an empty one means English."""
     _translations.clear()
-    _translations.update(translations)
+    _translations.update((_PLACE.sub("{}", text), translation) for text, translation in translations.items())
 
 
 def load(languages, folder=FOLDER):
@@ -40,7 +40,7 @@ def environment_names(languages):
 
 def tr(text, *values):
     """`text` with `values` in its places. Values stay as they are: a name is not translated, a sentence goes through tr first."""
-    translation = _translations.get(text, text)
+    translation = _translations.get(_PLACE.sub("{}", text), text)
     if not values:
         return translation
     following = iter(range(len(values)))
