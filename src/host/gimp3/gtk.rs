@@ -68,7 +68,9 @@ impl ProcedureDialog {
 
     /// A list of a few texts with a label.
     pub fn choices(&self, id: &str) -> Widget {
-        self.field(id, gtk!(gimp_label_string_widget_get_type()))
+        // <gobject/gtype.h>: G_TYPE_NONE, GIMP's own choice, which is a list with a label.
+        const NONE: sys::GType = 1 << 2;
+        self.field(id, NONE)
     }
 
     /// Lets the field of `id` be changed only while the box of `tick` is not ticked.
