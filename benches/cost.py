@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What an edit costs: seconds of each stage and peak memory, cold and with the tuned model kept.
 
-    cargo build --release && benches/cost.py [--repeats N] [--picture FILE] [--prompt TEXT] [imagic-edit's options ...]
+    cargo build --release && benches/cost.py --model models/scenes-64 [--repeats N] [--picture FILE] [--prompt TEXT] [imagic-edit's options ...]
 
 Prints one table; every run is a process of its own with an empty cache, so that "cold" is what a user sees first.
 Only the standard library is needed.

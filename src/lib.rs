@@ -17,7 +17,8 @@
 //!                  job.rs        one thread owns the engine: submit, poll, cancel
 //!                 engine.rs      order of the stages, what is kept
 //!              engine/imagic.rs  the paper
-//!   engine/{text, vae, unet, checkpoint, lora, schedule, optimizer, random, pixels, cache, mode, memory, weights, ops}
+//!   engine/{text, vae, unet, checkpoint, lora, schedule, optimizer, random, pixels, untouched, cache, clock, cost, mode,
+//!           memory, weights, ops}
 //!  leaves for all: image.rs, params.rs, models.rs, error.rs
 //! ```
 //!
@@ -41,13 +42,18 @@
 //!
 //! - `engine` knows no host; `host` knows no tensor; `job` knows neither. A test reads the `use` lines.
 //! - `unsafe` stands in `host`, in the launcher, and once in `engine::ops` around the matrix product.
-//! - Everything an edit needs is in its request: the engine reads no environment and has no globals.
+//! - Everything an edit needs is in its request: the engine reads no environment and has no globals but scratch memory
+//!   of its operations, whose content no result depends on.
 //! - Host functions are called only on the thread on which the host called us.
 //! - No network connection is opened.
-//! - The document is only added to: a new layer and a note in the document, in one undo step (Krita's undo leaves the note). A stopped or failed edit
-//!   adds nothing.
+//! - The document is only added to: new layers and a note in the document, in one undo step (Krita's undo leaves the note). A
+//!   stopped or failed edit adds nothing. Only layers that we made are removed, and only when the user asks for it.
 //!
 //! # Cross-cutting
+//!
+//! **Languages**: the code speaks English; [`host`] translates where a text goes to a toolkit, from one catalogue for all hosts.
+//!
+//! **Stopping** keeps what stages A and B have done: the next edit with the same settings goes on from there, to the same bytes.
 //!
 //! **Progress and cancelling are one thing**: [`engine::Watch`] is called after every training and sampling step and
 //! answers whether to go on.
