@@ -260,15 +260,15 @@ impl Host for Document {
         if !self.source.is_valid() {
             return Err(refused("the layer was deleted; click another one and choose Filters > Imagic Edit again"));
         }
-        self.picture = Picture::of(self.source);
-        let Rectangle { x, y, width, height } = self.picture.bounds;
+        let mut picture = Picture::of(self.source);
+        let Rectangle { x, y, width, height } = picture.bounds;
         let mut part = Rectangle { x: 0, y: 0, width, height };
         if let Some(selection) = self.image.selection() {
             part = self.source.selected_part().ok_or_else(|| {
                 refused("the selection lies outside of the layer; choose Select > None, or select a part of the layer")
             })?;
             let mask = selection.read_mask(Rectangle { x: x + part.x, y: y + part.y, ..part });
-            self.picture.selection = Some(Selection { part, mask });
+            picture.selection = Some(Selection { part, mask });
         }
         let refuse = || {
             let Rectangle { width, height, .. } = part;
@@ -280,8 +280,12 @@ impl Host for Document {
         if part.area() as u64 > MAX_AREA {
             return Err(refuse());
         }
-        self.picture.digest = self.source.digest(part);
-        LayerImage::new(part.width as u32, part.height as u32, self.source.read_rgba(part)).ok_or_else(refuse)
+        picture.digest = self.source.digest(part);
+        let rgba = self.source.read_rgba(part);
+        let layer = LayerImage::new(part.width as u32, part.height as u32, rgba).ok_or_else(refuse)?;
+        // Only now: after a refusal the results that are there still belong to what was read before.
+        self.picture = picture;
+        Ok(layer)
     }
 
     /// GIMP converts the same pixels a little differently from one time to the next.
