@@ -2914,14 +2914,6 @@ pub fn has_gimp_scale_entry_get_type() -> bool {
 pub struct _GimpDialog {
     pub parent_instance: GtkDialog,
 }
-pub unsafe fn gimp_label_string_widget_get_type() -> GType {
-    static SYMBOL: Symbol = Symbol::new(c"gimp_label_string_widget_get_type");
-    type Function = unsafe extern "C" fn() -> GType;
-    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_label_string_widget_get_type() -> bool {
-    Symbol::new(c"gimp_label_string_widget_get_type").find().is_some()
-}
 pub type GimpProcedureDialog = _GimpProcedureDialog;
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -3198,7 +3190,6 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_label_spin_set_increments",
     c"gimp_label_spin_set_digits",
     c"gimp_scale_entry_get_type",
-    c"gimp_label_string_widget_get_type",
     c"gimp_procedure_dialog_new",
     c"gimp_procedure_dialog_set_ok_label",
     c"gimp_procedure_dialog_get_widget",

@@ -9,7 +9,7 @@ use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
 use crate::params::Params;
 use std::cell::Cell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// Milliseconds between two looks at the running edit.
 const POLL: u32 = 60;
@@ -54,6 +54,26 @@ impl Window {
         self.waiting.changes.set(self.waiting.changes.get() + 1);
         self.waiting.wants_picture.set(false);
         self.ask_cost();
+    }
+
+    /// A handler that holds the window weakly, or it would never go.
+    pub fn on(self: &Rc<Self>, action: fn(&Rc<Self>)) -> impl Fn() + 'static {
+        let window: Weak<Self> = Rc::downgrade(self);
+        move || {
+            if let Some(window) = window.upgrade() {
+                action(&window);
+            }
+        }
+    }
+
+    /// What the widgets do that are the same in every GIMP.
+    pub fn connect_results(self: &Rc<Self>) {
+        self.earlier.widget.connect(c"changed", self.on(Self::take_earlier));
+        self.remove.connect(c"clicked", self.on(Self::remove_earlier));
+        self.panel.strengths.connect(c"clicked", self.on(Self::compare_strengths));
+        self.panel.seeds.connect(c"clicked", self.on(Self::compare_seeds));
+        self.panel.insert.connect(c"clicked", self.on(Self::insert));
+        self.panel.original.0.connect(c"toggled", self.on(|window| window.panel.draw()));
     }
 
     pub fn start(self: &Rc<Self>) {
@@ -183,8 +203,8 @@ impl Window {
 
     /// Puts a result into the strip, unless it is there, and shows it.
     fn add_result(self: &Rc<Self>, number: usize) {
+        let (picture, params) = self.result(number);
         if number >= self.panel.len() {
-            let (picture, params) = self.result(number);
             let window = Rc::downgrade(self);
             let clicked = move || {
                 if let Some(window) = window.upgrade() {
@@ -197,18 +217,13 @@ impl Window {
             let caption = if has_new_seed { format!("#{}", params.seed) } else { params.eta.to_string() };
             self.panel.add(&picture, &caption, &format!("Strength {}, seed {}", params.eta, params.seed), clicked);
         }
-        self.show_result(number);
-    }
-
-    fn show_result(&self, number: usize) {
-        let (picture, _) = self.result(number);
         self.panel.show(picture, Some(number));
     }
 
     /// A click in the strip: the fields tell how the result was made.
     fn take_result(&self, number: usize) {
-        self.show_result(number);
-        let (_, params) = self.result(number);
+        let (picture, params) = self.result(number);
+        self.panel.show(picture, Some(number));
         self.write(&params);
     }
 
@@ -279,7 +294,7 @@ impl Window {
         let Ok(params) = self.read() else { return };
         let known = self.session.borrow().result_of(&params);
         match known {
-            Some(number) => self.show_result(number),
+            Some(number) => self.add_result(number),
             None => {
                 let started = self.session.borrow_mut().show(vec![params]);
                 self.begin_to_look(started);

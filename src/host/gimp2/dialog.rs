@@ -16,7 +16,7 @@ use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 const EDIT: i32 = 1;
 const STOP: i32 = 2;
@@ -232,25 +232,12 @@ impl Window {
         window
     }
 
-    /// Handlers hold the window weakly, or it would never go.
     fn connect(self: &Rc<Self>, browse: &Widget, new_seed: &Widget, reset: &Widget) {
-        let on = |action: fn(&Rc<Self>)| {
-            let window: Weak<Self> = Rc::downgrade(self);
-            move || {
-                if let Some(window) = window.upgrade() {
-                    action(&window);
-                }
-            }
-        };
+        let on = |action: fn(&Rc<Self>)| self.on(action);
         browse.connect(c"clicked", on(|window| window.choose_model_folder()));
         new_seed.connect(c"clicked", on(|window| window.set_new_seed()));
         reset.connect(c"clicked", on(|window| window.apply_preset()));
-        self.earlier.widget.connect(c"changed", on(Self::take_earlier));
-        self.remove.connect(c"clicked", on(Self::remove_earlier));
-        self.panel.strengths.connect(c"clicked", on(Self::compare_strengths));
-        self.panel.seeds.connect(c"clicked", on(Self::compare_seeds));
-        self.panel.insert.connect(c"clicked", on(Self::insert));
-        self.panel.original.0.connect(c"toggled", on(|window| window.panel.draw()));
+        self.connect_results();
         for (param, field) in &self.fields {
             field.connect_changed(match param.affects {
                 Affects::Generation => Box::new(on(|window| window.changed(true))),

@@ -17,7 +17,7 @@ use crate::params::{Affects, Domain, PARAMS, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 /// Buttons of GIMP's dialog with their keys; OK is later called Edit, but has its key when GIMP looks for double ones.
 const BUTTONS_OF_GIMP: [&str; 5] = ["Help", "Reset", "Load Saved Settings", "Save Settings", "OK"];
@@ -230,16 +230,8 @@ impl Window {
         window
     }
 
-    /// Handlers hold the window weakly, or it would never go.
     fn connect(self: &Rc<Self>, browse: &Widget, new_seed: &Widget) {
-        let on = |action: fn(&Rc<Self>)| {
-            let window: Weak<Self> = Rc::downgrade(self);
-            move || {
-                if let Some(window) = window.upgrade() {
-                    action(&window);
-                }
-            }
-        };
+        let on = |action: fn(&Rc<Self>)| self.on(action);
         browse.connect(c"clicked", on(|window| window.choose_model_folder()));
         new_seed.connect(c"clicked", on(|window| window.set("seed", &gimp::new_seed().into())));
         // Also when GIMP's dialog resets the arguments or loads saved ones.
@@ -252,12 +244,7 @@ impl Window {
                 Affects::Tuning => self.config.connect_changed(&name, on(|window| window.changed(false))),
             }
         }
-        self.earlier.widget.connect(c"changed", on(Self::take_earlier));
-        self.remove.connect(c"clicked", on(Self::remove_earlier));
-        self.panel.strengths.connect(c"clicked", on(Self::compare_strengths));
-        self.panel.seeds.connect(c"clicked", on(Self::compare_seeds));
-        self.panel.insert.connect(c"clicked", on(Self::insert));
-        self.panel.original.0.connect(c"toggled", on(|window| window.panel.draw()));
+        self.connect_results();
         let edit = on(Self::start);
         self.prompt.view.connect_key(move |key| {
             if key.is_plain_enter() {
