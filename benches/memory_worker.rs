@@ -48,7 +48,12 @@ fn main() -> Result<()> {
     let allowed = Mode::allowed(&request.params);
     let mode = if rest == ["lightest"] { allowed[allowed.len() - 1] } else { allowed[0] };
     let needs = shapes.needs(&task, mode)?;
-    let free = if mode == allowed[0] { u64::MAX / 2 } else { needs.peak() + mode::margin(needs.peak()) - needs.model };
+    let free = if mode == allowed[0] {
+        u64::MAX / 2
+    } else {
+        // What is read before the choice counts as held, and that is all but the U-Net.
+        needs.peak() + mode::margin(needs.peak()) - (needs.model - shapes.network_bytes())
+    };
     FREE.store(free, Relaxed);
     let free_memory = || Some(FREE.load(Relaxed));
     let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory });

@@ -77,7 +77,8 @@ fn prepare(job: Job) -> Result<Operation> {
         });
     }
     let config = UNetConfig::read(&job.model)?;
-    let weights = Weights::read(&job.model.join("unet"), &device)?;
+    let folder = job.model.join("unet");
+    let weights = Weights::read(&folder, &device)?;
     let schedule = Schedule::read(&job.model)?;
     let shape = [1, config.latent_channels, job.latent, job.latent];
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
@@ -104,7 +105,9 @@ fn prepare(job: Job) -> Result<Operation> {
         "stage B step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::FineTune);
             let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
-            imagic::fine_tune(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
+            // Read anew each time, as the engine does: fine-tuning uses them up.
+            let base = || Weights::read(&folder, &Device::Cpu);
+            imagic::fine_tune(&setting, base, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(move || {

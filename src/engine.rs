@@ -30,7 +30,7 @@ use candle_core::{Device, Tensor};
 use clock::Clock;
 use cost::Estimate;
 use imagic::{Setting, Training};
-use memory::Shapes;
+use memory::{Shapes, Task};
 use mode::{Mode, Plan, RESERVE, Trained};
 use pixels::Picture;
 use random::{Purpose, Stream};
@@ -176,8 +176,6 @@ pub struct BaseModel {
     pub vae: Vae,
     /// Shape of the network.
     pub unet_config: UNetConfig,
-    /// Weights of the network; never changed.
-    pub unet: Weights,
     /// Noise schedule.
     pub schedule: Schedule,
     /// Sizes of all parts, for [`Plan`].
@@ -193,11 +191,9 @@ impl BaseModel {
             text: TextEncoder::read(folder, device)?,
             vae: Vae::read(folder, device)?,
             unet_config: UNetConfig::read(folder)?,
-            unet: Weights::read(&folder.join("unet"), device)?,
             schedule: Schedule::read(folder)?,
             shapes: Shapes::read(folder)?,
         };
-        UNet::new(&base.unet_config, &base.unet)?;
         if base.vae.latent_channels != base.unet_config.latent_channels {
             let (vae, unet) = (base.vae.latent_channels, base.unet_config.latent_channels);
             return Err(Error::model(
@@ -219,9 +215,32 @@ pub struct Engine {
     options: EngineOptions,
     device: Device,
     base: Option<Arc<BaseModel>>,
+    network: Network,
     tuned: Option<(TuningKey, Arc<TunedModel>)>,
     stopped: Option<(TuningKey, Stopped)>,
     reconstruction: Option<(ReconstructionKey, Tensor)>,
+}
+
+/// The base model's U-Net, in memory while it is needed. Fine-tuning all weights uses it up: a large one and its tuned copy
+/// together would take a quarter more memory at the peak of an edit than the copy alone.
+struct Network {
+    /// Its part of the diffusers folder; empty before there is a base model.
+    folder: PathBuf,
+    weights: Option<Weights>,
+}
+
+impl Network {
+    /// The weights, read if they are not there; they stay.
+    fn get(&mut self, device: &Device) -> Result<Weights> {
+        let weights = self.take(device)?;
+        self.weights = Some(weights.clone());
+        Ok(weights)
+    }
+
+    /// The weights, for whoever changes them.
+    fn take(&mut self, device: &Device) -> Result<Weights> {
+        self.weights.take().map_or_else(|| Weights::read(&self.folder, device), Ok)
+    }
 }
 
 /// Stages A and B as far as they have come.
@@ -236,13 +255,41 @@ struct Stopped {
     unfinished: Option<Training>,
 }
 
+/// What stages A and B are about.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    request: &'a EditRequest,
+    base: &'a BaseModel,
+    /// Of the tuned models that would do, the better first.
+    keys: &'a [(Trained, TuningKey)],
+    task: &'a Task<'a>,
+    e_tgt: &'a Tensor,
+}
+
+/// A tuned model for an edit.
+struct Found {
+    key: TuningKey,
+    tuned: Arc<TunedModel>,
+    origin: Tuned,
+    /// Of stages A and B, where they ran.
+    losses: [Vec<f32>; 2],
+}
+
 /// What a picture at eta 0 depends on.
 type ReconstructionKey = (TuningKey, u32, u64, u32);
 
 impl Engine {
     /// Loads nothing yet.
     pub fn new(options: EngineOptions) -> Self {
-        Self { options, device: Device::Cpu, base: None, tuned: None, stopped: None, reconstruction: None }
+        Self {
+            options,
+            device: Device::Cpu,
+            base: None,
+            network: Network { folder: PathBuf::new(), weights: None },
+            tuned: None,
+            stopped: None,
+            reconstruction: None,
+        }
     }
 
     /// Runs the stages that are needed and returns the edited layer.
@@ -267,57 +314,11 @@ impl Engine {
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
         let task = base.shapes.task(request);
         let size = task.size;
-        let mut setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: Mode::Full };
-
-        let (mut embedding_losses, mut tuning_losses) = (Vec::new(), Vec::new());
-        let (key, tuned, origin) = match self.find_tuned(&keys, &base) {
-            Some(found) => {
-                if found.1.trained() != Mode::allowed(params)[0].trained() {
-                    notes.push(mode::FOUND_ADAPTERS.to_owned());
-                }
-                found
-            }
-            None => {
-                let stopped = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept));
-                let mut state = match stopped {
-                    Some((_, stopped)) => stopped,
-                    None => {
-                        let plan = Plan::new(&base.shapes, &task, true, (self.options.free_memory)())?;
-                        notes.extend(plan.note()?);
-                        self.begin(&base, request, size, plan.mode)?
-                    }
-                };
-                let allowed = Mode::allowed(params);
-                if !allowed.contains(&state.mode) {
-                    // The keys say that this trains the same.
-                    state.mode = allowed[0];
-                }
-                clock.hint = hint(state.psnr, request.familiar_psnr);
-                let free_memory = self.options.free_memory;
-                let tuned = loop {
-                    setting.mode = state.mode;
-                    let tuned = tune(&setting, &base.unet, &e_tgt, &mut state, free_memory, &mut clock);
-                    let Err(Error::Memory(reason)) = tuned else { break tuned };
-                    notes.push(state.lighten(params, &reason));
-                };
-                let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
-                let (_, key) = keys.iter().find(is_of_mode).expect("there is a key for every allowed mode");
-                if matches!(tuned, Err(Error::Cancelled)) {
-                    self.stopped = Some((key.clone(), state));
-                }
-                let (tuned, losses) = tuned?;
-                [embedding_losses, tuning_losses] = losses;
-                let tuned = Arc::new(tuned);
-                if let Some(folder) = &self.options.cache_folder {
-                    let stored = cache::store(folder, self.options.cache_limit, key, request, &tuned);
-                    notes.extend(stored.err().map(|error| {
-                        format!("the tuned model is kept only until this program closes: {error}; free some space")
-                    }));
-                }
-                (key.clone(), tuned, Tuned::Now)
-            }
-        };
+        let subject = Subject { request, base: &base, keys: &keys, task: &task, e_tgt: &e_tgt };
+        let Found { key, tuned, origin, losses: [embedding_losses, tuning_losses] } =
+            self.find_or_tune(&subject, &mut notes, &mut clock)?;
         self.tuned = Some((key.clone(), tuned.clone()));
+        let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: Mode::Full };
 
         clock.tuned(origin);
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
@@ -369,6 +370,59 @@ impl Engine {
         Ok(Edit { layer, tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, untouched, picture })
     }
 
+    /// The tuned model that is kept for `subject`, or one that is tuned now.
+    fn find_or_tune(
+        &mut self,
+        subject: &Subject<'_>,
+        notes: &mut Vec<String>,
+        clock: &mut Clock<'_, '_>,
+    ) -> Result<Found> {
+        let Subject { request, base, keys, task, e_tgt } = *subject;
+        let params = &request.params;
+        let allowed = Mode::allowed(params);
+        if let Some((key, tuned, origin)) = self.find_tuned(keys, base) {
+            if tuned.trained() != allowed[0].trained() {
+                notes.push(mode::FOUND_ADAPTERS.to_owned());
+            }
+            return Ok(Found { key, tuned, origin, losses: Default::default() });
+        }
+        let stopped = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept));
+        let mut state = match stopped {
+            Some((_, stopped)) => stopped,
+            None => {
+                let plan = Plan::new(&base.shapes, task, self.held(&base.shapes, task), (self.options.free_memory)())?;
+                notes.extend(plan.note()?);
+                self.network.get(&self.device)?;
+                self.begin(base, request, task.size, plan.mode)?
+            }
+        };
+        if !allowed.contains(&state.mode) {
+            // The keys say that this trains the same.
+            state.mode = allowed[0];
+        }
+        clock.hint = hint(state.psnr, request.familiar_psnr);
+        let free_memory = self.options.free_memory;
+        let tuned = loop {
+            let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: state.mode };
+            let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, free_memory, clock);
+            let Err(Error::Memory(reason)) = tuned else { break tuned };
+            notes.push(state.lighten(params, &reason));
+        };
+        let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
+        let (_, key) = keys.iter().find(is_of_mode).expect("there is a key for every allowed mode");
+        if matches!(tuned, Err(Error::Cancelled)) {
+            self.stopped = Some((key.clone(), state));
+        }
+        let (tuned, losses) = tuned?;
+        if let Some(folder) = &self.options.cache_folder {
+            let stored = cache::store(folder, self.options.cache_limit, key, request, &tuned);
+            notes.extend(stored.err().map(|error| {
+                format!("the tuned model is kept only until this program closes: {error}; free some space")
+            }));
+        }
+        Ok(Found { key: key.clone(), tuned: tuned.into(), origin: Tuned::Now, losses })
+    }
+
     /// What `request` would cost now; loads nothing.
     pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
         let is_loaded = self.is_loaded(&request.model_folder)?;
@@ -392,7 +446,9 @@ impl Engine {
                 &read
             }
         };
-        let plan = || Plan::new(shapes, &shapes.task(request), is_loaded, (self.options.free_memory)());
+        let task = shapes.task(request);
+        let held = if is_loaded { self.held(shapes, &task) } else { 0 };
+        let plan = || Plan::new(shapes, &task, held, (self.options.free_memory)());
         let memory = (!tuned).then(plan).transpose()?;
         cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)
     }
@@ -413,6 +469,15 @@ impl Engine {
         Ok(Stopped { mode, x, psnr, embedding: None, unfinished: None })
     }
 
+    /// Bytes of what is in memory of the loaded base model and the model tuned last, which goes when another is tuned.
+    fn held(&self, shapes: &Shapes, task: &Task<'_>) -> u64 {
+        let network = shapes.network_bytes();
+        let read = if self.network.weights.is_some() { network } else { 0 };
+        let trained = self.tuned.as_ref().map(|(_, tuned)| tuned.trained());
+        let tuned = if trained == Some(Trained::Weights) { network } else { 0 };
+        shapes.model_bytes(task) - network + read + tuned
+    }
+
     fn is_loaded(&self, folder: &Path) -> Result<bool> {
         match self.base.as_ref().filter(|base| base.folder == folder) {
             // The files may have been exchanged since.
@@ -428,6 +493,7 @@ impl Engine {
         }
         // Free the old one first: two do not fit into memory on small machines.
         self.base = None;
+        self.network = Network { folder: folder.join("unet"), weights: None };
         self.tuned = None;
         self.stopped = None;
         self.reconstruction = None;
@@ -448,8 +514,9 @@ impl Engine {
             return Some((key, tuned, Tuned::InMemory));
         }
         let folder = self.options.cache_folder.as_ref()?;
+        let mut network = || self.network.get(&self.device);
         let find = |(_, key): &(Trained, TuningKey)| {
-            let tuned = cache::find(folder, key, &base.unet, &self.device)?;
+            let tuned = cache::find(folder, key, base.shapes.network(), &mut network, &self.device)?;
             Some((key.clone(), Arc::new(tuned), Tuned::OnDisk))
         };
         keys.iter().find_map(find)
@@ -481,7 +548,7 @@ impl Stopped {
 /// Stages A and B from where `state` is; its losses are those of A and of B.
 fn tune(
     setting: &Setting<'_>,
-    base: &Weights,
+    network: &mut Network,
     e_tgt: &Tensor,
     state: &mut Stopped,
     free_memory: fn() -> Option<u64>,
@@ -503,9 +570,14 @@ fn tune(
         }
     };
     if embedding.is_none() {
-        *embedding = Some(imagic::optimize_text_embedding(setting, base, x, e_tgt, unfinished, watch)?);
+        let base = network.get(x.device())?;
+        *embedding = Some(imagic::optimize_text_embedding(setting, &base, x, e_tgt, unfinished, watch)?);
     }
     let (e_opt, embedding_losses) = embedding.as_ref().expect("set above").clone();
+    let base = || match setting.mode.trained() {
+        Trained::Weights => network.take(x.device()),
+        Trained::Adapters => network.get(x.device()),
+    };
     let (unet, tuning_losses) = imagic::fine_tune(setting, base, x, &e_opt, unfinished, watch)?;
     Ok((TunedModel { e_opt, unet, psnr: *psnr }, [embedding_losses, tuning_losses]))
 }

@@ -152,12 +152,19 @@ pub fn holds(folder: &Path, key: &TuningKey) -> bool {
 }
 
 /// The tuned model for `key`, read and verified; `None` if there is none or its file is damaged, which is logged.
-pub fn find(folder: &Path, key: &TuningKey, base: &Weights, device: &Device) -> Option<TunedModel> {
+/// `shapes`: the base model's network without its values; `base` reads them where adapters need them.
+pub fn find(
+    folder: &Path,
+    key: &TuningKey,
+    shapes: &Weights,
+    base: &mut dyn FnMut() -> Result<Weights>,
+    device: &Device,
+) -> Option<TunedModel> {
     let file = path(folder, key);
     if !file.is_file() {
         return None;
     }
-    match read(&file, base, device) {
+    match read(&file, shapes, base, device) {
         Ok(tuned) => {
             touch(&file);
             Some(tuned)
@@ -253,7 +260,12 @@ fn about(file: &Path) -> Option<Value> {
 }
 
 /// Reads and verifies; the error is a phrase for the log.
-fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<TunedModel, String> {
+fn read(
+    file: &Path,
+    shapes: &Weights,
+    base: &mut dyn FnMut() -> Result<Weights>,
+    device: &Device,
+) -> std::result::Result<TunedModel, String> {
     let about = about(file).ok_or("it was not written by this plug-in")?;
     if about["format"] != json!(FORMAT) {
         return Err(format!("its format is {}, not {FORMAT}", about["format"]));
@@ -270,15 +282,16 @@ fn read(file: &Path, base: &Weights, device: &Device) -> std::result::Result<Tun
     let own = |name: &str| tensors.get(&format!("unet.{name}"));
     let adapters: Vec<&str> =
         tensors.keys().filter_map(|name| name.strip_prefix("unet.")).filter(|name| lora::is_adapter(name)).collect();
-    let mut unet = base.tensors.clone();
+    let mut unet = BTreeMap::new();
     if adapters.is_empty() {
-        for (name, tensor) in &mut unet {
+        for (name, tensor) in &shapes.tensors {
             match own(name) {
-                Some(tuned) if tuned.shape() == tensor.shape() => *tensor = tuned.clone(),
+                Some(tuned) if tuned.shape() == tensor.shape() => unet.insert(name.clone(), tuned.clone()),
                 _ => return Err(format!("tensor {name} does not fit the base model")),
             };
         }
     } else {
+        unet = base().map_err(|error| error.to_string())?.tensors;
         // The digest fits and the key names rank and layers, so that the network will find them to have its shapes.
         unet.extend(adapters.into_iter().filter_map(|name| Some((name.to_owned(), own(name)?.clone()))));
     }

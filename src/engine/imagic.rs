@@ -23,6 +23,7 @@ use crate::params::Params;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What every stage needs.
@@ -39,6 +40,10 @@ pub struct Setting<'a> {
 
 /// Stage A or B between two steps. One that was stopped goes on from here as if it had not been.
 pub struct Training {
+    /// Where the network comes from, for messages.
+    file: PathBuf,
+    /// Weights of the network that stay as they are.
+    frozen: BTreeMap<String, Tensor>,
     variables: BTreeMap<String, Var>,
     adam: Arc<Adam>,
     /// One for each step that is done.
@@ -46,11 +51,20 @@ pub struct Training {
 }
 
 impl Training {
-    fn begin(tensors: &BTreeMap<String, Tensor>, lr: f64) -> Result<Self> {
-        let variable = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), Var::from_tensor(tensor)?));
-        let variables: BTreeMap<String, Var> = tensors.iter().map(variable).collect::<Result<_>>()?;
+    /// Uses up `tensors`: each becomes a variable before the next one is copied, so that they never exist twice.
+    fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64) -> Result<Self> {
+        let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor)?));
+        let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
         let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr));
-        Ok(Self { variables, adam, losses: Vec::new() })
+        let Weights { file, tensors: frozen, .. } = frozen;
+        Ok(Self { file, frozen, variables, adam, losses: Vec::new() })
+    }
+
+    /// The network with `tensor` of each variable in it: adapters join the weights, tuned weights take their places.
+    fn network(&self, tensor: fn(&Var) -> Tensor, optimizer: Option<Arc<Adam>>) -> Weights {
+        let mut tensors = self.frozen.clone();
+        tensors.extend(self.variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))));
+        Weights { file: self.file.clone(), tensors, optimizer }
     }
 
     /// Steps that are done.
@@ -74,7 +88,10 @@ pub fn optimize_text_embedding(
     let params = setting.params;
     let mut training = match unfinished.take() {
         Some(training) => training,
-        None => Training::begin(&BTreeMap::from([(E.to_owned(), e_tgt.clone())]), params.embedding_lr)?,
+        None => {
+            let e = BTreeMap::from([(E.to_owned(), e_tgt.clone())]);
+            Training::begin(Weights { tensors: BTreeMap::new(), ..base.clone() }, e, params.embedding_lr)?
+        }
     };
     let unet = UNet::new(setting.config, base)?;
     let plan = Plan {
@@ -94,11 +111,12 @@ pub fn optimize_text_embedding(
 
 /// Stage B: the network's weights that reconstruct `x` at `e_opt`, all of them trained, starting from `base`; or, unlike in the
 /// paper, `base` with trained adapters, where memory is short.
-/// Goes on from `unfinished`, and leaves there what was done if it fails. Returns the tuned weights and the losses; `base`
-/// stays as it is, for the next picture.
+/// Goes on from `unfinished`, and leaves there what was done if it fails. Returns the tuned weights and the losses. `base` is
+/// called only for a beginning; where all weights are trained they become the tuned ones, and the memory of a second network is
+/// saved if nobody else keeps them.
 pub fn fine_tune(
     setting: &Setting<'_>,
-    base: &Weights,
+    base: impl FnOnce() -> Result<Weights>,
     x: &Tensor,
     e_opt: &Tensor,
     unfinished: &mut Option<Training>,
@@ -107,20 +125,21 @@ pub fn fine_tune(
     let params = setting.params;
     let mut training = match unfinished.take() {
         Some(training) => training,
-        None => match setting.mode.trained() {
-            Trained::Weights => Training::begin(&base.tensors, params.tuning_lr)?,
-            Trained::Adapters => {
-                Training::begin(&lora::begin(base, params, x.device())?, lora::RATE * params.tuning_lr)?
+        None => {
+            let mut base = base()?;
+            match setting.mode.trained() {
+                Trained::Weights => {
+                    let weights = std::mem::take(&mut base.tensors);
+                    Training::begin(base, weights, params.tuning_lr)?
+                }
+                Trained::Adapters => {
+                    let adapters = lora::begin(&base, params, x.device())?;
+                    Training::begin(base, adapters, lora::RATE * params.tuning_lr)?
+                }
             }
-        },
+        }
     };
-    // Adapters join the base model's weights, tuned weights take their places.
-    let weights = |variables: &BTreeMap<String, Var>, tensor: fn(&Var) -> Tensor, optimizer| {
-        let mut tensors = base.tensors.clone();
-        tensors.extend(variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))));
-        Weights { file: base.file.clone(), tensors, optimizer }
-    };
-    let tracked = weights(&training.variables, |variable| variable.as_tensor().clone(), Some(training.adam.clone()));
+    let tracked = training.network(|variable| variable.as_tensor().clone(), Some(training.adam.clone()));
     let unet = UNet::new(setting.config, &tracked)?;
     let plan = Plan {
         x,
@@ -133,7 +152,7 @@ pub fn fine_tune(
         *unfinished = Some(training);
         return Err(error);
     }
-    Ok((weights(&training.variables, |variable| variable.as_tensor().detach(), None), training.losses))
+    Ok((training.network(|variable| variable.as_tensor().detach(), None), training.losses))
 }
 
 /// Formula 3: e_bar = eta e_tgt + (1 - eta) e_opt.
@@ -211,7 +230,7 @@ struct Plan<'a> {
 }
 
 /// The loop of stages A and B: Adam on L, a fresh timestep and noise for each item and step, the same ones whether or not it
-/// was stopped in between.
+/// was stopped in between. Unlike in the paper a step may have several items; their timesteps are spread over the range.
 fn train(
     setting: &Setting<'_>,
     plan: &Plan<'_>,

@@ -66,7 +66,7 @@ impl Trace {
 /// Bytes that an edit needs at most in each of its parts, all that the process holds included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// The loaded base model; part of all others.
+    /// The program and the loaded base model.
     pub model: u64,
     /// Stage A and the encoding before it.
     pub embedding: u64,
@@ -121,6 +121,16 @@ impl Shapes {
         })
     }
 
+    /// The U-Net's tensors, which take no memory and whose values mean nothing.
+    pub fn network(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Bytes of the U-Net.
+    pub fn network_bytes(&self) -> u64 {
+        4 * self.weights.values() as u64
+    }
+
     /// What is to be done for `request`.
     pub fn task<'a>(&self, request: &'a EditRequest) -> Task<'a> {
         let (params, layer) = (&request.params, [request.layer.width(), request.layer.height()]);
@@ -130,13 +140,19 @@ impl Shapes {
         Task { params, layer, size: pixels::working_size(layer[0], layer[1], side, multiple) }
     }
 
-    /// What `task` needs when it is done in that mode.
-    pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Result<Needs> {
+    /// Bytes of the program with the base model loaded and the layers of `task`.
+    pub fn model_bytes(&self, task: &Task<'_>) -> u64 {
         // The program, the tokenizer, and what convolutions and matrix products lay out anew; measured.
         const PROGRAM: usize = 82 << 20;
         // A layer's source and result, and between them the picture at the layer's size, 16 bits a channel.
         const BYTES_PER_PIXEL: usize = 8 + 8 + 6;
-        let Task { params, layer, size: (w, h) } = *task;
+        let [width, height] = task.layer;
+        (PROGRAM + 4 * self.all_values + BYTES_PER_PIXEL * width as usize * height as usize) as u64
+    }
+
+    /// What `task` needs when it is done in that mode.
+    pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Result<Needs> {
+        let Task { params, size: (w, h), .. } = *task;
         let latents = [h / self.vae.downsampling, w / self.vae.downsampling];
         let at = |batch: usize| [batch, self.config.latent_channels, latents[0], latents[1]];
         let batch = params.batch_size as usize;
@@ -160,14 +176,14 @@ impl Shapes {
         let freed: usize = freed.into_iter().sum();
         let training = |unet, trains_all| self.training(unet, at(batch), mode.activations(), trains_all);
         let embedding = if params.embedding_steps == 0 { 0 } else { training(&self.unet, false) };
-        // What is trained and Adam's two moments.
-        let tuning = if params.tuning_steps == 0 { 0 } else { 3 * tuned + freed + training(unet, trains_all) };
-        let generation = tuned + self.inference(unet, at(passes)).max(decode.alive);
-        let layer = layer[0] as usize * layer[1] as usize;
-        let model = PROGRAM + 4 * self.all_values + BYTES_PER_PIXEL * layer;
-        let bytes = |values: usize| (model + 4 * values) as u64;
+        // Weights that are trained take the base model's places; adapters come beside them. With them Adam's two moments.
+        let places = if trains_all { 0 } else { tuned };
+        let tuning = if params.tuning_steps == 0 { 0 } else { places + 2 * tuned + freed + training(unet, trains_all) };
+        let generation = places + self.inference(unet, at(passes)).max(decode.alive);
+        let model = self.model_bytes(task);
+        let bytes = |values: usize| model + 4 * values as u64;
         Ok(Needs {
-            model: bytes(0),
+            model,
             embedding: bytes(embedding.max(encode.alive)),
             tuning: bytes(tuning),
             generation: bytes(generation),

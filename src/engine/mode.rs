@@ -107,11 +107,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Chooses for `shapes` of a base model that is loaded or not; `free` bytes are left.
-    pub fn new(shapes: &Shapes, task: &Task<'_>, is_loaded: bool, free: Option<u64>) -> Result<Self> {
+    /// Chooses for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve this edit or are given up
+    /// for it.
+    pub fn new(shapes: &Shapes, task: &Task<'_>, held: u64, free: Option<u64>) -> Result<Self> {
         let modes = Mode::allowed(task.params).iter().map(|&mode| Ok((mode, shapes.needs(task, mode)?)));
         let modes: Vec<(Mode, Needs)> = modes.collect::<Result<_>>()?;
-        let held = if is_loaded { modes[0].1.model } else { 0 };
         let available = free.map(|free| free + held);
         let chosen = modes.iter().find(|(_, needs)| fits(needs.peak(), available)).or(modes.last());
         let (mode, needs) = chosen.expect("every setting allows a mode");

@@ -28,10 +28,8 @@ impl Weights {
     /// Reads the weights in `folder` (a part of a diffusers folder, for example `unet`), whatever float type they have.
     pub fn read(folder: &Path, device: &Device) -> Result<Self> {
         let file = weights_file(folder)?;
-        let unreadable =
-            |error: io::Error| Error::model(&file, format!("not a readable safetensors file: {error}; get it again"));
         let checked = |(name, tensor): (String, io::Result<Tensor>)| {
-            let tensor = tensor.map_err(unreadable)?;
+            let tensor = tensor.map_err(|error| unreadable(&file, error))?;
             // Old checkpoints carry an integer tensor (position_ids) that is no weight.
             if !tensor.dtype().is_float() {
                 return Ok(None);
@@ -42,7 +40,7 @@ impl Weights {
             }
             Err(Error::model(&file, format!("tensor {name} holds NaN or infinite values; get the file again")))
         };
-        let open = TensorFile::open(&file).map_err(unreadable)?;
+        let open = TensorFile::open(&file).map_err(|error| unreadable(&file, error))?;
         let tensors: Vec<_> = open.tensors(device).map(checked).collect::<Result<_>>()?;
         Ok(Self { tensors: tensors.into_iter().flatten().collect(), file, optimizer: None })
     }
@@ -50,7 +48,7 @@ impl Weights {
     /// Tensors of the names and shapes of those in `folder` that take no memory; their values mean nothing.
     pub fn shapes(folder: &Path, device: &Device) -> Result<Self> {
         let file = weights_file(folder)?;
-        let open = TensorFile::open(&file).map_err(Error::file("read", &file))?;
+        let open = TensorFile::open(&file).map_err(|error| unreadable(&file, error))?;
         let tensor = |(name, shape): (String, Vec<usize>)| {
             Ok((name, Tensor::zeros((), DType::F32, device)?.broadcast_as(shape)?))
         };
@@ -106,6 +104,11 @@ impl<'a> Scope<'a> {
         }
         Ok(tensor.clone())
     }
+}
+
+/// The refusal of a weights file.
+fn unreadable(file: &Path, error: io::Error) -> Error {
+    Error::model(file, format!("not a readable safetensors file: {error}; get it again"))
 }
 
 /// Whether no value is NaN or infinite; copies nothing.
