@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Name of the embedding among the tensors of the network, which are called `unet.*`.
 const E_OPT: &str = "e_opt";

@@ -58,9 +58,12 @@ impl Stream {
         (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// `n` timesteps, uniform from 0 to `timesteps - 1`.
+    /// `n` timesteps from 0 to `timesteps - 1`: each uniform in its own `n`th part of the range, so that together they are
+    /// uniform in all of it and never all early or all late. With half the steps this tunes as well as independent ones do
+    /// (docs/BENCHMARK.md); for `n` = 1 it is the same.
     pub fn timesteps(self, n: u32, timesteps: u32) -> Vec<u32> {
-        (0..u64::from(n)).map(|index| (self.uniform(index) * f64::from(timesteps)) as u32).collect()
+        let part = f64::from(timesteps) / f64::from(n);
+        (0..n).map(|index| ((f64::from(index) + self.uniform(index.into())) * part) as u32).collect()
     }
 
     /// Numbers uniform in [-bound, bound) in row-major order.
@@ -107,9 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn timesteps_cover_the_whole_range() {
-        let timesteps = Stream::new(7u32, Purpose::TuningTimesteps, 3).timesteps(20_000, 1000);
-        assert!(timesteps.iter().all(|&t| t < 1000));
-        assert_eq!(timesteps.iter().collect::<std::collections::HashSet<_>>().len(), 1000);
+    fn timesteps_cover_the_whole_range_and_each_its_part() {
+        let draw = |n, step| Stream::new(7u32, Purpose::TuningTimesteps, step).timesteps(n, 1000);
+        for n in [1, 3, 4] {
+            let steps: Vec<Vec<u32>> = (0..20_000).map(|step| draw(n, step)).collect();
+            assert_eq!(steps.iter().flatten().collect::<std::collections::HashSet<_>>().len(), 1000);
+            let own =
+                |(index, &t): (usize, &u32)| (t + 1) * n > index as u32 * 1000 && t * n < (index as u32 + 1) * 1000;
+            assert!(steps.iter().all(|step| step.iter().enumerate().all(own)), "{:?}", steps[0]);
+            let mean = steps.iter().flatten().map(|&t| f64::from(t)).sum::<f64>() / (20_000 * n) as f64;
+            assert!((mean - 499.5).abs() < 10.0, "{mean}");
+        }
     }
 }

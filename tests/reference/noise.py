@@ -47,4 +47,6 @@ def normals(stream, shape):
 
 
 def timesteps(stream, batch, num_train_timesteps):
-    return np.floor(uniforms(stream, batch) * num_train_timesteps).astype(np.int64)
+    """One in each of `batch` equal parts of the range."""
+    part = num_train_timesteps / batch
+    return np.floor((np.arange(batch) + uniforms(stream, batch)) * part).astype(np.int64)
