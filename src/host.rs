@@ -98,8 +98,7 @@ pub fn request_for(
 ) -> Result<EditRequest> {
     let name = chosen.get("model").and_then(Value::as_str).unwrap_or(BUILTIN_MODEL);
     let model = models::find(name, model_folders)?;
-    let mut params = model.params()?;
-    params.set_all(chosen)?;
+    let params = model.params_for(chosen)?;
     params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = model;
     Ok(EditRequest { layer, layer_digest: None, params, model_folder, familiar_psnr, document, previews: 0 })

@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::params::Params;
+use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Optional file in a model's folder: name, one sentence on what it can draw, example prompts, the settings (`preset`, by
-/// parameter id) that fit it, and `familiar_psnr`, by which it tells pictures that it cannot draw.
+/// Optional file in a model's folder: name, one sentence on what it can draw, example prompts, the settings that fit it, by
+/// parameter id (`preset` in every preset, and `presets` in each by its name), and `familiar_psnr`, by which it tells pictures
+/// that it cannot draw.
 pub const PRESET_FILE: &str = "imagic.json";
 
 /// One base model that can be chosen.
@@ -21,8 +22,10 @@ pub struct Model {
     pub description: String,
     /// Prompts that are known to work.
     pub examples: Vec<String>,
-    /// Settings that fit this model, by parameter id, on top of preset `paper`.
+    /// Settings that fit this model in every preset, by parameter id.
     pub preset: Map<String, Value>,
+    /// Settings of each preset on top of that, by its name.
+    pub presets: Map<String, Value>,
     /// Pictures that this model's autoencoder gives back at this many dB are familiar to it, others get a hint; `None` if
     /// unknown.
     pub familiar_psnr: Option<f64>,
@@ -54,16 +57,43 @@ impl Model {
                 .map(|list| list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
                 .unwrap_or_default(),
             preset: about["preset"].as_object().cloned().unwrap_or_default(),
+            presets: about["presets"].as_object().cloned().unwrap_or_default(),
             familiar_psnr,
         })
     }
 
-    /// Preset `paper` with this model's own settings on top.
-    pub fn params(&self) -> Result<Params> {
-        let mut params = Params::paper();
-        params.set_all(&self.preset).map_err(|error| Error::model(&self.folder, format!("{PRESET_FILE}: {error}")))?;
+    /// The settings of `preset`, one of [`PRESETS`](crate::params::PRESETS), for this model.
+    pub fn params(&self, preset: &str) -> Result<Params> {
+        let mut params = Params::of_preset(preset);
+        let of_preset = self.presets.get(&params.preset).and_then(Value::as_object);
+        for own in std::iter::once(&self.preset).chain(of_preset) {
+            params.set_all(own).map_err(|error| Error::model(&self.folder, format!("{PRESET_FILE}: {error}")))?;
+        }
+        params.preset = preset.to_owned();
         params.model.clone_from(&self.name);
         Ok(params)
+    }
+
+    /// The settings that `chosen` gives; those that it leaves out come from the preset that it names, or from the default one.
+    pub fn params_for(&self, chosen: &Map<String, Value>) -> Result<Params> {
+        let mut params = Params::of_preset(DEFAULT_PRESET);
+        if let Some(preset) = chosen.get("preset") {
+            params.set("preset", preset)?;
+        }
+        let mut params = self.params(&params.preset)?;
+        params.set_all(chosen)?;
+        self.name_preset(&mut params)?;
+        Ok(params)
+    }
+
+    /// Makes the preset of `params` the custom one unless the advanced settings are the preset's.
+    pub fn name_preset(&self, params: &mut Params) -> Result<()> {
+        let preset = self.params(&params.preset)?;
+        let mut advanced = PARAMS.iter().filter(|param| param.advanced);
+        if !advanced.all(|param| params.get(param.id) == preset.get(param.id)) {
+            params.preset = CUSTOM.to_owned();
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Params {
     pub prompt: String,
     /// Name of an installed base model, or the folder of one.
     pub model: String,
+    /// Where the advanced ones come from; one of [`PRESETS`].
+    pub preset: String,
     /// The paper's eta: 0 gives back the input, 1 asks for the target text in full.
     pub eta: f64,
     /// Seed of the start latents of stage C.
@@ -46,6 +48,8 @@ pub struct Params {
 /// What a change of the parameter costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affects {
+    /// Nothing by itself: other parameters change with it.
+    Parameters,
     /// Stages A and B run again.
     Tuning,
     /// Only stage C runs again.
@@ -114,6 +118,16 @@ pub struct Param {
 
 const LARGEST_SEED: u32 = i32::MAX as u32;
 
+/// Values of `preset` and their labels. `custom` stands for settings that are no preset's.
+pub const PRESETS: &[(&str, &str)] =
+    &[("paper", "As in the paper"), ("balanced", "Balanced"), ("fast", "Fast"), (CUSTOM, "Own settings")];
+
+/// The preset that counts where none is named.
+pub const DEFAULT_PRESET: &str = "balanced";
+
+/// The value of `preset` for settings that are no preset's.
+pub const CUSTOM: &str = "custom";
+
 /// Values of `tuning_mode` and their labels.
 pub const TUNING_MODES: &[(&str, &str)] = &[
     ("automatic", "Automatic"),
@@ -146,6 +160,16 @@ pub const PARAMS: &[Param] = &[
         affects: Affects::Tuning,
         advanced: false,
         slot: |p| Slot::Text(&mut p.model),
+    },
+    Param {
+        id: "preset",
+        label: "Quality or speed",
+        help: "Where the advanced settings come from: fast takes a fraction of the time of balanced, and that a fraction of the paper's.",
+        domain: Domain::Choice { options: PRESETS },
+        source: "docs/BENCHMARK.md",
+        affects: Affects::Parameters,
+        advanced: false,
+        slot: |p| Slot::Text(&mut p.preset),
     },
     Param {
         id: "eta",
@@ -308,6 +332,7 @@ impl Params {
         Self {
             prompt: String::new(),
             model: BUILTIN_MODEL.to_owned(),
+            preset: "paper".to_owned(),
             eta: 0.7,
             seed: 0,
             guidance: 7.5,
@@ -324,6 +349,22 @@ impl Params {
             resolution: 0,
             tuning_seed: 0,
         }
+    }
+
+    /// The settings of `preset` for a Stable Diffusion model, with an empty prompt; [`CUSTOM`] begins with those of the default.
+    pub fn of_preset(preset: &str) -> Self {
+        let own = match preset {
+            "paper" => Self::paper(),
+            "fast" => {
+                Self { embedding_steps: 100, embedding_lr: 1e-2, tuning_steps: 100, tuning_lr: 1e-5, ..Self::paper() }
+            }
+            // What the implementations of Imagic for Stable Diffusion settled on: diffusers,
+            // examples/community/imagic_stable_diffusion.py.
+            _ => {
+                Self { embedding_steps: 500, embedding_lr: 1e-3, tuning_steps: 1000, tuning_lr: 2e-6, ..Self::paper() }
+            }
+        };
+        Self { preset: preset.to_owned(), ..own }
     }
 
     /// The value of parameter `id`; `None` when there is no such parameter.

@@ -207,8 +207,8 @@ fn wrong_usage_is_answered_with_a_remedy_and_status_2() {
     check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--eta", "-1"], "eta is -1, must be 0 to 2");
     check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--seed", "nan"], "seed is nan, must be a whole number");
     check(
-        &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--preset", "fast"],
-        "--preset is fast, must be model or paper",
+        &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--preset", "slow"],
+        "preset is slow, must be paper or balanced or fast or custom",
     );
     check(&["models", "all"], "all is not expected here");
     check(&["cache"], "list or clear");

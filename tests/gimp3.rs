@@ -176,7 +176,10 @@ fn what_cannot_be_done_is_refused_with_the_remedy() {
         (with(r#"#:prompt "x" #:model "nothing""#), "no such model in"),
         (with(r#"#:prompt "x" #:model "/nothing/there""#), "no such folder; choose a diffusers folder"),
         (with(r#"#:prompt "x" #:model "model.ckpt""#), "convert it to a diffusers folder"),
-        (with(r#"#:prompt "x" #:guidance 3"#), "guidance is 3.0, but preset is on and takes 7.5; set preset to FALSE"),
+        (
+            with(r#"#:prompt "x" #:guidance 3"#),
+            "guidance is 3.0, but the preset balanced takes 7.5; set preset to custom",
+        ),
         (call("mask", r#"#:prompt "x""#), "a layer mask is active; click the layer's picture"),
         (call("channel", r#"#:prompt "x""#), "a channel is active; click a layer"),
         (call("layer mask", r#"#:prompt "x""#), "2 layers are selected, must be 1; click one layer"),
@@ -205,7 +208,7 @@ fn the_last_values_come_back() {
     let Some(account) = Account::new("last-values") else { return };
     let file = account.folder.join(LAST_VALUES);
     fs::create_dir_all(file.parent().expect("joined to a folder")).expect("a temporary folder");
-    let values = "(prompt \"a last value\")\n(eta 1.5)\n(seed 3)\n(preset no)\n(guidance 2.5)\n(sampling-steps 1)\n\
+    let values = "(prompt \"a last value\")\n(eta 1.5)\n(seed 3)\n(preset \"custom\")\n(guidance 2.5)\n(sampling-steps 1)\n\
                   (embedding-steps 1)\n(tuning-steps 1)\n(tuning-lr 5e-07)\n";
     fs::write(&file, values).expect("a temporary folder");
     let lines = account.run_script("last-values.scm");

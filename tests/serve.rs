@@ -207,6 +207,10 @@ fn the_greeting_has_all_that_a_dialog_needs() {
     assert_eq!(ids, imagic_edit::params::PARAMS.iter().map(|param| json!(param.id)).collect::<Vec<_>>());
     assert_eq!(hello["models"][0]["name"], "other");
     assert_eq!(hello["models"][0]["params"]["eta"], 0.9);
+    for preset in ["paper", "balanced", "fast"] {
+        let params = &hello["models"][0]["presets"][preset];
+        assert_eq!((&params["eta"], &params["preset"]), (&json!(0.9), &json!(preset)));
+    }
     assert!(hello["last_values"].is_null() && hello["texts"]["stopped"].is_string(), "{hello}");
 
     engine.ask(json!({ "do": "remember", "params": quick("remembered") }));

@@ -9,7 +9,6 @@ tuned   the model tuned by stage B against the model as it is: same picture, tex
 """
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from drawing import render
 from edit_benchmark import Failed
+from edit_benchmark.methods import read_preset
 from edit_benchmark.program import ROOT, Program, assignment
 from edit_benchmark.sheet import sheet
 from PIL import Image
@@ -116,7 +116,7 @@ def main():
     options = parser.parse_args()
     if unknown := set(options.figures) - set(makers):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(makers)}")
-    preset = json.loads((options.model / "imagic.json").read_text())["preset"]
+    preset = read_preset(options.model, "balanced", {})
     try:
         with tempfile.TemporaryDirectory() as cache:
             studio = Studio(Program(options.program, options.model, options.threads, dict(options.set), Path(cache)), preset["eta"])

@@ -87,6 +87,7 @@ def arguments() -> argparse.Namespace:
                         help="imagic's, for the oracle and the curve; the preset's is always one of them")
     parser.add_argument("--strengths", type=float, nargs="*", metavar="STRENGTH",
                         help=f"with --split validation: show sdedit at all of them; at {' '.join(map(str, methods.STRENGTHS))} if none is given")
+    parser.add_argument("--preset", choices=("paper", "balanced", "fast"), default="balanced")
     parser.add_argument("--set", nargs="*", type=assignment, default=[], metavar="NAME=NUMBER", help="a parameter's value instead of the preset's")
     parser.add_argument("--jobs", type=int, default=1, help="edits at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each edit")
@@ -124,7 +125,7 @@ def names_of(known):
 
 def make_settings(options: argparse.Namespace) -> methods.Settings:
     changes = dict(options.set)
-    preset = methods.read_preset(options.model, changes)
+    preset = methods.read_preset(options.model, options.preset, changes)
     eta = float(preset.pop("eta"))
     changes.pop("eta", None)
     every_eta = bool(options.curve) or "imagic-oracle" in options.methods or options.split == "validation"
@@ -134,7 +135,7 @@ def make_settings(options: argparse.Namespace) -> methods.Settings:
     if "sdedit-oracle" in options.methods:
         strengths |= set(methods.STRENGTHS)
     return methods.Settings(
-        program=Program(options.program, options.model, options.threads, changes, options.tuned), preset=preset, eta=eta,
+        program=Program(options.program, options.model, options.threads, {"preset": options.preset, **changes}, options.tuned), preset=preset, eta=eta,
         etas=tuple(sorted({eta, *options.etas} if every_eta else {eta})), strengths=tuple(sorted(strengths)),
         store=Store(options.work / "results"), jobs=options.jobs)
 

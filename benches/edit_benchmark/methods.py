@@ -177,7 +177,7 @@ def seed(settings: Settings) -> int:
     return int(settings.preset.get("seed", 0))
 
 
-def read_preset(model: Path, changes: dict[str, str]) -> dict:
-    """The preset in the model's imagic.json with other values in it."""
-    preset = json.loads((model / "imagic.json").read_text())["preset"]
-    return preset | {name: json.loads(value) for name, value in changes.items()}
+def read_preset(model: Path, name: str, changes: dict[str, str]) -> dict:
+    """A preset in the model's imagic.json with other values in it."""
+    about = json.loads((model / "imagic.json").read_text())
+    return about["preset"] | about["presets"][name] | {name: json.loads(value) for name, value in changes.items()}

@@ -114,7 +114,8 @@ def parameters(operation: str, model: Path, options: argparse.Namespace) -> dict
     preset = {"batch_size": 1, "guidance": 7.5, "sampling_steps": 50, "embedding_lr": 1e-3, "tuning_lr": 1e-6, "eta": 0.7}
     file = model / "imagic.json"
     if file.exists():
-        preset |= json.loads(file.read_text())["preset"]
+        about = json.loads(file.read_text())
+        preset |= about["preset"] | about["presets"]["balanced"]
     if options.batch:
         preset["batch_size"] = options.batch
     if operation == "edit":

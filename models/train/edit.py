@@ -33,7 +33,7 @@ from scenes import ATTRIBUTES, Scene, caption, random_edit
 
 @dataclass
 class Settings:
-    """The preset in imagic.json."""
+    """The preset `balanced` in imagic.json."""
 
     embedding_steps: int
     embedding_lr: float
@@ -133,7 +133,8 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     pipeline = gates.load(options.model)
-    preset = json.loads((options.model / "imagic.json").read_text())["preset"]
+    about = json.loads((options.model / "imagic.json").read_text())
+    preset = about["preset"] | about["presets"]["balanced"]
     preset.update((name, json.loads(value)) for name, value in (pair.split("=") for pair in options.set))
     settings = Settings(**preset)
 

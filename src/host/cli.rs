@@ -13,9 +13,10 @@ use super::engine_options;
 use super::entry::library_folder;
 use crate::engine::cache;
 use crate::error::Error;
-use crate::models;
+use crate::models::{self, Model};
+use crate::params::{CUSTOM, PARAMS, PRESETS, Params};
 use arguments::{Arguments, nearest};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::ffi::{OsString, c_int};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -121,16 +122,14 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
         for example in &model.examples {
             text += &format!("  for example: \"{example}\"\n");
         }
-        match model.params() {
-            Ok(params) if !model.preset.is_empty() => {
-                let settings = model
-                    .preset
-                    .keys()
-                    .filter_map(|id| Some(format!("--{} {}", id.replace('_', "-"), params.get(id)?)));
-                text += &help::wrapped(&format!("settings: {}", settings.collect::<Vec<_>>().join(" ")), 2);
+        for (preset, _) in PRESETS.iter().filter(|(preset, _)| *preset != CUSTOM) {
+            match model.params(preset) {
+                Ok(params) => text += &help::wrapped(&format!("preset {preset}: {}", settings(model, &params)), 2),
+                Err(error) => {
+                    text += &format!("  damaged: {error}\n");
+                    break;
+                }
             }
-            Ok(_) => {}
-            Err(error) => text += &format!("  damaged: {error}\n"),
         }
     }
     if found.is_empty() {
@@ -141,6 +140,17 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
         );
     }
     Ok(print(&text)?)
+}
+
+/// The settings of `model` that are not the same in every model, as options.
+fn settings(model: &Model, params: &Params) -> String {
+    let own = model.presets.get(&params.preset).and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    let paper = Params::paper();
+    let differs = |id: &str| model.preset.contains_key(id) || own.clone().any(|own| own == id);
+    let shown = |id: &str| differs(id) || (params.get(id) != paper.get(id) && !["model", "preset"].contains(&id));
+    let ids = PARAMS.iter().map(|param| param.id).filter(|id| shown(id));
+    let options = ids.filter_map(|id| Some(format!("--{} {}", id.replace('_', "-"), params.get(id)?)));
+    options.collect::<Vec<_>>().join(" ")
 }
 
 fn cache(arguments: Arguments) -> Result<(), Failure> {

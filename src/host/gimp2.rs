@@ -27,7 +27,7 @@ use crate::host::language::translate;
 use crate::host::{self, gimp2_sys as sys, loader, system};
 use crate::job::Worker;
 use crate::models;
-use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
+use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
 use document::Document;
 use libgimp::{Image, Layer};
 use serde_json::{Map, Value};
@@ -60,7 +60,7 @@ pub unsafe fn main(argc: c_int, argv: *mut *mut c_char) -> Result<c_int> {
 
 /// Arguments of the procedure that are parameters of their own; the others go into `settings`.
 fn arguments() -> impl Iterator<Item = &'static crate::params::Param> {
-    PARAMS.iter().filter(|param| !param.advanced)
+    PARAMS.iter().filter(|param| !param.advanced && param.affects != Affects::Parameters)
 }
 
 extern "C" fn query() {
@@ -232,12 +232,11 @@ fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
         given.model = BUILTIN_MODEL.to_owned();
     }
     given.check()?;
-    let mut params = models::find(&given.model, folders)?.params()?;
-    params.set_all(&settings_of(&text(settings))?)?;
+    let mut chosen = settings_of(&text(settings))?;
     for param in arguments() {
-        params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
+        chosen.insert(param.id.to_owned(), given.get(param.id).expect("a row of the table"));
     }
-    Ok(params)
+    models::find(&given.model, folders)?.params_for(&chosen)
 }
 
 /// The JSON object of the argument `settings`.

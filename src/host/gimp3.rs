@@ -30,8 +30,8 @@ use crate::host::language::{say, translate};
 use crate::host::{self, gimp3_sys as sys, loader, report, system};
 use crate::job::Worker;
 use crate::models;
-use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
-use config::{Config, PRESET, property};
+use crate::params::{BUILTIN_MODEL, CUSTOM, DEFAULT_PRESET, Domain, PARAMS, Params, Slot};
+use config::{Config, property};
 use document::Document;
 use libgimp::{Image, Layer};
 use serde_json::Value;
@@ -101,7 +101,7 @@ unsafe extern "C" fn create_procedure(plug_in: *mut sys::GimpPlugIn, name: *cons
 unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedure {
     let help = "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
                 layer above it. An empty model means {}. The tuned model is kept: another eta or seed takes only the last \
-                stage. With preset the arguments after it come from the model's preset.";
+                stage. Unless preset is custom, all arguments from guidance on come from it.";
     let help = say(help, &[BUILTIN_MODEL]);
     let (help, authors) = (c_string(&help), c"The Imagic Edit authors");
     let plug_in_type = sys::GimpPDBProcType::GIMP_PDB_PROC_TYPE_PLUGIN;
@@ -119,17 +119,11 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
         procedure
     };
     let mut defaults = defaults(&models::folders(library_folder().as_deref()));
-    let mut preset_is_added = false;
     for param in PARAMS {
-        if param.advanced && !preset_is_added {
-            preset_is_added = true;
-            // SAFETY: the procedure is new; the texts are copied.
-            unsafe { add_preset(procedure) };
-        }
         let (name, label) = (property(param.id), c_string(&dialog::with_key(param.label)));
         let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(&report::help(param))));
         let help = help.as_ptr();
-        // SAFETY: as above.
+        // SAFETY: the procedure is new; the texts are copied.
         unsafe {
             match (param.domain, (param.slot)(&mut defaults)) {
                 (Domain::Integer { min, max }, Slot::Integer(value)) => {
@@ -168,21 +162,11 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
     procedure
 }
 
-/// # Safety
-/// `procedure` is being made.
-unsafe fn add_preset(procedure: *mut sys::GimpProcedure) {
-    let (name, label) = (property(PRESET), c_string(&dialog::with_key(dialog::PRESET_LABEL)));
-    let help = "The settings below come from the base model's preset. Switch off to change them.";
-    let help = c_string(&translate(help));
-    // SAFETY: the caller's promise; the texts are copied.
-    unsafe {
-        sys::gimp_procedure_add_boolean_argument(procedure, name.as_ptr(), label.as_ptr(), help.as_ptr(), 1, ARGUMENT);
-    }
-}
-
 /// What the arguments are when nobody says anything else: what fits the built-in model.
 fn defaults(folders: &[PathBuf]) -> Params {
-    models::find(BUILTIN_MODEL, folders).and_then(|model| model.params()).unwrap_or_else(|_| Params::paper())
+    models::find(BUILTIN_MODEL, folders)
+        .and_then(|model| model.params(DEFAULT_PRESET))
+        .unwrap_or_else(|_| Params::paper())
 }
 
 unsafe extern "C" fn run(
@@ -289,10 +273,10 @@ fn params_of(config: &Config, folders: &[PathBuf]) -> Result<Params> {
         given.model = BUILTIN_MODEL.to_owned();
     }
     given.check()?;
-    if !config.uses_preset() {
+    if given.preset == CUSTOM {
         return Ok(given);
     }
-    let mut params = models::find(&given.model, folders)?.params()?;
+    let mut params = models::find(&given.model, folders)?.params(&given.preset)?;
     for param in PARAMS.iter().filter(|param| !param.advanced) {
         params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
     }
@@ -303,16 +287,16 @@ fn params_of(config: &Config, folders: &[PathBuf]) -> Result<Params> {
 fn no_argument_is_ignored(config: &Config, params: &Params, folders: &[PathBuf]) -> Result<()> {
     let (given, defaults) = (config.params()?, defaults(folders));
     let value = |params: &Params, id: &str| -> Value { params.get(id).expect("a row of the table") };
-    let ignored = PARAMS.iter().map(|param| param.id).find(|id| {
+    let ignored = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id).find(|id| {
         let given = value(&given, id);
-        config.uses_preset() && given != value(&defaults, id) && given != value(params, id)
+        given != value(&defaults, id) && given != value(params, id)
     });
     match ignored {
-        // An empty model is the built-in one.
-        None | Some("model") => Ok(()),
+        None => Ok(()),
         Some(id) => Err(Error::Parameter(format!(
-            "{id} is {}, but {PRESET} is on and takes {}; set {PRESET} to FALSE",
+            "{id} is {}, but the preset {} takes {}; set preset to {CUSTOM}",
             value(&given, id),
+            params.preset,
             value(params, id)
         ))),
     }

@@ -3,9 +3,9 @@
 
 use crate::engine::cost::Estimate;
 use crate::engine::{Edit, Progress, Stage, Tuned};
-use crate::error::Hint;
+use crate::error::{Hint, Result};
 use crate::models::Model;
-use crate::params::{Affects, Domain, PARAMS, Param, Params};
+use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, PRESETS, Param, Params};
 use serde_json::{Map, Value, json};
 
 /// Longest part of the prompt in a layer's name, in characters.
@@ -78,18 +78,20 @@ pub fn stage_seconds(edit: &Edit) -> Map<String, Value> {
     edit.seconds.iter().map(|&(stage, seconds)| (stage_id(stage).into(), short(seconds))).collect()
 }
 
-/// A model and the parameters that fit it; `problem` says why it cannot be used.
+/// A model and the parameters that fit it: those of the default preset, and of every preset; `problem` says why it cannot be used.
 pub fn model_report(model: &Model) -> Value {
-    let (params, problem) = match model.params() {
-        Ok(params) => (Value::Object(params.to_json()), Value::Null),
-        Err(error) => (Value::Null, json!(error.to_string())),
+    let presets = PRESETS.iter().map(|(name, _)| Ok(((*name).to_owned(), model.params(name)?.to_json().into())));
+    let (presets, problem) = match presets.collect::<Result<Map<String, Value>>>() {
+        Ok(presets) => (presets, Value::Null),
+        Err(error) => (Map::new(), json!(error.to_string())),
     };
     json!({
         "name": model.name,
         "folder": model.folder.to_string_lossy(),
         "description": model.description,
         "examples": model.examples,
-        "params": params,
+        "params": presets.get(DEFAULT_PRESET),
+        "presets": presets,
         "problem": problem,
     })
 }
@@ -97,6 +99,7 @@ pub fn model_report(model: &Model) -> Value {
 /// A parameter's help, and what a change of it costs.
 pub fn help(param: &Param) -> String {
     let cost = match param.affects {
+        Affects::Parameters => "A change sets the advanced settings.",
         Affects::Tuning => "A change tunes the model anew.",
         Affects::Generation => "A change keeps the tuned model.",
     };
@@ -115,6 +118,7 @@ pub fn parameters_report() -> Value {
             Domain::Choice { .. } => ("choice", Value::Null, Value::Null),
         };
         let affects = match param.affects {
+            Affects::Parameters => "parameters",
             Affects::Tuning => "tuning",
             Affects::Generation => "generation",
         };

@@ -10,7 +10,7 @@ use crate::host::{engine_options, system};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
 use crate::models::{self, Model};
-use crate::params::{BUILTIN_MODEL, Params};
+use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, Params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -231,7 +231,7 @@ fn models_found(findings: &mut Findings) -> u64 {
 
 /// Draws a tiny picture with the untuned model, which proves that all its parts can be read and fit each other.
 fn draw(model: &Model) -> Result<(), Error> {
-    let tuning = Params { embedding_steps: 0, tuning_steps: 0, ..model.params()? };
+    let tuning = Params { embedding_steps: 0, tuning_steps: 0, ..model.params(DEFAULT_PRESET)? };
     let params = Params { prompt: "a test".into(), sampling_steps: 1, resolution: 64, ..tuning };
     let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
     // The tiny picture is no one's, so no hint about it is wanted.

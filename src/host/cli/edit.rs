@@ -13,7 +13,7 @@ use crate::image::LayerImage;
 use crate::job::Worker;
 use crate::models;
 use crate::params::{BUILTIN_MODEL, PARAMS, Params};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -24,24 +24,17 @@ pub struct Order {
     input: PathBuf,
     output: PathBuf,
     /// Values by parameter id, all but eta.
-    settings: Vec<(&'static str, Value)>,
+    settings: Map<String, Value>,
     /// Empty: the one of the preset.
     etas: Vec<f64>,
-    preset: Preset,
     json: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Preset {
-    Model,
-    Paper,
 }
 
 impl Order {
     /// Reads the arguments after `edit`.
     pub fn parse(arguments: &[OsString]) -> Result<Self, Failure> {
         let names: Vec<String> = PARAMS.iter().map(|param| param.id.replace('_', "-")).collect();
-        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output", "preset"]).collect();
+        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output"]).collect();
         let arguments = Arguments::parse(arguments, &["json"], &options)?;
         let usage = |message: &str| Failure::Usage(message.to_owned());
 
@@ -57,15 +50,8 @@ impl Order {
         if !output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
             return Err(usage(&format!("the result is a PNG file; end {} with .png", output.display())));
         }
-        let preset = match arguments.one("preset")?.map(|preset| preset.to_string_lossy()).as_deref() {
-            None | Some("model") => Preset::Model,
-            Some("paper") => Preset::Paper,
-            Some(other) => {
-                return Err(usage(&format!("--preset is {other}, must be model or paper")));
-            }
-        };
         let mut etas = Vec::new();
-        let mut settings = Vec::new();
+        let mut settings = Map::new();
         for (param, name) in PARAMS.iter().zip(&names) {
             if param.id != "eta" {
                 arguments.one(name)?;
@@ -75,7 +61,7 @@ impl Order {
                 let mut checked = Params::paper();
                 checked.set(param.id, &value).map_err(|error| Failure::Usage(error.to_string()))?;
                 if param.id != "eta" {
-                    settings.push((param.id, value));
+                    settings.insert(param.id.to_owned(), value);
                 } else if etas.contains(&checked.eta) {
                     return Err(usage(&format!("--eta {} is given twice", checked.eta)));
                 } else {
@@ -83,22 +69,16 @@ impl Order {
                 }
             }
         }
-        if settings.iter().all(|(id, text)| *id != "prompt" || text.as_str().is_none_or(|text| text.trim().is_empty()))
-        {
+        let prompt = settings.get("prompt").and_then(Value::as_str).unwrap_or_default();
+        if prompt.trim().is_empty() {
             return Err(usage("say what the picture should become: --prompt TEXT"));
         }
-        Ok(Self { input, output, settings, etas, preset, json: arguments.has("json") })
+        Ok(Self { input, output, settings, etas, json: arguments.has("json") })
     }
 
     fn params(&self, model_folders: &[PathBuf]) -> Result<Params, Error> {
-        let named = self.settings.iter().find(|(id, _)| *id == "model").and_then(|(_, name)| name.as_str());
-        let model = models::find(named.unwrap_or(BUILTIN_MODEL), model_folders)?;
-        let mut params = match self.preset {
-            Preset::Model => model.params()?,
-            Preset::Paper => Params { model: model.name, ..Params::paper() },
-        };
-        self.settings.iter().try_for_each(|(id, value)| params.set(id, value))?;
-        Ok(params)
+        let named = self.settings.get("model").and_then(Value::as_str);
+        models::find(named.unwrap_or(BUILTIN_MODEL), model_folders)?.params_for(&self.settings)
     }
 
     /// The file for `eta`: the output itself unless there are several.

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::models;
-use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Param, Params};
+use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 
 /// Columns of a usual terminal.
 const WIDTH: usize = 80;
@@ -123,7 +123,7 @@ because nobody knows where the next message begins.
 
 fn edit() -> String {
     let folders = super::model_folders();
-    let model = models::find(BUILTIN_MODEL, &folders).and_then(|model| model.params()).ok();
+    let model = models::find(BUILTIN_MODEL, &folders).and_then(|model| model.params(DEFAULT_PRESET)).ok();
     let source = if model.is_some() {
         format!("of the model {BUILTIN_MODEL}")
     } else {
@@ -143,9 +143,6 @@ Options:
   -o, --output OUT.png
       Where the result goes. With several --eta each value gets its own file:
       OUT-eta0.60.png.
-  --preset model|paper
-      Start from the settings that fit the model (default) or from those of the
-      paper.
   --json
       Print one JSON object on standard output: files, parameters, seconds per
       stage, losses, notes, hint.
@@ -153,6 +150,7 @@ Options:
 "
     .to_owned();
     for (affects, title) in [
+        (Affects::Parameters, "Where the parameters below come from, unless they are given:"),
         (Affects::Generation, "Parameters of stage C; changing them is quick:"),
         (Affects::Tuning, "Parameters of the tuning; changing them tunes again:"),
     ] {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::host::gimp::{Recipe, new_seed};
 use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
-use crate::params::Params;
+use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
@@ -299,6 +299,44 @@ impl Window {
                 let started = self.session.borrow_mut().show(vec![params]);
                 self.begin_to_look(started);
             }
+        }
+    }
+
+    /// Another model was chosen: own settings were for the one before.
+    pub fn take_preset(&self) {
+        if self.value("preset") == CUSTOM {
+            self.set("preset", &DEFAULT_PRESET.into());
+        } else {
+            self.apply_preset();
+        }
+    }
+
+    /// The advanced settings as the chosen preset says; own settings stay.
+    pub fn apply_preset(&self) {
+        let name = self.value("preset");
+        let Some(name) = name.as_str().filter(|name| *name != CUSTOM) else { return };
+        let preset = self.session.borrow().preset(name);
+        match preset {
+            Some(Ok(preset)) => {
+                self.applying.set(true);
+                for param in PARAMS.iter().filter(|param| param.advanced) {
+                    self.set(param.id, &preset.get(param.id).expect("a row of the table"));
+                }
+                self.applying.set(false);
+            }
+            Some(Err(error)) => self.tell(&Message::failure(&error)),
+            None => {}
+        }
+    }
+
+    /// Shows that the settings are the user's own when they are not the preset's any more.
+    pub fn name_preset(&self) {
+        // A field may hold a number that is only half typed.
+        let Some(mut params) = self.shown().ok().filter(|_| !self.applying.get()) else { return };
+        let before = params.preset.clone();
+        self.session.borrow().name_preset(&mut params);
+        if params.preset != before {
+            self.set("preset", &params.preset.into());
         }
     }
 

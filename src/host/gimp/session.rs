@@ -13,7 +13,7 @@ use crate::host::{self, Host};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::models::{self, Model};
-use crate::params::{BUILTIN_MODEL, Params};
+use crate::params::{BUILTIN_MODEL, CUSTOM, Params};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -112,7 +112,7 @@ pub struct Choice {
     pub description: String,
     /// The first example prompts, for links.
     pub examples: Vec<String>,
-    /// Whether another model than before is chosen, so that its preset is to be applied.
+    /// Whether another model than before is chosen, so that its preset is to be taken; the first one comes with its settings.
     pub is_new: bool,
 }
 
@@ -368,16 +368,23 @@ impl Session {
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         // While a path is typed, its beginnings are folders, too.
         let usable = model.folder.join("unet").is_dir();
-        let is_new = usable && self.model.as_ref().is_none_or(|before| before.folder != model.folder);
+        let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);
         if usable {
             self.model = Some(model);
         }
         Choice { description, examples, is_new }
     }
 
-    /// The chosen model with its preset.
-    pub fn preset(&self) -> Option<Result<Params>> {
-        self.model.as_ref().map(Model::params)
+    /// The settings of `preset` for the chosen model.
+    pub fn preset(&self, preset: &str) -> Option<Result<Params>> {
+        Some(self.model.as_ref()?.params(preset))
+    }
+
+    /// See [`Model::name_preset`]; a model that cannot be read has no presets.
+    pub fn name_preset(&self, params: &mut Params) {
+        if let Some(Err(_)) | None = self.model.as_ref().map(|model| model.name_preset(params)) {
+            params.preset = CUSTOM.to_owned();
+        }
     }
 
     /// Example prompt of the chosen model.

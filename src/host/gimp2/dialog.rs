@@ -12,7 +12,7 @@ use crate::host::gimp::{self, Mnemonics};
 use crate::host::language::{Language, language};
 use crate::host::report::help;
 use crate::models;
-use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Param, Params};
+use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -23,7 +23,7 @@ const STOP: i32 = 2;
 const CLOSE: i32 = 3;
 
 /// What can be pressed, in the order in which it gets its key.
-const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "Advanced", "Reset to preset"];
+const BUTTONS: [&str; 6] = ["Stop", "Close", "Edit", "Browse...", "New seed", "Advanced"];
 /// As [`BUTTONS`], after the fields.
 const MORE: [&str; 2] = ["Previous edits", "Remove"];
 
@@ -37,10 +37,11 @@ fn with_key_in(language: &Language, label: &str) -> String {
     let fields =
         |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
     let shown = BUTTONS.into_iter().chain(fields(false)).chain(panel::BUTTONS).chain(MORE);
-    let mut mnemonics = Mnemonics::default();
-    let mut mark = |text: &'static str| (text, mnemonics.mark(&language.translate(text), text));
-    let mut marked = shown.chain(fields(true)).map(&mut mark);
-    marked.find(|(text, _)| *text == label).map_or_else(|| label.to_owned(), |(_, marked)| marked)
+    let mut texts: Vec<&str> = shown.collect();
+    let shown = 0..texts.len();
+    texts.extend(fields(true));
+    let marked = Mnemonics::mark(texts.iter().map(|text| (language.translate(text), *text)), shown);
+    texts.iter().position(|text| *text == label).map_or_else(|| label.to_owned(), |at| marked[at].clone())
 }
 
 /// Width of the fields in pixels.
@@ -77,6 +78,8 @@ pub struct Window {
     /// Never borrowed while a widget is changed: its signals come back here.
     pub session: RefCell<Session>,
     pub waiting: Waiting,
+    /// The preset's settings are being written.
+    pub applying: Cell<bool>,
     closing: Cell<bool>,
 }
 
@@ -94,7 +97,7 @@ enum Field {
 impl Window {
     fn new(session: Session) -> Rc<Self> {
         let dialog = gtk::dialog("Imagic Edit");
-        let [stop, close, edit, browse, new_seed, advanced, reset] = BUTTONS.map(with_key);
+        let [stop, close, edit, browse, new_seed, advanced] = BUTTONS.map(with_key);
         let stop = dialog.add_button(&stop, STOP);
         dialog.add_button(&close, CLOSE);
         let edit = dialog.add_button(&edit, EDIT);
@@ -105,7 +108,7 @@ impl Window {
         let (description, examples) = (Label::new(WIDTH).selectable(), Label::new(WIDTH));
         description.0.show_only_on_demand();
         examples.0.show_only_on_demand();
-        let (browse, new_seed, reset) = (widgets::button(&browse), widgets::button(&new_seed), widgets::button(&reset));
+        let (browse, new_seed) = (widgets::button(&browse), widgets::button(&new_seed));
         let fold = widgets::expander(&advanced);
         let (basic, columns) = (Form::new(8), [Form::new(8), Form::new(8)]);
         let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
@@ -167,10 +170,8 @@ impl Window {
             field.set_tooltip(&help(param));
             fields.push((param, field));
         }
-        reset.set_tooltip("Sets the strength and everything here to what fits the base model.");
         browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
         new_seed.set_tooltip("Another version of the edit.");
-        columns[1].add_below(&reset);
         let advanced = gtk::columns();
         advanced.set_border(widgets::BORDER);
         columns.iter().for_each(|column| advanced.pack_growing(&column.table));
@@ -225,24 +226,28 @@ impl Window {
             panel,
             session: RefCell::new(session),
             waiting: Waiting::default(),
+            applying: Cell::new(false),
             closing: Cell::new(false),
         });
-        window.connect(&browse, &new_seed, &reset);
+        window.connect(&browse, &new_seed);
         window.show_first_values();
         window
     }
 
-    fn connect(self: &Rc<Self>, browse: &Widget, new_seed: &Widget, reset: &Widget) {
+    fn connect(self: &Rc<Self>, browse: &Widget, new_seed: &Widget) {
         let on = |action: fn(&Rc<Self>)| self.on(action);
         browse.connect(c"clicked", on(|window| window.choose_model_folder()));
         new_seed.connect(c"clicked", on(|window| window.set_new_seed()));
-        reset.connect(c"clicked", on(|window| window.apply_preset()));
         self.connect_results();
         for (param, field) in &self.fields {
             field.connect_changed(match param.affects {
+                Affects::Parameters => Box::new(on(|window| window.apply_preset())),
                 Affects::Generation => Box::new(on(|window| window.changed(true))),
                 Affects::Tuning => Box::new(on(|window| window.changed(false))),
             });
+            if param.advanced {
+                field.connect_changed(Box::new(on(|window| window.name_preset())));
+            }
             match field {
                 Field::Model(chooser) => chooser.entry.0.connect(c"changed", on(|window| window.model_changed())),
                 Field::Prompt(area) => {
@@ -285,7 +290,7 @@ impl Window {
         self.tell(&message);
         let params = known.or_else(gimp::last_values).unwrap_or_else(|| {
             let builtin = models::find(BUILTIN_MODEL, &self.session.borrow().folders);
-            builtin.and_then(|model| model.params()).unwrap_or_else(|error| {
+            builtin.and_then(|model| model.params(DEFAULT_PRESET)).unwrap_or_else(|error| {
                 self.tell(&Message::failure(&error));
                 Params::paper()
             })
@@ -305,8 +310,23 @@ impl Window {
         self.fields.iter().find(|(param, _)| param.id == id).map(|(_, field)| field)
     }
 
+    /// What the field of `id` says.
+    pub fn value(&self, id: &str) -> Value {
+        self.field(id).expect("a row of the table").value()
+    }
+
+    /// Sets the field of `id`.
+    pub fn set(&self, id: &str, value: &Value) {
+        self.field(id).expect("a row of the table").set_value(value);
+    }
+
     /// What the fields say.
     pub fn read(&self) -> Result<Params> {
+        self.shown()
+    }
+
+    /// As [`Self::read`]: the fields say all.
+    pub fn shown(&self) -> Result<Params> {
         let mut params = Params::paper();
         self.fields.iter().try_for_each(|(param, field)| params.set(param.id, &field.value()))?;
         Ok(params)
@@ -374,22 +394,10 @@ impl Window {
         self.examples.set_markup(&choice.example_links());
         self.examples.0.set_visible(!choice.examples.is_empty());
         if choice.is_new {
-            self.apply_preset();
-        }
-    }
-
-    /// Everything but prompt, model and seed as the model's preset says.
-    fn apply_preset(&self) {
-        let Some(preset) = self.session.borrow().preset() else { return };
-        match preset {
-            Ok(preset) => {
-                for (param, field) in &self.fields {
-                    if !["prompt", "model", "seed"].contains(&param.id) {
-                        field.set_value(&preset.get(param.id).expect("a row of the table"));
-                    }
-                }
+            self.take_preset();
+            if let Some(Ok(preset)) = self.session.borrow().preset(DEFAULT_PRESET) {
+                self.set("eta", &preset.eta.into());
             }
-            Err(error) => self.tell(&Message::failure(&error)),
         }
     }
 
@@ -474,17 +482,6 @@ mod tests {
 
     #[test]
     fn no_two_labels_share_a_key_and_what_is_always_shown_has_one() {
-        let mut mnemonics = Mnemonics::default();
-        let mut mark = |label, english| mnemonics.mark(label, english);
-        assert_eq!(mark("Stop", "Stop"), "_Stop");
-        assert_eq!(mark("Steps", "Steps"), "S_teps");
-        assert_eq!(mark("Tops", "Tops"), "T_ops");
-        assert_eq!(mark("Spot", "Spot"), "S_pot");
-        assert_eq!(mark("Toss", "Toss"), "Toss", "no letter is left");
-        assert_eq!(mark("Übung", "Exercise"), "Ü_bung", "not every keyboard has an Ü");
-        assert_eq!(mark("중지", "Halt"), "중지(_H)");
-        assert_eq!(mark("찾아보기...", "Shop..."), "찾아보기(_A)...", "the English letters are taken");
-
         let shown = PARAMS.iter().filter(|param| !param.advanced).map(|param| param.label);
         let shown: Vec<_> = BUTTONS.into_iter().chain(shown).chain(panel::BUTTONS).chain(MORE).collect();
         for language in Language::all() {

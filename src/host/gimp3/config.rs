@@ -11,9 +11,6 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::mem::transmute;
 use std::ptr::{null, null_mut};
 
-/// Switches between the model's preset and the arguments of the advanced parameters.
-pub const PRESET: &str = "preset";
-
 /// Name of the argument for parameter `id`: GObject's names have no `_`.
 pub fn property(id: &str) -> CString {
     c_string(&id.replace('_', "-"))
@@ -42,7 +39,8 @@ impl Config {
         Ok(params)
     }
 
-    fn get(&self, param: &Param) -> Value {
+    /// What the argument of one parameter says.
+    pub fn get(&self, param: &Param) -> Value {
         match (param.slot)(&mut Params::paper()) {
             Slot::Text(_) => {
                 let mut text: *mut c_char = null_mut();
@@ -101,19 +99,6 @@ impl Config {
         for param in PARAMS.iter().filter(|param| which(param)) {
             self.set(param, &params.get(param.id).expect("a row of the table"));
         }
-    }
-
-    /// Whether the advanced parameters come from the model's preset.
-    pub fn uses_preset(&self) -> bool {
-        let mut uses: sys::gboolean = 0;
-        self.get_property(&property(PRESET), &raw mut uses);
-        uses != 0
-    }
-
-    pub fn use_preset(&self, uses: bool) {
-        let (name, end) = (property(PRESET), null::<c_char>());
-        // SAFETY: the property is a boolean; null ends the list.
-        unsafe { sys::g_object_set()(self.object(), name.as_ptr(), sys::gboolean::from(uses), end) };
     }
 
     /// `value` is a variable of the property's C type.

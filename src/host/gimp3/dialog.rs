@@ -1,6 +1,6 @@
 //! The dialog Filters > Imagic Edit: GIMP's own procedure dialog, in which one edit after the other runs in the background.
 
-use super::config::{Config, PRESET};
+use super::config::Config;
 use super::control::Waiting;
 use super::gtk::{self, Icon, ProcedureDialog};
 use super::libgimp::Layer;
@@ -25,8 +25,6 @@ const BUTTONS_OF_GIMP: [&str; 5] = ["Help", "Reset", "Load Saved Settings", "Sav
 const BUTTONS: [&str; 6] = ["Edit", "New seed", "Stop", "Close", "Browse...", "Advanced"];
 /// As [`BUTTONS`], after the fields.
 const MORE: [&str; 2] = ["Previous edits", "Remove"];
-/// Label of [`PRESET`].
-pub const PRESET_LABEL: &str = "The model's own settings";
 
 const EDIT: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_OK;
 const CLOSE: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_CANCEL;
@@ -46,13 +44,17 @@ fn with_key_in(language: &Language, label: &str) -> String {
         |advanced: bool| PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label);
     let (first, others) = BUTTONS.split_at(2);
     let ours = first.iter().copied().chain(labels(false)).chain(others.iter().copied());
-    let ours = ours.chain(panel::BUTTONS).chain(MORE).chain([PRESET_LABEL]);
-    let mut mnemonics = Mnemonics::default();
+    let ours = ours.chain(panel::BUTTONS).chain(MORE);
+    let mut texts: Vec<&str> = BUTTONS_OF_GIMP.into_iter().chain(ours).collect();
+    let between = BUTTONS_OF_GIMP.len()..texts.len();
+    texts.extend(labels(true));
     // GIMP marks its own buttons; in other languages mostly with the same letters.
-    let of_gimp = BUTTONS_OF_GIMP.map(|text| (text, mnemonics.mark(text, text)));
-    let mut mark = |text: &'static str| (text, mnemonics.mark(&language.translate(text), text));
-    let mut marked = of_gimp.into_iter().chain(ours.chain(labels(true)).map(&mut mark));
-    marked.find(|(text, _)| *text == label).map_or_else(|| label.to_owned(), |(_, marked)| marked)
+    let shown = |(at, text): (usize, &&'static str)| match at < BUTTONS_OF_GIMP.len() {
+        true => ((*text).to_owned(), *text),
+        false => (language.translate(text), *text),
+    };
+    let marked = Mnemonics::mark(texts.iter().enumerate().map(shown), between);
+    texts.iter().position(|text| *text == label).map_or_else(|| label.to_owned(), |at| marked[at].clone())
 }
 
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
@@ -98,6 +100,8 @@ pub struct Window {
     /// Never borrowed while a widget or an argument is changed: their signals come back here.
     pub session: RefCell<Session>,
     pub waiting: Waiting,
+    /// The preset's settings are being written.
+    pub applying: Cell<bool>,
     /// The parameters of the last edit that gave a result.
     edited: Cell<Option<Params>>,
 }
@@ -126,6 +130,7 @@ impl Window {
         let known = models::list(&session.folders);
         let model = Chooser::new(known.iter().map(|model| model.name.as_str()));
         config.bind_text("model", &model.entry.0);
+        let preset = frame.choices("preset");
         let (strength, seed, keep) = (frame.slider("eta"), frame.spinner("seed"), frame.tick("keep_untouched"));
         let label = |id: &str, target: &Widget| {
             let param = PARAMS.iter().find(|param| param.id == id).expect("a row of the table");
@@ -145,7 +150,6 @@ impl Window {
         let (both, columns) = gtk::two_columns();
         let folded: Vec<_> = PARAMS.iter().filter(|param| param.advanced).collect();
         for (number, param) in folded.iter().enumerate() {
-            frame.unless(PRESET, param.id, &config);
             let field = match param.domain {
                 Domain::Real { max, .. } if max <= SMALL => frame.small_number(param.id),
                 Domain::Switch => frame.tick(param.id),
@@ -156,7 +160,6 @@ impl Window {
         }
         let settings = widgets::vertical();
         settings.set_border(widgets::SPACING as u32);
-        settings.pack(&frame.tick(PRESET));
         settings.pack(&both);
         fold.add(&settings);
 
@@ -184,6 +187,7 @@ impl Window {
             &examples.0,
             &model_row,
             &description.0,
+            &preset,
             &strength,
             &seed_row,
             &keep,
@@ -221,6 +225,7 @@ impl Window {
             panel,
             session: RefCell::new(session),
             waiting: Waiting::default(),
+            applying: Cell::new(false),
             edited: Cell::new(None),
         });
         window.bar.set(0.0, "");
@@ -236,12 +241,15 @@ impl Window {
         new_seed.connect(c"clicked", on(|window| window.set("seed", &gimp::new_seed().into())));
         // Also when GIMP's dialog resets the arguments or loads saved ones.
         self.config.connect_changed("model", on(|window| window.show_model()));
-        self.config.connect_changed(PRESET, on(|window| window.apply_preset()));
         for param in PARAMS {
             let name = param.id.replace('_', "-");
             match param.affects {
+                Affects::Parameters => self.config.connect_changed(&name, on(|window| window.apply_preset())),
                 Affects::Generation => self.config.connect_changed(&name, on(|window| window.changed(true))),
                 Affects::Tuning => self.config.connect_changed(&name, on(|window| window.changed(false))),
+            }
+            if param.advanced {
+                self.config.connect_changed(&name, on(|window| window.name_preset()));
             }
         }
         self.connect_results();
@@ -282,11 +290,18 @@ impl Window {
             self.write(params);
         }
         self.show_model();
+        self.apply_preset();
         self.prompt.select_all();
         self.prompt.view.grab_focus();
     }
 
-    fn set(&self, id: &str, value: &Value) {
+    /// What the argument of `id` says.
+    pub fn value(&self, id: &str) -> Value {
+        self.config.get(PARAMS.iter().find(|param| param.id == id).expect("a row of the table"))
+    }
+
+    /// Sets the argument of `id`.
+    pub fn set(&self, id: &str, value: &Value) {
         self.config.set(PARAMS.iter().find(|param| param.id == id).expect("a row of the table"), value);
     }
 
@@ -299,11 +314,13 @@ impl Window {
         super::params_of(&self.config, &self.session.borrow().folders)
     }
 
+    /// As [`Self::read`], without asking the preset.
+    pub fn shown(&self) -> Result<Params> {
+        self.config.params()
+    }
+
     /// Sets all arguments.
     pub fn write(&self, params: &Params) {
-        let preset = models::find(&params.model, &self.session.borrow().folders).and_then(|model| model.params());
-        let mut advanced = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id);
-        self.config.use_preset(preset.is_ok_and(|preset| advanced.all(|id| preset.get(id) == params.get(id))));
         self.config.set_all(params, |_| true);
     }
 
@@ -345,7 +362,7 @@ impl Window {
         self.status.set_text(&message.text);
     }
 
-    /// What the chosen model can draw, and its preset.
+    /// What the chosen model can draw, and its preset. The strength stays: saved settings and a reset set it themselves.
     fn show_model(&self) {
         let choice = self.session.borrow_mut().choose_model(&self.model.entry.text());
         self.description.set_text(&choice.description);
@@ -353,18 +370,7 @@ impl Window {
         self.examples.set_markup(&choice.example_links());
         self.examples.0.set_visible(!choice.examples.is_empty());
         if choice.is_new {
-            self.apply_preset();
-        }
-    }
-
-    /// The advanced settings as the model's preset says, where the preset is asked for. The strength stays: saved settings
-    /// and a reset set it themselves.
-    fn apply_preset(&self) {
-        let Some(preset) = self.session.borrow().preset() else { return };
-        match preset {
-            Ok(preset) if self.config.uses_preset() => self.config.set_all(&preset, |param| param.advanced),
-            Ok(_) => {}
-            Err(error) => self.tell(&Message::failure(&error)),
+            self.take_preset();
         }
     }
 
@@ -402,7 +408,7 @@ mod tests {
             for label in &shown {
                 keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {}", language.translate(label))));
             }
-            keys.extend(labels(true).chain([PRESET_LABEL]).filter_map(key));
+            keys.extend(labels(true).filter_map(key));
             let count = keys.len();
             keys.sort_unstable();
             keys.dedup();

@@ -73,13 +73,6 @@ impl ProcedureDialog {
         self.field(id, NONE)
     }
 
-    /// Lets the field of `id` be changed only while the box of `tick` is not ticked.
-    pub fn unless(&self, tick: &str, id: &str, config: &Config) {
-        let (tick, id) = (property(tick), property(id));
-        let (dialog, invert) = (self.dialog.0.as_ptr(), 1);
-        gtk!(gimp_procedure_dialog_set_sensitive(dialog, id.as_ptr(), 1, config.object(), tick.as_ptr(), invert));
-    }
-
     /// Gives the button with GIMP's number `response` another text.
     pub fn rename_button(&self, response: sys::GtkResponseType, label: &str) {
         let label = c_string(label);

@@ -1,7 +1,7 @@
 """The settings of an edit: one field for each row of the table of parameters, which the engine sends; knows no documents."""
 
 from PyQt5.QtCore import Qt, pyqtSignal
-from PyQt5.QtWidgets import QFormLayout, QGridLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+from PyQt5.QtWidgets import QFormLayout, QGridLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
 from . import fields
 from .language import tr
@@ -29,6 +29,8 @@ class Form(QWidget):
         self._model = None
         # Name of the model that came together with its settings: its preset would overwrite them.
         self._settled = None
+        # The preset's settings are being written.
+        self._applying = False
         self._rows = QFormLayout()
         self._rows.setFieldGrowthPolicy(QFormLayout.AllNonFixedFieldsGrow)
         self._description = Sentences()
@@ -43,9 +45,6 @@ class Form(QWidget):
         self._columns = QGridLayout(self._folded)
         self._columns.setContentsMargins(0, 0, 0, 0)
         self._folded.hide()
-        self._reset = QPushButton(mnemonics.mark("Reset to preset"))
-        self._reset.setToolTip(tr("Sets the strength and everything here to what fits the base model."))
-        self._reset.clicked.connect(self._apply_preset)
         everything = QVBoxLayout(self)
         everything.setContentsMargins(0, 0, 0, 0)
         everything.addLayout(self._rows)
@@ -79,8 +78,11 @@ class Form(QWidget):
             elif row["id"] == "model":
                 self._rows.addRow("", self._description)
                 field.changed.connect(self._on_model)
+            elif row["id"] == "preset":
+                field.changed.connect(self._apply_preset)
+            if row["advanced"]:
+                field.changed.connect(self._name_preset)
             field.changed.connect(self.changed)
-        self._columns.addWidget(self._reset, half, 3)
 
     def read(self):
         """The values, as JSON has them."""
@@ -131,17 +133,41 @@ class Form(QWidget):
         if model is not None and model["params"] and (self._model or {}).get("folder") != model["folder"]:
             self._model = model
             if self.fields["model"].value() != self._settled:
+                if self.fields["preset"].value() == "custom":
+                    # Those were for the model before.
+                    self.write({"preset": model["params"]["preset"]})
                 self._apply_preset()
+                self.write({"eta": model["params"]["eta"]})
             self._settled = None
 
+    def _preset(self):
+        """The advanced settings that the chosen preset has; none for own settings."""
+        name = self.fields["preset"].value()
+        known = self._model["presets"].get(name) if self._model is not None and name != "custom" else None
+        advanced = {row["id"] for row in self._hello["parameters"] if row["advanced"]}
+        return {name: value for name, value in (known or {}).items() if name in advanced}
+
     def _apply_preset(self):
-        """Everything but prompt, model and seed as the model's preset says."""
-        if self._model is not None:
-            kept = ("prompt", "model", "seed")
-            self.write({name: value for name, value in self._model["params"].items() if name not in kept})
+        self._applying = True
+        self.write(self._preset())
+        self._applying = False
+
+    def _name_preset(self):
+        """Shows that the settings are the user's own when they are not the preset's any more."""
+        preset = self._preset()
+        if not self._applying and any(not same(self.fields[name].value(), value) for name, value in preset.items()):
+            self.write({"preset": "custom"})
 
     def _unfold(self, open_):
         self._fold.setArrowType(Qt.DownArrow if open_ else Qt.RightArrow)
         self._folded.setVisible(open_)
         if not open_:
             self.shrunk.emit()
+
+
+def same(shown, value):
+    """Whether a field shows `value`; numbers may be texts there."""
+    try:
+        return float(shown) == float(value)
+    except ValueError:
+        return shown == value
