@@ -404,6 +404,7 @@ impl Engine {
         let free_memory = self.options.free_memory;
         let tuned = loop {
             let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: state.mode };
+            clock.tunes_in(params, state.mode);
             let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, free_memory, clock);
             let Err(Error::Memory(reason)) = tuned else { break tuned };
             notes.push(state.lighten(params, &reason));

@@ -5,6 +5,7 @@ use crate::engine::cost::Estimate;
 use crate::engine::{Edit, EditRequest, Engine, Progress, Watch};
 use crate::error::{Error, Result};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Stack of the engine's thread: candle walks and drops its graph recursively.
+/// Stack of the threads on which the engine runs: candle walks and drops its graph recursively.
 const STACK_BYTES: usize = 64 << 20;
 
 /// The engine's thread. Dropping it stops the running job and waits for the thread.
@@ -65,13 +66,7 @@ impl Worker {
         let stop = shutdown.clone();
         let thread = std::thread::Builder::new()
             .name("imagic-engine".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                // This thread is one of the pool's: handing every operation over to another one would take two switches
-                // of threads each time, a fifth of an edit. Where that fails, rayon's global pool has to do.
-                let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build().ok();
-                run(engine, edit, estimate, &inbox, &stop)
-            })
+            .spawn(move || run(engine, edit, estimate, &inbox, &stop))
             .map_err(|error| {
                 Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
             })?;
@@ -154,7 +149,14 @@ impl Drop for Job {
 type EditFn<E> = fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>;
 type EstimateFn<E> = fn(&E, &EditRequest) -> Result<Estimate>;
 
-fn run<E>(mut engine: E, edit: EditFn<E>, estimate: EstimateFn<E>, inbox: &Receiver<Task>, shutdown: &AtomicBool) {
+fn run<E: Send>(
+    mut engine: E,
+    edit: EditFn<E>,
+    estimate: EstimateFn<E>,
+    inbox: &Receiver<Task>,
+    shutdown: &AtomicBool,
+) {
+    let mut pool = None;
     for task in inbox {
         match task {
             Task::Edit { request, cancel, reports } => {
@@ -167,7 +169,8 @@ fn run<E>(mut engine: E, edit: EditFn<E>, estimate: EstimateFn<E>, inbox: &Recei
                 let result = if stopped() {
                     Err(Error::Cancelled)
                 } else {
-                    panic_to_error(|| edit(&mut engine, &request, &mut watch))
+                    let threads = request.params.threads as usize;
+                    in_pool(&mut pool, threads, || panic_to_error(|| edit(&mut engine, &request, &mut watch)))
                 };
                 let _ = reports.send(Report::End(result.map(Box::new)));
             }
@@ -177,6 +180,28 @@ fn run<E>(mut engine: E, edit: EditFn<E>, estimate: EstimateFn<E>, inbox: &Recei
             }
         }
     }
+}
+
+/// Calls `body` on one of `threads` threads that share its work (0: as many as the processor has), from `pool` if that has as many.
+/// Called from any other thread, every operation would take two switches of threads, a fifth of an edit.
+fn in_pool<T: Send>(
+    pool: &mut Option<(usize, ThreadPool)>,
+    threads: usize,
+    body: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    if pool.as_ref().is_none_or(|(has, _)| *has != threads) {
+        *pool = None;
+        let name = |number| format!("imagic-engine-{number}");
+        let builder = ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK_BYTES).thread_name(name);
+        let new = builder.build().map_err(|error| {
+            Error::Engine(format!(
+                "cannot start {threads} threads: {error}; close other programs or choose fewer threads"
+            ))
+        })?;
+        *pool = Some((threads, new));
+    }
+    let (_, pool) = pool.as_ref().expect("made above");
+    pool.install(body)
 }
 
 fn panic_to_error<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -237,6 +262,24 @@ mod tests {
                 untouched: vec![],
                 picture: Picture::gray(1, 1),
             }),
+        }
+    }
+
+    /// As [`obey`], with the number of threads for the seconds of loading.
+    fn count(engine: &mut (), request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
+        let threads = rayon::current_num_threads() as f32;
+        Ok(Edit { seconds: vec![(crate::engine::Stage::LoadModel, threads)], ..obey(engine, request, watch)? })
+    }
+
+    #[test]
+    fn an_edit_gets_the_threads_that_it_asks_for() {
+        let worker = Worker::with((), count, |_, _| Err(Error::Cancelled)).expect("a thread");
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        for (threads, expected) in [(1, 1), (3, 3), (3, 3), (0, all), (2, 2)] {
+            let mut request = request("count");
+            request.params.threads = threads;
+            let edit = end(worker.submit(request)).expect("an edit");
+            assert_eq!(edit.seconds[0].1, expected as f32, "{threads} threads were asked for");
         }
     }
 

@@ -89,8 +89,8 @@ impl Model {
     /// Makes the preset of `params` the custom one unless the advanced settings are the preset's.
     pub fn name_preset(&self, params: &mut Params) -> Result<()> {
         let preset = self.params(&params.preset)?;
-        let mut advanced = PARAMS.iter().filter(|param| param.advanced);
-        if !advanced.all(|param| params.get(param.id) == preset.get(param.id)) {
+        let mut of_preset = PARAMS.iter().filter(|param| param.is_of_preset());
+        if !of_preset.all(|param| params.get(param.id) == preset.get(param.id)) {
             params.preset = CUSTOM.to_owned();
         }
         Ok(())

@@ -27,7 +27,7 @@ fn parameter_table() -> String {
             Domain::Choice { options } => options.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or "),
         };
         let again = match param.affects {
-            Affects::Parameters => "-",
+            Affects::Parameters | Affects::Nothing => "-",
             Affects::Tuning => "A, B, C",
             Affects::Generation => "C",
         };

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::cost::{Pace, passes};
+use super::mode::Mode;
 use super::{Progress, Stage, Tuned, Watch};
 use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
@@ -29,7 +30,7 @@ pub struct Clock<'a, 'b> {
 
 impl<'a, 'b> Clock<'a, 'b> {
     pub fn new(params: &Params, watch: &'a mut Watch<'b>) -> Self {
-        let [a, b, c] = passes(params);
+        let [a, b, c] = passes(params, Mode::allowed(params)[0]);
         let costs = [
             (Stage::OptimizeTextEmbedding, params.embedding_steps, a),
             (Stage::FineTune, params.tuning_steps, b),
@@ -37,6 +38,13 @@ impl<'a, 'b> Clock<'a, 'b> {
         ];
         let stage = (Stage::LoadModel, Instant::now(), 0);
         Self { watch, costs, stage, seconds: Vec::new(), pace: None, paces: [None; 3], hint: None, preview: None }
+    }
+
+    /// Stages A and B run in `mode` from here on.
+    pub fn tunes_in(&mut self, params: &Params, mode: Mode) {
+        for (stage, passes) in self.costs.iter_mut().zip(passes(params, mode)) {
+            stage.2 = passes;
+        }
     }
 
     /// Stages A and B did not have to run.

@@ -1,7 +1,8 @@
 //! What an edit will cost, from what earlier ones have taken on this machine.
 #![forbid(unsafe_code)]
 
-use super::mode::Plan;
+use super::checkpoint::Activations;
+use super::mode::{Mode, Plan, Trained};
 use super::{EditRequest, EngineOptions};
 use crate::error::Result;
 use crate::params::Params;
@@ -44,11 +45,15 @@ pub struct Pace {
     pub decode: Option<f32>,
 }
 
-/// Cost of one step of stages A, B and C, in passes through the network for one item.
-pub fn passes(params: &Params) -> [f32; 3] {
-    // A: forward and the gradient of the activations; B: the gradient of the weights as well; C: two with guidance.
+/// Cost of one step of stages A, B and C in `mode`, in passes through the network for one item.
+pub fn passes(params: &Params, mode: Mode) -> [f32; 3] {
+    // A: forward and the gradient of the activations; B: the gradient of the weights as well, which is little for adapters;
+    // C: two with guidance.
+    let again = if mode.activations() == Activations::Recompute { 1.0 } else { 0.0 };
+    let weights = if mode.trained() == Trained::Weights { 1.0 } else { 0.0 };
     let batch = params.batch_size as f32;
-    [2.0 * batch, 3.0 * batch, if params.guidance == 1.0 { 1.0 } else { 2.0 }]
+    let passes = if params.guidance == 1.0 { 1.0 } else { 2.0 };
+    [(2.0 + again) * batch, (2.0 + again + weights) * batch, passes]
 }
 
 /// What `request` costs when `done` steps of stages A and B have been taken already.
@@ -67,16 +72,16 @@ pub fn estimate(
         tuned,
         goes_on,
         memory,
-        seconds: pace.and_then(|pace| seconds(&pace, &request.params, tuned, is_loaded, done)),
+        seconds: pace.and_then(|pace| seconds(&pace, &request.params, memory.map(|plan| plan.mode), is_loaded, done)),
     })
 }
 
-/// `None` where a stage that has to run never ran.
-fn seconds(pace: &Pace, params: &Params, tuned: bool, is_loaded: bool, done: [u32; 2]) -> Option<f32> {
-    let [a, b, c] = passes(params);
+/// `None` where a stage that has to run never ran. `mode`: how it is tuned; `None` if it is already.
+fn seconds(pace: &Pace, params: &Params, mode: Option<Mode>, is_loaded: bool, done: [u32; 2]) -> Option<f32> {
+    let [a, b, c] = passes(params, mode.unwrap_or(Mode::Full));
     let samplings = if params.keep_untouched { 2 } else { 1 };
     let mut stages = vec![(pace.passes[2], samplings * params.sampling_steps, c)];
-    if !tuned {
+    if mode.is_some() {
         stages.push((pace.passes[0], params.embedding_steps.saturating_sub(done[0]), a));
         stages.push((pace.passes[1], params.tuning_steps.saturating_sub(done[1]), b));
     }

@@ -277,7 +277,7 @@ fn params_of(config: &Config, folders: &[PathBuf]) -> Result<Params> {
         return Ok(given);
     }
     let mut params = models::find(&given.model, folders)?.params(&given.preset)?;
-    for param in PARAMS.iter().filter(|param| !param.advanced) {
+    for param in PARAMS.iter().filter(|param| !param.is_of_preset()) {
         params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
     }
     Ok(params)
@@ -287,7 +287,7 @@ fn params_of(config: &Config, folders: &[PathBuf]) -> Result<Params> {
 fn no_argument_is_ignored(config: &Config, params: &Params, folders: &[PathBuf]) -> Result<()> {
     let (given, defaults) = (config.params()?, defaults(folders));
     let value = |params: &Params, id: &str| -> Value { params.get(id).expect("a row of the table") };
-    let ignored = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id).find(|id| {
+    let ignored = PARAMS.iter().filter(|param| param.is_of_preset()).map(|param| param.id).find(|id| {
         let given = value(&given, id);
         given != value(&defaults, id) && given != value(params, id)
     });

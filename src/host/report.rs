@@ -102,6 +102,7 @@ pub fn help(param: &Param) -> String {
         Affects::Parameters => "A change sets the advanced settings.",
         Affects::Tuning => "A change tunes the model anew.",
         Affects::Generation => "A change keeps the tuned model.",
+        Affects::Nothing => return param.help.to_owned(),
     };
     format!("{} {cost}", param.help)
 }
@@ -119,6 +120,7 @@ pub fn parameters_report() -> Value {
         };
         let affects = match param.affects {
             Affects::Parameters => "parameters",
+            Affects::Nothing => "nothing",
             Affects::Tuning => "tuning",
             Affects::Generation => "generation",
         };

@@ -153,6 +153,7 @@ Options:
         (Affects::Parameters, "Where the parameters below come from, unless they are given:"),
         (Affects::Generation, "Parameters of stage C; changing them is quick:"),
         (Affects::Tuning, "Parameters of the tuning; changing them tunes again:"),
+        (Affects::Nothing, "Parameters on which no result depends:"),
     ] {
         text += &format!("{title}\n");
         for param in PARAMS.iter().filter(|param| param.affects == affects) {

@@ -319,7 +319,7 @@ impl Window {
         match preset {
             Some(Ok(preset)) => {
                 self.applying.set(true);
-                for param in PARAMS.iter().filter(|param| param.advanced) {
+                for param in PARAMS.iter().filter(|param| param.is_of_preset()) {
                     self.set(param.id, &preset.get(param.id).expect("a row of the table"));
                 }
                 self.applying.set(false);

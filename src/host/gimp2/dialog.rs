@@ -241,11 +241,12 @@ impl Window {
         self.connect_results();
         for (param, field) in &self.fields {
             field.connect_changed(match param.affects {
+                Affects::Nothing => Box::new(|| {}),
                 Affects::Parameters => Box::new(on(|window| window.apply_preset())),
                 Affects::Generation => Box::new(on(|window| window.changed(true))),
                 Affects::Tuning => Box::new(on(|window| window.changed(false))),
             });
-            if param.advanced {
+            if param.is_of_preset() {
                 field.connect_changed(Box::new(on(|window| window.name_preset())));
             }
             match field {

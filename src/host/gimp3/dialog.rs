@@ -244,11 +244,12 @@ impl Window {
         for param in PARAMS {
             let name = param.id.replace('_', "-");
             match param.affects {
+                Affects::Nothing => {}
                 Affects::Parameters => self.config.connect_changed(&name, on(|window| window.apply_preset())),
                 Affects::Generation => self.config.connect_changed(&name, on(|window| window.changed(true))),
                 Affects::Tuning => self.config.connect_changed(&name, on(|window| window.changed(false))),
             }
-            if param.advanced {
+            if param.is_of_preset() {
                 self.config.connect_changed(&name, on(|window| window.name_preset()));
             }
         }

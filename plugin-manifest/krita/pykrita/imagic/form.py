@@ -80,7 +80,7 @@ class Form(QWidget):
                 field.changed.connect(self._on_model)
             elif row["id"] == "preset":
                 field.changed.connect(self._apply_preset)
-            if row["advanced"]:
+            if of_preset(row):
                 field.changed.connect(self._name_preset)
             field.changed.connect(self.changed)
 
@@ -144,8 +144,8 @@ class Form(QWidget):
         """The advanced settings that the chosen preset has; none for own settings."""
         name = self.fields["preset"].value()
         known = self._model["presets"].get(name) if self._model is not None and name != "custom" else None
-        advanced = {row["id"] for row in self._hello["parameters"] if row["advanced"]}
-        return {name: value for name, value in (known or {}).items() if name in advanced}
+        names = {row["id"] for row in self._hello["parameters"] if of_preset(row)}
+        return {name: value for name, value in (known or {}).items() if name in names}
 
     def _apply_preset(self):
         self._applying = True
@@ -163,6 +163,11 @@ class Form(QWidget):
         self._folded.setVisible(open_)
         if not open_:
             self.shrunk.emit()
+
+
+def of_preset(row):
+    """Whether the preset sets this parameter."""
+    return row["advanced"] and row["affects"] != "nothing"
 
 
 def same(shown, value):
