@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""What an edit costs: seconds of each stage and peak memory, cold and with the tuned model kept.
+"""What an edit costs: seconds of each stage and peak memory, cold and with the tuned model kept; and what a dialog waits for.
 
     cargo build --release && benches/cost.py --model models/scenes-64 [--repeats N] [--picture FILE] [--prompt TEXT] [imagic-edit's options ...]
 
-Prints one table; every run is a process of its own with an empty cache, so that "cold" is what a user sees first.
-Only the standard library is needed.
+Prints two tables. In the first every run is a process of its own with an empty cache, so that "cold" is what a user sees first.
+The second talks to `imagic-edit serve` as Krita's dialog does: seconds from an order to the first picture that forms, and to the result.
+Pictures are PNG files of 8 bits RGB or RGBA. Only the standard library is needed.
 """
 
 import argparse
@@ -12,8 +13,11 @@ import json
 import os
 import platform
 import statistics
+import struct
 import subprocess
 import tempfile
+import time
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +35,87 @@ def run(arguments, cache):
         raise SystemExit(f"{' '.join(map(str, command))} failed with status {status}")
     seconds = report["outputs"][0]["seconds"]
     return [*(seconds.get(stage, 0.0) for stage in STAGES), report["seconds"]], usage.ru_maxrss / 1024
+
+
+class Dialog:
+    """The engine in a process of its own, as Krita's dialog has it."""
+
+    def __init__(self, cache):
+        start = time.perf_counter()
+        self.process = subprocess.Popen([ROOT / "target/release/imagic-edit", "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env={**os.environ, "XDG_CACHE_HOME": cache})
+        self.hello = self.message()
+        self.start = time.perf_counter() - start
+
+    def message(self):
+        message = json.loads(self.process.stdout.readline())
+        self.process.stdout.read(message.get("bytes", 0))
+        return message
+
+    def edit(self, order, pixels=b""):
+        """Seconds to the first picture as it forms, and to the result."""
+        start, first = time.perf_counter(), None
+        self.process.stdin.write(json.dumps(order | {"do": "edit", "job": 1, "previews": 3}).encode() + b"\n" + pixels)
+        self.process.stdin.flush()
+        while True:
+            message = self.message()
+            if "preview" in message and first is None:
+                first = time.perf_counter() - start
+            if message["event"] == "done":
+                return first, time.perf_counter() - start
+            if message["event"] != "progress":
+                raise SystemExit(f"serve said {message}")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def waits(picture, prompt, settings):
+    """Seconds that a dialog waits, by what for."""
+    width, height, pixels = rgba(picture)
+    params = dict(settings, prompt=prompt)
+    order = {"params": params, "document": "x", "width": width, "height": height, "format": "rgba8", "bytes": len(pixels)}
+    with tempfile.TemporaryDirectory() as cache:
+        dialog = Dialog(cache)
+        took = {"start, until the dialog can be used": (None, dialog.start)}
+        took["first edit"] = dialog.edit(order, pixels)
+        del order["width"], order["height"], order["format"], order["bytes"]
+        took["another eta"] = dialog.edit(order | {"params": params | {"eta": 0.8}})
+        took["another seed"] = dialog.edit(order | {"params": params | {"seed": 7}})
+        dialog.close()
+        order = {"params": params | {"eta": 0.7}, "document": "x", "width": width, "height": height, "format": "rgba8", "bytes": len(pixels)}
+        dialog = Dialog(cache)
+        took["another eta after a new start"] = dialog.edit(order, pixels)
+        dialog.close()
+    return took
+
+
+def rgba(picture):
+    """Width, height and pixels of a PNG file of 8 bits without interlacing."""
+    data = Path(picture).read_bytes()
+    parts, at = {}, 8
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at:at + 8])
+        parts[kind] = parts.get(kind, b"") + data[at + 8:at + 8 + length]
+        at += 12 + length
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", parts[b"IHDR"])
+    channels = {2: 3, 6: 4}.get(kind)
+    if depth != 8 or channels is None or interlaced:
+        raise SystemExit(f"{picture} is not a PNG file of 8 bits RGB or RGBA")
+    raw, row = zlib.decompress(parts[b"IDAT"]), width * channels
+    before, pixels = bytearray(row), bytearray()
+    for y in range(height):
+        line = bytearray(raw[y * (row + 1) + 1:(y + 1) * (row + 1)])
+        filtered = raw[y * (row + 1)]
+        for x in range(row):
+            a, b, c = (line[x - channels] if x >= channels else 0), before[x], (before[x - channels] if x >= channels else 0)
+            nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+            line[x] = (line[x] + (0, a, b, (a + b) // 2, nearest)[filtered]) % 256
+        before = line
+        for x in range(width):
+            pixels += line[x * channels:x * channels + 3] + (line[x * 4 + 3:x * 4 + 4] if channels == 4 else b"\xff")
+    return width, height, bytes(pixels)
 
 
 def main():
@@ -51,7 +136,14 @@ def main():
     for name, runs in rows.items():
         seconds = [statistics.median(column) for column in zip(*(seconds for seconds, _ in runs))]
         memory = statistics.median(memory for _, memory in runs)
-        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in seconds) + f" | {memory:.0f} |")
+        print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in seconds) + f" | {memory:.0f} |")
+
+    settings = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(more[::2], more[1::2])}
+    rows = [waits(options.picture, options.prompt, settings) for _ in range(options.repeats)]
+    print("\n| a dialog waits for | first picture as it forms, s | result, s |\n|---|---|---|")
+    for name in rows[0]:
+        columns = [[row[name][column] for row in rows] for column in (0, 1)]
+        print(f"| {name} | " + " | ".join("" if column[0] is None else f"{statistics.median(column):.2f}" for column in columns) + " |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! The engine's side of `benches/memory.py`: one edit in a process of its own, with what it was expected to need and what it took.
 //!
 //! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as much memory as the
-//! lightest mode needs that the parameters allow. Answers with a JSON object in bytes.
+//! lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is the size after every hundredth step.
 
 use imagic_edit::engine::memory::Shapes;
 use imagic_edit::engine::mode::{self, Mode};
@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Between two looks at the resident size.
+const STEPS_BETWEEN: u32 = 100;
 
 /// What the engine is told.
 static FREE: AtomicU64 = AtomicU64::new(0);
@@ -58,12 +61,16 @@ fn main() -> Result<()> {
     let free_memory = || Some(FREE.load(Relaxed));
     let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory });
     let mut peaks: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut resident: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let edit = engine.edit(&request, &mut |progress| {
         // What comes before a stage's first step is the stage's own, all but the loading.
         if progress.stage != Stage::LoadModel {
             let stage = if peaks.is_empty() { "load" } else { name(progress.stage) };
             let peak = peaks.entry(stage).or_default();
             *peak = (*peak).max(status("VmHWM"));
+            if progress.step > 0 && progress.step.is_multiple_of(STEPS_BETWEEN) {
+                resident.entry(stage).or_default().push(status("VmRSS"));
+            }
         }
         // The next peak is of what follows.
         let _ = std::fs::write("/proc/self/clear_refs", "5");
@@ -76,7 +83,10 @@ fn main() -> Result<()> {
         "load": needs.model, "A": needs.embedding, "B": needs.tuning, "C": needs.generation, "peak": needs.peak(),
     });
     let mode = format!("{mode:?}");
-    println!("{}", json!({ "mode": mode, "expected": expected, "measured": peaks, "seconds": seconds }));
+    println!(
+        "{}",
+        json!({ "mode": mode, "expected": expected, "measured": peaks, "resident": resident, "seconds": seconds })
+    );
     Ok(())
 }
 
