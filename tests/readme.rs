@@ -1,24 +1,36 @@
 //! Parts of the README that the code knows better: written by this test when they are out of date.
 
-use imagic_edit::params::{Affects, Domain, PARAMS, Params};
+use imagic_edit::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::path::Path;
 
 const BEGIN: &str = "<!-- parameters: written by tests/readme.rs -->\n";
 const END: &str = "<!-- end of parameters -->\n";
 
+/// Those that stand for settings, in the order of the table.
+const PRESETS: [&str; 3] = ["paper", "balanced", "fast"];
+
+fn default(param: &Param, preset: &str) -> String {
+    match Params::of_preset(preset).get(param.id) {
+        Some(Value::String(text)) => text,
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Bool(on)) => if on { "yes" } else { "no" }.to_owned(),
+        other => panic!("{} is {other:?}", param.id),
+    }
+}
+
 fn parameter_table() -> String {
     let mut table = String::from(
         "| parameter | default | range | again | what it does | default from |\n|---|---|---|---|---|---|\n",
     );
     for param in PARAMS {
-        let default = match Params::paper().get(param.id) {
-            Some(Value::String(text)) if text.is_empty() => String::new(),
-            Some(Value::String(text)) => text,
-            Some(Value::Number(number)) => number.to_string(),
-            Some(Value::Bool(on)) => if on { "yes" } else { "no" }.to_owned(),
-            other => panic!("{} is {other:?}", param.id),
-        };
+        let mut defaults = PRESETS.iter().map(|preset| default(param, preset)).collect::<Vec<_>>();
+        if param.id == "preset" {
+            defaults = vec![DEFAULT_PRESET.to_owned()];
+        } else if defaults.iter().all(|default| *default == defaults[0]) {
+            defaults.truncate(1);
+        }
+        let default = defaults.join(", ");
         let range = match param.domain {
             Domain::Text => "text".to_owned(),
             Domain::Integer { min, max } => format!("{min} to {max}"),

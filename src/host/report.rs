@@ -109,7 +109,7 @@ pub fn help(param: &Param) -> String {
 
 /// The table of parameters, for programs that build a dialog from it; defaults are the paper's.
 pub fn parameters_report() -> Value {
-    let defaults = Params::paper();
+    let defaults = Params { preset: DEFAULT_PRESET.to_owned(), ..Params::paper() };
     let row = |param: &Param| {
         let (kind, min, max) = match param.domain {
             Domain::Text => ("text", Value::Null, Value::Null),
