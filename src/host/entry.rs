@@ -1,9 +1,8 @@
 //! The one entry the launcher calls: decides who started us. Knows neither GIMP's protocol nor the command line's options.
 
-use super::{cli, gimp};
+use super::{cli, gimp, system};
 use crate::job::panic_text;
-use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -35,26 +34,12 @@ unsafe fn arguments(argc: c_int, argv: *mut *mut c_char) -> Vec<OsString> {
         .map(|index| {
             // SAFETY: `index` is below `argc` and every one of `argc` entries is a text that ends with NUL.
             let text = unsafe { CStr::from_ptr(*argv.add(index)) };
-            OsStr::from_bytes(text.to_bytes()).to_owned()
+            system::os_text(text)
         })
         .collect()
 }
 
 /// Folder of the loaded library; models may lie beside it.
 pub fn library_folder() -> Option<PathBuf> {
-    let mut info = libc::Dl_info {
-        dli_fname: std::ptr::null(),
-        dli_fbase: std::ptr::null_mut(),
-        dli_sname: std::ptr::null(),
-        dli_saddr: std::ptr::null_mut(),
-    };
-    // SAFETY: dladdr only compares the address with those of the loaded files, and `info` is writable.
-    let found = unsafe { libc::dladdr(imagic_main as *const libc::c_void, &raw mut info) } != 0;
-    if !found || info.dli_fname.is_null() {
-        return None;
-    }
-    // SAFETY: the name ends with NUL and lives as long as the library is loaded, which is now.
-    let file = unsafe { CStr::from_ptr(info.dli_fname) };
-    let file = Path::new(OsStr::from_bytes(file.to_bytes())).canonicalize().ok()?;
-    file.parent().map(Path::to_owned)
+    system::file_of(imagic_main as *const c_void)?.parent().map(Path::to_owned)
 }

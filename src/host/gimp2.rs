@@ -1,5 +1,8 @@
 //! GIMP 2.10: registers the procedure `plug-in-imagic-edit`, reads its arguments and runs it with or without the dialog.
 
+#[path = "gimp/buffer.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod buffer;
 #[path = "gimp/control.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod control;
@@ -36,6 +39,14 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::PathBuf;
 use std::slice;
 
+/// What GIMP's dialogs are made with; it needs libgimp, GTK, GEGL and babl, which are loaded with it.
+const LIBRARY: &CStr = if cfg!(windows) {
+    c"libgimpui-2.0-0.dll"
+} else if cfg!(target_os = "macos") {
+    c"libgimpui-2.0.0.dylib"
+} else {
+    c"libgimpui-2.0.so.0"
+};
 const PROCEDURE: &CStr = c"plug-in-imagic-edit";
 const MENU_LABEL: &CStr = c"_Imagic Edit...";
 const MENU_PATH: &CStr = c"<Image>/Filters";
@@ -53,7 +64,7 @@ static PLUG_IN: sys::GimpPlugInInfo =
 /// # Safety
 /// `argv` holds the `argc` C strings with which GIMP started this process; they live as long as it does.
 pub unsafe fn main(argc: c_int, argv: *mut *mut c_char) -> Result<c_int> {
-    loader::open(c"libgimpui-2.0.so.0")?;
+    loader::open(LIBRARY)?;
     // SAFETY: the caller's promise; the table of callbacks is static.
     Ok(unsafe { sys::gimp_main(&PLUG_IN, argc, argv) })
 }
@@ -268,7 +279,7 @@ mod tests {
 
     #[test]
     fn every_function_exists_in_the_real_libraries() {
-        if let Err(error) = loader::open(c"libgimpui-2.0.so.0") {
+        if let Err(error) = loader::open(LIBRARY) {
             assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{error}");
             println!("skipped: {error}");
             return;

@@ -1,6 +1,9 @@
 //! GIMP 3: registers the procedure `plug-in-imagic-edit` as a GObject plug-in, reads its arguments and runs it with or
 //! without the dialog.
 
+#[path = "gimp/buffer.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod buffer;
 mod config;
 #[path = "gimp/control.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
@@ -40,6 +43,14 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr::null_mut;
 
+/// What GIMP's dialogs are made with; it needs libgimp, GTK, GEGL and babl, which are loaded with it.
+const LIBRARY: &CStr = if cfg!(windows) {
+    c"libgimpui-3.0-0.dll"
+} else if cfg!(target_os = "macos") {
+    c"libgimpui-3.0.0.dylib"
+} else {
+    c"libgimpui-3.0.so.0"
+};
 const PROCEDURE: &CStr = c"plug-in-imagic-edit";
 const MENU_LABEL: &CStr = c"_Imagic Edit...";
 const MENU_PATH: &CStr = c"<Image>/Filters";
@@ -55,7 +66,7 @@ const ARGUMENT: sys::GParamFlags = sys::GParamFlags(3);
 /// # Safety
 /// `argv` holds the `argc` C strings with which GIMP started this process; they live as long as it does.
 pub unsafe fn main(argc: c_int, argv: *mut *mut c_char) -> Result<c_int> {
-    loader::open(c"libgimpui-3.0.so.0")?;
+    loader::open(LIBRARY)?;
     // SAFETY: the parent class is asked how large it is, and ours adds nothing; `class_init` gets a class of that size; the
     // rest is the caller's promise.
     unsafe {

@@ -1,6 +1,7 @@
 //! Opens a host's C library at run time and looks its functions up on first use; knows no host.
 
 use crate::error::{Error, Result};
+use crate::host::system;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -10,14 +11,10 @@ static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 /// Opens the library for good: GObject types cannot be unloaded again.
 pub fn open(name: &CStr) -> Result<()> {
-    // SAFETY: opening a shared library runs its initializers; libgimp and GTK are made for that.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_GLOBAL | libc::RTLD_NODELETE) };
-    if handle.is_null() {
-        // SAFETY: after a failed dlopen this is a C string, valid until the next call of a dl function.
-        let reason = unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy();
-        return Err(Error::Host(format!("{reason}; install GIMP's libraries or start the plug-in from GIMP")));
-    }
-    LIBRARY.store(handle, Ordering::Release);
+    let library = system::open_library(name).map_err(|reason| {
+        Error::Host(format!("{reason}; install GIMP's libraries or start the plug-in from GIMP"))
+    })?;
+    LIBRARY.store(library, Ordering::Release);
     Ok(())
 }
 
@@ -39,8 +36,8 @@ impl Symbol {
         if library.is_null() {
             return None;
         }
-        // SAFETY: the handle came from dlopen and is never closed; the name is a C string.
-        let address = unsafe { libc::dlsym(library, self.name.as_ptr()) };
+        // SAFETY: the library came from `open_library`.
+        let address = unsafe { system::find_function(library, self.name) };
         (!address.is_null()).then_some(address)
     }
 

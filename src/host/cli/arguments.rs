@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::Failure;
+use crate::host::system::split_at_equals;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 
 /// What stood on the command line after the command.
 pub struct Arguments {
@@ -23,13 +23,12 @@ impl Arguments {
                 parsed.words.extend(rest.by_ref().cloned());
                 break;
             }
-            let bytes = argument.as_bytes();
+            let bytes = argument.as_encoded_bytes();
             let (name, value) = if argument == "-o" {
                 ("output", None)
-            } else if let Some(long) = bytes.strip_prefix(b"--") {
-                let mut parts = long.splitn(2, |&byte| byte == b'=');
-                let name = parts.next().unwrap_or_default();
-                (str::from_utf8(name).unwrap_or_default(), parts.next().map(OsStr::from_bytes))
+            } else if bytes.starts_with(b"--") {
+                let (name, value) = split_at_equals(argument);
+                (name.to_str().and_then(|name| name.strip_prefix("--")).unwrap_or_default(), value)
             } else if bytes.len() > 1 && bytes.starts_with(b"-") {
                 return Err(unknown(&argument.to_string_lossy(), switches, options));
             } else {
@@ -45,7 +44,7 @@ impl Arguments {
                 // `--prompt --seed 3` is a forgotten text more often than a text that starts with two dashes.
                 let value = match value {
                     Some(value) => Some(value.to_owned()),
-                    None => rest.next().filter(|next| !next.as_bytes().starts_with(b"--")).cloned(),
+                    None => rest.next().filter(|next| !next.as_encoded_bytes().starts_with(b"--")).cloned(),
                 };
                 let value = value.ok_or_else(|| Failure::Usage(format!("--{name} needs a value")))?;
                 parsed.values.push((name.to_owned(), value));

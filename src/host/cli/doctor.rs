@@ -6,7 +6,8 @@ use super::model_folders;
 use crate::engine::{EditRequest, Engine, EngineOptions};
 use crate::error::Error;
 use crate::host::entry::library_folder;
-use crate::host::{engine_options, system};
+use crate::host::system::{self, LAUNCHER, LIBRARY};
+use crate::host::engine_options;
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
 use crate::models::{self, Model};
@@ -14,13 +15,10 @@ use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, Params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const LAUNCHER: &str = "imagic-edit";
-const LIBRARY: &str = "libimagic_edit.so";
 const INSTALL: &str = "run installer/install.sh";
 
 /// Tuned models and results need at least this much free disk.
@@ -96,13 +94,19 @@ fn krita(findings: &mut Findings) {
         Some(version) => findings.good(&format!("{version} serves Krita from {}", launcher.display())),
         None => findings.wrong(&format!("{} does not start", launcher.display()), again),
     }
-    let settings = dirs::config_dir().map(|config| config.join("kritarc")).unwrap_or_default();
+    let settings = krita_settings().unwrap_or_default();
     let enabled = std::fs::read_to_string(&settings).is_ok_and(|text| is_enabled_in_krita(&text));
     if !enabled {
         let remedy =
             "in Krita choose Settings > Configure Krita > Python Plugin Manager > Imagic Edit, and start it again";
         findings.wrong(&format!("the plug-in is switched off in {}", settings.display()), remedy);
     }
+}
+
+/// The file with Krita's settings, where Qt keeps such files on each system.
+fn krita_settings() -> Option<PathBuf> {
+    let folder = if cfg!(windows) { dirs::config_local_dir() } else { dirs::preference_dir() };
+    folder.map(|folder| folder.join("kritarc"))
 }
 
 /// What Krita's settings say of our package.
@@ -164,9 +168,8 @@ fn copies(findings: &mut Findings) {
     let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
     for folder in folders {
         let (launcher, library) = (folder.join(LAUNCHER), folder.join(LIBRARY));
-        let executable = launcher.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0);
         let shown = folder.display();
-        if !executable || !library.is_file() {
+        if !system::is_program(&launcher) || !library.is_file() {
             findings.wrong(&format!("{shown} lacks {LAUNCHER} (executable) or {LIBRARY}"), INSTALL);
             continue;
         }
@@ -319,7 +322,8 @@ fn bytes_in(folder: &Path) -> u64 {
 
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    let program = format!("{program}{}", std::env::consts::EXE_SUFFIX);
+    std::env::split_paths(&path).map(|folder| folder.join(&program)).find(|file| file.is_file())
 }
 
 /// First line that `program argument` prints, if it ends well.
