@@ -11,9 +11,8 @@ static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 /// Opens the library for good: GObject types cannot be unloaded again.
 pub fn open(name: &CStr) -> Result<()> {
-    let library = system::open_library(name).map_err(|reason| {
-        Error::Host(format!("{reason}; install GIMP's libraries or start the plug-in from GIMP"))
-    })?;
+    let library = system::open_library(name)
+        .map_err(|reason| Error::Host(format!("{reason}; install GIMP's libraries or start the plug-in from GIMP")))?;
     LIBRARY.store(library, Ordering::Release);
     Ok(())
 }

@@ -25,7 +25,7 @@ const CLOSE: i32 = 3;
 /// What can be pressed, in the order in which it gets its key.
 const BUTTONS: [&str; 6] = ["Stop", "Close", "Edit", "Browse...", "New seed", "Advanced"];
 /// As [`BUTTONS`], after the fields.
-const MORE: [&str; 3] = ["Simple", "Previous edits", "Remove"];
+const MORE: [&str; 3] = ["Text", "Previous edits", "Remove"];
 
 /// `label` in the user's language with `_` before its key: no two texts of the dialog share one; what is folded away gets
 /// what is left.
@@ -54,6 +54,7 @@ pub fn run(session: Session) -> Result<Layer> {
     gtk::start(session.document.image);
     let window = Window::new(session);
     window.dialog.0.show_all();
+    window.focus_prompt();
     window.begin();
     window.dialog.run_main_loop();
     window.dialog.hide();
@@ -306,6 +307,10 @@ impl Window {
             })
         });
         self.write(&params);
+    }
+
+    /// Lets the user write the target text at once; a page of tabs gives nothing the focus before it is shown.
+    fn focus_prompt(&self) {
         if let Some(Field::Prompt(area)) = self.field("prompt") {
             area.select_all();
             area.view.grab_focus();

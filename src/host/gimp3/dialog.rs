@@ -24,7 +24,7 @@ const BUTTONS_OF_GIMP: [&str; 5] = ["Help", "Reset", "Load Saved Settings", "Sav
 /// What else can be pressed; the first two get the best keys.
 const BUTTONS: [&str; 6] = ["Edit", "New seed", "Stop", "Close", "Browse...", "Advanced"];
 /// As [`BUTTONS`], after the fields.
-const MORE: [&str; 3] = ["Simple", "Previous edits", "Remove"];
+const MORE: [&str; 3] = ["Text", "Previous edits", "Remove"];
 
 const EDIT: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_OK;
 const CLOSE: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_CANCEL;

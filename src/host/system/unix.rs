@@ -69,9 +69,8 @@ fn system_number(name: &CStr) -> Option<u64> {
     let mut bytes = [0_u8; size_of::<u64>()];
     let mut size = bytes.len();
     // SAFETY: the name is a C string; the kernel writes at most `size` bytes and says how many; nothing is set.
-    let answer = unsafe {
-        libc::sysctlbyname(name.as_ptr(), bytes.as_mut_ptr().cast(), &raw mut size, std::ptr::null_mut(), 0)
-    };
+    let answer =
+        unsafe { libc::sysctlbyname(name.as_ptr(), bytes.as_mut_ptr().cast(), &raw mut size, std::ptr::null_mut(), 0) };
     match (answer, size) {
         (0, 4) => Some(u32::from_ne_bytes(bytes[..4].try_into().ok()?).into()),
         (0, 8) => Some(u64::from_ne_bytes(bytes)),
