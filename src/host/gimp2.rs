@@ -1,5 +1,8 @@
 //! GIMP 2.10: registers the procedure `plug-in-imagic-edit`, reads its arguments and runs it with or without the dialog.
 
+#[path = "gimp/buffer.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod buffer;
 #[path = "gimp/control.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod control;

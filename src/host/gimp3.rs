@@ -1,6 +1,9 @@
 //! GIMP 3: registers the procedure `plug-in-imagic-edit` as a GObject plug-in, reads its arguments and runs it with or
 //! without the dialog.
 
+#[path = "gimp/buffer.rs"]
+#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
+mod buffer;
 mod config;
 #[path = "gimp/control.rs"]
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]

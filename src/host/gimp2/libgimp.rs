@@ -2,11 +2,11 @@
 //!
 //! The types are not `Send`: libgimp may be called only on the thread that GIMP called.
 
+use super::buffer::{Buffer, MASK, RGBA};
 use crate::error::{Error, Result};
 use crate::host::gimp::{Kind, Mode, Rectangle, c_string};
 use crate::host::gimp2_sys as sys;
-use std::ffi::{CStr, c_char, c_void};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
@@ -45,9 +45,6 @@ fn refused(doing: &str) -> Error {
 fn done(success: sys::gboolean, doing: &str) -> Result<()> {
     if success != 0 { Ok(()) } else { Err(refused(doing)) }
 }
-
-/// Rows that are read at a time where their order is all that counts.
-const DIGEST_ROWS: i32 = 64;
 
 /// An image in GIMP, which the user may close at any time.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -301,102 +298,49 @@ impl Layer {
         with_parasite(name, bytes, |parasite| gimp!(gimp_item_attach_parasite(self.id, parasite)))
     }
 
-    /// The pixels of `part`, row by row in babl's `format`, which must have `channels` values of 16 bits.
-    fn read(self, part: Rectangle, format: &CStr, channels: usize) -> Vec<u16> {
-        let mut values = vec![0; part.area() * channels];
-        // SAFETY: `values` has room for every pixel of `part` in `format`, without gaps between the rows (stride 0);
-        // the buffer is ours until it is unreferenced.
-        unsafe {
-            let buffer = sys::gimp_drawable_get_buffer(self.id);
-            let (format, data) = (sys::babl_format(format.as_ptr()), values.as_mut_ptr().cast::<c_void>());
-            sys::gegl_buffer_get(
-                buffer,
-                &gegl(part),
-                1.0,
-                format.cast(),
-                data,
-                0,
-                sys::GeglAbyssPolicy::GEGL_ABYSS_NONE,
-            );
-            sys::g_object_unref(buffer.cast());
-        }
-        values
-    }
-
-    /// Writes what [`Layer::read`] gave.
-    fn write(self, part: Rectangle, format: &CStr, channels: usize, values: &[u16]) {
-        assert_eq!(values.len(), part.area() * channels, "values for every pixel of the part");
-        // SAFETY: as in `read`; the length is checked above.
-        unsafe {
-            let buffer = sys::gimp_drawable_get_buffer(self.id);
-            let (format, data) = (sys::babl_format(format.as_ptr()), values.as_ptr().cast::<c_void>());
-            sys::gegl_buffer_set(buffer, &gegl(part), 0, format.cast(), data, 0);
-            sys::g_object_unref(buffer.cast());
-        }
-        gimp!(gimp_drawable_update(self.id, part.x, part.y, part.width, part.height));
+    fn buffer(self) -> Buffer {
+        let buffer = gimp!(gimp_drawable_get_buffer(self.id));
+        // SAFETY: libgimp gives the buffer away, or says null; `Image::start` has prepared GEGL.
+        unsafe { Buffer::take(buffer) }
     }
 
     /// sRGB with straight alpha, whatever the image's own mode, precision and profile are.
     pub fn read_rgba(self, part: Rectangle) -> Vec<u16> {
-        self.read(part, c"R'G'B'A u16", 4)
-    }
-
-    /// Writes sRGB with straight alpha; babl converts to what the image has.
-    pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
-        self.write(part, c"R'G'B'A u16", 4, rgba);
+        self.buffer().read(part, &RGBA)
     }
 
     /// Copies pixels of a layer of the same size, whatever the image's precision is.
     pub fn copy_pixels(self, from: Self, parts: &[Rectangle]) {
-        // SAFETY: both buffers are ours until they are unreferenced; GEGL copies only what lies in both.
-        unsafe {
-            let (source, target) = (sys::gimp_drawable_get_buffer(from.id), sys::gimp_drawable_get_buffer(self.id));
-            for part in parts.iter().map(|&part| gegl(part)) {
-                sys::gegl_buffer_copy(source, &part, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE, target, &part);
-            }
-            sys::g_object_unref(source.cast());
-            sys::g_object_unref(target.cast());
-        }
-        let Rectangle { width, height, .. } = self.bounds();
-        gimp!(gimp_drawable_update(self.id, 0, 0, width, height));
+        self.buffer().copy(&from.buffer(), parts);
+        self.update(Rectangle { x: 0, y: 0, ..self.bounds() });
     }
 
     /// Differs for layers with different pixels, told apart as finely as the image can hold them.
     pub fn digest(self, part: Rectangle) -> u64 {
-        let buffer = gimp!(gimp_drawable_get_buffer(self.id));
-        let mut hasher = DefaultHasher::new();
-        // SAFETY: the buffer is ours until it is unreferenced; `bytes` has room for the rows of a band in the buffer's own
-        // format, without gaps between them (stride 0).
-        unsafe {
-            let format = sys::gegl_buffer_get_format(buffer);
-            // It names the color space, which a user can change without touching a pixel.
-            CStr::from_ptr(sys::babl_get_name(format)).hash(&mut hasher);
-            let row = part.width as usize * sys::babl_format_get_bytes_per_pixel(format) as usize;
-            let mut bytes = vec![0_u8; row * DIGEST_ROWS as usize];
-            for y in (0..part.height).step_by(DIGEST_ROWS as usize) {
-                let band = Rectangle { y: part.y + y, height: DIGEST_ROWS.min(part.height - y), ..part };
-                let (data, outside) = (bytes.as_mut_ptr().cast::<c_void>(), sys::GeglAbyssPolicy::GEGL_ABYSS_NONE);
-                sys::gegl_buffer_get(buffer, &gegl(band), 1.0, format.cast(), data, 0, outside);
-                bytes[..row * band.height as usize].hash(&mut hasher);
-            }
-            sys::g_object_unref(buffer.cast());
-        }
-        hasher.finish()
+        self.buffer().digest(part)
+    }
+
+    /// Writes sRGB with straight alpha.
+    pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
+        self.buffer().write(part, &RGBA, rgba);
+        self.update(part);
     }
 
     /// Values of a mask or of the selection.
     pub fn read_mask(self, part: Rectangle) -> Vec<u16> {
-        self.read(part, c"Y u16", 1)
+        self.buffer().read(part, &MASK)
     }
 
     /// Sets values of a mask.
     pub fn write_mask(self, part: Rectangle, values: &[u16]) {
-        self.write(part, c"Y u16", 1, values);
+        self.buffer().write(part, &MASK, values);
+        self.update(part);
     }
-}
 
-fn gegl(part: Rectangle) -> sys::GeglRectangle {
-    sys::GeglRectangle { x: part.x, y: part.y, width: part.width, height: part.height }
+    /// Makes GIMP draw `part` anew, after its buffer was dropped.
+    fn update(self, part: Rectangle) {
+        gimp!(gimp_drawable_update(self.id, part.x, part.y, part.width, part.height));
+    }
 }
 
 /// Copies a parasite's data and frees it.

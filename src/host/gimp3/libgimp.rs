@@ -4,11 +4,11 @@
 //! while an edit runs, and a number stays a number. libgimp answers an object that it does not know, or null, with an error
 //! value. The types are not `Send`: libgimp may be called only on the thread that GIMP called.
 
+use super::buffer::{Buffer, MASK, RGBA};
 use crate::error::{Error, Result};
 use crate::host::gimp::{Kind, Mode, Rectangle, c_string};
 use crate::host::gimp3_sys as sys;
-use std::ffi::{CStr, c_char, c_void};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
 
@@ -67,9 +67,6 @@ fn refused(doing: &str) -> Error {
 fn done(success: sys::gboolean, doing: &str) -> Result<()> {
     if success != 0 { Ok(()) } else { Err(refused(doing)) }
 }
-
-/// Rows that are read at a time where their order is all that counts.
-const DIGEST_ROWS: i32 = 64;
 
 /// An image in GIMP, which the user may close at any time.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -335,54 +332,24 @@ impl Layer {
         with_parasite(name, bytes, |parasite| gimp!(gimp_item_attach_parasite(self.object(), parasite)))
     }
 
-    /// The pixels of `part`, row by row in babl's `format`, which must have `channels` values of 16 bits.
-    fn read(self, part: Rectangle, format: &CStr, channels: usize) -> Vec<u16> {
-        let mut values = vec![0; part.area() * channels];
+    fn buffer(self) -> Buffer {
         let buffer = gimp!(gimp_drawable_get_buffer(self.object()));
-        if buffer.is_null() {
-            // Deleted in this moment; what comes next finds that out.
-            return values;
-        }
-        // SAFETY: `values` has room for every pixel of `part` in `format`, without gaps between the rows (stride 0);
-        // the buffer is ours until it is unreferenced.
-        unsafe {
-            let (format, data) = (sys::babl_format(format.as_ptr()), values.as_mut_ptr().cast::<c_void>());
-            let outside = sys::GeglAbyssPolicy::GEGL_ABYSS_NONE;
-            sys::gegl_buffer_get(buffer, &gegl(part), 1.0, format.cast(), data, 0, outside);
-            sys::g_object_unref(buffer.cast());
-        }
-        values
+        // SAFETY: libgimp gives the buffer away, or says null; `Image::start` has prepared GEGL.
+        unsafe { Buffer::take(buffer) }
     }
 
-    /// Writes what [`Layer::read`] gave.
-    fn write(self, part: Rectangle, format: &CStr, channels: usize, values: &[u16]) {
-        assert_eq!(values.len(), part.area() * channels, "values for every pixel of the part");
-        let buffer = gimp!(gimp_drawable_get_buffer(self.object()));
-        if buffer.is_null() {
-            return;
-        }
-        // SAFETY: as in `read`; the length is checked above.
-        unsafe {
-            let (format, data) = (sys::babl_format(format.as_ptr()), values.as_ptr().cast::<c_void>());
-            sys::gegl_buffer_set(buffer, &gegl(part), 0, format.cast(), data, 0);
-            sys::g_object_unref(buffer.cast());
-        }
-        gimp!(gimp_drawable_update(self.object(), part.x, part.y, part.width, part.height));
-    }
-
-    /// sRGB with straight alpha, whatever the image's own mode, precision and profile are; effects that are attached to
-    /// the layer count, because the user sees them.
-    pub fn read_rgba(self, part: Rectangle) -> Vec<u16> {
+    /// What the user sees of the layer alone: `look` gets its pixels, with the effects that are attached to it. Without them
+    /// where GIMP cannot merge them or they change the layer's size.
+    fn seen<T>(self, look: impl FnOnce(&Buffer) -> T) -> T {
         let merged = self.with_effects_merged();
-        let values = merged.unwrap_or(self).read(part, c"R'G'B'A u16", 4);
+        let answer = look(&merged.unwrap_or(self).buffer());
         if let Some(copy) = merged {
             copy.delete();
         }
-        values
+        answer
     }
 
-    /// A copy outside of the image whose pixels have the effects in them; `None` when there are no effects, or when GIMP
-    /// cannot merge them or they change the layer's size: then the pixels without them count.
+    /// A copy outside of the image whose pixels have the effects in them; `None` when there are none to merge.
     fn with_effects_merged(self) -> Option<Self> {
         let effects = gimp!(gimp_drawable_get_filters(self.object()));
         // SAFETY: libgimp gives the list away and keeps the effects.
@@ -399,76 +366,43 @@ impl Layer {
         None
     }
 
-    /// Writes sRGB with straight alpha; babl converts to what the image has.
-    pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
-        self.write(part, c"R'G'B'A u16", 4, rgba);
+    /// sRGB with straight alpha, whatever the image's own mode, precision and profile are.
+    pub fn read_rgba(self, part: Rectangle) -> Vec<u16> {
+        self.seen(|buffer| buffer.read(part, &RGBA))
     }
 
-    /// Copies pixels of a layer of the same size, whatever the image's precision is; its effects count.
+    /// Copies pixels of a layer of the same size, whatever the image's precision is.
     pub fn copy_pixels(self, from: Self, parts: &[Rectangle]) {
-        let merged = from.with_effects_merged();
-        let source = gimp!(gimp_drawable_get_buffer(merged.unwrap_or(from).object()));
-        let target = gimp!(gimp_drawable_get_buffer(self.object()));
-        if !source.is_null() && !target.is_null() {
-            for part in parts.iter().map(|&part| gegl(part)) {
-                // SAFETY: both buffers are ours until they are unreferenced; GEGL copies only what lies in both.
-                unsafe { sys::gegl_buffer_copy(source, &part, sys::GeglAbyssPolicy::GEGL_ABYSS_NONE, target, &part) };
-            }
-        }
-        for buffer in [source, target].into_iter().filter(|buffer| !buffer.is_null()) {
-            gimp!(g_object_unref(buffer.cast()));
-        }
-        if let Some(copy) = merged {
-            copy.delete();
-        }
-        let Rectangle { width, height, .. } = self.bounds();
-        gimp!(gimp_drawable_update(self.object(), 0, 0, width, height));
+        from.seen(|buffer| self.buffer().copy(buffer, parts));
+        self.update(Rectangle { x: 0, y: 0, ..self.bounds() });
     }
 
     /// Differs for layers with different pixels, told apart as finely as the image can hold them.
     pub fn digest(self, part: Rectangle) -> u64 {
-        let merged = self.with_effects_merged();
-        let buffer = gimp!(gimp_drawable_get_buffer(merged.unwrap_or(self).object()));
-        if buffer.is_null() {
-            // Deleted in this moment; what comes next finds that out.
-            return 0;
-        }
-        let mut hasher = DefaultHasher::new();
-        // SAFETY: the buffer is ours until it is unreferenced; `bytes` has room for the rows of a band in the buffer's own
-        // format, without gaps between them (stride 0).
-        unsafe {
-            let format = sys::gegl_buffer_get_format(buffer);
-            // It names the color space, which a user can change without touching a pixel.
-            CStr::from_ptr(sys::babl_get_name(format)).hash(&mut hasher);
-            let row = part.width as usize * sys::babl_format_get_bytes_per_pixel(format) as usize;
-            let mut bytes = vec![0_u8; row * DIGEST_ROWS as usize];
-            for y in (0..part.height).step_by(DIGEST_ROWS as usize) {
-                let band = Rectangle { y: part.y + y, height: DIGEST_ROWS.min(part.height - y), ..part };
-                let (data, outside) = (bytes.as_mut_ptr().cast::<c_void>(), sys::GeglAbyssPolicy::GEGL_ABYSS_NONE);
-                sys::gegl_buffer_get(buffer, &gegl(band), 1.0, format.cast(), data, 0, outside);
-                bytes[..row * band.height as usize].hash(&mut hasher);
-            }
-            sys::g_object_unref(buffer.cast());
-        }
-        if let Some(copy) = merged {
-            copy.delete();
-        }
-        hasher.finish()
+        self.seen(|buffer| buffer.digest(part))
+    }
+
+    /// Writes sRGB with straight alpha.
+    pub fn write_rgba(self, part: Rectangle, rgba: &[u16]) {
+        self.buffer().write(part, &RGBA, rgba);
+        self.update(part);
     }
 
     /// Values of a mask or of the selection.
     pub fn read_mask(self, part: Rectangle) -> Vec<u16> {
-        self.read(part, c"Y u16", 1)
+        self.buffer().read(part, &MASK)
     }
 
     /// Sets values of a mask.
     pub fn write_mask(self, part: Rectangle, values: &[u16]) {
-        self.write(part, c"Y u16", 1, values);
+        self.buffer().write(part, &MASK, values);
+        self.update(part);
     }
-}
 
-fn gegl(part: Rectangle) -> sys::GeglRectangle {
-    sys::GeglRectangle { x: part.x, y: part.y, width: part.width, height: part.height }
+    /// Makes GIMP draw `part` anew, after its buffer was dropped.
+    fn update(self, part: Rectangle) {
+        gimp!(gimp_drawable_update(self.object(), part.x, part.y, part.width, part.height));
+    }
 }
 
 /// Copies a parasite's data and frees it.
