@@ -1379,6 +1379,13 @@ impl GtkIconSize {
 #[repr(transparent)]
 #[derive(Copy, Clone, Hash, PartialEq, Eq)]
 pub struct GtkIconSize(pub ::std::os::raw::c_uint);
+impl GtkPackType {
+    pub const GTK_PACK_START: GtkPackType = GtkPackType(0);
+    pub const GTK_PACK_END: GtkPackType = GtkPackType(1);
+}
+#[repr(transparent)]
+#[derive(Copy, Clone, Hash, PartialEq, Eq)]
+pub struct GtkPackType(pub ::std::os::raw::c_uint);
 impl GtkPolicyType {
     pub const GTK_POLICY_ALWAYS: GtkPolicyType = GtkPolicyType(0);
     pub const GTK_POLICY_AUTOMATIC: GtkPolicyType = GtkPolicyType(1);
@@ -1722,6 +1729,14 @@ pub unsafe fn gtk_label_set_mnemonic_widget(label: *mut GtkLabel, widget: *mut G
 pub fn has_gtk_label_set_mnemonic_widget() -> bool {
     Symbol::new(c"gtk_label_set_mnemonic_widget").find().is_some()
 }
+pub unsafe fn gtk_label_set_ellipsize(label: *mut GtkLabel, mode: PangoEllipsizeMode) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_ellipsize");
+    type Function = unsafe extern "C" fn(*mut GtkLabel, PangoEllipsizeMode);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, mode) }
+}
+pub fn has_gtk_label_set_ellipsize() -> bool {
+    Symbol::new(c"gtk_label_set_ellipsize").find().is_some()
+}
 pub unsafe fn gtk_label_set_line_wrap(label: *mut GtkLabel, wrap: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_line_wrap");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gboolean);
@@ -1970,14 +1985,6 @@ pub unsafe fn gtk_combo_box_text_remove(combo_box: *mut GtkComboBoxText, positio
 pub fn has_gtk_combo_box_text_remove() -> bool {
     Symbol::new(c"gtk_combo_box_text_remove").find().is_some()
 }
-pub unsafe fn gtk_expander_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
-    static SYMBOL: Symbol = Symbol::new(c"gtk_expander_new_with_mnemonic");
-    type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
-    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
-}
-pub fn has_gtk_expander_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_expander_new_with_mnemonic").find().is_some()
-}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct _GtkFileChooser {
@@ -2032,6 +2039,45 @@ pub unsafe fn gtk_main_quit() {
 }
 pub fn has_gtk_main_quit() -> bool {
     Symbol::new(c"gtk_main_quit").find().is_some()
+}
+pub type GtkNotebook = _GtkNotebook;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub struct _GtkNotebook {
+    pub _bindgen_opaque_blob: [u64; 22usize],
+}
+pub unsafe fn gtk_notebook_new() -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_new");
+    type Function = unsafe extern "C" fn() -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gtk_notebook_new() -> bool {
+    Symbol::new(c"gtk_notebook_new").find().is_some()
+}
+pub unsafe fn gtk_notebook_append_page(
+    notebook: *mut GtkNotebook,
+    child: *mut GtkWidget,
+    tab_label: *mut GtkWidget,
+) -> gint {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_append_page");
+    type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, *mut GtkWidget) -> gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, child, tab_label) }
+}
+pub fn has_gtk_notebook_append_page() -> bool {
+    Symbol::new(c"gtk_notebook_append_page").find().is_some()
+}
+pub unsafe fn gtk_notebook_set_action_widget(
+    notebook: *mut GtkNotebook,
+    widget: *mut GtkWidget,
+    pack_type: GtkPackType,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_set_action_widget");
+    type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, GtkPackType);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, widget, pack_type) }
+}
+pub fn has_gtk_notebook_set_action_widget() -> bool {
+    Symbol::new(c"gtk_notebook_set_action_widget").find().is_some()
 }
 pub type GtkProgressBar = _GtkProgressBar;
 #[repr(C)]
@@ -2544,6 +2590,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_label_set_text",
     c"gtk_label_set_markup",
     c"gtk_label_set_mnemonic_widget",
+    c"gtk_label_set_ellipsize",
     c"gtk_label_set_line_wrap",
     c"gtk_label_set_selectable",
     c"gtk_box_pack_start",
@@ -2567,12 +2614,14 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_combo_box_text_new_with_entry",
     c"gtk_combo_box_text_append_text",
     c"gtk_combo_box_text_remove",
-    c"gtk_expander_new_with_mnemonic",
     c"gtk_file_chooser_get_filename",
     c"gtk_hbox_new",
     c"gtk_file_chooser_dialog_new",
     c"gtk_main",
     c"gtk_main_quit",
+    c"gtk_notebook_new",
+    c"gtk_notebook_append_page",
+    c"gtk_notebook_set_action_widget",
     c"gtk_progress_bar_new",
     c"gtk_progress_bar_set_text",
     c"gtk_progress_bar_set_fraction",

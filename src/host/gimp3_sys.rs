@@ -1948,6 +1948,13 @@ impl GtkIconSize {
 #[repr(transparent)]
 #[derive(Copy, Clone, Hash, PartialEq, Eq)]
 pub struct GtkIconSize(pub ::std::os::raw::c_uint);
+impl GtkPackType {
+    pub const GTK_PACK_START: GtkPackType = GtkPackType(0);
+    pub const GTK_PACK_END: GtkPackType = GtkPackType(1);
+}
+#[repr(transparent)]
+#[derive(Copy, Clone, Hash, PartialEq, Eq)]
+pub struct GtkPackType(pub ::std::os::raw::c_uint);
 impl GtkShadowType {
     pub const GTK_SHADOW_NONE: GtkShadowType = GtkShadowType(0);
     pub const GTK_SHADOW_IN: GtkShadowType = GtkShadowType(1);
@@ -2258,6 +2265,14 @@ pub unsafe fn gtk_label_set_mnemonic_widget(label: *mut GtkLabel, widget: *mut G
 pub fn has_gtk_label_set_mnemonic_widget() -> bool {
     Symbol::new(c"gtk_label_set_mnemonic_widget").find().is_some()
 }
+pub unsafe fn gtk_label_set_ellipsize(label: *mut GtkLabel, mode: PangoEllipsizeMode) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_ellipsize");
+    type Function = unsafe extern "C" fn(*mut GtkLabel, PangoEllipsizeMode);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, mode) }
+}
+pub fn has_gtk_label_set_ellipsize() -> bool {
+    Symbol::new(c"gtk_label_set_ellipsize").find().is_some()
+}
 pub unsafe fn gtk_label_set_max_width_chars(label: *mut GtkLabel, n_chars: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_max_width_chars");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gint);
@@ -2561,14 +2576,6 @@ pub unsafe fn gtk_combo_box_text_remove(combo_box: *mut GtkComboBoxText, positio
 pub fn has_gtk_combo_box_text_remove() -> bool {
     Symbol::new(c"gtk_combo_box_text_remove").find().is_some()
 }
-pub unsafe fn gtk_expander_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
-    static SYMBOL: Symbol = Symbol::new(c"gtk_expander_new_with_mnemonic");
-    type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
-    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
-}
-pub fn has_gtk_expander_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_expander_new_with_mnemonic").find().is_some()
-}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct _GtkFileChooser {
@@ -2629,6 +2636,45 @@ pub unsafe fn gtk_size_group_add_widget(size_group: *mut GtkSizeGroup, widget: *
 }
 pub fn has_gtk_size_group_add_widget() -> bool {
     Symbol::new(c"gtk_size_group_add_widget").find().is_some()
+}
+pub type GtkNotebook = _GtkNotebook;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub struct _GtkNotebook {
+    pub _bindgen_opaque_blob: [u64; 6usize],
+}
+pub unsafe fn gtk_notebook_new() -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_new");
+    type Function = unsafe extern "C" fn() -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub fn has_gtk_notebook_new() -> bool {
+    Symbol::new(c"gtk_notebook_new").find().is_some()
+}
+pub unsafe fn gtk_notebook_append_page(
+    notebook: *mut GtkNotebook,
+    child: *mut GtkWidget,
+    tab_label: *mut GtkWidget,
+) -> gint {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_append_page");
+    type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, *mut GtkWidget) -> gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, child, tab_label) }
+}
+pub fn has_gtk_notebook_append_page() -> bool {
+    Symbol::new(c"gtk_notebook_append_page").find().is_some()
+}
+pub unsafe fn gtk_notebook_set_action_widget(
+    notebook: *mut GtkNotebook,
+    widget: *mut GtkWidget,
+    pack_type: GtkPackType,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_set_action_widget");
+    type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, GtkPackType);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, widget, pack_type) }
+}
+pub fn has_gtk_notebook_set_action_widget() -> bool {
+    Symbol::new(c"gtk_notebook_set_action_widget").find().is_some()
 }
 pub type GtkProgressBar = _GtkProgressBar;
 #[repr(C)]
@@ -3131,6 +3177,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_label_set_text",
     c"gtk_label_set_markup",
     c"gtk_label_set_mnemonic_widget",
+    c"gtk_label_set_ellipsize",
     c"gtk_label_set_max_width_chars",
     c"gtk_label_set_line_wrap",
     c"gtk_label_set_selectable",
@@ -3160,11 +3207,13 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_combo_box_text_new_with_entry",
     c"gtk_combo_box_text_append_text",
     c"gtk_combo_box_text_remove",
-    c"gtk_expander_new_with_mnemonic",
     c"gtk_file_chooser_get_filename",
     c"gtk_file_chooser_dialog_new",
     c"gtk_size_group_new",
     c"gtk_size_group_add_widget",
+    c"gtk_notebook_new",
+    c"gtk_notebook_append_page",
+    c"gtk_notebook_set_action_widget",
     c"gtk_progress_bar_new",
     c"gtk_progress_bar_set_text",
     c"gtk_progress_bar_set_fraction",

@@ -24,7 +24,7 @@ const STRENGTHS: [f64; 7] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2];
 const SEEDS: usize = 5;
 
 /// Size of the curve of losses.
-const CURVE: (u32, u32) = (500, 36);
+const CURVE: (u32, u32) = (180, 28);
 
 /// What the dialog waits for.
 #[derive(Default)]

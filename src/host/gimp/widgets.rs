@@ -222,6 +222,14 @@ impl Label {
         Self(label)
     }
 
+    /// Keeps the text in one line at its right end; what is too long for that ends in dots.
+    pub fn in_one_line(self) -> Self {
+        gtk!(gtk_label_set_line_wrap(self.0.as_ptr(), 0));
+        gtk!(gtk_label_set_ellipsize(self.0.as_ptr(), sys::PangoEllipsizeMode::PANGO_ELLIPSIZE_END));
+        gtk!(gtk_misc_set_alignment(self.0.as_ptr(), 1.0, 0.5));
+        self
+    }
+
     /// Lets the user mark and copy the text.
     pub fn selectable(self) -> Self {
         gtk!(gtk_label_set_selectable(self.0.as_ptr(), 1));
@@ -467,10 +475,30 @@ pub fn button(label: &str) -> Widget {
     Widget::own(gtk!(gtk_button_new_with_mnemonic(label.as_ptr())))
 }
 
-/// A part of the dialog that can be unfolded; its text has a mnemonic.
-pub fn expander(label: &str) -> Widget {
-    let label = c_string(label);
-    Widget::own(gtk!(gtk_expander_new_with_mnemonic(label.as_ptr())))
+/// Parts of the dialog of which one is seen, each below a tab.
+pub struct Pages(pub Widget);
+
+impl Pages {
+    /// The tabs take no focus, which is to be in the first field when the window opens; their keys reach them.
+    pub fn new() -> Self {
+        let pages = Widget::own(gtk!(gtk_notebook_new()));
+        gtk!(gtk_widget_set_can_focus(pages.as_ptr(), 0));
+        Self(pages)
+    }
+
+    /// `label` has a mnemonic, which brings `page` to the front.
+    pub fn add(&self, label: &str, page: &Widget) {
+        let text = c_string(label);
+        let label = Widget::own(gtk!(gtk_label_new_with_mnemonic(text.as_ptr())));
+        page.set_border(SPACING as u32);
+        gtk!(gtk_notebook_append_page(self.0.as_ptr(), page.as_ptr(), label.as_ptr()));
+    }
+
+    /// Puts `widget` into the line of the tabs.
+    pub fn add_beside_tabs(&self, widget: &Widget) {
+        widget.show_all();
+        gtk!(gtk_notebook_set_action_widget(self.0.as_ptr(), widget.as_ptr(), sys::GtkPackType::GTK_PACK_END));
+    }
 }
 
 /// A bar with a text in it.

@@ -6,7 +6,7 @@ use super::gtk::{self, Form, Icon, Slider, Spinner};
 use super::libgimp::Layer;
 use super::panel::{self, Panel};
 use super::session::{Message, Session, Tone};
-use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Image, Label, List, TextArea, Tick, Widget};
+use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Image, Label, List, Pages, TextArea, Tick, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
 use crate::host::language::{Language, language};
@@ -25,7 +25,7 @@ const CLOSE: i32 = 3;
 /// What can be pressed, in the order in which it gets its key.
 const BUTTONS: [&str; 7] = ["Stop", "Close", "Edit", "Browse...", "New seed", "Advanced", "Reset to preset"];
 /// As [`BUTTONS`], after the fields.
-const MORE: [&str; 2] = ["Previous edits", "Remove"];
+const MORE: [&str; 3] = ["Simple", "Previous edits", "Remove"];
 
 /// `label` in the user's language with `_` before its key: no two texts of the dialog share one; what is folded away gets
 /// what is left.
@@ -45,6 +45,9 @@ fn with_key_in(language: &Language, label: &str) -> String {
 
 /// Width of the fields in pixels.
 const WIDTH: i32 = 440;
+/// Width of the text beside the tabs.
+const SUBJECT_WIDTH: i32 = 340;
+
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
 pub fn run(session: Session) -> Result<Layer> {
     gtk::start(session.document.image);
@@ -100,13 +103,13 @@ impl Window {
         let edit = dialog.add_button(&edit, EDIT);
         dialog.set_default(EDIT);
 
-        let subject = Label::new(WIDTH);
+        let subject = Label::new(SUBJECT_WIDTH).in_one_line();
         subject.set_text(&session.subject());
+        subject.0.set_tooltip(&session.subject());
         let (description, examples) = (Label::new(WIDTH).selectable(), Label::new(WIDTH));
         description.0.show_only_on_demand();
         examples.0.show_only_on_demand();
         let (browse, new_seed, reset) = (widgets::button(&browse), widgets::button(&new_seed), widgets::button(&reset));
-        let fold = widgets::expander(&advanced);
         let (basic, columns) = (Form::new(8), [Form::new(8), Form::new(8)]);
         let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
         let mut fields = Vec::new();
@@ -171,12 +174,10 @@ impl Window {
         browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
         new_seed.set_tooltip("Another version of the edit.");
         columns[1].add_below(&reset);
-        let advanced = gtk::columns();
-        advanced.set_border(widgets::BORDER);
-        columns.iter().for_each(|column| advanced.pack_growing(&column.table));
-        fold.add(&advanced);
+        let folded = gtk::columns();
+        columns.iter().for_each(|column| folded.pack_growing(&column.table));
 
-        let [earlier_label, remove] = MORE.map(with_key);
+        let [simple, earlier_label, remove] = MORE.map(with_key);
         let (earlier, earlier_row, remove) = (List::new(), widgets::horizontal(), widgets::button(&remove));
         remove.set_tooltip("Deletes the layer of this edit and forgets the edit.");
         earlier.widget.set_tooltip("Takes text and settings of an earlier edit of this image.");
@@ -197,8 +198,16 @@ impl Window {
         status.0.set_size(WIDTH + 60, -1);
         line.pack(&icon.0);
         line.pack_growing(&status.0);
-        let all = widgets::vertical();
-        for row in [&subject.0, &earlier_row, &basic.table, &fold, &cost.0, &bar.0, &curve.0, &line] {
+        let progress = widgets::horizontal();
+        progress.pack_growing(&bar.0);
+        progress.pack(&curve.0);
+        let (front, pages, all) = (widgets::vertical(), Pages::new(), widgets::vertical());
+        front.pack(&earlier_row);
+        front.pack(&basic.table);
+        pages.add(&simple, &front);
+        pages.add(&advanced, &folded);
+        pages.add_beside_tabs(&subject.0);
+        for row in [&pages.0, &cost.0, &progress, &line] {
             all.pack(row);
         }
         let both = gtk::columns();

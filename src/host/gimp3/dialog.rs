@@ -7,13 +7,13 @@ use super::libgimp::Layer;
 use super::panel::{self, Panel};
 use super::session::{Message, Session, Tone};
 use super::sys;
-use super::widgets::{self, Bar, Chooser, Dialog, Image, Label, List, TextArea, Widget};
+use super::widgets::{self, Bar, Chooser, Dialog, Image, Label, List, Pages, TextArea, Widget};
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
 use crate::host::language::{Language, language};
 use crate::host::report::help;
 use crate::models;
-use crate::params::{Affects, Domain, PARAMS, Params};
+use crate::params::{Affects, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -24,7 +24,7 @@ const BUTTONS_OF_GIMP: [&str; 5] = ["Help", "Reset", "Load Saved Settings", "Sav
 /// What else can be pressed; the first two get the best keys.
 const BUTTONS: [&str; 6] = ["Edit", "New seed", "Stop", "Close", "Browse...", "Advanced"];
 /// As [`BUTTONS`], after the fields.
-const MORE: [&str; 2] = ["Previous edits", "Remove"];
+const MORE: [&str; 3] = ["Simple", "Previous edits", "Remove"];
 /// Label of [`PRESET`].
 pub const PRESET_LABEL: &str = "The model's own settings";
 
@@ -33,6 +33,8 @@ const CLOSE: sys::GtkResponseType = sys::GtkResponseType::GTK_RESPONSE_CANCEL;
 
 /// Width of the texts in pixels.
 const WIDTH: i32 = 460;
+/// Width of the text beside the tabs.
+const SUBJECT_WIDTH: i32 = 380;
 /// Largest upper limit of a number that needs many digits: learning rates.
 const SMALL: f64 = 1.0;
 
@@ -113,8 +115,10 @@ impl Window {
             gtk::keep_narrow(&label);
             label
         };
-        let (subject, description, examples, status) = (text(), text().selectable(), text(), text().selectable());
+        let subject = Label::new(SUBJECT_WIDTH).in_one_line();
         subject.set_text(&session.subject());
+        subject.0.set_tooltip(&session.subject());
+        let (description, examples, status) = (text().selectable(), text(), text().selectable());
         description.0.show_only_on_demand();
         examples.0.show_only_on_demand();
         let [browse, new_seed, advanced] = ["Browse...", "New seed", "Advanced"].map(with_key);
@@ -126,7 +130,7 @@ impl Window {
         let known = models::list(&session.folders);
         let model = Chooser::new(known.iter().map(|model| model.name.as_str()));
         config.bind_text("model", &model.entry.0);
-        let (strength, seed, keep) = (frame.slider("eta"), frame.spinner("seed"), frame.tick("keep_untouched"));
+        let seed = frame.spinner("seed");
         let label = |id: &str, target: &Widget| {
             let param = PARAMS.iter().find(|param| param.id == id).expect("a row of the table");
             target.set_tooltip(&help(param));
@@ -141,32 +145,38 @@ impl Window {
         seed_row.pack_growing(&seed);
         seed_row.pack(&new_seed);
 
-        let fold = widgets::expander(&advanced);
-        let (both, columns) = gtk::two_columns();
-        let folded: Vec<_> = PARAMS.iter().filter(|param| param.advanced).collect();
-        for (number, param) in folded.iter().enumerate() {
-            frame.unless(PRESET, param.id, &config);
-            let field = match param.domain {
-                Domain::Real { max, .. } if max <= SMALL => frame.small_number(param.id),
-                Domain::Switch => frame.tick(param.id),
-                Domain::Choice { .. } => frame.choices(param.id),
-                _ => frame.spinner(param.id),
-            };
-            columns[number / folded.len().div_ceil(columns.len())].pack(&field);
-        }
-        let settings = widgets::vertical();
-        settings.set_border(widgets::SPACING as u32);
-        settings.pack(&frame.tick(PRESET));
-        settings.pack(&both);
-        fold.add(&settings);
-
-        let [earlier_label, remove] = MORE.map(with_key);
+        let [simple, earlier_label, remove] = MORE.map(with_key);
         let (earlier, earlier_row, remove) = (List::new(), widgets::horizontal(), widgets::button(&remove));
         remove.set_tooltip("Deletes the layer of this edit and forgets the edit.");
         earlier.widget.set_tooltip("Takes text and settings of an earlier edit of this image.");
         earlier_row.pack(&gtk::label_for(&earlier_label, &earlier.widget, &seed));
         earlier_row.pack_growing(&earlier.widget);
         earlier_row.pack(&remove);
+
+        let (front, folded) = (widgets::vertical(), widgets::vertical());
+        let (both, columns) = gtk::two_columns();
+        front.pack(&earlier_row);
+        folded.pack(&frame.tick(PRESET));
+        folded.pack(&both);
+        let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
+        let mut number = 0;
+        for param in PARAMS {
+            match param.id {
+                "prompt" => [&prompt_row, &examples.0].into_iter().for_each(|row| front.pack(row)),
+                "model" => [&model_row, &description.0].into_iter().for_each(|row| front.pack(row)),
+                "seed" => front.pack(&seed_row),
+                _ if !param.advanced => front.pack(&field(&frame, param)),
+                _ => {
+                    frame.unless(PRESET, param.id, &config);
+                    columns[number / column_length].pack(&field(&frame, param));
+                    number += 1;
+                }
+            }
+        }
+        let pages = Pages::new();
+        pages.add(&simple, &front);
+        pages.add(&advanced, &folded);
+        pages.add_beside_tabs(&subject.0);
         let panel = Panel::new(panel::BUTTONS.map(with_key));
 
         let (bar, icon, line) = (gtk::bar(), Icon::new(), widgets::horizontal());
@@ -177,22 +187,10 @@ impl Window {
         line.pack(&icon.0);
         line.pack_growing(&status.0);
         let all = widgets::vertical();
-        for row in [
-            &subject.0,
-            &earlier_row,
-            &prompt_row,
-            &examples.0,
-            &model_row,
-            &description.0,
-            &strength,
-            &seed_row,
-            &keep,
-            &fold,
-            &cost.0,
-            &bar.0,
-            &curve.0,
-            &line,
-        ] {
+        let progress = widgets::horizontal();
+        progress.pack_growing(&bar.0);
+        progress.pack(&curve.0);
+        for row in [&pages.0, &cost.0, &progress, &line] {
             all.pack(row);
         }
         let both = gtk::columns();
@@ -380,6 +378,17 @@ impl Window {
             self.prompt.set_text(&example);
             self.prompt.view.grab_focus();
         }
+    }
+}
+
+/// The field that GIMP makes for a parameter, with its label.
+fn field(frame: &ProcedureDialog, param: &Param) -> Widget {
+    match param.domain {
+        Domain::Real { max, .. } if max <= SMALL => frame.small_number(param.id),
+        Domain::Real { .. } if !param.advanced => frame.slider(param.id),
+        Domain::Switch => frame.tick(param.id),
+        Domain::Choice { .. } => frame.choices(param.id),
+        Domain::Real { .. } | Domain::Integer { .. } | Domain::Text => frame.spinner(param.id),
     }
 }
 
