@@ -554,8 +554,14 @@ def earlier_edits_are_removed_with_their_layers_and_with_nothing_else():
         assert opened.layers() == ["Background", "a red square (eta 0.2)"], opened.layers()
         source = Source(opened.document, opened.layer)
         assert [run["params"]["eta"] for run in source.history()["runs"]] == [0.2]
+        assert "0.4" not in bytes(opened.document.annotation("imagic-edit")).decode(), "the document did not forget it"
         undo()
         assert len(opened.layers()) == 3, "the removal is not one step of undo"
+        assert [run["params"]["eta"] for run in source.history()["runs"]] == [0.2, 0.4], "the undo forgot the entry"
+        application().action("edit_redo").trigger()
+        settle()
+        assert [run["params"]["eta"] for run in source.history()["runs"]] == [0.2]
+        undo()
 
         # A history that names a layer of the user, however it came to that, does not take it away.
         history = source.history()
@@ -564,6 +570,36 @@ def earlier_edits_are_removed_with_their_layers_and_with_nothing_else():
         source._write(history)
         source.remove(stranger, True)
         assert opened.layers()[0] == "Background", opened.layers()
+
+
+def the_last_result_of_a_group_goes_with_its_group():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        fill(dialog)
+        compare(dialog, "Compare strengths")
+        mark(dialog, 1, 2)
+        button(dialog, "Insert marked").click()
+        names = ["Background", "a red square"]
+        assert opened.layers() == names, opened.layers()
+        source = Source(opened.document, opened.layer)
+        first, second = source.history()["runs"]
+        source.remove(first, True)
+        assert opened.layers() == names and len(opened.document.topLevelNodes()[1].childNodes()) == 1
+        source.remove(second, True)
+        assert opened.layers() == ["Background"], opened.layers()
+        undo()
+        assert opened.layers() == names and len(opened.document.topLevelNodes()[1].childNodes()) == 1
+        assert source.history()["runs"] == [second], source.history()
+        undo()
+        assert source.history()["runs"] == [first, second], source.history()
+
+        # What the user put into it is not ours to remove.
+        own = opened.document.createNode("own", "paintlayer")
+        opened.document.topLevelNodes()[1].addChildNode(own, None)
+        settle()
+        for run in (first, second):
+            source.remove(run, True)
+        assert opened.layers() == names and own.name() == "own", opened.layers()
 
 
 def what_is_not_touched_stays_bit_for_bit():
@@ -726,6 +762,7 @@ CHECKS = [
     the_picture_is_seen_as_it_forms_and_against_the_original,
     another_strength_is_seen_without_a_click_and_edit_only_inserts_it,
     earlier_edits_are_removed_with_their_layers_and_with_nothing_else,
+    the_last_result_of_a_group_goes_with_its_group,
     what_is_not_touched_stays_bit_for_bit,
     a_file_with_an_embedded_profile_keeps_it_and_its_pixels,
     a_model_brings_its_preset_but_never_over_settings_that_were_written,

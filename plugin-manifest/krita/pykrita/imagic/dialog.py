@@ -183,13 +183,17 @@ class Dialog(QDialog):
         prompt = self._form.fields["prompt"]
         prompt.text.selectAll()
         prompt.text.setFocus()
-        prompt.earlier.setEnabled(bool(runs))
+        self._offer_earlier()
+
+    def _offer_earlier(self):
+        self._form.fields["prompt"].earlier.setEnabled(bool(self._source.history()["runs"]))
 
     def changeEvent(self, event):
-        """Whoever comes back to this window may have painted meanwhile."""
+        """Whoever comes back to this window may have painted meanwhile, or undone."""
         super().changeEvent(event)
         if event.type() == QEvent.ActivationChange and self.isActiveWindow() and self._hello is not None:
             self._pause.start()
+            self._offer_earlier()
 
     def _on_change(self):
         """Another setting: what it costs, and how it looks if that is there or quickly computed."""
@@ -340,7 +344,7 @@ class Dialog(QDialog):
         for result, layer in zip(results, layers):
             result.layer = layer
         self._mark_layers()
-        self._form.fields["prompt"].earlier.setEnabled(True)
+        self._offer_earlier()
         self._engine.ask({"do": "remember", "params": last["report"]["params"]})
         text = last["summary"] if len(results) == 1 else tr("{} pictures are layers of a new group.", len(results))
         tone = WARNING if last["report"]["hint"] else SUCCESS
@@ -351,7 +355,7 @@ class Dialog(QDialog):
 
     def _on_removed(self, problem):
         self._mark_layers()
-        self._form.fields["prompt"].earlier.setEnabled(bool(self._source.history()["runs"]))
+        self._offer_earlier()
         if problem:
             self._tell(FAILURE, problem)
         else:

@@ -33,6 +33,10 @@ KINDS = {
 # Krita keeps red, green and blue of whole numbers the other way round.
 FORMATS = {SRGB8: "bgra8", SRGB16: "bgra16"}
 
+# Runs that were removed together with their layers, and where they stood, by the document's name in its history: an undo that
+# brings a layer back brings its run back. Only here, because the document shall forget them; an undo ends with the program, too.
+_removed = collections.defaultdict(list)
+
 # The same colors under another name.
 SRGB_TOO = "sRGB built-in"
 
@@ -58,9 +62,10 @@ class Source:
         if node is None:
             raise Refused("No layer is active; click a paint layer in the Layers docker.")
         if node.type() != "paintlayer":
-            kind = KINDS.get(node.type(), "of the kind " + node.type())
+            is_known = node.type() in KINDS
+            kind = tr(KINDS[node.type()]) if is_known else tr("of the kind {}", node.type())
             remedy = "click a paint layer, or convert a copy of it: Layer > Convert > to Paint Layer"
-            raise Refused(tr("“{}” is {}; {}.", node.name(), tr(kind), tr(remedy)))
+            raise Refused(tr("“{}” is {}; {}.", node.name(), kind, tr(remedy)))
         self._first_id = uuid.uuid4().hex
         # The run that made this layer, if it is a result; it stands for the layer from which it was made.
         self.recipe = next((run for run in reversed(self.history()["runs"]) if run["layer"] == _id(node)), None)
@@ -90,6 +95,13 @@ class Source:
 
     def history(self):
         """What the document remembers; something that cannot be read counts as nothing, because it only serves convenience."""
+        history = self._written()
+        for at, run in reversed(_removed[history["document"]]):
+            if run not in history["runs"] and _find(self.document, run["layer"]) is not None:
+                history["runs"].insert(at, run)
+        return history
+
+    def _written(self):
         known = None
         if ANNOTATION in self.document.annotationTypes():
             try:
@@ -160,19 +172,23 @@ class Source:
         document.refreshProjection()
         layers = [_id(top)] if len(edits) == 1 else [_id(layer) for layer in top.childNodes()]
         for layer, edit in zip(layers, edits):
-            history["runs"].append({
+            run = {
                 "layer": layer,
                 "source": self._node_id,
                 "tuned": edit.report["tuned"],
                 "params": edit.report["params"],
                 "seconds": edit.report["seconds"],
-            })
+            }
+            if len(edits) > 1:
+                run["group"] = _id(top)
+            history["runs"].append(run)
         del history["runs"][:-remembered_runs]
         self._write(history)
         return layers, "\n".join(notes)
 
     def remove(self, run, with_layer):
-        """Forgets `run` of the history; its layer, if it is to go as well, in one step of undo."""
+        """Forgets `run` of the history; its layer, if it is to go as well, in one step of undo, with the group of several results
+        if it was the last one there."""
         if not self.is_open():
             raise Refused("The document was closed; there is nothing to remove.")
         history = self.history()
@@ -181,10 +197,13 @@ class Source:
         layer = _find(self.document, run["layer"])
         # A result that is edited itself, because its source is gone, stays.
         if with_layer and layer is not None and layer.type() == "paintlayer" and run["layer"] != self._node_id:
-            if not layer.remove():
+            group = layer.parentNode()
+            is_last = _id(group) == run.get("group") and len(group.childNodes()) == 1
+            if not (group if is_last else layer).remove():
                 raise Refused("Krita did not remove the layer; end what runs in the document and try again.")
             self.document.waitForDone()
             self.document.refreshProjection()
+            _removed[history["document"]].append((history["runs"].index(run), run))
         history["runs"].remove(run)
         self._write(history)
 
