@@ -47,7 +47,7 @@ class EarlierEdits(QMenu):
             if len(listed) == SHOWN:
                 break
         self.addSeparator()
-        self.addAction("&Remove...").triggered.connect(self._remove)
+        self.addAction(tr("&Remove...")).triggered.connect(self._remove)
 
     def _remove(self):
         window = Removal(self._source, self.window())
@@ -72,7 +72,7 @@ class Removal(QDialog):
         self._list.setSelectionMode(QAbstractItemView.ExtendedSelection)
         for run in reversed(source.history()["runs"]):
             text = _text(run["params"])
-            item = QListWidgetItem(text if source.has(run["layer"]) else "{}: its layer is gone".format(text))
+            item = QListWidgetItem(text if source.has(run["layer"]) else tr("{}: its layer is gone", text))
             item.setData(Qt.UserRole, run)
             self._list.addItem(item)
         self._list.setMinimumWidth(46 * self.fontMetrics().averageCharWidth())
@@ -102,4 +102,4 @@ class Removal(QDialog):
 
 
 def _text(params):
-    return "{} (eta {}, seed {})".format(" ".join(params["prompt"].split()), params["eta"], params["seed"])
+    return tr("{} (eta {}, seed {})", " ".join(params["prompt"].split()), params["eta"], params["seed"])

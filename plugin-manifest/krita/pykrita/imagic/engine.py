@@ -5,6 +5,7 @@ import os
 from PyQt5.QtCore import QLocale, QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
 
 from . import language
+from .language import tr
 from .protocol import PROTOCOL, ProtocolError, Reader, encode
 
 # Put here by the installer, as a link.
@@ -112,7 +113,7 @@ class Engine(QObject):
         try:
             messages = self._reader.feed(bytes(self._process.readAllStandardOutput()))
         except ProtocolError as error:
-            self._end("{}; {}.".format(_capitalized(error), REMEDY))
+            self._end(tr("{}; {}.", _capitalized(error), tr(REMEDY)))
             return
         for message, pixels in messages:
             self._hear(message, pixels)
@@ -120,7 +121,7 @@ class Engine(QObject):
     def _hear(self, message, pixels):
         if message["event"] == "hello":
             if message["protocol"] != PROTOCOL:
-                self._end("The engine and this plug-in are of different versions; {}.".format(REMEDY))
+                self._end(tr("The engine and this plug-in are of different versions; {}.", tr(REMEDY)))
                 return
             self.hello = message
             self.ready.emit(message)
@@ -143,15 +144,16 @@ class Engine(QObject):
     def _on_error(self, process, error):
         if process is self._process and error == QProcess.FailedToStart:
             reason = self._process.errorString()
-            self._end("{} does not start: {}; {}.".format(PROGRAM, reason, REMEDY))
+            self._end(tr("{} does not start: {}; {}.", PROGRAM, reason, tr(REMEDY)))
 
     def _on_finished(self, status, how):
         self._read_messages()
-        what = "The engine crashed" if how == QProcess.CrashExit else "The engine ended with status {}".format(status)
+        crashed = how == QProcess.CrashExit
+        what = tr("The engine crashed") if crashed else tr("The engine ended with status {}", status)
         last = self._messages.strip().splitlines()[-1:]
-        said = " It said last: {}".format(last[0]) if last else ""
+        said = tr(" It said last: {}", last[0]) if last else ""
         remedy = "the next edit starts it anew; if this comes again, imagic-edit doctor in a terminal says what is wrong"
-        self._end("{}. The document is untouched, and {}.{}".format(what, remedy, said))
+        self._end(tr("{}. The document is untouched, and {}.{}", what, tr(remedy), said))
 
     def _end(self, reason):
         """Whoever waits for the engine hears why it is gone."""

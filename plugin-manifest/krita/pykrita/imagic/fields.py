@@ -3,7 +3,7 @@
 import random
 import string
 
-from PyQt5.QtCore import QEvent, Qt, pyqtSignal
+from PyQt5.QtCore import QEvent, QLocale, Qt, pyqtSignal
 from PyQt5.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -173,6 +173,16 @@ class Seed(Field):
         self.number.setValue(int(value))
 
 
+class AnyPoint(QDoubleSpinBox):
+    """A number that is shown as the user's language writes it, and may be typed with a comma as well as with a point."""
+
+    def validate(self, text, at):
+        return super().validate(_localized(text), at)
+
+    def valueFromText(self, text):
+        return super().valueFromText(_localized(text))
+
+
 class Slider(Field):
     """A number that is felt rather than typed."""
 
@@ -181,7 +191,7 @@ class Slider(Field):
         self.slider = QSlider(Qt.Horizontal)
         self.slider.setRange(round(row["min"] * SLIDER_STEPS), round(row["max"] * SLIDER_STEPS))
         self.slider.setPageStep(2)
-        self.number = QDoubleSpinBox()
+        self.number = AnyPoint()
         self.number.setRange(row["min"], row["max"])
         self.number.setSingleStep(1 / SLIDER_STEPS)
         self.slider.valueChanged.connect(self._slid)
@@ -235,7 +245,7 @@ class Number(Field):
         return self.text.text().strip().replace(",", ".")
 
     def set_value(self, value):
-        self.text.setText(str(value))
+        self.text.setText(_localized(str(value)))
 
 
 class Switch(Field):
@@ -292,6 +302,11 @@ def make(row, mnemonics, model_names):
     if row["kind"] == "real" and not row["advanced"]:
         return Slider(row)
     return Number(row)
+
+
+def _localized(number):
+    """`number` with the sign before its fraction that the user's language has."""
+    return number.replace(",", ".").replace(".", QLocale().decimalPoint())
 
 
 def _spin_box(row):

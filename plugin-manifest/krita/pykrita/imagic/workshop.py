@@ -10,6 +10,8 @@ from krita import Krita
 from PyQt5.QtCore import QByteArray
 from PyQt5.QtGui import QColorSpace
 
+from .language import tr
+
 Space = collections.namedtuple("Space", "model depth profile")
 
 # What the model works in.
@@ -30,7 +32,7 @@ class Workshop:
         self._area = area
         self._document = application.createDocument(area.width(), area.height(), "Imagic Edit", *space, 100.0)
         if self._document is None:
-            raise Refused("Krita knows no color space {} {} ({}); convert the document to RGB.".format(*space))
+            raise Refused(tr("Krita knows no color space {} {} ({}); convert the document to RGB.", *space))
 
     def __enter__(self):
         return self
@@ -59,7 +61,7 @@ class Workshop:
         document = self._document
         if Space(document.colorModel(), document.colorDepth(), document.colorProfile()) != space:
             if not document.setColorSpace(*space):
-                raise Refused("Krita cannot convert to {} {} ({}); convert the document to RGB.".format(*space))
+                raise Refused(tr("Krita cannot convert to {} {} ({}); convert the document to RGB.", *space))
             document.waitForDone()
 
 
