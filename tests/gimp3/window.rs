@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const DIALOG: &str = "^Imagic Edit$";
+/// What fits a laptop's screen of 768 pixels with the window's frame.
+const HIGHEST: u32 = 740;
 
 /// Title of GIMP's window for an image with so many layers.
 fn image_with(layers: &str) -> String {
@@ -110,9 +112,13 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.keys(&["alt+a"]);
     screen.settle();
     screen.picture("6-advanced");
+    let height = screen.height(DIALOG);
+    assert!(height <= HIGHEST, "the window is {height} pixels high");
     screen.keys(&["alt+e"]);
     std::thread::sleep(Duration::from_secs(3));
     screen.picture("7-running");
+    let height = screen.height(DIALOG);
+    assert!(height <= HIGHEST, "the window with a curve of losses is {height} pixels high");
     screen.keys(&["Escape"]);
     std::thread::sleep(Duration::from_secs(2));
     screen.picture("8-stopped");

@@ -80,6 +80,13 @@ impl Screen {
         !self.xdotool(&["search", "--onlyvisible", "--name", pattern]).is_empty()
     }
 
+    /// Height in pixels of the window with this title, without its frame.
+    pub fn height(&self, pattern: &str) -> u32 {
+        let told = self.xdotool(&["search", "--onlyvisible", "--name", pattern, "getwindowgeometry", "--shell"]);
+        let height = told.lines().find_map(|line| line.strip_prefix("HEIGHT="));
+        height.and_then(|height| height.parse().ok()).unwrap_or_else(|| panic!("no height of {pattern}: {told}"))
+    }
+
     pub fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
         let start = Instant::now();
         while !condition() {

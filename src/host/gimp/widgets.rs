@@ -479,8 +479,11 @@ pub fn button(label: &str) -> Widget {
 pub struct Pages(pub Widget);
 
 impl Pages {
+    /// The tabs take no focus, which is to be in the first field when the window opens; their keys reach them.
     pub fn new() -> Self {
-        Self(Widget::own(gtk!(gtk_notebook_new())))
+        let pages = Widget::own(gtk!(gtk_notebook_new()));
+        gtk!(gtk_widget_set_can_focus(pages.as_ptr(), 0));
+        Self(pages)
     }
 
     /// `label` has a mnemonic, which brings `page` to the front.

@@ -56,7 +56,8 @@ class LossCurve(QWidget):
             painter.drawPolyline(QPolygonF(points))
         painter.setPen(palette.color(QPalette.Text))
         latest = list(self._stages.values())[-1][-1]
-        painter.drawText(self.rect().adjusted(4, 2, -4, -2), Qt.AlignTop | Qt.AlignRight, tr("loss {}", "{:.3f}".format(latest)))
+        text = tr("loss {}", "{:.3f}".format(latest))
+        painter.drawText(self.rect().adjusted(4, 2, -4, -2), Qt.AlignTop | Qt.AlignRight, text)
 
 
 def _averaged(losses):
