@@ -8,7 +8,6 @@ use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use std::fs::File;
 use std::io::{Error, Read, Result};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Largest header that is read.
@@ -57,8 +56,26 @@ impl TensorFile {
     fn tensor(&self, info: &TensorInfo, device: &Device) -> Result<Tensor> {
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0; to - from];
-        self.file.read_exact_at(&mut bytes, self.start + from as u64)?;
+        read_at(&self.file, &mut bytes, self.start + from as u64)?;
         let view = TensorView::new(info.dtype, info.shape.clone(), &bytes).map_err(|e| Error::other(e.to_string()))?;
         view.load(device).map_err(|error| Error::other(sentence(&error)))
     }
+}
+
+/// Fills `bytes` from `offset` on; several threads may read one file.
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+/// Fills `bytes` from `offset` on; several threads may read one file.
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => (bytes, offset) = (&mut bytes[read..], offset + read as u64),
+        }
+    }
+    Ok(())
 }
