@@ -3,6 +3,7 @@
 //! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as much memory as the
 //! lightest mode needs that the parameters allow. Answers with a JSON object in bytes.
 
+use imagic_edit::engine::device::Processor;
 use imagic_edit::engine::memory::Shapes;
 use imagic_edit::engine::mode::{self, Mode};
 use imagic_edit::engine::{EditRequest, Engine, EngineOptions, Stage};
@@ -51,7 +52,8 @@ fn main() -> Result<()> {
     let free = if mode == allowed[0] { u64::MAX / 2 } else { needs.peak() + mode::margin(needs.peak()) - needs.model };
     FREE.store(free, Relaxed);
     let free_memory = || Some(FREE.load(Relaxed));
-    let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory });
+    let mut engine =
+        Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory, processor: Processor::Cpu });
     let mut peaks: BTreeMap<&str, u64> = BTreeMap::new();
     let edit = engine.edit(&request, &mut |progress| {
         // What comes before a stage's first step is the stage's own, all but the loading.
