@@ -1,5 +1,6 @@
-//! The GPU's kernels as far as a machine without a GPU can check them, and that the engine starts there; `src/engine/ops/gpu/tests.rs`
-//! runs the kernels on the processor.
+//! The GPU as far as a machine without one can check it: kernels compile, the program starts without CUDA, and, built with the feature
+//! `cuda`, whole edits on a driver whose card is the processor (tests/cuda/driver.cpp). tests/cuda/run does all of it.
+//! `src/engine/ops/gpu/tests.rs` compares single operations.
 
 use imagic_edit::engine::device::{Precision, Processor};
 use std::path::{Path, PathBuf};
@@ -75,5 +76,120 @@ fn every_kernel_can_be_launched_on_the_processor() {
         let name = line.split('(').next().expect("a name");
         assert!(host.contains(&format!("TRY({name})")), "host.cpp lacks {name}");
         assert!(calls.contains(&format!("\"{name}\"")), "gpu.rs does not call {name}");
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod on_a_driver_of_ours {
+    use super::{ROOT, run};
+    use std::path::PathBuf;
+    use std::process::Command;
+    use std::sync::OnceLock;
+
+    /// Folder of the driver and its cuBLAS, which are one file.
+    fn driver() -> &'static PathBuf {
+        static DRIVER: OnceLock<PathBuf> = OnceLock::new();
+        DRIVER.get_or_init(|| {
+            let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("driver");
+            std::fs::create_dir_all(&folder).expect("a folder");
+            let mut compile = Command::new("c++");
+            compile.args([
+                "-std=c++17",
+                "-O2",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-shared",
+                "-fPIC",
+                "-fvisibility=hidden",
+                "-o",
+            ]);
+            run(compile.arg(folder.join("libcuda.so.1")).arg(format!("{ROOT}/tests/cuda/driver.cpp")));
+            let blas = folder.join("libcublas.so.13");
+            if !blas.exists() {
+                std::os::unix::fs::symlink("libcuda.so.1", blas).expect("a link");
+            }
+            folder
+        })
+    }
+
+    /// The program with an account of its own, called `name`.
+    fn program(name: &str) -> Command {
+        let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // From an earlier run.
+        let _ = std::fs::remove_dir_all(&home);
+        std::fs::create_dir_all(&home).expect("a folder");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_imagic-edit"));
+        program.env("HOME", &home).env_remove("XDG_CACHE_HOME").env_remove("XDG_DATA_HOME").env("LC_ALL", "C");
+        program
+    }
+
+    /// What doctor says, in one line.
+    fn doctor(name: &str, setting: (&str, &str)) -> String {
+        let output = program(name).arg("doctor").env("LD_LIBRARY_PATH", driver()).env(setting.0, setting.1).output();
+        let text = String::from_utf8(output.expect("doctor runs").stdout).expect("a text");
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn doctor_says_what_edits_run_on_and_why() {
+        for (number, (setting, expected)) in [
+            (("STUB_CARDS", "1"), "ok GPU a processor as a card, 16.8 GB, CUDA 13.0; edits run on it"),
+            (
+                ("STUB_CUDA_VERSION", "12040"),
+                "not on a GPU, because NVIDIA's driver is of CUDA 12.4, must be of 13.0 or newer",
+            ),
+            (
+                ("STUB_CAPABILITY", "75"),
+                "not on a GPU, because a processor as a card has compute capability 7.5, must be 8.0",
+            ),
+            (
+                ("STUB_MEMORY", "2000"),
+                "not on a GPU, because a processor as a card has 2.1 GB of memory, must have 3.2 GB",
+            ),
+            (("STUB_CARDS", "0"), "not on a GPU, because NVIDIA's driver finds no GPU"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let said = doctor(&format!("doctor-{number}"), setting);
+            assert!(said.contains(expected), "{setting:?}: {said}");
+        }
+    }
+
+    /// Pixels of an edit of a small picture, and what was said.
+    fn edit(name: &str, prepare: impl FnOnce(&mut Command)) -> (Vec<u8>, String) {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let (source, result) = (folder.join(format!("{name}-in.png")), folder.join(format!("{name}-out.png")));
+        image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([4 * x as u8, 4 * y as u8, 128]))
+            .save(&source)
+            .expect("a picture");
+        let mut program = program(name);
+        program.arg("edit").arg(&source).args(["--prompt", "a red square", "--sampling-steps", "3"]);
+        program.args(["--model", &format!("{ROOT}/tests/fixtures/small-sd1/model")]).arg("--output").arg(&result);
+        program.args(["--embedding-steps", "3", "--tuning-steps", "3"]);
+        prepare(&mut program);
+        let output = run(&mut program);
+        let pixels = image::open(result).expect("a result").into_rgb8().into_raw();
+        (pixels, String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    #[test]
+    fn an_edit_there_is_the_one_on_the_processor_and_full_memory_does_not_change_it() {
+        let (on_cpu, _) = edit("edit-cpu", |_| {});
+        let (on_gpu, said) = edit("edit-gpu", |program| {
+            program.env("LD_LIBRARY_PATH", driver());
+        });
+        let difference = on_cpu.iter().zip(&on_gpu).map(|(a, b)| a.abs_diff(*b)).max();
+        // Sums are taken in another order, and a value may fall on the other side of a half.
+        assert!(difference <= Some(1), "{difference:?}");
+        assert!(!said.contains("memory was full"), "{said}");
+        // In stage B, where variables have been changed already when the step fails.
+        let full = |program: &mut Command| {
+            program.env("LD_LIBRARY_PATH", driver()).env("STUB_FULL_AT", "9000");
+        };
+        let (after_all, said) = edit("edit-full", full);
+        assert!(said.contains("the GPU's memory was full, so it was tuned from there with all weights"), "{said}");
+        assert!(after_all == on_gpu, "another result");
     }
 }

@@ -565,18 +565,18 @@ impl Attention {
     ) -> Result<()> {
         let Queries { item, first, rows } = queries;
         let (q, k) = (self.heads(q, self.n, item, first), self.heads(k, self.m, item, 0));
-        gpu.matmul(p, q, k.t(), Product { scale: self.scale(), ..self.of_heads([rows, self.m, self.d()]) })?;
+        gpu.matmul(p, q, k.t(), Product { scale: self.scale(), ..self.product_apart([rows, self.m, self.d()]) })?;
         blocks!(gpu, "softmax", self.heads * rows, Out p, Count self.m);
         Ok(())
     }
 
     /// One product for each head, the results one behind the other.
-    fn of_heads(&self, [m, n, k]: [usize; 3]) -> Product {
+    fn product_apart(&self, [m, n, k]: [usize; 3]) -> Product {
         Product { batches: self.heads, out_batch: m * n, ..Product::one([m, n, k]) }
     }
 
     /// One product for each head, the results where that head's part of a tensor (b, length, c) is.
-    fn into_heads(&self, [m, n, k]: [usize; 3], length: usize, item: usize, first: usize) -> Product {
+    fn product_of_heads(&self, [m, n, k]: [usize; 3], length: usize, item: usize, first: usize) -> Product {
         let out_start = (item * length + first) * self.c;
         Product { batches: self.heads, out_batch: self.d(), out_row: self.c, out_start, ..Product::one([m, n, k]) }
     }
@@ -597,7 +597,7 @@ pub(super) fn attention<G: Gpu>(
     for queries in chunks {
         let Queries { item, first, rows } = queries;
         sizes.probabilities(gpu, q, k, queries, &mut p)?;
-        let product = sizes.into_heads([rows, sizes.d(), m], n, item, first);
+        let product = sizes.product_of_heads([rows, sizes.d(), m], n, item, first);
         gpu.matmul(&mut out, sizes.of_scores(&p, rows), sizes.heads(v, m, item, 0), product)?;
     }
     Ok(out)
@@ -618,11 +618,11 @@ pub(super) fn attention_gradients<G: Gpu>(
         let add = first > 0;
         let dout = || sizes.heads(dout, n, item, first);
         sizes.probabilities(gpu, q, k, queries, &mut p)?;
-        let to_keys = Product { add, ..sizes.into_heads([m, d, rows], m, item, 0) };
+        let to_keys = Product { add, ..sizes.product_of_heads([m, d, rows], m, item, 0) };
         gpu.matmul(&mut dv, sizes.of_scores(&p, rows).t(), dout(), to_keys)?;
-        gpu.matmul(&mut dp, dout(), sizes.heads(v, m, item, 0).t(), sizes.of_heads([rows, m, d]))?;
+        gpu.matmul(&mut dp, dout(), sizes.heads(v, m, item, 0).t(), sizes.product_apart([rows, m, d]))?;
         blocks!(gpu, "softmax_backward", heads * rows, Out & mut p, In View::all(&dp), Value sizes.scale(), Count m);
-        let of_queries = sizes.into_heads([rows, d, m], n, item, first);
+        let of_queries = sizes.product_of_heads([rows, d, m], n, item, first);
         gpu.matmul(&mut dq, sizes.of_scores(&p, rows), sizes.heads(k, m, item, 0), of_queries)?;
         gpu.matmul(&mut dk, sizes.of_scores(&p, rows).t(), sizes.heads(q, n, item, first), to_keys)?;
     }

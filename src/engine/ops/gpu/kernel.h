@@ -23,12 +23,17 @@
 
 static thread_local unsigned current_block;
 
+// Whether the last thread goes first. What threads of one phase do must not depend on it: on a GPU they run at once.
+static thread_local bool backwards;
+
 #define KERNEL static void
 #define FUNCTION static inline
 #define SHARED
 #define BLOCK current_block
 #define BARRIER()
-#define FOR_EACH_THREAD(thread) for (unsigned thread = 0; thread < THREADS; ++thread)
+#define FOR_EACH_THREAD(thread)                                \
+    for (unsigned turn = 0, thread; turn < THREADS; ++turn) \
+        if (thread = backwards ? THREADS - 1 - turn : turn; true)
 
 #endif
 

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::process::Command;
 use std::sync::OnceLock;
 
-type Launch = unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void) -> c_int;
+type Launch = unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void, bool) -> c_int;
 
 /// As much scratch memory as no test needs.
 const PLENTY: usize = 1 << 20;
@@ -18,6 +18,8 @@ const PLENTY: usize = 1 << 20;
 #[derive(Clone, Copy)]
 struct Host {
     launch: Launch,
+    /// Whether the last thread goes first.
+    backwards: bool,
     scratch: usize,
 }
 
@@ -49,7 +51,8 @@ fn host() -> Option<&'static Host> {
         let symbol = unsafe { libc::dlsym(handle, c"launch_kernel".as_ptr()) };
         assert!(!symbol.is_null(), "{library} has launch_kernel");
         // SAFETY: host.cpp defines it with this type.
-        Some(Host { launch: unsafe { std::mem::transmute::<*mut c_void, Launch>(symbol) }, scratch: PLENTY })
+        let launch = unsafe { std::mem::transmute::<*mut c_void, Launch>(symbol) };
+        Some(Host { launch, backwards: false, scratch: PLENTY })
     })
     .as_ref()
 }
@@ -85,9 +88,17 @@ impl Gpu for Host {
         }
         let mut pointers: Vec<*mut c_void> = passed.iter_mut().map(|passed| (&raw mut *passed).cast()).collect();
         let name = CString::new(kernel).expect("a name");
-        // SAFETY: what `launch_kernel` takes; that the kernels stay within their buffers is what -fsanitize=address was used for.
-        let status =
-            unsafe { (self.launch)(name.as_ptr(), count(blocks)?, pointers.len() as c_uint, pointers.as_mut_ptr()) };
+        // SAFETY: what `launch_kernel` takes. That the kernels stay within their buffers was seen with -fsanitize=address, see
+        // docs/CUDA.md.
+        let status = unsafe {
+            (self.launch)(
+                name.as_ptr(),
+                count(blocks)?,
+                pointers.len() as c_uint,
+                pointers.as_mut_ptr(),
+                self.backwards,
+            )
+        };
         assert_eq!(status, 0, "{kernel} with {} arguments", pointers.len());
         Ok(())
     }
@@ -150,7 +161,10 @@ fn compare(
     let buffers: Vec<Vec<f32>> = arguments.iter().map(buffer).collect();
     let dy = buffer(&dy);
     let views: Vec<View<'_, Vec<f32>>> = buffers.iter().map(|buffer| View { buffer, start: BEFORE }).collect();
-    let ours = gpu(host, &views, View { buffer: &dy, start: BEFORE }).expect(name);
+    let dy = View { buffer: &dy, start: BEFORE };
+    let ours = gpu(host, &views, dy).expect(name);
+    let backwards = gpu(&Host { backwards: true, ..*host }, &views, dy).expect(name);
+    assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU");
     assert_eq!(ours.len(), exact.len(), "{name}");
     for (what, (ours, exact)) in ours.iter().zip(&exact).enumerate() {
         assert_eq!(ours.len(), exact.len(), "{name}, result {what}");
@@ -358,7 +372,7 @@ fn a_kernel_that_is_not_there_is_refused() {
     let Some(host) = host() else { return };
     let call = |name: &CStr| {
         // SAFETY: no argument is read, because there are none.
-        unsafe { (host.launch)(name.as_ptr(), 1, 0, std::ptr::null_mut()) }
+        unsafe { (host.launch)(name.as_ptr(), 1, 0, std::ptr::null_mut(), false) }
     };
     assert_eq!([call(c"nothing"), call(c"adam")], [1, 2]);
 }
