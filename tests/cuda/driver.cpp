@@ -81,6 +81,14 @@ static std::size_t strided(std::size_t index, std::size_t dims, const std::size_
     return at;
 }
 
+static float from_f16(std::uint16_t bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                       : exponent     ? std::ldexp(float(1024 + fraction), exponent - 25)
+                                      : std::ldexp(float(fraction), -24);
+    return bits >> 15 ? -size : size;
+}
+
 typedef float (*Unary)(float);
 typedef float (*Binary)(float, float);
 
@@ -126,6 +134,11 @@ static bool launch_of_candle(const std::string &name, void **a) {
         const float *x = argument<const float *>(a, 3);
         double *y = argument<double *>(a, 4);
         for (std::size_t i = 0; i < count; ++i) y[i] = x[strided(i, dims, info)];
+    } else if (name == "cast_f16_f32") {
+        const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
+        const std::uint16_t *x = argument<const std::uint16_t *>(a, 3);
+        float *y = argument<float *>(a, 4);
+        for (std::size_t i = 0; i < count; ++i) y[i] = from_f16(x[strided(i, dims, info)]);
     } else if (name == "const_set_f32") {
         const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
         const float value = argument<float>(a, 3);
