@@ -265,6 +265,7 @@ impl Engine {
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let (chosen, of_system) = (self.chosen().clone(), self.options.free_memory);
         let free_memory = || chosen.free_memory(of_system);
+        let _at_work = chosen.at_work();
         let is_loaded = self.is_loaded(&request.model_folder)?;
         let base = self.base_model(&request.model_folder, is_loaded)?;
         let keys = TuningKey::all(request, &base.fingerprint);

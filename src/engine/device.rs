@@ -59,6 +59,11 @@ impl Processor {
 }
 
 impl Chosen {
+    /// While this lives, a GPU's memory that is freed is kept for what comes next; then other programs get it back.
+    pub fn at_work(&self) -> AtWork {
+        AtWork(self.clone())
+    }
+
     /// Bytes of memory that can still be had; `of_system` tells for the processor.
     pub fn free_memory(&self, of_system: fn() -> Option<u64>) -> Option<u64> {
         #[cfg(feature = "cuda")]
@@ -75,6 +80,19 @@ impl Chosen {
             return cuda::most_memory(device);
         }
         None
+    }
+}
+
+/// See [`Chosen::at_work`].
+#[must_use]
+pub struct AtWork(#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the processor keeps nothing"))] Chosen);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = &self.0.device {
+            cuda::give_back_memory(device);
+        }
     }
 }
 

@@ -199,6 +199,7 @@ EXPORT Result cuMemPoolGetAttribute(void *, int attribute, void *value) {
     return 0;
 }
 EXPORT Result cuMemPoolSetAttribute(void *, int, void *) { return 0; }
+EXPORT Result cuMemPoolTrimTo(void *, std::size_t) { return 0; }
 EXPORT Result cuMemGetInfo_v2(std::size_t *free, std::size_t *total) { return *total = memory(), *free = *total - used, 0; }
 EXPORT Result cuMemAlloc_v2(Pointer *pointer, std::size_t size) { return allocate(pointer, size); }
 EXPORT Result cuMemAllocAsync(Pointer *pointer, std::size_t size, void *) { return allocate(pointer, size); }

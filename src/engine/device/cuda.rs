@@ -109,6 +109,18 @@ pub fn free_memory(device: &CudaDevice) -> Option<u64> {
     Some((free as u64 + reserved.saturating_sub(used)).saturating_sub(SCRATCH))
 }
 
+/// Gives other programs what is free in the pool.
+pub fn give_back_memory(device: &CudaDevice) {
+    let stream = device.cuda_stream();
+    // What is still being used would stay. Both can fail only together with the edit that they follow, which tells why.
+    if stream.synchronize().is_ok()
+        && let Ok(pool) = pool(device)
+    {
+        // SAFETY: a pool of the driver's.
+        let _ = unsafe { sys::cuMemPoolTrimTo(pool, 0) }.result();
+    }
+}
+
 /// Bytes that were in use at most; without what driver and cuBLAS take for themselves.
 pub fn most_memory(device: &CudaDevice) -> Option<u64> {
     bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
