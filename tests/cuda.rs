@@ -1,5 +1,6 @@
 //! The GPU as far as a machine without one can check it: kernels compile, the program starts without CUDA, and, built with the feature
-//! `cuda`, whole edits on a driver whose card is the processor (tests/cuda/driver.cpp). tests/cuda/run does all of it.
+//! `cuda`, whole edits on a driver whose card is the processor (tests/cuda/driver.cpp). tests/cuda/run does all of it, `cargo build`
+//! before, whose library the program loads.
 //! `src/engine/ops/gpu/tests.rs` compares single operations.
 
 use imagic_edit::engine::device::{Precision, Processor};

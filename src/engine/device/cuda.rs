@@ -1,6 +1,7 @@
 //! The NVIDIA GPU of this machine: whether it can be used, and how much of its memory is free.
 
 use super::{Precision, symbols};
+use crate::error::sentence;
 use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{DriverError, result, sys};
 use candle_core::cuda_backend::set_gemm_reduced_precision_f32;
@@ -34,7 +35,8 @@ pub fn open(libraries: &[PathBuf], precision: Precision) -> Result<(CudaDevice, 
         match suits(ordinal) {
             Err(reason) => refused = reason,
             Ok((name, memory)) => {
-                let device = begin(ordinal, precision).map_err(|error| format!("{name} cannot be used: {error}"))?;
+                let device = begin(ordinal, precision)
+                    .map_err(|error| format!("{name} cannot be used: {}", sentence(&error)))?;
                 let gb = memory as f64 / 1e9;
                 return Ok((device, format!("{name}, {gb:.1} GB, CUDA {}", version(driver))));
             }
@@ -142,5 +144,8 @@ fn driver_version() -> Result<c_int, DriverError> {
 }
 
 fn said(error: DriverError) -> String {
-    error.to_string()
+    match error.error_string() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => error.to_string(),
+    }
 }
