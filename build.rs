@@ -1,4 +1,5 @@
-//! An ordinary build does nothing here. With the feature `bindgen` it writes src/host/gimp2_sys.rs and gimp3_sys.rs anew
+//! An ordinary build does nothing here. With the feature `cuda` it compiles the GPU's kernels, with the compiler that
+//! installer/cuda-toolkit.sh fetches. With the feature `bindgen` it writes src/host/gimp2_sys.rs and gimp3_sys.rs anew
 //! from the installed headers (Debian: libgimp2.0-dev, libgimp-3.0-dev, libclang-dev); use the oldest GIMP 2.10 and 3 that
 //! are to be served. GIMP 3's may lie in a system of its own: IMAGIC_GIMP3_ROOT says where (tests/gimp3/root.sh makes one).
 
@@ -6,6 +7,45 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "bindgen")]
     bindings::generate();
+    #[cfg(feature = "cuda")]
+    kernels::compile();
+}
+
+#[cfg(feature = "cuda")]
+mod kernels {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+    use std::{env, fs};
+
+    /// Compute capability of the oldest cards that can run the kernels: 8.0, NVIDIA's Ampere of 2020. The driver translates
+    /// this for newer ones.
+    const ARCHITECTURE: &str = "compute_80";
+
+    pub fn compile() {
+        const FOLDER: &str = "src/engine/ops/gpu";
+        for file in ["kernels.cu", "kernel.h"] {
+            println!("cargo::rerun-if-changed={FOLDER}/{file}");
+        }
+        for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
+            println!("cargo::rerun-if-env-changed={variable}");
+        }
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("kernels.ptx");
+        let folder = env::var("CUDA_HOME").or_else(|_| env::var("CUDA_PATH"));
+        let nvcc = env::var("NVCC").or_else(|_| folder.map(|folder| format!("{folder}/bin/nvcc")));
+        let nvcc = nvcc.unwrap_or_else(|_| "nvcc".to_owned());
+        let mut command = Command::new(&nvcc);
+        command.args(["-ptx", "-std=c++17", "-O3", "--gpu-architecture", ARCHITECTURE, "-o"]);
+        let output = command.arg(&out).arg(Path::new(FOLDER).join("kernels.cu")).output();
+        let output = output.unwrap_or_else(|error| {
+            panic!(
+                "cannot run {nvcc}: {error}; run installer/cuda-toolkit.sh and build with the command that it prints"
+            )
+        });
+        assert!(output.status.success(), "{nvcc} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(fs::metadata(&out).is_ok_and(|file| file.len() > 0), "{nvcc} wrote no {}", out.display());
+        // A function of CUDA that src/engine/device/symbols.rs does not know is to be found out here, not on a user's machine.
+        println!("cargo::rustc-link-arg-cdylib=-Wl,-z,defs");
+    }
 }
 
 #[cfg(feature = "bindgen")]

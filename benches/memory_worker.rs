@@ -3,6 +3,7 @@
 //! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as much memory as the
 //! lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is the size after every hundredth step.
 
+use imagic_edit::engine::device::Processor;
 use imagic_edit::engine::memory::Shapes;
 use imagic_edit::engine::mode::{self, Mode};
 use imagic_edit::engine::{EditRequest, Engine, EngineOptions, Stage};
@@ -59,7 +60,8 @@ fn main() -> Result<()> {
     };
     FREE.store(free, Relaxed);
     let free_memory = || Some(FREE.load(Relaxed));
-    let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory });
+    let mut engine =
+        Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory, processor: Processor::Cpu });
     let mut peaks: BTreeMap<&str, u64> = BTreeMap::new();
     let mut resident: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let edit = engine.edit(&request, &mut |progress| {

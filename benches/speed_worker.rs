@@ -1,9 +1,11 @@
-//! The engine's side of `benches/speed`: prepares one operation, then runs it once for every line on its input.
+//! The engine's side of `benches/speed` and `benches/gpu-check`: prepares one operation, then runs it once for every line on its input.
 //!
 //! Its one argument is the JSON object that `speed_benchmark/main.py` writes; it answers `ready`, and each line with a JSON
-//! list of seconds: one number for each training step, one in all for anything else.
+//! list of seconds: one number for each training step, one in all for anything else. On a GPU the last line of its output is
+//! the most memory that it took there, in bytes.
 
 use candle_core::{Device, Tensor};
+use imagic_edit::engine::device::{Chosen, Precision, Processor};
 use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::random::{Purpose, Stream};
@@ -33,6 +35,25 @@ struct Job {
     tokens: usize,
     /// Parameters of the edit; steps of the training operations.
     params: Map<String, Value>,
+    /// The processor, where it is absent.
+    gpu: Option<Gpu>,
+}
+
+/// How a GPU is used.
+#[derive(Clone, Deserialize)]
+struct Gpu {
+    /// f32 or tf32.
+    precision: String,
+    /// Folder of CUDA's libraries.
+    libraries: PathBuf,
+}
+
+impl Job {
+    fn processor(&self) -> Processor {
+        let Some(Gpu { precision, libraries }) = self.gpu.clone() else { return Processor::Cpu };
+        let precision = if precision == "tf32" { Precision::Tf32 } else { Precision::F32 };
+        Processor::Fastest { libraries: vec![libraries], precision }
+    }
 }
 
 /// Runs the operation once.
@@ -43,11 +64,22 @@ fn main() -> Result<()> {
     let job: Job = serde_json::from_str(&job).map_err(|error| Error::Parameter(format!("the job: {error}")))?;
     // As in `job.rs`, where the engine's thread is one of the pool's.
     let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build();
-    let mut operation = prepare(job)?;
+    let chosen = job.processor().choose();
+    if let Some(reason) = &chosen.reason {
+        return Err(Error::Engine(reason.clone()));
+    }
+    if job.operation == "start" {
+        say(chosen.gpu.as_deref().unwrap_or("the processor"));
+        return Ok(());
+    }
+    let mut operation = prepare(job, &chosen)?;
     operation()?;
     say("ready");
     for _ in stdin().lines() {
         say(&serde_json::to_string(&operation()?).expect("numbers become JSON"));
+    }
+    if let Some(bytes) = chosen.most_memory() {
+        say(&bytes.to_string());
     }
     Ok(())
 }
@@ -57,8 +89,11 @@ fn say(line: &str) {
     stdout().flush().expect("the benchmark reads this");
 }
 
-fn prepare(job: Job) -> Result<Operation> {
-    let device = Device::Cpu;
+fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
+    let device = chosen.device.clone();
+    // What a GPU is told to do it does later.
+    let done = device.clone();
+    let timed = move |run: Box<dyn FnMut() -> Result<()>>| timed(run, done.clone());
     let mut params = Params::paper();
     params.set_all(&job.params)?;
     if job.operation == "edit" {
@@ -70,10 +105,10 @@ fn prepare(job: Job) -> Result<Operation> {
         let side = job.latent * vae.downsampling;
         return Ok(if job.operation == "vae encode" {
             let pixels = (normals(&[1, 3, side, side])? * 0.3)?;
-            timed(move || vae.encode(&pixels).map(drop))
+            timed(Box::new(move || vae.encode(&pixels).map(drop)))
         } else {
             let latents = normals(&[1, vae.latent_channels, job.latent, job.latent])?;
-            timed(move || vae.decode(&latents).map(drop))
+            timed(Box::new(move || vae.decode(&latents).map(drop)))
         });
     }
     let config = UNetConfig::read(&job.model)?;
@@ -92,7 +127,7 @@ fn prepare(job: Job) -> Result<Operation> {
             let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
             let timesteps = vec![500; params.batch_size as usize];
-            Ok(timed(move || unet.forward(&x, &timesteps, &e).map(drop)))
+            Ok(timed(Box::new(move || unet.forward(&x, &timesteps, &e).map(drop))))
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
@@ -110,12 +145,12 @@ fn prepare(job: Job) -> Result<Operation> {
             imagic::fine_tune(&setting, base, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
-        "DDIM" => Ok(timed(move || {
+        "DDIM" => Ok(timed(Box::new(move || {
             let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
             let unet = UNet::new(&own, &weights)?;
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())
-        })),
+        }))),
         other => Err(Error::Parameter(format!("no operation is called {other}"))),
     }
 }
@@ -124,16 +159,18 @@ fn prepare(job: Job) -> Result<Operation> {
 fn edit(job: Job, params: Params) -> Result<Operation> {
     let side = job.latent * Vae::read(&job.model, &Device::Cpu)?.downsampling;
     let layer = LayerImage::from_rgba8(side as u32, side as u32, &picture(side)).expect("a square of that side");
-    let model_folder = job.model;
-    Ok(timed(move || {
-        let options = EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None };
+    let (processor, model_folder) = (job.processor(), job.model);
+    let run = move || {
+        let options =
+            EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None, processor: processor.clone() };
         let (layer, params, model_folder) = (layer.clone().into(), params.clone(), model_folder.clone());
         let document = String::new();
         let request =
             EditRequest { layer, params, model_folder, familiar_psnr: None, document, layer_digest: None, previews: 0 };
         Engine::new(options).edit(&request, &mut |_| ControlFlow::Continue(()))?;
         Ok(())
-    }))
+    };
+    Ok(timed(Box::new(run), Device::Cpu))
 }
 
 /// A smooth picture, RGBA.
@@ -142,10 +179,11 @@ fn picture(side: usize) -> Vec<u8> {
     (0..side * side).flat_map(|i| [value(i % side), value(i / side), value((i % side + i / side) / 2), 255]).collect()
 }
 
-fn timed(mut run: impl FnMut() -> Result<()> + 'static) -> Operation {
+fn timed(mut run: Box<dyn FnMut() -> Result<()>>, device: Device) -> Operation {
     Box::new(move || {
         let start = Instant::now();
         run()?;
+        device.synchronize()?;
         Ok(vec![start.elapsed().as_secs_f64()])
     })
 }

@@ -22,7 +22,7 @@ manifest=$data/installed
 
 help() {
     cat <<END
-usage: installer/install.sh [--demo] [--no-packages] [EDITOR...]
+usage: installer/install.sh [--demo] [--cuda] [--no-packages] [EDITOR...]
        installer/install.sh --uninstall [--purge]
 
 Installs Imagic Edit for this account (Debian 12 and its relatives; elsewhere an
@@ -43,6 +43,8 @@ it again brings everything up to date.
 
   --demo         afterwards edit a sample picture in GIMP, without a window, and
                  leave the results in $root/demo
+  --cuda         build it for NVIDIA graphics cards too (x86-64; docs/CUDA.md), with
+                 700 MB of NVIDIA's libraries from the Python package index
   --no-packages  install no packages: stop where one is missing
   --uninstall    remove what was installed; models that you added and tuned
                  models (in $cache) are kept
@@ -54,10 +56,11 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-demo=no packages=yes uninstall=no purge=no editors=()
+demo=no cuda=no packages=yes uninstall=no purge=no editors=()
 for argument in "$@"; do
     case $argument in
         --demo) demo=yes ;;
+        --cuda) cuda=yes ;;
         --no-packages) packages=no ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
@@ -224,7 +227,13 @@ if ! rust_is_new_enough; then
 fi
 
 say "Building (some minutes the first time) ..."
-(cd "$root" && cargo build --release --locked)
+if [[ $cuda = yes ]]; then
+    "$root/installer/cuda-toolkit.sh"
+    # shellcheck source=/dev/null
+    (cd "$root" && . target/cuda-toolkit/environment.sh && cargo build --release --locked --features cuda)
+else
+    (cd "$root" && cargo build --release --locked)
+fi
 built=${CARGO_TARGET_DIR:-$root/target}/release
 
 installed=()
@@ -252,6 +261,11 @@ trap record EXIT
 
 put 0644 "$built/libimagic_edit.so" "$data/libimagic_edit.so"
 put 0755 "$built/imagic-edit" "$data/imagic-edit"
+if [[ $cuda = yes ]]; then
+    make_folder "$data/cuda"
+    [[ -f $data/cuda/libcublas.so.13 ]] || "$root/installer/cuda-runtime.sh" "$data/cuda"
+    installed+=("$data/cuda/libcublas.so.13" "$data/cuda/libcublasLt.so.13")
+fi
 # put_models FOLDER: the models that come with the plug-in.
 put_models() {
     local model file

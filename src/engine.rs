@@ -5,6 +5,7 @@ pub mod cache;
 pub mod checkpoint;
 mod clock;
 pub mod cost;
+pub mod device;
 pub mod imagic;
 pub mod layers;
 pub mod lora;
@@ -29,12 +30,14 @@ use cache::{TunedModel, TuningKey};
 use candle_core::{Device, Tensor};
 use clock::Clock;
 use cost::Estimate;
+use device::{Chosen, Processor};
 use imagic::{Setting, Training};
 use memory::{Shapes, Task};
 use mode::{Mode, Plan, RESERVE, Trained};
 use pixels::Picture;
 use random::{Purpose, Stream};
 use schedule::Schedule;
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,8 +53,11 @@ pub struct EngineOptions {
     pub cache_folder: Option<PathBuf>,
     /// Bytes that the cache folder may hold; the least recently used entries go first.
     pub cache_limit: u64,
-    /// Bytes of memory that can still be had; `None` if the system does not say. Asked before tuning.
+    /// Bytes of memory that can still be had; `None` if the system does not say. Asked before tuning, unless on a GPU, which has
+    /// memory of its own.
     pub free_memory: fn() -> Option<u64>,
+    /// What to compute on.
+    pub processor: Processor,
 }
 
 /// Everything one edit needs; the engine reads nothing else.
@@ -213,7 +219,8 @@ impl BaseModel {
 /// Owns the loaded base model, the last tuned model and what a stopped edit has left.
 pub struct Engine {
     options: EngineOptions,
-    device: Device,
+    /// What it computes on, once there is something to do.
+    chosen: OnceCell<Chosen>,
     base: Option<Arc<BaseModel>>,
     network: Network,
     tuned: Option<(TuningKey, Arc<TunedModel>)>,
@@ -283,7 +290,7 @@ impl Engine {
     pub fn new(options: EngineOptions) -> Self {
         Self {
             options,
-            device: Device::Cpu,
+            chosen: OnceCell::new(),
             base: None,
             network: Network { folder: PathBuf::new(), weights: None },
             tuned: None,
@@ -303,6 +310,8 @@ impl Engine {
         let mut notes = Vec::new();
 
         clock.step(Stage::LoadModel, 0, 0, None)?;
+        let chosen = self.chosen().clone();
+        let _at_work = chosen.at_work();
         let is_loaded = self.is_loaded(&request.model_folder)?;
         let base = self.base_model(&request.model_folder, is_loaded)?;
         let keys = TuningKey::all(request, &base.fingerprint);
@@ -380,6 +389,9 @@ impl Engine {
         let Subject { request, base, keys, task, e_tgt } = *subject;
         let params = &request.params;
         let allowed = Mode::allowed(params);
+        let (chosen, of_system) = (self.chosen().clone(), self.options.free_memory);
+        let free_memory = || chosen.free_memory(of_system);
+        let device = chosen.device.clone();
         if let Some((key, tuned, origin)) = self.find_tuned(keys, base) {
             if tuned.trained() != allowed[0].trained() {
                 notes.push(mode::FOUND_ADAPTERS.to_owned());
@@ -390,9 +402,9 @@ impl Engine {
         let mut state = match stopped {
             Some((_, stopped)) => stopped,
             None => {
-                let plan = Plan::new(&base.shapes, task, self.held(&base.shapes, task), (self.options.free_memory)())?;
+                let plan = Plan::new(&base.shapes, task, self.held(&base.shapes, task), free_memory())?;
                 notes.extend(plan.note()?);
-                self.network.get(&self.device)?;
+                self.network.get(&device)?;
                 self.begin(base, request, task.size, plan.mode)?
             }
         };
@@ -401,12 +413,15 @@ impl Engine {
             state.mode = allowed[0];
         }
         clock.hint = hint(state.psnr, request.familiar_psnr);
-        let free_memory = self.options.free_memory;
         let tuned = loop {
             let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: state.mode };
             clock.tunes_in(params, state.mode);
-            let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, free_memory, clock);
-            let Err(Error::Memory(reason)) = tuned else { break tuned };
+            let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, &free_memory, clock);
+            let can_lighten = state.mode.lighter(params).is_some();
+            let reason = match tuned {
+                Err(Error::Memory(reason)) if can_lighten => reason,
+                _ => break tuned,
+            };
             notes.push(state.lighten(params, &reason));
         };
         let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
@@ -447,16 +462,27 @@ impl Engine {
                 &read
             }
         };
+        let free = || self.chosen().free_memory(self.options.free_memory);
         let task = shapes.task(request);
         let held = if is_loaded { self.held(shapes, &task) } else { 0 };
-        let plan = || Plan::new(shapes, &task, held, (self.options.free_memory)());
+        let plan = || Plan::new(shapes, &task, held, free());
         let memory = (!tuned).then(plan).transpose()?;
-        cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)
+        let estimate = cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)?;
+        Ok(Estimate { on_gpu: self.chosen().gpu.is_some(), ..estimate })
+    }
+
+    /// What it computes on.
+    fn chosen(&self) -> &Chosen {
+        self.chosen.get_or_init(|| self.options.processor.choose())
+    }
+
+    fn device(&self) -> &Device {
+        &self.chosen().device
     }
 
     /// What stages A and B need of the picture.
     fn begin(&self, base: &BaseModel, request: &EditRequest, size: (usize, usize), mode: Mode) -> Result<Stopped> {
-        let pixels = pixels::to_tensor(&request.layer, size, &self.device)?; // (1, 3, h, w)
+        let pixels = pixels::to_tensor(&request.layer, size, self.device())?; // (1, 3, h, w)
         let moments = base.vae.encode(&pixels)?;
         let mut psnr = None;
         if request.familiar_psnr.is_some() {
@@ -465,7 +491,7 @@ impl Engine {
             psnr = Some(pixels::psnr(&base.vae.decode(&mean)?, &pixels, &request.layer)?);
         }
         let noise = Stream::new(request.params.tuning_seed, Purpose::VaeSample, 0);
-        let noise = noise.normals(moments.mean.dims(), &self.device)?;
+        let noise = noise.normals(moments.mean.dims(), self.device())?;
         let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
         Ok(Stopped { mode, x, psnr, embedding: None, unfinished: None })
     }
@@ -498,7 +524,7 @@ impl Engine {
         self.tuned = None;
         self.stopped = None;
         self.reconstruction = None;
-        let base = Arc::new(BaseModel::read(folder, &self.device)?);
+        let base = Arc::new(BaseModel::read(folder, self.device())?);
         self.base = Some(base.clone());
         Ok(base)
     }
@@ -515,9 +541,10 @@ impl Engine {
             return Some((key, tuned, Tuned::InMemory));
         }
         let folder = self.options.cache_folder.as_ref()?;
-        let mut network = || self.network.get(&self.device);
+        let device = self.device().clone();
+        let mut network = || self.network.get(&device);
         let find = |(_, key): &(Trained, TuningKey)| {
-            let tuned = cache::find(folder, key, base.shapes.network(), &mut network, &self.device)?;
+            let tuned = cache::find(folder, key, base.shapes.network(), &mut network, &device)?;
             Some((key.clone(), Arc::new(tuned), Tuned::OnDisk))
         };
         keys.iter().find_map(find)
@@ -552,7 +579,7 @@ fn tune(
     network: &mut Network,
     e_tgt: &Tensor,
     state: &mut Stopped,
-    free_memory: fn() -> Option<u64>,
+    free_memory: &dyn Fn() -> Option<u64>,
     clock: &mut Clock<'_, '_>,
 ) -> Result<(TunedModel, [Vec<f32>; 2])> {
     // The allocator gives memory of the mode before back only by and by.

@@ -89,7 +89,12 @@ impl fmt::Display for Hint {
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::Engine(sentence(&error))
+        let text = sentence(&error);
+        // As CUDA's driver and cuBLAS call it.
+        if ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|name| text.contains(name)) {
+            return Self::Memory("the GPU's memory was full".into());
+        }
+        Self::Engine(text)
     }
 }
 

@@ -14,6 +14,7 @@ mod report;
 mod system;
 mod thumbnail;
 
+use crate::engine::device::{Precision, Processor};
 use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
 use crate::error::{Error, Result};
 use crate::image::LayerImage;
@@ -109,7 +110,15 @@ pub const CACHE_LIMIT: u64 = 20 << 30;
 
 /// The engine's options on this machine, with tuned models in `cache_folder`, or in memory only.
 pub fn engine_options_in(cache_folder: Option<PathBuf>) -> EngineOptions {
-    EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory }
+    EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory, processor: processor() }
+}
+
+/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy.
+pub fn processor() -> Processor {
+    let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
+    let folders = entry::library_folder().into_iter().chain(installed);
+    let libraries = folders.map(|folder| folder.join("cuda")).collect();
+    Processor::Fastest { libraries, precision: Precision::Tf32 }
 }
 
 /// As [`engine_options_in`] with the platform's cache folder.

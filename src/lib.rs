@@ -18,7 +18,7 @@
 //!                 engine.rs      order of the stages, what is kept
 //!              engine/imagic.rs  the paper
 //!   engine/{text, vae, unet, checkpoint, lora, schedule, optimizer, random, pixels, untouched, cache, clock, cost, mode,
-//!           memory, weights, ops}
+//!           memory, weights, ops, device}
 //!  leaves for all: image.rs, params.rs, models.rs, error.rs
 //! ```
 //!
@@ -41,9 +41,10 @@
 //! # Invariants
 //!
 //! - `engine` knows no host; `host` knows no tensor; `job` knows neither. A test reads the `use` lines.
-//! - `unsafe` stands in `host`, in the launcher, and once in `engine::ops` around the matrix product.
+//! - `unsafe` stands in `host`, in the launcher, once in `engine::ops` around the matrix product, and where CUDA is called: the
+//!   kernels in `engine::ops::gpu`, the driver in [`engine::device`].
 //! - Everything an edit needs is in its request: the engine reads no environment and has no globals but scratch memory
-//!   of its operations, whose content no result depends on.
+//!   of its operations, whose content no result depends on, and the addresses of CUDA's functions, which are found once.
 //! - Host functions are called only on the thread on which the host called us.
 //! - No network connection is opened.
 //! - The document is only added to: new layers and a note in the document, in one undo step (Krita's undo leaves the note). A
@@ -60,6 +61,10 @@
 //!
 //! **Memory** is counted from shapes before anything is tuned ([`engine::memory`]); the best mode that fits is taken, and those
 //! that train every weight give the same bytes ([`engine::mode`], [`engine::checkpoint`]).
+//!
+//! **GPU**: with the feature `cuda` an engine takes an NVIDIA GPU where there is one ([`engine::device`]) and says why not where
+//! there is none. One library serves both: CUDA is looked for when the program runs. Kernels and products of every operation
+//! (`engine::ops::gpu`) are tested on the processor, with the same source compiled as C++; `docs/CUDA.md` says what was run.
 //!
 //! **Determinism**: every random number is a function of seed, purpose and step ([`engine::random`]), and sums are taken
 //! in a fixed order, so the same request gives the same bytes on the same kind of processor.

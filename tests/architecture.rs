@@ -68,7 +68,16 @@ fn leaves_know_nobody() {
 #[test]
 fn unsafe_code_stays_where_it_is_allowed() {
     let outside = |path: &str| {
-        !(path.starts_with("host/") || path == "main.rs" || path == "engine/ops/gemm.rs" || path == "lib.rs")
+        // Calls that the compiler cannot check: of the gemm crate, of kernels and cuBLAS, of the driver, of what is found when
+        // the program runs.
+        let calls = [
+            "engine/ops/gemm.rs",
+            "engine/ops/gpu/cuda.rs",
+            "engine/ops/gpu/tests.rs",
+            "engine/device/cuda.rs",
+            "engine/device/symbols.rs",
+        ];
+        !(path.starts_with("host/") || path == "main.rs" || path == "lib.rs" || calls.contains(&path))
     };
     check("no unsafe here", outside, &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]);
 }

@@ -1,5 +1,6 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
+use imagic_edit::engine::device::Processor;
 use imagic_edit::engine::memory::{Needs, Shapes};
 use imagic_edit::engine::mode::{self, Mode};
 use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
@@ -41,6 +42,7 @@ fn engine(cache: Option<&Folder>) -> Engine {
         cache_folder: cache.map(|folder| folder.0.clone()),
         cache_limit: 1 << 30,
         free_memory: || None,
+        processor: Processor::Cpu,
     })
 }
 
@@ -323,8 +325,12 @@ fn the_cache_keeps_to_its_limit_and_forgets_the_oldest() {
     for seed in 0..4 {
         let mut request = request();
         request.params.tuning_seed = seed;
-        let options =
-            EngineOptions { cache_folder: Some(cache.0.clone()), cache_limit: size * 2, free_memory: || None };
+        let options = EngineOptions {
+            cache_folder: Some(cache.0.clone()),
+            cache_limit: size * 2,
+            free_memory: || None,
+            processor: Processor::Cpu,
+        };
         edit(&mut Engine::new(options), &request).expect("an edit");
         let entries = cache::list(&cache.0).expect("the folder");
         size = entries[0].bytes;
@@ -340,7 +346,12 @@ fn a_cache_that_cannot_be_written_costs_the_cache_and_not_the_edit() {
     let folder = Folder::new("unwritable");
     let file = folder.0.join("a file, not a folder");
     std::fs::write(&file, "").expect("a file");
-    let options = EngineOptions { cache_folder: Some(file), cache_limit: 1 << 30, free_memory: || None };
+    let options = EngineOptions {
+        cache_folder: Some(file),
+        cache_limit: 1 << 30,
+        free_memory: || None,
+        processor: Processor::Cpu,
+    };
     let edit = edit(&mut Engine::new(options), &request()).expect("an edit");
     assert!(edit.notes[0].starts_with("the tuned model is kept only until this program closes"), "{:?}", edit.notes);
 }
@@ -349,8 +360,12 @@ fn a_cache_that_cannot_be_written_costs_the_cache_and_not_the_edit() {
 fn too_little_memory_is_said_before_tuning_and_a_tuned_model_still_serves() {
     let cache = Folder::new("memory");
     let poor = || {
-        let options =
-            EngineOptions { cache_folder: Some(cache.0.clone()), cache_limit: 1 << 30, free_memory: || Some(1000) };
+        let options = EngineOptions {
+            cache_folder: Some(cache.0.clone()),
+            cache_limit: 1 << 30,
+            free_memory: || Some(1000),
+            processor: Processor::Cpu,
+        };
         Engine::new(options)
     };
     let error = edit(&mut poor(), &request()).expect_err("1000 bytes");
@@ -365,7 +380,12 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
     let cache = Folder::new("modes");
     let engine = |cache: Option<&Folder>| {
         let cache_folder = cache.map(|folder| folder.0.clone());
-        Engine::new(EngineOptions { cache_folder, cache_limit: 1 << 30, free_memory: || Some(FREE.load(Relaxed)) })
+        Engine::new(EngineOptions {
+            cache_folder,
+            cache_limit: 1 << 30,
+            free_memory: || Some(FREE.load(Relaxed)),
+            processor: Processor::Cpu,
+        })
     };
     let mut request = request();
     request.params.batch_size = 4;
@@ -426,7 +446,12 @@ fn an_edit_whose_memory_runs_short_goes_on_in_a_lighter_mode() {
         lying::PLENTY.store(plenty, Relaxed);
         lying::NOTHING.store(nothing, Relaxed);
         let cache_folder = Some(cache.0.clone());
-        Engine::new(EngineOptions { cache_folder, cache_limit: 1 << 30, free_memory: lying::free_memory })
+        Engine::new(EngineOptions {
+            cache_folder,
+            cache_limit: 1 << 30,
+            free_memory: lying::free_memory,
+            processor: Processor::Cpu,
+        })
     };
     let mut request = request();
     (request.params.embedding_steps, request.params.tuning_steps) = (6, 8);

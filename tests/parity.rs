@@ -8,6 +8,7 @@
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::checkpoint::Activations;
+use imagic_edit::engine::device::{Precision, Processor};
 use imagic_edit::engine::imagic::{self, Sample, Setting};
 use imagic_edit::engine::lora;
 use imagic_edit::engine::mode::Mode;
@@ -25,9 +26,34 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
-const CPU: &Device = &Device::Cpu;
+/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 for the numbers that it uses in edits.
+static DEVICE: LazyLock<Device> = LazyLock::new(|| {
+    let chosen = processor().choose();
+    if let Some(reason) = chosen.reason {
+        panic!("IMAGIC_TEST_DEVICE asks for a GPU, but nothing runs on one: {reason}");
+    }
+    println!("on {}", chosen.gpu.as_deref().unwrap_or("the processor"));
+    chosen.device
+});
+
+/// CUDA's libraries lie where the system's loader finds them, or in `IMAGIC_CUDA_FOLDER`.
+fn processor() -> Processor {
+    let precision = match std::env::var("IMAGIC_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Precision::F32,
+        Ok("tf32") => Precision::Tf32,
+        _ => return Processor::Cpu,
+    };
+    let folder = std::env::var_os("IMAGIC_CUDA_FOLDER").map(PathBuf::from);
+    Processor::Fastest { libraries: folder.into_iter().collect(), precision }
+}
+
+/// How many times a tolerance is taken on this device. The tensor cores' 32 bit numbers have 13 bits less behind the point, which
+/// is 8192 times; with products of such numbers on the processor (tests/cuda) a quarter of that was measured at most.
+fn slack() -> f64 {
+    if std::env::var("IMAGIC_TEST_DEVICE").is_ok_and(|device| device == "tf32") { 4096.0 } else { 1.0 }
+}
 
 #[test]
 fn random_numbers_are_the_documented_ones() {
@@ -46,7 +72,7 @@ fn random_numbers_are_the_documented_ones() {
             let stream = Stream::new(number("seed"), purpose, number("step"));
             assert_eq!(stream.timesteps(5, 1000), integers(&facts["timesteps"]), "timesteps of {purpose:?}");
             let name = format!("streams.{index}.normals");
-            let normals = stream.normals(&[3, 7], CPU).expect("21 numbers");
+            let normals = stream.normals(&[3, 7], &DEVICE).expect("21 numbers");
             // Two mathematical libraries may round a logarithm or a sine differently, by one bit of f32 in the end.
             check(reference, "random numbers", 1e-7, [(name.as_str(), normals, reference.tensor(&name))]);
         }
@@ -56,7 +82,7 @@ fn random_numbers_are_the_documented_ones() {
 #[test]
 fn texts_become_the_same_tokens() {
     every_reference(|reference| {
-        let encoder = TextEncoder::read(&reference.model, CPU).expect("a text encoder");
+        let encoder = TextEncoder::read(&reference.model, &DEVICE).expect("a text encoder");
         for entry in list(&reference.facts["texts"]) {
             let text = entry["text"].as_str().expect("a text");
             let tokens = encoder.tokenize(text).expect("tokens");
@@ -68,7 +94,7 @@ fn texts_become_the_same_tokens() {
 #[test]
 fn texts_get_the_same_embedding() {
     every_reference(|reference| {
-        let encoder = TextEncoder::read(&reference.model, CPU).expect("a text encoder");
+        let encoder = TextEncoder::read(&reference.model, &DEVICE).expect("a text encoder");
         let text = reference.facts["settings"]["text"].as_str().expect("a text");
         let cut = reference.facts["texts"][2]["text"].as_str().expect("a text");
         let embed = |text| encoder.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
@@ -80,7 +106,7 @@ fn texts_get_the_same_embedding() {
 #[test]
 fn pictures_are_encoded_sampled_and_decoded_alike() {
     every_reference(|reference| {
-        let vae = Vae::read(&reference.model, CPU).expect("a VAE");
+        let vae = Vae::read(&reference.model, &DEVICE).expect("a VAE");
         let moments = vae.encode(&reference.tensor("vae.image")).expect("moments");
         let latents = vae.sample(&moments, &reference.tensor("vae.noise")).expect("a sample");
         let decoded = vae.decode(&reference.tensor("vae.latents")).expect("a picture");
@@ -150,7 +176,7 @@ fn loss_and_every_gradient_are_the_same() {
         let pairs = variables.iter().map(|(name, variable)| {
             let ours = gradients.remove(variable).expect("checked above");
             let ours = if sketched { sketch(&ours) } else { ours };
-            (name.as_str(), ours, theirs.load(name, CPU).expect("checked above"))
+            (name.as_str(), ours, theirs.load(name, &DEVICE).expect("checked above"))
         });
         check(reference, "gradients of the weights", reference.tolerance(1e-5, "gradients"), pairs);
     });
@@ -165,7 +191,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             println!("skipped: {} has no adapters", reference.name());
             return;
         }
-        let theirs = candle_core::safetensors::load(file, CPU).expect("a safetensors file");
+        let theirs = candle_core::safetensors::load(file, &DEVICE).expect("a safetensors file");
         let (config, base) = reference.unet();
         let schedule = Schedule::read(&reference.model).expect("a schedule");
         let input = |name: &str| reference.tensor(&format!("loss.{name}"));
@@ -178,7 +204,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
 
             let shapes: Vec<lora::Shape> = lora::shapes(&base, &params).into_iter().flatten().collect();
             let variable = |(index, shape): (usize, &lora::Shape)| {
-                let normals = Stream::new(1u32, Purpose::Latents, index as u32).normals(&shape.shape, CPU);
+                let normals = Stream::new(1u32, Purpose::Latents, index as u32).normals(&shape.shape, &DEVICE);
                 let tensor = normals.and_then(|normals| Ok((normals * 0.1)?)).expect("normal numbers");
                 (shape.name.clone(), Var::from_tensor(&tensor).expect("a variable"))
             };
@@ -203,7 +229,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
                 imagic::fine_tune(&setting, || Ok(base.clone()), &x, &e, &mut None, watch).expect("stage B")
             };
             let (tuned, losses) = tune(Mode::Lora, watch);
-            let losses = Tensor::new(losses, CPU).expect("a row");
+            let losses = Tensor::new(losses, &DEVICE).expect("a row");
             check(reference, "LoRA: losses of stage B", 1e-6, [(layers, losses, their("losses"))]);
             let pairs = shapes.iter().map(|shape| {
                 (shape.name.as_str(), tuned.tensors[&shape.name].clone(), their(&format!("tuned.{}", shape.name)))
@@ -224,13 +250,14 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
 fn sketch(gradient: &Tensor) -> Tensor {
     const NUMBERS: usize = 64;
     let count = gradient.elem_count();
-    let normals = Stream::new(0u32, Purpose::Latents, 0).normals(&[count], CPU).and_then(|n| Ok(n.to_vec1::<f32>()?));
+    let normals =
+        Stream::new(0u32, Purpose::Latents, 0).normals(&[count], &DEVICE).and_then(|n| Ok(n.to_vec1::<f32>()?));
     let values = gradient.flatten_all().and_then(|gradient| gradient.to_vec1::<f32>()).expect("values");
     let mut sums = [0.0f64; NUMBERS];
     for (index, (value, normal)) in values.into_iter().zip(normals.expect("normal numbers")).enumerate() {
         sums[index % NUMBERS] += f64::from(value) * f64::from(normal);
     }
-    Tensor::from_vec(sums.map(|sum| sum as f32).to_vec(), NUMBERS, CPU).expect("64 numbers")
+    Tensor::from_vec(sums.map(|sum| sum as f32).to_vec(), NUMBERS, &DEVICE).expect("64 numbers")
 }
 
 #[test]
@@ -265,7 +292,7 @@ fn the_noise_schedule_is_the_same() {
             let theirs = integers(&reference.facts["scheduler"][format!("timesteps_{steps}")]);
             assert_eq!(schedule.timesteps(steps), theirs, "{}: timesteps of {steps} steps", reference.name());
         }
-        let ours = Tensor::new(schedule.alphas_cumprod.as_slice(), CPU).expect("a row");
+        let ours = Tensor::new(schedule.alphas_cumprod.as_slice(), &DEVICE).expect("a row");
         // Ours is in f64, theirs multiplies a thousand numbers in f32.
         let theirs = reference.tensor("scheduler.alphas_cumprod");
         check(reference, "noise schedule", 1e-6, [("alphas_cumprod", ours, theirs)]);
@@ -309,7 +336,7 @@ fn a_whole_edit_is_the_same() {
     every_reference(|reference| {
         let tensor = |name: &str| reference.tensor(&format!("imagic.{name}"));
         let (config, base) = reference.unet();
-        let vae = Vae::read(&reference.model, CPU).expect("a VAE");
+        let vae = Vae::read(&reference.model, &DEVICE).expect("a VAE");
         let schedule = Schedule::read(&reference.model).expect("a schedule");
         let params = reference.params();
         let hidden = reference.tensor("text.hidden");
@@ -317,14 +344,15 @@ fn a_whole_edit_is_the_same() {
             (hidden.narrow(0, 0, 1).expect("an embedding"), hidden.narrow(0, 1, 1).expect("an embedding"));
 
         let moments = vae.encode(&reference.tensor("vae.image")).expect("moments");
-        let noise =
-            Stream::new(params.tuning_seed, Purpose::VaeSample, 0).normals(moments.mean.dims(), CPU).expect("noise");
+        let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0)
+            .normals(moments.mean.dims(), &DEVICE)
+            .expect("noise");
         let x = vae.sample(&moments, &noise).expect("a sample");
         check(reference, "edit: x", 4e-6, [("x", x.clone(), tensor("x_0"))]);
 
         let setting = Setting { config: &config, schedule: &schedule, params: &params, mode: Mode::Full };
         let watch = &mut |_, _, _, _| Ok(());
-        let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
+        let row = |losses: Vec<f32>| Tensor::new(losses, &DEVICE).expect("a row");
         let (e_opt, losses) =
             imagic::optimize_text_embedding(&setting, &base, &x, &e_tgt, &mut None, watch).expect("stage A");
         check(reference, "edit: losses of stage A", 1e-6, [("losses", row(losses), tensor("losses_a"))]);
@@ -377,7 +405,7 @@ fn check_changes(reference: &Reference, base: &Weights, tuned: &Weights) {
     let pairs = changes.iter().map(|(&name, ours)| {
         let length = values(ours).iter().map(|change| change.powi(2)).sum::<f64>().sqrt();
         let theirs = lengths[name].as_f64().expect("a length");
-        (name, Tensor::new(&[length], CPU).expect("a number"), Tensor::new(&[theirs], CPU).expect("a number"))
+        (name, Tensor::new(&[length], &DEVICE).expect("a number"), Tensor::new(&[theirs], &DEVICE).expect("a number"))
     });
     check(reference, "edit: lengths of all changes", 1e-4, pairs);
 }
@@ -401,9 +429,14 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
             layer_digest: None,
             previews: 0,
         };
-        let mut engine = Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None });
+        let mut engine = Engine::new(EngineOptions {
+            cache_folder: None,
+            cache_limit: 0,
+            free_memory: || None,
+            processor: processor(),
+        });
         let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
-        let row = |losses: Vec<f32>| Tensor::new(losses, CPU).expect("a row");
+        let row = |losses: Vec<f32>| Tensor::new(losses, &DEVICE).expect("a row");
         // A layer has 16 bits a channel, the reference's picture has not been rounded to them.
         let tensor = |name: &str| reference.tensor(&format!("imagic.{name}"));
         let losses =
@@ -442,7 +475,7 @@ impl Reference {
         let facts: Value = serde_json::from_str(&text).expect("JSON from the script");
         let model = folder.join(facts["model"].as_str().expect("a path"));
         let tensors =
-            candle_core::safetensors::load(folder.join("reference.safetensors"), CPU).expect("a safetensors file");
+            candle_core::safetensors::load(folder.join("reference.safetensors"), &DEVICE).expect("a safetensors file");
         Self { folder, model, facts, tensors }
     }
 
@@ -470,7 +503,7 @@ impl Reference {
 
     fn unet(&self) -> (UNetConfig, Weights) {
         let config = UNetConfig::read(&self.model).expect("a configuration");
-        (config, Weights::read(&self.model.join("unet"), CPU).expect("weights"))
+        (config, Weights::read(&self.model.join("unet"), &DEVICE).expect("weights"))
     }
 
     /// The script's settings under the engine's names.
@@ -529,6 +562,7 @@ fn check<'a>(
     tolerance: f64,
     pairs: impl IntoIterator<Item = (&'a str, Tensor, Tensor)>,
 ) {
+    let tolerance = tolerance * slack();
     let errors = pairs.into_iter().map(|(name, ours, theirs)| {
         assert_eq!(ours.dims(), theirs.dims(), "{}, {what}: shape of {name}", reference.name());
         (relative_error(&ours, &theirs), name.to_owned())

@@ -28,6 +28,8 @@ pub struct Estimate {
     pub seconds: Option<f32>,
     /// How it will be tuned and the memory that takes; `None` if it is tuned already.
     pub memory: Option<Plan>,
+    /// Whether a GPU does it; the memory is that of the GPU then.
+    pub on_gpu: bool,
 }
 
 /// How fast one base model runs on this machine.
@@ -72,6 +74,7 @@ pub fn estimate(
         tuned,
         goes_on,
         memory,
+        on_gpu: false,
         seconds: pace.and_then(|pace| seconds(&pace, &request.params, memory.map(|plan| plan.mode), is_loaded, done)),
     })
 }

@@ -48,6 +48,8 @@ pub struct Training {
     adam: Arc<Adam>,
     /// One for each step that is done.
     losses: Vec<f32>,
+    /// Whether a step failed halfway: some variables have been changed, others not, and nothing goes on from there.
+    broken: bool,
 }
 
 impl Training {
@@ -57,7 +59,7 @@ impl Training {
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
         let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr));
         let Weights { file, tensors: frozen, .. } = frozen;
-        Ok(Self { file, frozen, variables, adam, losses: Vec::new() })
+        Ok(Self { file, frozen, variables, adam, losses: Vec::new(), broken: false })
     }
 
     /// The network with `tensor` of each variable in it: adapters join the weights, tuned weights take their places.
@@ -103,7 +105,7 @@ pub fn optimize_text_embedding(
     };
     let e = training.variables[E].as_tensor().clone();
     if let Err(error) = train(setting, &plan, &unet, &e, &mut training, watch) {
-        *unfinished = Some(training);
+        *unfinished = Some(training).filter(|training| !training.broken);
         return Err(error);
     }
     Ok((e.detach(), training.losses))
@@ -149,7 +151,7 @@ pub fn fine_tune(
         noise: Purpose::TuningNoise,
     };
     if let Err(error) = train(setting, &plan, &unet, e_opt, &mut training, watch) {
-        *unfinished = Some(training);
+        *unfinished = Some(training).filter(|training| !training.broken);
         return Err(error);
     }
     Ok((training.network(|variable| variable.as_tensor().detach(), None), training.losses))
@@ -249,8 +251,10 @@ fn train(
         let timesteps = stream(plan.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
         let noise = stream(plan.noise).normals(&shape, x.device())?;
         let sample = Sample { x, e, timesteps: &timesteps, noise: &noise };
+        training.broken = true;
         let loss = training.adam.step(|| denoising_loss(schedule, unet, &sample, setting.mode.activations()))?;
         let loss = loss.to_scalar::<f32>()?;
+        training.broken = false;
         if !loss.is_finite() {
             let stage = plan.stage.label();
             return Err(Error::Engine(format!(

@@ -4,8 +4,8 @@
 //! its CPU convolution computes its gradients with a scalar loop; and every binary operation computes the gradients of
 //! both arguments, wanted or not. Here a gradient is computed only for arguments that a variable stands behind.
 //!
-//! All of them take contiguous `f32` tensors on the CPU and give the same bytes however many threads run: sums over
-//! a batch are taken in a fixed order, and threads split rows, never sums.
+//! All of them take contiguous `f32` tensors. On the CPU they give the same bytes however many threads run: sums over
+//! a batch are taken in a fixed order, and threads split rows, never sums. `gpu` has their GPU form.
 #![deny(unsafe_code)]
 
 mod attention;
@@ -13,6 +13,8 @@ mod conv;
 mod elementwise;
 #[allow(unsafe_code, reason = "one call into the gemm crate, behind bounds checks")]
 mod gemm;
+#[cfg(any(test, feature = "cuda"))]
+pub(super) mod gpu;
 mod linear;
 mod norm;
 mod winograd;
@@ -71,7 +73,7 @@ pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => f(values(storage, layout)?),
-        _ => bail!("this operation runs on the CPU only"),
+        _ => bail!("these values are not on the CPU"),
     }
 }
 

@@ -6,6 +6,8 @@
 //! candle-nn's only Adam is AdamW, whose weight decay defaults to 0.01 and which skips a variable that has no gradient.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cuda")]
+use super::ops::gpu;
 use super::ops::with_values;
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
@@ -40,17 +42,32 @@ struct Variable {
     updated: i32,
 }
 
-struct Moments {
-    first: Vec<f32>,
-    second: Vec<f32>,
+enum Moments {
+    Cpu {
+        first: Vec<f32>,
+        second: Vec<f32>,
+    },
+    /// Made by the first step.
+    #[cfg(feature = "cuda")]
+    Gpu(Option<gpu::Moments>),
+}
+
+impl Moments {
+    fn of(variable: &Var) -> Self {
+        #[cfg(feature = "cuda")]
+        if variable.device().is_cuda() {
+            return Self::Gpu(None);
+        }
+        let zeros = || vec![0.0; variable.elem_count()];
+        Self::Cpu { first: zeros(), second: zeros() }
+    }
 }
 
 impl Adam {
     /// Moments start at zero.
     pub fn new(variables: Vec<Var>, lr: f64) -> Self {
-        let zeros = |variable: &Var| vec![0.0; variable.elem_count()];
         let with_moments = |variable: Var| {
-            let moments = Moments { first: zeros(&variable), second: zeros(&variable) };
+            let moments = Moments::of(&variable);
             (variable.as_tensor().id(), Variable { variable, moments, updated: 0 })
         };
         let variables = variables.into_iter().map(with_moments).collect();
@@ -69,6 +86,12 @@ impl Adam {
                 let shape = variable.variable.dims();
                 return Err(Error::Engine(format!("a variable of shape {shape:?} got no gradient")));
             };
+            #[cfg(feature = "cuda")]
+            if gradient.device().is_cuda() {
+                let gradient = gradient.contiguous()?;
+                variable.update_on_gpu(gpu::Held::of(&gradient).view()?, self.lr, state.step)?;
+                continue;
+            }
             with_values(gradient, |gradient| variable.update(gradient, self.lr, state.step))?;
         }
         Ok(loss)
@@ -81,9 +104,23 @@ impl Adam {
 
     /// Uses up the gradient of one of the variables.
     pub fn take(&self, parameter: &Tensor, gradient: &[f32]) -> candle_core::Result<()> {
+        self.take_by(parameter, |variable, step| variable.update(gradient, self.lr, step))
+    }
+
+    /// As [`Adam::take`] for a gradient in the GPU's memory.
+    #[cfg(feature = "cuda")]
+    pub(super) fn take_on_gpu(&self, parameter: &Tensor, gradient: gpu::Values<'_>) -> candle_core::Result<()> {
+        self.take_by(parameter, |variable, step| variable.update_on_gpu(gradient, self.lr, step))
+    }
+
+    fn take_by(
+        &self,
+        parameter: &Tensor,
+        update: impl FnOnce(&mut Variable, i32) -> candle_core::Result<()>,
+    ) -> candle_core::Result<()> {
         let state = &mut *self.state();
         match state.variables.get_mut(&parameter.id()) {
-            Some(variable) if variable.updated < state.step => variable.update(gradient, self.lr, state.step),
+            Some(variable) if variable.updated < state.step => update(variable, state.step),
             Some(_) => bail!("a parameter that is used twice, or outside of a step, cannot be updated at once"),
             None => bail!("this parameter is none of the variables"),
         }
@@ -96,17 +133,28 @@ impl Adam {
 
 impl Variable {
     fn update(&mut self, gradient: &[f32], lr: f64, step: i32) -> candle_core::Result<()> {
-        let bias = |beta: f32| 1.0 - f64::from(beta).powi(step);
-        let pass = Step {
-            size: (lr / bias(BETA_1)) as f32,
-            root_of_bias_2: bias(BETA_2).sqrt() as f32,
-            gradient,
-            moments: Mutex::new(&mut self.moments),
-        };
+        let (size, root_of_bias_2) = sizes(lr, step);
+        let pass = Step { size, root_of_bias_2, gradient, moments: Mutex::new(&mut self.moments) };
         self.variable.inplace_op1(&pass)?;
         self.updated = step;
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn update_on_gpu(&mut self, gradient: gpu::Values<'_>, lr: f64, step: i32) -> candle_core::Result<()> {
+        let Moments::Gpu(moments) = &mut self.moments else { bail!("a variable on the CPU has a gradient on the GPU") };
+        let (size, root_of_bias_2) = sizes(lr, step);
+        let numbers = gpu::AdamStep { beta_1: BETA_1, beta_2: BETA_2, size, root_of_bias_2, eps: EPS };
+        gpu::adam(&self.variable, gradient, moments, numbers)?;
+        self.updated = step;
+        Ok(())
+    }
+}
+
+/// The step's size and the root by which the second moment's is divided: both correct moments that start at zero.
+fn sizes(lr: f64, step: i32) -> (f32, f32) {
+    let bias = |beta: f32| 1.0 - f64::from(beta).powi(step);
+    ((lr / bias(BETA_1)) as f32, bias(BETA_2).sqrt() as f32)
 }
 
 struct Step<'a> {
@@ -129,7 +177,11 @@ impl InplaceOp1 for Step<'_> {
         };
         let (p, g) = (&mut p[start..end], self.gradient);
         let mut moments = self.moments.lock().expect("no thread panics while it holds this lock");
-        let Moments { first, second } = &mut **moments;
+        let (first, second) = match &mut **moments {
+            Moments::Cpu { first, second } => (first, second),
+            #[cfg(feature = "cuda")]
+            Moments::Gpu(_) => bail!("a variable on the CPU has moments on the GPU"),
+        };
         let chunks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         chunks.zip(first.par_chunks_mut(CHUNK)).zip(second.par_chunks_mut(CHUNK)).for_each(|(((p, g), m), v)| {
             // Compiled for this processor's vector instructions; see `ops`.

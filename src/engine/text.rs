@@ -25,6 +25,7 @@ pub struct TextEncoder {
     /// Tokens of every text, begin, end and padding included; 77 for SD.
     pub max_tokens: usize,
     transformer: ClipTextTransformer,
+    /// Where embeddings are wanted.
     device: Device,
 }
 
@@ -44,7 +45,9 @@ pub struct Tokens {
 }
 
 impl TextEncoder {
-    /// Reads `tokenizer/` and `text_encoder/` of a model folder.
+    /// Reads `tokenizer/` and `text_encoder/` of a model folder; embeddings will be on `device`. They are computed by the
+    /// processor in any case: a text takes a tenth of a second, and candle's transformer would need more of its crates built
+    /// for the GPU.
     pub fn read(model: &Path, device: &Device) -> Result<Self> {
         let config = Config::read(&model.join("text_encoder/config.json"))?;
         let act = config.text("hidden_act", "quick_gelu");
@@ -70,10 +73,10 @@ impl TextEncoder {
             num_attention_heads: config.usize("num_attention_heads", None)?,
             projection_dim: config.usize("projection_dim", Some(embed_dim))?,
         };
-        let weights = Weights::read(&model.join("text_encoder"), device)?;
+        let weights = Weights::read(&model.join("text_encoder"), &Device::Cpu)?;
         // transformers 5 dropped the outer name.
         let nested = weights.tensors.keys().any(|name| name.starts_with("text_model."));
-        let builder = VarBuilder::from_tensors(weights.tensors.into_iter().collect(), DType::F32, device);
+        let builder = VarBuilder::from_tensors(weights.tensors.into_iter().collect(), DType::F32, &Device::Cpu);
         let builder = if nested { builder.pp("text_model") } else { builder };
         let transformer = ClipTextTransformer::new(builder, &clip).map_err(|error| {
             Error::model(&weights.file, format!("does not fit its config.json: {}", sentence(&error)))
@@ -130,9 +133,9 @@ impl TextEncoder {
 
     /// The embedding of `tokens` after the final layer norm: (1, max_tokens, d).
     pub fn embed(&self, tokens: &Tokens) -> Result<Tensor> {
-        let ids = Tensor::new(tokens.ids.as_slice(), &self.device)?.unsqueeze(0)?;
+        let ids = Tensor::new(tokens.ids.as_slice(), &Device::Cpu)?.unsqueeze(0)?;
         // Stable Diffusion masks only what comes later in the text, never the padding.
-        Ok(self.transformer.forward_with_mask(&ids, usize::MAX)?.detach())
+        Ok(self.transformer.forward_with_mask(&ids, usize::MAX)?.to_device(&self.device)?.detach())
     }
 }
 

@@ -202,7 +202,10 @@ const WORTH_TELLING: u64 = 1 << 30;
 
 /// What a dialog says before an edit: how long it will take, as far as that is known, and how much memory.
 pub fn cost_text(estimate: &Estimate) -> String {
-    let time = time_text(estimate);
+    let mut time = time_text(estimate);
+    if estimate.on_gpu {
+        time += " Runs on the GPU.";
+    }
     match &estimate.memory {
         // A process of that size is an editor's everyday.
         Some(plan) if plan.need >= WORTH_TELLING => {
@@ -302,7 +305,10 @@ mod tests {
 
     #[test]
     fn the_cost_is_told_as_roughly_as_it_is_known() {
-        let text = |tuned, goes_on, seconds| cost_text(&Estimate { tuned, goes_on, seconds, memory: None });
+        let estimate = |tuned, goes_on, seconds| Estimate { tuned, goes_on, seconds, memory: None, on_gpu: false };
+        let text = |tuned, goes_on, seconds| cost_text(&estimate(tuned, goes_on, seconds));
+        let on_gpu = Estimate { on_gpu: true, ..estimate(true, false, Some(0.4)) };
+        assert_eq!(cost_text(&on_gpu), "The tuned model is there: about 1 s. Runs on the GPU.");
         assert_eq!(text(true, false, Some(0.4)), "The tuned model is there: about 1 s.");
         assert_eq!(text(false, false, Some(41.0)), "The model has to be tuned to the layer: about 45 s.");
         assert_eq!(text(false, true, Some(95.0)), "Goes on from where it was stopped: about 1 min 40 s more.");

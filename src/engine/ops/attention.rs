@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::{exp, largest, sum, sum2, tensor_like, values, vectorized, with_values};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -155,6 +159,22 @@ impl CustomOp3 for Attention {
         Ok((CpuStorage::F32(out), Shape::from((sizes.b, sizes.n, sizes.c))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (sizes, device) = (self.sizes(lq.dims(), lk.dims()), &q.device);
+        let (q, k, v) = (gpu::view(q, lq)?, gpu::view(k, lk)?, gpu::view(v, lv)?);
+        let out = gpu::attention(device, q, k, v, &sizes.on_gpu())?;
+        Ok((gpu::storage(out, device), Shape::from((sizes.b, sizes.n, sizes.c))))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -163,6 +183,10 @@ impl CustomOp3 for Attention {
         o: &Tensor,
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = q.device() {
+            return self.backward_on_gpu(device, [q, k, v, dout]);
+        }
         let sizes = self.sizes(q.dims(), k.dims());
         let [dq, dk, dv] = with_values(q, |q| {
             with_values(k, |k| {
@@ -174,5 +198,34 @@ impl CustomOp3 for Attention {
             k.track_op().then(|| tensor_like(dk, k)).transpose()?,
             v.track_op().then(|| tensor_like(dv, v)).transpose()?,
         ))
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::super::gpu::{self, Held};
+    use super::{Attention, Sizes};
+    use candle_core::{CudaDevice, Result, Tensor};
+
+    impl Sizes {
+        pub fn on_gpu(&self) -> gpu::Attention {
+            let Sizes { b, n, m, c, heads, .. } = *self;
+            gpu::Attention { b, n, m, c, heads }
+        }
+    }
+
+    impl Attention {
+        pub fn backward_on_gpu(
+            &self,
+            device: &CudaDevice,
+            [q, k, v, dout]: [&Tensor; 4],
+        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+            let (sizes, dout) = (self.sizes(q.dims(), k.dims()).on_gpu(), &dout.contiguous()?);
+            let held = [q, k, v, dout].map(Held::of);
+            let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?];
+            let [dq, dk, dv] = gpu::attention_gradients(device, inputs, &sizes)?;
+            let wanted = |x: &Tensor, dx| x.track_op().then(|| gpu::tensor(dx, device, x));
+            Ok((wanted(q, dq), wanted(k, dk), wanted(v, dv)))
+        }
     }
 }

@@ -6,8 +6,12 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::winograd::Tiles;
 use super::{Adam, Parameters, hand_over, sum, tensor_like, values, with_buffer, with_values};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -308,6 +312,22 @@ impl CustomOp3 for Conv2d {
         Ok((CpuStorage::F32(y), Shape::from((sizes.b, sizes.o, sizes.out_h, sizes.out_w))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        weight: &CudaStorage,
+        lw: &Layout,
+        bias: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (sizes, device) = (self.sizes(lx.dims(), lw.dims()), &x.device);
+        let (x, weight, bias) = (gpu::view(x, lx)?, gpu::view(weight, lw)?, gpu::view(bias, lb)?);
+        let y = gpu::conv2d(device, x, weight, bias, &sizes.on_gpu())?;
+        Ok((gpu::storage(y, device), Shape::from((sizes.b, sizes.o, sizes.out_h, sizes.out_w))))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -316,6 +336,10 @@ impl CustomOp3 for Conv2d {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = x.device() {
+            return self.backward_on_gpu(device, [x, weight, bias, dy]);
+        }
         let sizes = self.sizes(x.dims(), weight.dims());
         with_values(dy, |dy| {
             let dx =
@@ -337,5 +361,40 @@ impl CustomOp3 for Conv2d {
             })?;
             Ok((dx, dw, db))
         })
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::super::gpu::{self, Held};
+    use super::{Conv2d, Sizes};
+    use candle_core::{CudaDevice, Result, Tensor};
+
+    impl Sizes {
+        pub fn on_gpu(&self) -> gpu::Conv {
+            let Sizes { b, c, h, w, o, k, out_h, out_w, stride, before } = *self;
+            gpu::Conv { b, c, h, w, o, k, out_h, out_w, stride, before }
+        }
+    }
+
+    impl Conv2d {
+        pub fn backward_on_gpu(
+            &self,
+            device: &CudaDevice,
+            [x, weight, bias, dy]: [&Tensor; 4],
+        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+            let (sizes, dy) = (self.sizes(x.dims(), weight.dims()).on_gpu(), &dy.contiguous()?);
+            let dx = || -> Result<Tensor> {
+                let dx = gpu::conv_input_gradient(device, Held::of(weight).view()?, Held::of(dy).view()?, &sizes)?;
+                Ok(gpu::tensor(dx, device, x))
+            };
+            let dw = || gpu::conv_weight_gradient(device, Held::of(x).view()?, Held::of(dy).view()?, &sizes);
+            let db = || gpu::conv_bias_gradient(device, Held::of(dy).view()?, &sizes);
+            Ok((
+                x.track_op().then(dx).transpose()?,
+                gpu::hand_over(&self.optimizer, device, weight, dw)?,
+                gpu::hand_over(&self.optimizer, device, bias, db)?,
+            ))
+        }
     }
 }

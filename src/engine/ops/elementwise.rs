@@ -1,7 +1,11 @@
 //! Small operations of the U-Net whose candle form is slow, inexact or wrong.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cuda")]
+use super::gpu::{self, Held};
 use super::{erf, exp, sum, tensor_like, values, vectorized, with_values};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -61,10 +65,25 @@ impl CustomOp1 for Geglu {
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (mut dims, last) = (lx.dims().to_vec(), lx.dims().len() - 1);
+        dims[last] /= 2;
+        let rows = dims[..last].iter().product();
+        let y = gpu::geglu(&x.device, gpu::view(x, lx)?, rows, dims[last])?;
+        Ok((gpu::storage(y, &x.device), Shape::from(dims)))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         // 1 / sqrt(2 pi), of the normal density.
         const DENSITY_0: f32 = 0.398_942_3;
         let d = x.dim(candle_core::D::Minus1)? / 2;
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = x.device() {
+            let (dy, rows) = (dy.contiguous()?, x.elem_count() / (2 * d));
+            let dx = gpu::geglu_gradient(device, Held::of(x).view()?, Held::of(&dy).view()?, rows, d)?;
+            return Ok(Some(gpu::tensor(dx, device, x)));
+        }
         let dx = with_values(x, |x| {
             with_values(dy, |dy| {
                 let mut dx = vec![0.0; x.len()];
@@ -109,7 +128,22 @@ impl CustomOp2 for AddPerChannel {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, e: &CudaStorage, le: &Layout) -> Result<(CudaStorage, Shape)> {
+        let channels = le.shape().elem_count();
+        let plane = lx.shape().elem_count() / channels;
+        let y = gpu::add_per_channel(&x.device, gpu::view(x, lx)?, gpu::view(e, le)?, channels, plane)?;
+        Ok((gpu::storage(y, &x.device), lx.shape().clone()))
+    }
+
     fn bwd(&self, x: &Tensor, e: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = x.device() {
+            let (planes, channels) = (dy.contiguous()?, e.elem_count());
+            let de = || gpu::row_sums(device, Held::of(&planes).view()?, channels, planes.elem_count() / channels);
+            let de = e.track_op().then(de).transpose()?;
+            return Ok((x.track_op().then(|| dy.clone()), de.map(|de| gpu::tensor(de, device, e))));
+        }
         let de = e.track_op().then(|| {
             with_values(dy, |dy| {
                 let plane = dy.len() / e.elem_count();
@@ -139,8 +173,21 @@ impl CustomOp1 for Upsample {
         Ok((CpuStorage::F32(y), Shape::from((b, c, 2 * h, 2 * w))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (b, c, h, w) = lx.shape().dims4()?;
+        let y = gpu::upsample(&x.device, gpu::view(x, lx)?, b * c, h, w)?;
+        Ok((gpu::storage(y, &x.device), Shape::from((b, c, 2 * h, 2 * w))))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let w = x.dim(3)?;
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = x.device() {
+            let dy = dy.contiguous()?;
+            let dx = gpu::upsample_gradient(device, Held::of(&dy).view()?, x.elem_count(), w)?;
+            return Ok(Some(gpu::tensor(dx, device, x)));
+        }
         let dx = with_values(dy, |dy| {
             let mut dx = vec![0.0; dy.len() / 4];
             dx.par_chunks_mut(w).zip(dy.par_chunks(4 * w)).for_each(|(dx, rows)| {

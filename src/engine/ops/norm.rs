@@ -1,7 +1,11 @@
 //! Group normalization (with SiLU, its usual neighbor) and layer normalization.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::{Adam, Parameters, hand_over, sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -127,6 +131,21 @@ impl CustomOp3 for GroupNorm {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        weight: &CudaStorage,
+        lw: &Layout,
+        bias: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [gpu::view(x, lx)?, gpu::view(weight, lw)?, gpu::view(bias, lb)?];
+        let y = gpu::normalize(&x.device, inputs, &self.on_gpu(lx.dims()))?;
+        Ok((gpu::storage(y, &x.device), lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -135,6 +154,10 @@ impl CustomOp3 for GroupNorm {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = x.device() {
+            return self.backward_on_gpu(device, [x, weight, bias, dy]);
+        }
         let plane: usize = x.dims()[2..].iter().product();
         let c = weight.elem_count();
         let channels = c / self.groups;
@@ -238,6 +261,21 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        weight: &CudaStorage,
+        lw: &Layout,
+        bias: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [gpu::view(x, lx)?, gpu::view(weight, lw)?, gpu::view(bias, lb)?];
+        let y = gpu::normalize(&x.device, inputs, &self.on_gpu(lx.dims()))?;
+        Ok((gpu::storage(y, &x.device), lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -246,6 +284,10 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = x.device() {
+            return self.backward_on_gpu(device, [x, weight, bias, dy]);
+        }
         let c = weight.elem_count();
         let mut dx = vec![0.0; x.elem_count()];
         let mut sums = vec![0.0f32; x.elem_count().div_ceil(ROWS * c) * 2 * c]; // a chunk of rows each: dw, db
@@ -275,5 +317,73 @@ impl CustomOp3 for LayerNorm {
             hand_over(&self.optimizer, weight, |dw| total(0, dw))?,
             hand_over(&self.optimizer, bias, |db| total(c, db))?,
         ))
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::super::gpu::{self, Held};
+    use super::{Activation, GroupNorm, LayerNorm};
+    use candle_core::{CudaDevice, Result, Tensor};
+
+    impl GroupNorm {
+        pub fn on_gpu(&self, x: &[usize]) -> gpu::Norm {
+            let (b, channels, plane) = (x[0], x[1], x[2..].iter().product());
+            let (groups, eps, silu) = (self.groups, self.eps, self.after == Activation::Silu);
+            gpu::Norm { b, channels, plane, groups, eps, silu }
+        }
+
+        pub fn backward_on_gpu(
+            &self,
+            device: &CudaDevice,
+            [x, weight, bias, dy]: [&Tensor; 4],
+        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+            let (norm, dy) = (self.on_gpu(x.dims()), dy.contiguous()?);
+            let [dx, sums] = {
+                let held = [x, weight, bias, &dy].map(Held::of);
+                let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?];
+                gpu::group_norm_gradients(device, inputs, &norm)?
+            };
+            let over_batch = |which| gpu::sums_of_parts(device, &sums, norm.b, norm.channels, [2, which]);
+            Ok((
+                x.track_op().then(|| gpu::tensor(dx, device, x)),
+                gpu::hand_over(&self.optimizer, device, weight, || over_batch(0))?,
+                gpu::hand_over(&self.optimizer, device, bias, || over_batch(1))?,
+            ))
+        }
+    }
+
+    impl LayerNorm {
+        pub fn on_gpu(&self, x: &[usize]) -> gpu::Norm {
+            let (columns, rows) = x.split_last().expect("a normalization has a dimension");
+            gpu::Norm::of_rows(rows.iter().product(), *columns, self.eps)
+        }
+
+        pub fn backward_on_gpu(
+            &self,
+            device: &CudaDevice,
+            [x, weight, bias, dy]: [&Tensor; 4],
+        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+            let (norm, dy) = (self.on_gpu(x.dims()), &dy.contiguous()?);
+            let dx = || -> Result<Tensor> {
+                let held = [x, weight, dy].map(Held::of);
+                let inputs = [held[0].view()?, held[1].view()?, held[2].view()?];
+                Ok(gpu::tensor(gpu::layer_norm_input_gradient(device, inputs, &norm)?, device, x))
+            };
+            let dx = x.track_op().then(dx).transpose()?;
+            if !weight.track_op() && !bias.track_op() {
+                return Ok((dx, None, None));
+            }
+            let (sums, parts) = {
+                let held = [x, dy].map(Held::of);
+                gpu::layer_norm_sums(device, [held[0].view()?, held[1].view()?], &norm)?
+            };
+            let total = |which| gpu::sums_of_parts(device, &sums, parts, norm.channels, [2, which]);
+            Ok((
+                dx,
+                gpu::hand_over(&self.optimizer, device, weight, || total(0))?,
+                gpu::hand_over(&self.optimizer, device, bias, || total(1))?,
+            ))
+        }
     }
 }

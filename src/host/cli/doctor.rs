@@ -7,6 +7,7 @@ use crate::engine::{EditRequest, Engine, EngineOptions};
 use crate::error::Error;
 use crate::host::engine_options;
 use crate::host::entry::library_folder;
+use crate::host::processor;
 use crate::host::system::{self, LAUNCHER, LIBRARY};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
@@ -189,7 +190,18 @@ fn copies(findings: &mut Findings) {
 
 fn machine(findings: &mut Findings) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    findings.good(&format!("processor with {cores} cores{}; edits run on it", vector_units()));
+    let processor = format!("processor with {cores} cores{}", vector_units());
+    let chosen = crate::host::processor().choose();
+    match (chosen.gpu, chosen.reason) {
+        (Some(gpu), _) => {
+            findings.good(&processor);
+            findings.good(&format!("GPU {gpu}; edits run on it"));
+        }
+        (None, Some(reason)) if cfg!(feature = "cuda") => {
+            findings.good(&format!("{processor}; edits run on it and not on a GPU, because {reason}"));
+        }
+        (None, _) => findings.good(&format!("{processor}; edits run on it")),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -245,6 +257,7 @@ fn draw(model: &Model) -> Result<(), Error> {
         cache_folder: None,
         cache_limit: 0,
         free_memory: system::free_memory,
+        processor: processor(),
     }))?;
     let mut job = worker.submit(request);
     loop {

@@ -1,0 +1,151 @@
+//! The NVIDIA GPU of this machine: whether it can be used, and how much of its memory is free.
+
+use super::{Precision, symbols};
+use crate::error::sentence;
+use candle_core::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::{DriverError, result, sys};
+use candle_core::cuda_backend::set_gemm_reduced_precision_f32;
+use std::ffi::{c_int, c_void};
+use std::path::PathBuf;
+
+/// What the kernels are translated from and the driver must know: CUDA 13.0, driver 580.
+const LEAST_CUDA: c_int = 13_000;
+/// What build.rs compiles the kernels for: Ampere, RTX 30 and A100.
+const LEAST_CAPABILITY: (c_int, c_int) = (8, 0);
+/// Less than the smallest model of the Stable Diffusion family takes with adapters, where an edit is not even to be begun.
+const LEAST_MEMORY: usize = 3 << 30;
+
+/// What operations hold for a moment beside what is counted for them: patches, scores and their gradients, and cuBLAS's own.
+const SCRATCH: u64 = 1 << 30;
+
+/// The first GPU that can be used and what it is called, or why there is none.
+pub fn open(libraries: &[PathBuf], precision: Precision) -> Result<(CudaDevice, String), String> {
+    symbols::load(libraries)?;
+    let driver = driver_version().map_err(said)?;
+    let version = |number: c_int| format!("{}.{}", number / 1000, number % 1000 / 10);
+    if driver < LEAST_CUDA {
+        let (has, least) = (version(driver), version(LEAST_CUDA));
+        return Err(format!(
+            "NVIDIA's driver is of CUDA {has}, must be of {least} or newer; install driver 580 or newer"
+        ));
+    }
+    result::init().map_err(|error| format!("NVIDIA's driver finds no GPU: {}", said(error)))?;
+    let mut refused = "NVIDIA's driver finds no GPU".to_owned();
+    for ordinal in 0..result::device::get_count().map_err(said)? {
+        match suits(ordinal) {
+            Err(reason) => refused = reason,
+            Ok((name, memory)) => {
+                let device = begin(ordinal, precision)
+                    .map_err(|error| format!("{name} cannot be used: {}", sentence(&error)))?;
+                let gb = memory as f64 / 1e9;
+                return Ok((device, format!("{name}, {gb:.1} GB, CUDA {}", version(driver))));
+            }
+        }
+    }
+    Err(refused)
+}
+
+/// Name and memory in bytes of a GPU that can be used.
+fn suits(ordinal: c_int) -> Result<(String, usize), String> {
+    use sys::CUdevice_attribute_enum as Attribute;
+    let device = result::device::get(ordinal).map_err(said)?;
+    let name = result::device::get_name(device).map_err(said)?;
+    let attribute = |which| {
+        // SAFETY: `device` comes from the driver.
+        unsafe { result::device::get_attribute(device, which) }.map_err(said)
+    };
+    let capability = (
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    if capability < LEAST_CAPABILITY {
+        let ((major, minor), (least_major, least_minor)) = (capability, LEAST_CAPABILITY);
+        return Err(format!(
+            "{name} has compute capability {major}.{minor}, must be {least_major}.{least_minor} or more: a card of 2020 or newer"
+        ));
+    }
+    // SAFETY: as above.
+    let memory = unsafe { result::device::total_mem(device) }.map_err(said)?;
+    if memory < LEAST_MEMORY {
+        let gb = |bytes: usize| bytes as f64 / 1e9;
+        return Err(format!("{name} has {:.1} GB of memory, must have {:.1} GB", gb(memory), gb(LEAST_MEMORY)));
+    }
+    Ok((name, memory))
+}
+
+fn begin(ordinal: c_int, precision: Precision) -> candle_core::Result<CudaDevice> {
+    // Unlike candle's ordinary device, whose threads have a stream each: weights are read by several threads.
+    let device = CudaDevice::new_with_stream(ordinal as usize)?;
+    // SAFETY: all work is on the one stream made here, in the order in which it is called for.
+    unsafe { device.disable_event_tracking() };
+    // candle keeps this for the whole process; our own products ask it, too.
+    set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+    let pool = pool(&device);
+    let keep_all = u64::MAX;
+    if let Ok(pool) = pool {
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // Otherwise freed memory goes back to the system whenever the loss is read, and the next step asks for all of it again.
+        // SAFETY: this attribute is a u64, which lives until the call is over.
+        let set =
+            unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw const keep_all).cast_mut().cast::<c_void>()) };
+        // Without, it is only slower.
+        let _ = set.result();
+    }
+    Ok(device)
+}
+
+fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool, DriverError> {
+    let ordinal = device.cuda_stream().context().cu_device();
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: the driver writes one pool to the pointer.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, ordinal) }.result()?;
+    Ok(pool)
+}
+
+/// Bytes of its memory that can still be had.
+pub fn free_memory(device: &CudaDevice) -> Option<u64> {
+    let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+    // What the pool has taken and does not use.
+    let reserved = bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).unwrap_or(0);
+    let used = bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).unwrap_or(0);
+    Some((free as u64 + reserved.saturating_sub(used)).saturating_sub(SCRATCH))
+}
+
+/// Gives other programs what is free in the pool.
+pub fn give_back_memory(device: &CudaDevice) {
+    let stream = device.cuda_stream();
+    // What is still being used would stay. Both can fail only together with the edit that they follow, which tells why.
+    if stream.synchronize().is_ok()
+        && let Ok(pool) = pool(device)
+    {
+        // SAFETY: a pool of the driver's.
+        let _ = unsafe { sys::cuMemPoolTrimTo(pool, 0) }.result();
+    }
+}
+
+/// Bytes that were in use at most; without what driver and cuBLAS take for themselves.
+pub fn most_memory(device: &CudaDevice) -> Option<u64> {
+    bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+}
+
+/// One of the pool's attributes that are numbers of bytes.
+fn bytes_of_pool(device: &CudaDevice, which: sys::CUmemPool_attribute) -> Option<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: these attributes are u64s, and the driver writes one to the pointer.
+    let answer = unsafe { sys::cuMemPoolGetAttribute(pool(device).ok()?, which, (&raw mut bytes).cast::<c_void>()) };
+    answer.result().ok().map(|()| bytes)
+}
+
+fn driver_version() -> Result<c_int, DriverError> {
+    let mut version = 0;
+    // SAFETY: the driver writes one number to the pointer.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    Ok(version)
+}
+
+fn said(error: DriverError) -> String {
+    match error.error_string() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => error.to_string(),
+    }
+}
