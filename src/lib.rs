@@ -60,7 +60,8 @@
 //! answers whether to go on.
 //!
 //! **Memory** is counted from shapes before anything is tuned ([`engine::memory`]); the best mode that fits is taken, and those
-//! that train every weight give the same bytes ([`engine::mode`], [`engine::checkpoint`]).
+//! that train every weight give the same bytes ([`engine::mode`], [`engine::checkpoint`]). Fine-tuning uses the base network up: it
+//! is read again for the next picture or text.
 //!
 //! **GPU**: with the feature `cuda` an engine takes an NVIDIA GPU where there is one ([`engine::device`]) and says why not where
 //! there is none. One library serves both: CUDA is looked for when the program runs. Kernels and products of every operation
