@@ -209,8 +209,6 @@ impl Shapes {
             }
             steps.push(Step { trace, skip });
         }
-        // The same for results that were freed: what stands between sizes that do not match; measured.
-        const GAPS: usize = 4;
         // Backwards from the last block, with its output's gradient there.
         let mut gradients = vec![0; sizes.len()];
         let mut most = 0;
@@ -229,7 +227,12 @@ impl Shapes {
                 gradients[value] = values(sizes[value]);
             }
         }
-        most + most / GAPS
+        // Freed results that the allocator has not put to use again, measured: a quarter where they live from the forward to the
+        // backward pass, as much again where every block frees its own and the next one wants other sizes.
+        match activations {
+            Activations::Keep => most + most / 4,
+            Activations::Recompute => 2 * most,
+        }
     }
 
     /// What a forward pass alone holds at most.
