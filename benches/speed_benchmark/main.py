@@ -35,10 +35,11 @@ def main():
     try:
         model = model_folder(options.model, options.work)
         options.latent = options.latent or json.loads((model / "unet/config.json").read_text())["sample_size"]
-        engine = build_worker()
+        engine = build_worker(options.device)
         operations = {name: measure(name, model, engine, options) for name in options.operations}
         result = {
             "command": "benches/speed " + shlex.join(sys.argv[1:]), "model": options.model, "latent": options.latent, "threads": options.threads,
+            "precision": options.precision if options.device == "cuda" else "f32", "where": where(options),
             "processor": processor(), "versions": versions(), "rounds": options.rounds, "repeats": options.repeats, "operations": operations,
         }
     except Failed as error:
@@ -53,7 +54,9 @@ def main():
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benches/speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin", help="small (a test's random weights), builtin, sd15 (its size, random weights) or a folder")
-    parser.add_argument("--device", choices=["cpu"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: needs a GPU, PyTorch for it, and installer/cuda-toolkit.sh")
+    parser.add_argument("--precision", choices=["f32", "tf32"], default="tf32", help="of matrix products on a GPU")
+    parser.add_argument("--cuda-libraries", type=Path, default=Path.home() / ".local/share/imagic-edit/cuda", help="where libcublas.so is, if the loader does not find it")
     parser.add_argument("--latent", type=int, help="side of the latents; the model's own if it is not given")
     for name, known in (("operations", OPERATIONS), ("peers", tuple(PEERS))):
         parser.add_argument(f"--{name}", nargs="+", choices=known, default=list(known), metavar="NAME", help=f"of {', '.join(known)}")
@@ -86,8 +89,13 @@ def model_folder(name: str, work: Path) -> Path:
     return Path(name)
 
 
-def build_worker() -> Path:
+def build_worker(device: str) -> Path:
     command = ["cargo", "build", "--release", "--locked", "--example", "speed_worker"]
+    if device == "cuda":
+        toolkit = ROOT / "target/cuda-toolkit/environment.sh"
+        if not toolkit.exists():
+            raise Failed(f"{toolkit} is missing; run installer/cuda-toolkit.sh")
+        command = ["bash", "-c", f". {shlex.quote(str(toolkit))} && {shlex.join([*command, '--features', 'cuda'])}"]
     if subprocess.run(command, cwd=ROOT).returncode != 0:
         raise Failed(f"{shlex.join(command)} failed")
     return ROOT / "target/release/examples/speed_worker"
@@ -98,6 +106,8 @@ def measure(operation: str, model: Path, engine: Path, options: argparse.Namespa
     job = {"operation": operation, "model": str(model), "latent": options.latent, "threads": options.threads,
            "tokens": json.loads((model / "text_encoder/config.json").read_text()).get("max_position_embeddings", 77),
            "params": parameters(operation, model, options)}
+    if options.device == "cuda":
+        job["gpu"] = {"precision": options.precision, "libraries": str(options.cuda_libraries)}
     python = [sys.executable, "-m", "speed_benchmark.peer"]
     commands = {"engine": ([str(engine)], job)} | {f"PyTorch {peer}": (python, job | PEERS[peer]) for peer in options.peers}
     results = {name: {"seconds": [], "peak": []} for name in commands}
@@ -124,7 +134,7 @@ def parameters(operation: str, model: Path, options: argparse.Namespace) -> dict
 
 
 def run_worker(command: list[str], options: argparse.Namespace) -> tuple[list[float], int]:
-    """Seconds of all runs, and the peak of the process's memory in bytes."""
+    """Seconds of all runs, and the peak of the process's memory, or of the GPU's, in bytes."""
     # As src/main.rs does for the engine; PyTorch knows only the last one.
     environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "CANDLE_NUM_THREADS": "1", "MIMALLOC_PURGE_DELAY": "10000",
                    "OMP_NUM_THREADS": str(options.threads)}
@@ -138,7 +148,18 @@ def run_worker(command: list[str], options: argparse.Namespace) -> tuple[list[fl
             seconds += json.loads(process.stdout.readline())
         peak = next(int(line.split()[1]) for line in open(f"/proc/{process.pid}/status") if line.startswith("VmHWM")) * 1024
         process.stdin.close()
+        if options.device == "cuda":
+            # Of the GPU's memory, which a worker tells at its end.
+            peak = int(process.stdout.readline())
     return seconds, peak
+
+
+def where(options: argparse.Namespace) -> str:
+    if options.device == "cpu":
+        return f"{options.threads} threads of {processor()}"
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def versions() -> dict[str, str]:
@@ -149,7 +170,7 @@ def versions() -> dict[str, str]:
 
 def markdown(result: dict) -> str:
     lines = [
-        f"Model {result['model']}, latents {result['latent']}x{result['latent']}, f32, {result['threads']} threads of {result['processor']}; "
+        f"Model {result['model']}, latents {result['latent']}x{result['latent']}, {result['precision']}, {result['where']}; "
         f"torch {result['versions']['torch']}, diffusers {result['versions']['diffusers']}; {result['rounds']} rounds of {result['repeats']} runs, "
         f"made by `{result['command']}`.",
         "",

@@ -28,11 +28,11 @@ class Model:
     def unet(self) -> torch.nn.Module:
         unet = UNet2DConditionModel.from_pretrained(self.folder, subfolder="unet", torch_dtype=torch.float32)
         unet.set_attn_processor(self.attention())
-        return unet.to(memory_format=torch.channels_last).requires_grad_(False)
+        return unet.to(torch.get_default_device(), memory_format=torch.channels_last).requires_grad_(False)
 
     def vae(self) -> AutoencoderKL:
         vae = AutoencoderKL.from_pretrained(self.folder, subfolder="vae", torch_dtype=torch.float32)
-        return vae.to(memory_format=torch.channels_last).requires_grad_(False)
+        return vae.to(torch.get_default_device(), memory_format=torch.channels_last).requires_grad_(False)
 
     def scheduler(self) -> DDIMScheduler:
         return DDIMScheduler.from_pretrained(self.folder, subfolder="scheduler")
@@ -61,6 +61,7 @@ def train(predict, scheduler, x, e, variables, steps, batch, lr) -> list[float]:
         loss.backward()
         optimizer.step()
         loss.item()
+        synchronize()
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -139,11 +140,11 @@ def edit(model: Model):
     def run():
         unet, vae, scheduler = model.unet(), model.vae(), model.scheduler()
         predict = model.callable(unet)
-        text_encoder = CLIPTextModel.from_pretrained(model.folder, subfolder="text_encoder", dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(model.folder, subfolder="text_encoder", dtype=torch.float32).to(torch.get_default_device())
         tokenizer = CLIPTokenizer.from_pretrained(model.folder, subfolder="tokenizer")
         with torch.no_grad():
             tokens = tokenizer([params["prompt"], ""], padding="max_length", truncation=True, max_length=model.tokens, return_tensors="pt")
-            e_tgt, e_null = text_encoder(tokens.input_ids)[0].split(1)
+            e_tgt, e_null = text_encoder(tokens.input_ids.to(torch.get_default_device()))[0].split(1)
             side = model.latent * 2 ** (len(vae.config.block_out_channels) - 1)
             x = vae.encode(picture(side)).latent_dist.sample() * vae.config.scaling_factor
         e = e_tgt.clone().requires_grad_()
@@ -179,9 +180,16 @@ def timed(run):
     def once():
         start = time.perf_counter()
         run()
+        synchronize()
         return [time.perf_counter() - start]
 
     return once
+
+
+def synchronize():
+    """Waits for what a GPU was told to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 OPERATIONS = {"forward": forward, "stage A step": stage_a, "stage B step": stage_b, "DDIM": ddim, "vae encode": vae_encode,
@@ -195,12 +203,18 @@ def main():
     warnings.filterwarnings("ignore")
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
+    if "gpu" in job:
+        torch.set_default_device("cuda")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job["gpu"]["precision"] == "tf32"
+        torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     run = OPERATIONS[job["operation"]](Model(job))
     run()
     print("ready", flush=True)
     for _ in sys.stdin:
         print(json.dumps(run()), flush=True)
+    if "gpu" in job:
+        print(torch.cuda.max_memory_allocated())
     sys.stdout.flush()
     os._exit(0)  # without the seconds that torch's own end takes
 
