@@ -9,7 +9,7 @@
        (height (car (gimp-image-height image)))
        ; run-mode image drawable prompt model eta seed keep-untouched settings
        (result (car (plug-in-imagic-edit RUN-NONINTERACTIVE image source (getenv "IMAGIC_PROMPT") ""
-                                         (string->number (getenv "IMAGIC_ETA")) 0 FALSE "")))
+                                         (string->number (getenv "IMAGIC_ETA")) 0 TRUE "")))
        (both (car (gimp-image-new (* 2 width) height RGB)))
        (before (car (gimp-layer-new-from-drawable source both)))
        (after (car (gimp-layer-new-from-drawable result both))))
