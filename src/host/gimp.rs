@@ -6,7 +6,7 @@
 
 use crate::engine::{Edit, Tuned};
 use crate::error::{Error, Result};
-use crate::host::language::say;
+use crate::host::language::{Language, say};
 use crate::host::report::{layer_name, stage_seconds};
 use crate::host::{gimp2, gimp3};
 use crate::params::{CUSTOM, Params};
@@ -310,6 +310,17 @@ impl Mnemonics {
             None => label.clone(),
         });
         marked.collect()
+    }
+
+    /// `label`, one of `texts`, as `language` says it and with its key, see [`Self::mark`]. Those that do not give way are GIMP's
+    /// own, which it marks itself, in other languages mostly with the same letters.
+    pub fn marked(label: &str, texts: &[&str], between: Range<usize>, language: &Language) -> String {
+        let Some(at) = texts.iter().position(|text| *text == label) else { return label.to_owned() };
+        let shown = |(at, text): (usize, &&str)| {
+            if at < between.start { (*text).to_owned() } else { language.translate(text) }
+        };
+        let shown = texts.iter().enumerate().map(shown).zip(texts.iter().copied());
+        Self::mark(shown, between.clone()).swap_remove(at)
     }
 
     /// Finds a key for `label`: a free one, or one whose owner may move and can have another, so that as few as can be move.

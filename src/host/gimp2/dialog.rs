@@ -40,8 +40,7 @@ fn with_key_in(language: &Language, label: &str) -> String {
     let mut texts: Vec<&str> = shown.collect();
     let shown = 0..texts.len();
     texts.extend(fields(true));
-    let marked = Mnemonics::mark(texts.iter().map(|text| (language.translate(text), *text)), shown);
-    texts.iter().position(|text| *text == label).map_or_else(|| label.to_owned(), |at| marked[at].clone())
+    Mnemonics::marked(label, &texts, shown, language)
 }
 
 /// Width of the fields in pixels.

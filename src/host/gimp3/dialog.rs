@@ -50,13 +50,7 @@ fn with_key_in(language: &Language, label: &str) -> String {
     let mut texts: Vec<&str> = BUTTONS_OF_GIMP.into_iter().chain(ours).collect();
     let between = BUTTONS_OF_GIMP.len()..texts.len();
     texts.extend(labels(true));
-    // GIMP marks its own buttons; in other languages mostly with the same letters.
-    let shown = |(at, text): (usize, &&'static str)| match at < BUTTONS_OF_GIMP.len() {
-        true => ((*text).to_owned(), *text),
-        false => (language.translate(text), *text),
-    };
-    let marked = Mnemonics::mark(texts.iter().enumerate().map(shown), between);
-    texts.iter().position(|text| *text == label).map_or_else(|| label.to_owned(), |at| marked[at].clone())
+    Mnemonics::marked(label, &texts, between, language)
 }
 
 /// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
