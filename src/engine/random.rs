@@ -59,8 +59,8 @@ impl Stream {
     }
 
     /// `n` timesteps from 0 to `timesteps - 1`: each uniform in its own `n`th part of the range, so that together they are
-    /// uniform in all of it and never all early or all late. With half the steps this tunes as well as independent ones do
-    /// (docs/BENCHMARK.md); for `n` = 1 it is the same.
+    /// uniform in all of it and never all early or all late, and fewer steps do (docs/BENCHMARK.md). For `n` = 1 it is the
+    /// same as independent ones.
     pub fn timesteps(self, n: u32, timesteps: u32) -> Vec<u32> {
         let part = f64::from(timesteps) / f64::from(n);
         (0..n).map(|index| ((f64::from(index) + self.uniform(index.into())) * part) as u32).collect()
