@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from drawing import render
 from edit_benchmark import Failed
-from edit_benchmark.methods import read_preset
-from edit_benchmark.program import ROOT, Program, assignment
+from edit_benchmark.program import ROOT, Program, assignment, read_preset
 from edit_benchmark.sheet import sheet
 from PIL import Image
 from samples import BIRD, CAR, DOG, SAMPLES

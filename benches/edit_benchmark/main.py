@@ -21,7 +21,7 @@ import torch
 from edit_benchmark import Failed, curve, measures, methods, report, summary
 from edit_benchmark.edits import SPLITS, Edit, edits
 from edit_benchmark.perceptual import FILE, SqueezeNet
-from edit_benchmark.program import ROOT, Program, assignment
+from edit_benchmark.program import ROOT, Program, assignment, read_preset
 from edit_benchmark.sheet import sheet
 from edit_benchmark.store import Result, Store
 from scenes import ATTRIBUTES
@@ -125,7 +125,7 @@ def names_of(known):
 
 def make_settings(options: argparse.Namespace) -> methods.Settings:
     changes = dict(options.set)
-    preset = methods.read_preset(options.model, options.preset, changes)
+    preset = read_preset(options.model, options.preset, changes)
     eta = float(preset.pop("eta"))
     changes.pop("eta", None)
     every_eta = bool(options.curve) or "imagic-oracle" in options.methods or options.split == "validation"

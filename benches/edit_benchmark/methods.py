@@ -9,7 +9,6 @@ imagic             the program as it ships
 """
 
 import functools
-import json
 import sys
 import time
 import warnings
@@ -175,9 +174,3 @@ def embed(pipeline, text: str) -> torch.Tensor:
 
 def seed(settings: Settings) -> int:
     return int(settings.preset.get("seed", 0))
-
-
-def read_preset(model: Path, name: str, changes: dict[str, str]) -> dict:
-    """A preset in the model's imagic.json with other values in it."""
-    about = json.loads((model / "imagic.json").read_text())
-    return about["preset"] | about["presets"][name] | {name: json.loads(value) for name, value in changes.items()}

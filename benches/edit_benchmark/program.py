@@ -55,3 +55,9 @@ def assignment(text: str) -> tuple[str, str]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not NAME=NUMBER") from None
     return name, value
+
+
+def read_preset(model: Path, name: str, changes: dict[str, str]) -> dict:
+    """A preset in the model's imagic.json with other values in it."""
+    about = json.loads((model / "imagic.json").read_text())
+    return about["preset"] | about["presets"][name] | {name: json.loads(value) for name, value in changes.items()}

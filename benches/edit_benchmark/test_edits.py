@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
 import data
 from classifier import VALUES
 from edit_benchmark import Failed, edits, measures, methods, perceptual
-from edit_benchmark.program import ROOT, Program
+from edit_benchmark.program import ROOT, Program, read_preset
 from edit_benchmark.store import Result, Store
 from scenes import ATTRIBUTES
 
@@ -161,7 +161,7 @@ class Results(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             model = ROOT / "models/scenes-64"
             changes = {"embedding_steps": "1", "tuning_steps": "1", "batch_size": "1", "sampling_steps": "2"}
-            preset = methods.read_preset(model, "balanced", changes)
+            preset = read_preset(model, "balanced", changes)
             eta = preset.pop("eta")
             settings = methods.Settings(
                 program=Program(program, model, 1, changes), preset=preset, eta=eta, etas=(0.0, eta), strengths=(0.5,),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edit_benchmark import Failed, report
 from edit_benchmark.main import processor
-from edit_benchmark.program import ROOT
+from edit_benchmark.program import ROOT, read_preset
 
 OPERATIONS = ("forward", "stage A step", "stage B step", "DDIM", "vae encode", "vae decode", "edit")
 PEERS = {
@@ -122,10 +122,8 @@ def measure(operation: str, model: Path, engine: Path, options: argparse.Namespa
 
 def parameters(operation: str, model: Path, options: argparse.Namespace) -> dict:
     preset = {"batch_size": 1, "guidance": 7.5, "sampling_steps": 50, "embedding_lr": 1e-3, "tuning_lr": 1e-6, "eta": 0.7}
-    file = model / "imagic.json"
-    if file.exists():
-        about = json.loads(file.read_text())
-        preset |= about["preset"] | about["presets"]["balanced"]
+    if (model / "imagic.json").exists():
+        preset |= read_preset(model, "balanced", {})
     if options.batch:
         preset["batch_size"] = options.batch
     if operation == "edit":
