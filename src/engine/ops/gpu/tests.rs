@@ -229,7 +229,7 @@ fn convolutions_are_those_of_the_cpu() {
             let out = |size: usize| (size + before + after - k) / stride + 1;
             let conv = Conv { b, c, h, w, o, k, out_h: out(h), out_w: out(w), stride, before };
             // Patches of the whole batch at once, of one item at a time, of some rows, and of one row.
-            let item = c * k * k * conv.plane();
+            let item = c * k * k * conv.out_h * conv.out_w;
             for scratch in [PLENTY, item, item / 2, 1] {
                 compare(
                     &format!("{conv:?} with {scratch} values of scratch memory"),

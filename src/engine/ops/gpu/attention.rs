@@ -1,0 +1,128 @@
+//! Attention as products of matrices: scores of all heads at once, as many queries as fit into scratch memory.
+#![deny(unsafe_code)]
+
+use super::{Argument, Gpu, Matrix, Product, View};
+use candle_core::Result;
+
+/// All sizes of an attention: queries (b, n, c), keys and values (b, m, c), c = heads * d.
+#[derive(Clone, Copy)]
+pub(in crate::engine::ops) struct Attention {
+    pub b: usize,
+    pub n: usize,
+    pub m: usize,
+    pub c: usize,
+    pub heads: usize,
+}
+
+/// Some queries of one item, of all heads.
+#[derive(Clone, Copy)]
+struct Queries {
+    item: usize,
+    first: usize,
+    rows: usize,
+}
+
+impl Attention {
+    fn d(&self) -> usize {
+        self.c / self.heads
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.d() as f32).sqrt()
+    }
+
+    fn queries(&self, scratch: usize) -> Vec<Queries> {
+        let rows = (scratch / (self.heads * self.m)).clamp(1, self.n);
+        let starts = (0..self.b).flat_map(|item| (0..self.n).step_by(rows).map(move |first| (item, first)));
+        starts.map(|(item, first)| Queries { item, first, rows: rows.min(self.n - first) }).collect()
+    }
+
+    /// Room for the scores of as many queries as there are in a chunk, (heads, rows, m).
+    fn scores<G: Gpu>(&self, gpu: &G, chunks: &[Queries]) -> Result<G::Buffer> {
+        gpu.buffer(chunks.iter().map(|queries| self.heads * queries.rows * self.m).max().unwrap_or(0))
+    }
+
+    /// Those of all heads.
+    fn of_scores<'a, B>(&self, scores: &'a B, rows: usize) -> Matrix<'a, B> {
+        View::all(scores).matrix(self.m).batch(rows * self.m)
+    }
+
+    /// Rows of all heads of a tensor (b, length, c), from row `first` of an item on.
+    fn heads<'a, B>(&self, x: View<'a, B>, length: usize, item: usize, first: usize) -> Matrix<'a, B> {
+        x.from((item * length + first) * self.c).matrix(self.c).batch(self.d())
+    }
+
+    /// softmax(q k^T / sqrt(d)) into `p`, (heads, rows, m).
+    fn probabilities<G: Gpu>(
+        &self,
+        gpu: &G,
+        q: View<'_, G::Buffer>,
+        k: View<'_, G::Buffer>,
+        queries: Queries,
+        p: &mut G::Buffer,
+    ) -> Result<()> {
+        let Queries { item, first, rows } = queries;
+        let (q, k) = (self.heads(q, self.n, item, first), self.heads(k, self.m, item, 0));
+        gpu.matmul(p, q, k.t(), Product { scale: self.scale(), ..self.product_apart([rows, self.m, self.d()]) })?;
+        blocks!(gpu, "softmax", self.heads * rows, Out p, Count self.m);
+        Ok(())
+    }
+
+    /// One product for each head, the results one behind the other.
+    fn product_apart(&self, [m, n, k]: [usize; 3]) -> Product {
+        Product { batches: self.heads, out_batch: m * n, ..Product::one([m, n, k]) }
+    }
+
+    /// One product for each head, the results where that head's part of a tensor (b, length, c) is.
+    fn product_of_heads(&self, [m, n, k]: [usize; 3], length: usize, item: usize, first: usize) -> Product {
+        let out_start = (item * length + first) * self.c;
+        Product { batches: self.heads, out_batch: self.d(), out_row: self.c, out_start, ..Product::one([m, n, k]) }
+    }
+}
+
+/// softmax(q k^T / sqrt(d)) v of each head, (b, n, c).
+pub(in crate::engine::ops) fn attention<G: Gpu>(
+    gpu: &G,
+    q: View<'_, G::Buffer>,
+    k: View<'_, G::Buffer>,
+    v: View<'_, G::Buffer>,
+    sizes: &Attention,
+) -> Result<G::Buffer> {
+    let Attention { b, n, m, c, .. } = *sizes;
+    let mut out = gpu.buffer(b * n * c)?;
+    let chunks = sizes.queries(gpu.scratch());
+    let mut p = sizes.scores(gpu, &chunks)?;
+    for queries in chunks {
+        let Queries { item, first, rows } = queries;
+        sizes.probabilities(gpu, q, k, queries, &mut p)?;
+        let product = sizes.product_of_heads([rows, sizes.d(), m], n, item, first);
+        gpu.matmul(&mut out, sizes.of_scores(&p, rows), sizes.heads(v, m, item, 0), product)?;
+    }
+    Ok(out)
+}
+
+/// Gradients of q, k and v; the scores are computed again.
+pub(in crate::engine::ops) fn attention_gradients<G: Gpu>(
+    gpu: &G,
+    [q, k, v, dout]: [View<'_, G::Buffer>; 4],
+    sizes: &Attention,
+) -> Result<[G::Buffer; 3]> {
+    let (Attention { b, n, m, c, heads }, d) = (*sizes, sizes.d());
+    let (mut dq, mut dk, mut dv) = (gpu.buffer(b * n * c)?, gpu.buffer(b * m * c)?, gpu.buffer(b * m * c)?);
+    let chunks = sizes.queries(gpu.scratch());
+    let (mut p, mut dp) = (sizes.scores(gpu, &chunks)?, sizes.scores(gpu, &chunks)?);
+    for queries in chunks {
+        let Queries { item, first, rows } = queries;
+        let add = first > 0;
+        let dout = || sizes.heads(dout, n, item, first);
+        sizes.probabilities(gpu, q, k, queries, &mut p)?;
+        let to_keys = Product { add, ..sizes.product_of_heads([m, d, rows], m, item, 0) };
+        gpu.matmul(&mut dv, sizes.of_scores(&p, rows).t(), dout(), to_keys)?;
+        gpu.matmul(&mut dp, dout(), sizes.heads(v, m, item, 0).t(), sizes.product_apart([rows, m, d]))?;
+        blocks!(gpu, "softmax_backward", heads * rows, Out & mut p, In View::all(&dp), Value sizes.scale(), Count m);
+        let of_queries = sizes.product_of_heads([rows, d, m], n, item, first);
+        gpu.matmul(&mut dq, sizes.of_scores(&p, rows), sizes.heads(k, m, item, 0), of_queries)?;
+        gpu.matmul(&mut dk, sizes.of_scores(&p, rows).t(), sizes.heads(q, n, item, first), to_keys)?;
+    }
+    Ok([dq, dk, dv])
+}

@@ -1,0 +1,180 @@
+//! Convolution as products of matrices: patches as columns, in bands that fit into scratch memory.
+#![deny(unsafe_code)]
+
+use super::{Argument, Gpu, Product, THREADS, View, row_sums, sums_of_parts};
+use candle_core::Result;
+
+/// All sizes of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::ops) struct Conv {
+    pub b: usize,
+    pub c: usize,
+    pub h: usize,
+    pub w: usize,
+    pub o: usize,
+    pub k: usize,
+    pub out_h: usize,
+    pub out_w: usize,
+    pub stride: usize,
+    /// Rows and columns of zeros before the input; behind it there are as many as are needed.
+    pub before: usize,
+}
+
+/// A part of a convolution whose patches fit into scratch memory: some items as a whole, or some output rows of one item.
+#[derive(Clone, Copy)]
+struct Band {
+    item: usize,
+    items: usize,
+    first: usize,
+    rows: usize,
+}
+
+impl Conv {
+    fn patch(&self) -> usize {
+        self.c * self.k * self.k
+    }
+
+    fn in_plane(&self) -> usize {
+        self.h * self.w
+    }
+
+    fn plane(&self) -> usize {
+        self.out_h * self.out_w
+    }
+
+    /// Whether the input is its own patches.
+    fn is_plain(&self) -> bool {
+        self.k == 1 && self.stride == 1 && self.before == 0 && self.out_h == self.h && self.out_w == self.w
+    }
+
+    fn bands(&self, scratch: usize) -> Vec<Band> {
+        let whole = if self.is_plain() { self.b } else { scratch / (self.patch() * self.plane()) };
+        if whole > 0 {
+            let items = |item| Band { item, items: whole.min(self.b - item), first: 0, rows: self.out_h };
+            return (0..self.b).step_by(whole).map(items).collect();
+        }
+        let rows = (scratch / (self.patch() * self.out_w)).max(1);
+        let starts = (0..self.b).flat_map(|item| (0..self.out_h).step_by(rows).map(move |first| (item, first)));
+        starts.map(|(item, first)| Band { item, items: 1, first, rows: rows.min(self.out_h - first) }).collect()
+    }
+
+    /// The patches of a band, (items, c k k, rows out_w).
+    fn gather<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>, band: Band, columns: &mut G::Buffer) -> Result<()> {
+        let x = x.from(band.item * self.c * self.in_plane());
+        let count = band.items * self.patch() * band.rows * self.out_w;
+        each!(gpu, "gather_columns", count, Out columns, In x, Count self.h, Count self.w, Count self.k, Count self.out_w,
+            Count self.stride, Count self.before, Count band.first, Count band.rows);
+        Ok(())
+    }
+
+    /// Room for the patches of the largest band.
+    fn columns<G: Gpu>(&self, gpu: &G, bands: &[Band]) -> Result<G::Buffer> {
+        let largest = bands.iter().map(|band| band.items * self.patch() * band.rows * self.out_w).max();
+        gpu.buffer(if self.is_plain() { 0 } else { largest.unwrap_or(0) })
+    }
+}
+
+/// `x`: (b, c, h, w), `weight`: (o, c, k, k), `bias`: (o); gives (b, o, out_h, out_w).
+pub(in crate::engine::ops) fn conv2d<G: Gpu>(
+    gpu: &G,
+    x: View<'_, G::Buffer>,
+    weight: View<'_, G::Buffer>,
+    bias: View<'_, G::Buffer>,
+    conv: &Conv,
+) -> Result<G::Buffer> {
+    let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
+    let mut y = gpu.buffer(conv.b * o * plane)?;
+    each!(gpu, "spread_bias", conv.b * o * plane, Out & mut y, In bias, Count o, Count plane);
+    let bands = conv.bands(gpu.scratch());
+    let mut columns = conv.columns(gpu, &bands)?;
+    for band in bands {
+        let width = band.rows * conv.out_w;
+        let columns = if conv.is_plain() {
+            x.from(band.item * conv.c * plane)
+        } else {
+            conv.gather(gpu, x, band, &mut columns)?;
+            View::all(&columns)
+        };
+        let product = Product {
+            add: true,
+            out_start: band.item * o * plane + band.first * conv.out_w,
+            out_row: plane,
+            out_batch: o * plane,
+            batches: band.items,
+            ..Product::one([o, width, patch])
+        };
+        gpu.matmul(&mut y, weight.matrix(patch), columns.matrix(width).batch(patch * width), product)?;
+    }
+    Ok(y)
+}
+
+/// Gradient of `x` in [`conv2d`].
+pub(in crate::engine::ops) fn conv_input_gradient<G: Gpu>(
+    gpu: &G,
+    weight: View<'_, G::Buffer>,
+    dy: View<'_, G::Buffer>,
+    conv: &Conv,
+) -> Result<G::Buffer> {
+    let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
+    let mut dx = gpu.buffer(conv.b * conv.c * conv.in_plane())?;
+    let bands = conv.bands(gpu.scratch());
+    let mut columns = conv.columns(gpu, &bands)?;
+    for band in bands {
+        let width = band.rows * conv.out_w;
+        let dy = dy.from(band.item * o * plane + band.first * conv.out_w).matrix(plane).batch(o * plane);
+        let product = Product { batches: band.items, ..Product::one([patch, width, o]) };
+        if conv.is_plain() {
+            gpu.matmul(&mut dx, weight.matrix(patch).t(), dy, Product { out_batch: patch * plane, ..product })?;
+            continue;
+        }
+        gpu.matmul(&mut columns, weight.matrix(patch).t(), dy, Product { out_batch: patch * width, ..product })?;
+        let (size, columns) = (conv.c * conv.in_plane(), View::all(&columns));
+        let (start, count) = (band.item * size, band.items * size);
+        // What a band above has put there stays.
+        let add = usize::from(band.first > 0);
+        each!(gpu, "scatter_columns", count, OutFrom (&mut dx, start), In columns, Count conv.h, Count conv.w, Count conv.k,
+            Count conv.out_w, Count conv.stride, Count conv.before, Count band.first, Count band.rows, Count add);
+    }
+    Ok(dx)
+}
+
+/// Gradient of `weight` in [`conv2d`].
+pub(in crate::engine::ops) fn conv_weight_gradient<G: Gpu>(
+    gpu: &G,
+    x: View<'_, G::Buffer>,
+    dy: View<'_, G::Buffer>,
+    conv: &Conv,
+) -> Result<G::Buffer> {
+    let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
+    let mut dw = gpu.buffer(o * patch)?;
+    let bands = conv.bands(gpu.scratch());
+    let mut columns = conv.columns(gpu, &bands)?;
+    let mut add = false;
+    for band in bands {
+        let width = band.rows * conv.out_w;
+        let columns = if conv.is_plain() {
+            x.from(band.item * conv.c * plane)
+        } else {
+            conv.gather(gpu, x, band, &mut columns)?;
+            View::all(&columns)
+        };
+        // One after the other, because they are summed up.
+        for item in 0..band.items {
+            let dy = dy.from((band.item + item) * o * plane + band.first * conv.out_w).matrix(plane);
+            let columns = columns.from(item * patch * width).matrix(width).t();
+            gpu.matmul(&mut dw, dy, columns, Product { add, ..Product::one([o, patch, width]) })?;
+            add = true;
+        }
+    }
+    Ok(dw)
+}
+
+/// Gradient of `bias` in [`conv2d`].
+pub(in crate::engine::ops) fn conv_bias_gradient<G: Gpu>(
+    gpu: &G,
+    dy: View<'_, G::Buffer>,
+    conv: &Conv,
+) -> Result<G::Buffer> {
+    let planes = row_sums(gpu, dy, conv.b * conv.o, conv.plane())?;
+    sums_of_parts(gpu, &planes, conv.b, conv.o, [1, 0])
+}

@@ -1,0 +1,101 @@
+//! Group and layer normalization.
+#![deny(unsafe_code)]
+
+use super::{Argument, Gpu, PART, THREADS, View};
+use candle_core::Result;
+
+/// A normalization over groups of numbers that lie in a row: of (b, channels, plane).
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::ops) struct Norm {
+    pub b: usize,
+    pub channels: usize,
+    pub plane: usize,
+    pub groups: usize,
+    pub eps: f32,
+    pub silu: bool,
+}
+
+impl Norm {
+    /// Layer normalization of `rows` rows.
+    pub fn of_rows(rows: usize, columns: usize, eps: f32) -> Self {
+        Self { b: rows, channels: columns, plane: 1, groups: 1, eps, silu: false }
+    }
+
+    fn in_group(&self) -> usize {
+        self.channels / self.groups * self.plane
+    }
+
+    fn count(&self) -> usize {
+        self.b * self.channels * self.plane
+    }
+
+    /// Mean and 1 / sqrt(variance + eps) of each group.
+    fn statistics<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>) -> Result<G::Buffer> {
+        let mut stats = gpu.buffer(2 * self.b * self.groups)?;
+        blocks!(gpu, "statistics", self.b * self.groups, Out & mut stats, In x, Count self.in_group(), Value self.eps);
+        Ok(stats)
+    }
+}
+
+/// Group or layer normalization of `x`, and SiLU of it.
+pub(in crate::engine::ops) fn normalize<G: Gpu>(
+    gpu: &G,
+    [x, weight, bias]: [View<'_, G::Buffer>; 3],
+    norm: &Norm,
+) -> Result<G::Buffer> {
+    let stats = norm.statistics(gpu, x)?;
+    let mut y = gpu.buffer(norm.count())?;
+    each!(gpu, "normalize", norm.count(), Out & mut y, In x, In View::all(&stats), In weight, In bias, Count norm.channels,
+        Count norm.plane, Count norm.in_group(), Count usize::from(norm.silu));
+    Ok(y)
+}
+
+/// Gradient of `x` in [`normalize`] with planes, and (b, channels, 2): those of `weight` and `bias` before they are summed over
+/// the batch, which [`sums_of_parts`] does.
+pub(in crate::engine::ops) fn group_norm_gradients<G: Gpu>(
+    gpu: &G,
+    [x, weight, bias, dy]: [View<'_, G::Buffer>; 4],
+    norm: &Norm,
+) -> Result<[G::Buffer; 2]> {
+    let Norm { b, channels, plane, groups, .. } = *norm;
+    let (in_group, silu) = (norm.in_group(), usize::from(norm.silu));
+    let stats = norm.statistics(gpu, x)?;
+    let mut sums = gpu.buffer(2 * b * channels)?;
+    blocks!(gpu, "group_norm_sums", b * channels, Out & mut sums, In x, In dy, In View::all(&stats), In weight, In bias,
+        Count channels, Count plane, Count in_group, Count silu);
+    let mut means = gpu.buffer(2 * b * groups)?;
+    each!(gpu, "group_norm_means", b * groups, Out & mut means, In View::all(&sums), In weight, Count channels,
+        Count channels / groups, Count in_group);
+    let mut dx = gpu.buffer(norm.count())?;
+    each!(gpu, "group_norm_backward", norm.count(), Out & mut dx, In x, In dy, In View::all(&stats), In View::all(&means),
+        In weight, In bias, Count channels, Count plane, Count in_group, Count silu);
+    Ok([dx, sums])
+}
+
+/// Gradient of `x` in [`normalize`] of rows.
+pub(in crate::engine::ops) fn layer_norm_input_gradient<G: Gpu>(
+    gpu: &G,
+    [x, weight, dy]: [View<'_, G::Buffer>; 3],
+    norm: &Norm,
+) -> Result<G::Buffer> {
+    let stats = norm.statistics(gpu, x)?;
+    let mut dx = gpu.buffer(norm.count())?;
+    blocks!(gpu, "layer_norm_backward", norm.b, Out & mut dx, In x, In dy, In View::all(&stats), In weight,
+        Count norm.channels);
+    Ok(dx)
+}
+
+/// Gradients of `weight` and `bias` in [`normalize`] of rows, before the parts are summed up: (parts, columns, 2).
+pub(in crate::engine::ops) fn layer_norm_sums<G: Gpu>(
+    gpu: &G,
+    [x, dy]: [View<'_, G::Buffer>; 2],
+    norm: &Norm,
+) -> Result<(G::Buffer, usize)> {
+    let (rows, columns) = (norm.b, norm.channels);
+    let stats = norm.statistics(gpu, x)?;
+    let parts = rows.div_ceil(PART);
+    let mut sums = gpu.buffer(2 * parts * columns)?;
+    each!(gpu, "layer_norm_part_sums", parts * columns, Out & mut sums, In x, In dy, In View::all(&stats), Count rows,
+        Count columns, Count PART);
+    Ok((sums, parts))
+}
