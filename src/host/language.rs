@@ -3,7 +3,8 @@
 //!
 //! A catalogue is one JSON file, English to translation, the same for every host. Keys are whole texts, or templates: `{}`
 //! stands for any text and `{#}` for a number. In a translation `{}` or `{0}` is the same text again, which may be a user's
-//! and stays as it is, and `{!}` or `{0!}` that text translated as well.
+//! and stays as it is, and `{!}` or `{0!}` that text translated as well. A number is written as the language writes it, which
+//! the entry `0.5` tells.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -17,6 +18,9 @@ const CATALOGUES: [(&str, &str); 2] = [
 
 /// Letters that a template has at least; one with fewer would be found in texts that it does not mean.
 const LEAST_LETTERS: usize = 4;
+
+/// The entry that tells how numbers are written.
+const NUMBER: &str = "0.5";
 
 /// How often the text in a placeholder is looked up in turn.
 const DEPTH: u32 = 4;
@@ -100,7 +104,23 @@ impl Language {
     /// The sentence `template` with `values` in its places.
     pub fn say(&self, template: &str, values: &[&str]) -> String {
         let translation = self.entries.get(template).map_or(template, String::as_str);
-        self.fill(&pieces(translation), values, DEPTH)
+        let places = pieces(template).into_iter().filter_map(|piece| match piece {
+            Piece::Text(_) => None,
+            Piece::Place { number, .. } => Some(number),
+        });
+        let values: Vec<String> = values.iter().map(|&value| value.to_owned()).collect();
+        self.fill(&pieces(translation), &self.with_numbers(values, places), DEPTH)
+    }
+
+    /// `number` as the language writes it.
+    pub fn number(&self, number: &str) -> String {
+        let sign = self.entries.get(NUMBER).map(|example| example.trim_matches(|c: char| c.is_ascii_digit()));
+        sign.map_or_else(|| number.to_owned(), |sign| number.replace('.', sign))
+    }
+
+    fn with_numbers(&self, values: Vec<String>, is_number: impl IntoIterator<Item = bool>) -> Vec<String> {
+        let values = values.into_iter().zip(is_number);
+        values.map(|(value, is_number)| if is_number { self.number(&value) } else { value }).collect()
     }
 
     fn find(&self, text: &str, depth: u32) -> Option<String> {
@@ -171,17 +191,17 @@ impl Language {
             }
         }
         let (template, variant, values) = best?;
-        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let values = self.with_numbers(values, template.numbers.iter().copied());
         Some(variant.shape(&self.fill(&template.translation, &values, depth)))
     }
 
-    fn fill(&self, pieces: &[Piece], values: &[&str], depth: u32) -> String {
+    fn fill(&self, pieces: &[Piece], values: &[String], depth: u32) -> String {
         let mut text = String::new();
         for piece in pieces {
             match piece {
                 Piece::Text(literal) => text += literal,
                 Piece::Place { at, translated, .. } => {
-                    let value = values.get(*at).copied().unwrap_or_default();
+                    let value = values.get(*at).map_or("", String::as_str);
                     let found = translated.then(|| self.find(value, depth)).flatten();
                     text += found.as_deref().unwrap_or(value);
                 }
@@ -442,6 +462,11 @@ mod tests {
                 "B: fine-tuning the model, step 3 of 40, 3 min 20 s left",
                 "B: Modell wird angepasst, Schritt 3 von 40, noch 3 min 20 s",
             ),
+            ("loss 0.25", "Verlust 0,25"),
+            (
+                "B: fine-tuning the model, step 3 of 40, 1.8 s left",
+                "B: Modell wird angepasst, Schritt 3 von 40, noch 1,8 s",
+            ),
             ("C: generating, 2 h 5 min left", "C: Bild wird erzeugt, noch 2 h 5 min"),
             ("Loading the model, step 3 of 40", "Das Modell wird geladen, Schritt 3 von 40"),
             (
@@ -505,6 +530,7 @@ mod tests {
         assert_eq!(german.translate("Layer “Done” of Stop.png"), "Ebene „Done“ von Stop.png");
         assert_eq!(german.translate("Layer “Seed. Stop” of a {}.png"), "Ebene „Seed. Stop“ von a {}.png");
         assert_eq!(german.say("{}, seed {#}", &["Seed (eta 0.7)", "3"]), "Seed (eta 0.7), Startwert 3");
+        assert_eq!(german.say("Strength {#}, seed {#}", &["0.7", "3"]), "Stärke 0,7, Startwert 3");
         let examples = "For example <a href=\"0\">a dog</a>, <a href=\"1\">Stop. Close</a>";
         assert_eq!(german.translate(examples), examples.replace("For example", "Zum Beispiel"));
         assert_eq!(Language::default().say("{}, seed {#}", &["Stop", "3"]), "Stop, seed 3");

@@ -11,7 +11,7 @@ import traceback
 from krita import Extension, Krita, Selection
 from PyQt5.QtCore import QByteArray, Qt, QTimer
 from PyQt5.QtTest import QTest
-from PyQt5.QtWidgets import QApplication, QCheckBox, QLabel, QListWidget, QPushButton, QToolButton
+from PyQt5.QtWidgets import QApplication, QCheckBox, QLabel, QListWidget, QPushButton
 
 from imagic.dialog import Dialog
 from imagic.document import Edited, Refused, Source
@@ -112,8 +112,7 @@ def dialogs():
 
 
 def button(dialog, label):
-    buttons = dialog.findChildren(QPushButton) + dialog.findChildren(QToolButton)
-    return next(one for one in buttons if one.text().replace("&", "") == label)
+    return next(one for one in dialog.findChildren(QPushButton) if one.text().replace("&", "") == label)
 
 
 def status(dialog):
@@ -682,25 +681,32 @@ def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
     with Opened() as opened:
         dialog = opened.dialog()
         fill(dialog)
+        # At the lower right corner, where it has no room to grow.
+        room = QApplication.desktop().availableGeometry(dialog)
+        dialog.move(room.right() - dialog.frameGeometry().width(), room.bottom() - dialog.frameGeometry().height())
         press_edit(dialog)
         compare(dialog, "Compare strengths")
-        button(dialog, "Advanced").click()
         # As long as that of the model that comes with the plug-in.
         dialog._form._description.setText("Small drawn scenes of many kinds. " * 7)
         dialog._form._description.show()
-        settle()
-        dialog.grab().save(os.path.join(PICTURES, "3-advanced.png"))
-        size = dialog.frameGeometry()
-        tell("the largest window: {} x {}".format(size.width(), size.height()))
-        assert size.height() <= 768 and size.width() <= 1024, size
-        # KDE gives what is visible keys as it likes.
-        widgets = dialog.findChildren(QPushButton) + dialog.findChildren(QToolButton) + dialog.findChildren(QCheckBox)
-        widgets += [label for label in dialog.findChildren(QLabel) if label.buddy() is not None]
-        labels = [widget.text() for widget in widgets if widget.isVisible()]
-        keys = [label[label.index("&") + 1].upper() for label in labels if "&" in label]
-        assert len(keys) == len(set(keys)) and len(keys) >= 20, labels
-        for label in ("Seed:", "Base model:", "Target text:", "Strength (eta):"):
-            assert any("&" in one for one in labels if one.replace("&", "") == label), (label, labels)
+        for page in range(dialog._form.count()):
+            dialog._form.setCurrentIndex(page)
+            settle()
+            dialog.grab().save(os.path.join(PICTURES, "3-page-{}.png".format(page + 1)))
+            size = dialog.frameGeometry()
+            tell("the largest window: {} x {}".format(size.width(), size.height()))
+            assert size.height() <= 740 and size.width() <= 1024, size
+            assert room.contains(size), (room, size)
+            # KDE gives what is visible keys as it likes.
+            widgets = dialog.findChildren(QPushButton) + dialog.findChildren(QCheckBox)
+            widgets += [label for label in dialog.findChildren(QLabel) if label.buddy() is not None]
+            labels = [widget.text() for widget in widgets if widget.isVisible()]
+            labels += [dialog._form.tabText(tab) for tab in range(dialog._form.count())]
+            keys = [label[label.index("&") + 1].upper() for label in labels if "&" in label]
+            assert len(keys) == len(set(keys)) and len(keys) >= 15, labels
+            wanted = ("Seed:", "Base model:", "Target text:", "Strength (eta):") if page == 0 else ("Tuning steps:",)
+            for label in wanted:
+                assert any("&" in one for one in labels if one.replace("&", "") == label), (label, labels)
 
 
 def the_dialog_is_usable_with_the_keyboard_alone():

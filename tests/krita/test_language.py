@@ -26,6 +26,12 @@ class LanguageTest(unittest.TestCase):
         self.assertEqual(language.tr("Layer “{}” of {}", "Stop", "a.kra"), "a.kra의 레이어 ‘Stop’")
         self.assertEqual(language.tr("“{}” is {}; {}.", "x", language.tr("a group"), "y"), "‘x’은(는) 그룹입니다. y.")
 
+    def test_numbers_are_written_as_in_the_language_and_names_are_not(self):
+        language.load(["de-DE"], str(_root / "locale"))
+        self.assertEqual(language.tr("Strength {}, seed {}", 0.25, 3), "Stärke 0,25, Startwert 3")
+        self.assertEqual(language.tr("Layer “{}” of {}", "0.7", "a.kra"), "Ebene „0.7“ von a.kra")
+        self.assertEqual(language.number("1.2"), "1,2")
+
     def test_the_engine_is_told_the_language(self):
         self.assertEqual(language.environment_names(["de-DE", "de"]), "de_DE:de")
 

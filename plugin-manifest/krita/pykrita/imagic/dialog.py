@@ -4,6 +4,7 @@ import os
 
 from PyQt5.QtCore import QEvent, Qt, QTimer
 from PyQt5.QtWidgets import (
+    QApplication,
     QDialog,
     QDialogButtonBox,
     QHBoxLayout,
@@ -111,7 +112,6 @@ class Dialog(QDialog):
         self._form.changed.connect(self._on_change)
         self._form.entered.connect(self._start)
         self._form.model_named.connect(lambda name: self._engine.ask({"do": "model", "name": name}))
-        self._form.shrunk.connect(lambda: QTimer.singleShot(0, self.adjustSize))
         self._cost = Sentences()
         self._area = Area(mnemonics)
         self._strip = Strip(mnemonics)
@@ -194,6 +194,18 @@ class Dialog(QDialog):
         if event.type() == QEvent.ActivationChange and self.isActiveWindow() and self._hello is not None:
             self._pause.start()
             self._offer_earlier()
+
+    def resizeEvent(self, event):
+        """What becomes higher when pictures come must not reach out of the screen with its buttons."""
+        super().resizeEvent(event)
+        QTimer.singleShot(0, self._stay_on_screen)
+
+    def _stay_on_screen(self):
+        room, frame = QApplication.desktop().availableGeometry(self), self.frameGeometry()
+        x = max(room.left(), min(frame.left(), room.right() + 1 - frame.width()))
+        y = max(room.top(), min(frame.top(), room.bottom() + 1 - frame.height()))
+        if (x, y) != (frame.left(), frame.top()):
+            self.move(x, y)
 
     def _on_change(self):
         """Another setting: what it costs, and how it looks if that is there or quickly computed."""

@@ -238,6 +238,7 @@ class Number(Field):
     def __init__(self, row):
         super().__init__(row)
         self.text = QLineEdit()
+        self.text.setMinimumWidth(_narrow(self.text))
         self.put(self.text)
         self.text.textChanged.connect(lambda _: self.changed.emit())
 
@@ -272,7 +273,7 @@ class Choice(Field):
         self.choice = QComboBox()
         # As narrow as a number: the longest text would widen the whole window.
         self.choice.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
-        self.choice.setMinimumContentsLength(8)
+        self.choice.setMinimumContentsLength(6)
         for option in row["options"]:
             self.choice.addItem(option["label"], option["name"])
         self.put(self.choice)
@@ -312,4 +313,11 @@ def _localized(number):
 def _spin_box(row):
     box = QSpinBox()
     box.setRange(row["min"], row["max"])
+    # By itself it has room for the largest number there can be.
+    box.setMinimumWidth(_narrow(box))
     return box
+
+
+def _narrow(widget):
+    """Width with room for a number as they are used, in pixels."""
+    return 11 * widget.fontMetrics().averageCharWidth()

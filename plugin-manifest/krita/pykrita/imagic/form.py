@@ -1,15 +1,15 @@
 """The settings of an edit: one field for each row of the table of parameters, which the engine sends; knows no documents."""
 
-from PyQt5.QtCore import Qt, pyqtSignal
-from PyQt5.QtWidgets import QFormLayout, QGridLayout, QLabel, QToolButton, QVBoxLayout, QWidget
+from PyQt5.QtCore import pyqtSignal
+from PyQt5.QtWidgets import QFormLayout, QGridLayout, QLabel, QTabWidget, QVBoxLayout, QWidget
 
 from . import fields
 from .language import tr
 from .sentences import Sentences
 
 
-class Form(QWidget):
-    """Empty until the table comes."""
+class Form(QTabWidget):
+    """Two pages, so that the window stays as high as it is; both are empty until the table comes."""
 
     # Any value is another one.
     changed = pyqtSignal()
@@ -17,8 +17,6 @@ class Form(QWidget):
     entered = pyqtSignal()
     # A model that is in no list: somebody may know more of it.
     model_named = pyqtSignal(str)
-    # It needs less room than before.
-    shrunk = pyqtSignal()
 
     def __init__(self, mnemonics):
         super().__init__()
@@ -34,30 +32,20 @@ class Form(QWidget):
         self._rows = QFormLayout()
         self._rows.setFieldGrowthPolicy(QFormLayout.AllNonFixedFieldsGrow)
         self._description = Sentences()
-        self._fold = QToolButton()
-        self._fold.setText(mnemonics.mark("Advanced"))
-        self._fold.setCheckable(True)
-        self._fold.setArrowType(Qt.RightArrow)
-        self._fold.setToolButtonStyle(Qt.ToolButtonTextBesideIcon)
-        self._fold.setAutoRaise(True)
-        self._fold.toggled.connect(self._unfold)
-        self._folded = QWidget()
-        self._columns = QGridLayout(self._folded)
-        self._columns.setContentsMargins(0, 0, 0, 0)
-        self._folded.hide()
-        everything = QVBoxLayout(self)
-        everything.setContentsMargins(0, 0, 0, 0)
-        everything.addLayout(self._rows)
-        everything.addWidget(self._fold)
-        everything.addWidget(self._folded)
-        everything.addStretch()
+        self._columns = QGridLayout()
+        for title, rows in (("Text", self._rows), ("Advanced", self._columns)):
+            page = QWidget()
+            layout = QVBoxLayout(page)
+            layout.addLayout(rows)
+            layout.addStretch()
+            self.addTab(page, mnemonics.mark(title))
 
     def build(self, hello):
         """The fields, from the engine's greeting."""
         self._hello = hello
         names = [model["name"] for model in hello["models"]]
         half = (sum(row["advanced"] for row in hello["parameters"]) + 1) // 2
-        folded = 0
+        advanced = 0
         for row in hello["parameters"]:
             field = fields.make(row, self._mnemonics, names)
             self.fields[row["id"]] = field
@@ -67,10 +55,10 @@ class Form(QWidget):
                 label.setBuddy(field.focus)
                 label.setToolTip(row["tooltip"])
             if row["advanced"]:
-                at, column = folded % half, folded // half
+                at, column = advanced % half, advanced // half
                 self._columns.addWidget(label, at, 2 * column)
                 self._columns.addWidget(field, at, 2 * column + 1)
-                folded += 1
+                advanced += 1
             else:
                 self._rows.addRow(label, field)
             if row["id"] == "prompt":
@@ -157,12 +145,6 @@ class Form(QWidget):
         preset = self._preset()
         if not self._applying and any(not same(self.fields[name].value(), value) for name, value in preset.items()):
             self.write({"preset": "custom"})
-
-    def _unfold(self, open_):
-        self._fold.setArrowType(Qt.DownArrow if open_ else Qt.RightArrow)
-        self._folded.setVisible(open_)
-        if not open_:
-            self.shrunk.emit()
 
 
 def of_preset(row):

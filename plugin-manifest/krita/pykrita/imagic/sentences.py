@@ -6,6 +6,10 @@ from PyQt5.QtWidgets import QLabel
 # Higher than any text.
 ENDLESS = 1 << 20
 
+# Characters that a line has room for, about. Without it a text would be very high until it is given its place, and the window
+# with it, which does not shrink again by itself.
+LEAST_CHARACTERS = 36
+
 
 class Sentences(QLabel):
     """As high as its text needs at its width: a layout alone makes windows too low for wrapped texts."""
@@ -15,6 +19,7 @@ class Sentences(QLabel):
         self.setTextFormat(Qt.PlainText)
         self.setWordWrap(True)
         self.setTextInteractionFlags(Qt.TextSelectableByMouse)
+        self.setMinimumWidth(LEAST_CHARACTERS * self.fontMetrics().averageCharWidth())
 
     def setText(self, text):
         super().setText(text)
@@ -26,5 +31,6 @@ class Sentences(QLabel):
 
     def _fit(self):
         # Not heightForWidth(): that is never less than the height of before.
-        text = self.fontMetrics().boundingRect(0, 0, self.width(), ENDLESS, Qt.TextWordWrap, self.text())
+        width = max(self.width(), self.minimumWidth())
+        text = self.fontMetrics().boundingRect(0, 0, width, ENDLESS, Qt.TextWordWrap, self.text())
         self.setFixedHeight(max(text.height(), self.fontMetrics().lineSpacing()))

@@ -5,7 +5,7 @@ from PyQt5.QtCore import QSize, Qt, pyqtSignal
 from PyQt5.QtGui import QIcon, QPainter, QPalette, QPen, QPixmap
 from PyQt5.QtWidgets import QAbstractItemView, QHBoxLayout, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
 
-from .language import tr
+from .language import number, tr
 
 # From the picture itself to more than the text asks for.
 ETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -91,7 +91,7 @@ class Strip(QWidget):
         self._pictures.clear()
         self._pictures.show()
         for one in several:
-            item = QListWidgetItem("{:g}".format(one[what]) if what == "eta" else str(one[what]))
+            item = QListWidgetItem(number("{:g}".format(one[what])))
             item.setData(PARAMS, one)
             item.setIcon(self._icon(None))
             item.setFlags(Qt.NoItemFlags)
