@@ -134,6 +134,9 @@ pub struct Recipe {
     pub layer: u32,
     /// Tattoo of the layer that was edited.
     pub source: u32,
+    /// Tattoo of the group that was made around several results; none around one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
     /// Where the tuned model came from.
     pub tuned: TunedFrom,
     /// All parameters by id.

@@ -960,6 +960,14 @@ pub unsafe fn gimp_item_get_parent(item_ID: gint32) -> gint32 {
 pub fn has_gimp_item_get_parent() -> bool {
     Symbol::new(c"gimp_item_get_parent").find().is_some()
 }
+pub unsafe fn gimp_item_get_children(item_ID: gint32, num_children: *mut gint) -> *mut gint {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_children");
+    type Function = unsafe extern "C" fn(gint32, *mut gint) -> *mut gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, num_children) }
+}
+pub fn has_gimp_item_get_children() -> bool {
+    Symbol::new(c"gimp_item_get_children").find().is_some()
+}
 pub unsafe fn gimp_item_get_name(item_ID: gint32) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_name");
     type Function = unsafe extern "C" fn(gint32) -> *mut gchar;
@@ -2542,6 +2550,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_item_is_layer",
     c"gimp_item_is_layer_mask",
     c"gimp_item_get_parent",
+    c"gimp_item_get_children",
     c"gimp_item_get_name",
     c"gimp_item_set_name",
     c"gimp_item_get_tattoo",

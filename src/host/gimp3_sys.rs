@@ -1648,6 +1648,14 @@ pub unsafe fn gimp_item_get_parent(item: *mut GimpItem) -> *mut GimpItem {
 pub fn has_gimp_item_get_parent() -> bool {
     Symbol::new(c"gimp_item_get_parent").find().is_some()
 }
+pub unsafe fn gimp_item_get_children(item: *mut GimpItem) -> *mut *mut GimpItem {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_children");
+    type Function = unsafe extern "C" fn(*mut GimpItem) -> *mut *mut GimpItem;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item) }
+}
+pub fn has_gimp_item_get_children() -> bool {
+    Symbol::new(c"gimp_item_get_children").find().is_some()
+}
 pub unsafe fn gimp_item_get_name(item: *mut GimpItem) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_name");
     type Function = unsafe extern "C" fn(*mut GimpItem) -> *mut gchar;
@@ -3108,6 +3116,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_item_id_is_layer_mask",
     c"gimp_item_delete",
     c"gimp_item_get_parent",
+    c"gimp_item_get_children",
     c"gimp_item_get_name",
     c"gimp_item_get_tattoo",
     c"gimp_item_attach_parasite",

@@ -140,6 +140,67 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     assert!(screen.last_one_runs(), "GIMP is gone");
 }
 
+/// Shows an image of 400 x 300 pixels with a smaller layer, of which a part is selected; one undo selects what lies beside it.
+const SELECTED: &str = r#"(let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "photo.png" "photo.png"))))
+  (gimp-image-resize image 400 300 0 0)
+  (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 350 260 30 30)
+  (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 20 20 100 100)
+  (gimp-display-new image))"#;
+
+#[test]
+fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_last() {
+    if !can_run(&[&["gimp-2.10"], PROGRAMS.as_slice()].concat()) {
+        return;
+    }
+    let account = Account::new("window-selection");
+    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
+        .save(account.folder.join("photo.png"))
+        .expect("a picture");
+    let mut screen = Screen::start(&account.folder, "gimp2-selection");
+    let mut gimp = account.command("gimp-2.10");
+    gimp.args(["-n", "-s", "-d", "-b", SELECTED]).current_dir(&account.folder);
+    screen.run(gimp);
+    let (one, two) = (image_with("1 layer"), image_with("2 layers"));
+    screen.activate(&one);
+    screen.keys(&["alt+r", "End", "Return"]);
+    screen.activate(DIALOG);
+    screen.write("a red square");
+    screen.keys(&["alt+y"]);
+    std::thread::sleep(Duration::from_secs(5));
+    screen.picture("1-strengths");
+
+    // Now the selection lies beside the layer: nothing can be edited there.
+    screen.activate(&one);
+    screen.keys(&["ctrl+z"]);
+    screen.settle();
+    screen.activate(DIALOG);
+    screen.keys(&["alt+e"]);
+    screen.settle();
+    screen.picture("2-refused");
+    assert!(screen.shows(&one), "an edit of nothing gave a layer");
+    // The results of before are still results of what was read then.
+    screen.keys(&["alt+i"]);
+    screen.wait_until("the inserted result", || screen.shows(&two));
+    screen.picture("3-inserted");
+
+    // Two that are ticked come in a group, which counts as a layer.
+    screen.keys(&["shift+Tab", "shift+Tab", "shift+Tab", "shift+Tab", "space", "shift+Tab", "shift+Tab", "space"]);
+    screen.settle();
+    screen.picture("4-ticked");
+    screen.keys(&["alt+i"]);
+    screen.wait_until("the group", || screen.shows(&image_with("5 layers")));
+    // The newest of the earlier edits is removed, and then the other one with the group.
+    for left in ["4 layers", "2 layers"] {
+        screen.keys(&["alt+t", "shift+Tab", "Down", "Tab", "space"]);
+        screen.wait_until("the removal", || screen.shows(&image_with(left)));
+        screen.settle();
+    }
+    screen.picture("5-removed");
+    screen.activate(&two);
+    screen.keys(&["ctrl+z"]);
+    screen.wait_until("the undo", || screen.shows(&image_with("4 layers")));
+}
+
 #[test]
 fn the_dialog_speaks_the_language_that_gimp_speaks() {
     if !can_run(&[&["gimp-2.10"], PROGRAMS.as_slice()].concat()) {

@@ -290,6 +290,19 @@ def a_document_remembers_its_edits_in_its_file():
     again.close()
 
 
+def a_refusal_is_said_until_something_else_is_set():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        greeting = status(dialog)
+        fill(dialog, prompt="")
+        press_edit(dialog)
+        assert status(dialog).startswith("The target text is empty"), status(dialog)
+        fill(dialog, prompt="a red square")
+        assert status(dialog) == greeting, status(dialog)
+        press_edit(dialog)
+        assert len(opened.layers()) == 2, status(dialog)
+
+
 def a_dead_engine_leaves_krita_and_the_document_alone():
     with Opened() as opened:
         before = opened.pixels()
@@ -758,6 +771,7 @@ CHECKS = [
     a_selection_becomes_a_mask,
     results_stack_and_an_edit_of_a_result_is_one_of_its_source,
     a_document_remembers_its_edits_in_its_file,
+    a_refusal_is_said_until_something_else_is_set,
     a_dead_engine_leaves_krita_and_the_document_alone,
     stop_leaves_the_document_alone,
     a_document_that_is_closed_during_an_edit_gets_a_message,

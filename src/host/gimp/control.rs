@@ -5,6 +5,7 @@ use super::dialog::Window;
 use super::session::{Look, Message, Tone};
 use crate::error::{Error, Result};
 use crate::host::gimp::{Recipe, new_seed};
+use crate::host::language::language;
 use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
 use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
@@ -37,6 +38,8 @@ pub struct Waiting {
     wants_picture: Cell<bool>,
     /// An edit starts when what runs has stopped.
     starts: Cell<bool>,
+    /// The dialog says why the settings gave no result; other settings may.
+    refused: Cell<bool>,
 }
 
 impl Window {
@@ -128,6 +131,7 @@ impl Window {
             }
             Err(error) => {
                 self.bar.set(0.0, "");
+                self.waiting.refused.set(true);
                 self.tell(&Message::failure(&error));
             }
         }
@@ -164,6 +168,7 @@ impl Window {
             self.bar.set(*fraction, text);
         }
         if let Some(message) = &look.message {
+            self.waiting.refused.set(message.tone == Tone::Failure);
             self.tell(message);
         }
         if let Some(preview) = look.preview {
@@ -214,7 +219,8 @@ impl Window {
             // What is new in it.
             let seed_before = number.checked_sub(1).map(|before| self.session.borrow().results[before].params.seed);
             let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
-            let caption = if has_new_seed { format!("#{}", params.seed) } else { params.eta.to_string() };
+            let eta = || language().number(&params.eta.to_string());
+            let caption = if has_new_seed { format!("#{}", params.seed) } else { eta() };
             self.panel.add(&picture, &caption, &format!("Strength {}, seed {}", params.eta, params.seed), clicked);
         }
         self.panel.show(picture, Some(number));
@@ -264,6 +270,10 @@ impl Window {
         self.waiting.changes.set(number);
         if shows {
             self.waiting.wants_picture.set(true);
+        }
+        if self.waiting.refused.take() {
+            let (_, message) = self.session.borrow().greeting();
+            self.tell(&message);
         }
         let window = Rc::downgrade(self);
         self.dialog().repeat(PAUSE, move || {

@@ -152,10 +152,12 @@ impl Document {
             self.note = Some("The edited layer is gone, so the result lies on top of the image.");
             (None, 0, self.picture.bounds)
         };
+        let mut group = None;
         if let [first, _, ..] = new {
-            let group = self.image.new_group(&first.params.prompt)?;
-            self.image.insert(group, parent, position).inspect_err(|_| group.delete())?;
-            (parent, position) = (Some(group), 0);
+            let layer = self.image.new_group(&first.params.prompt)?;
+            self.image.insert(layer, parent, position).inspect_err(|_| layer.delete())?;
+            (parent, position) = (Some(layer), 0);
+            group = Some(layer.tattoo());
         }
         let is_unchanged = new.iter().any(|new| !new.untouched.is_empty()) && self.has_pixels_as_read();
         let mut result = None;
@@ -169,6 +171,7 @@ impl Document {
             let recipe = Recipe {
                 layer: layer.tattoo(),
                 source: self.picture.tattoo,
+                group,
                 tuned: new.made.tuned,
                 params: new.params.to_json(),
                 seconds: new.made.seconds.clone(),
@@ -217,14 +220,18 @@ impl Document {
         has_size && self.source.digest(self.part()) == self.picture.digest
     }
 
-    /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo.
+    /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo. The group that
+    /// was made around several results goes with the last layer in it.
     pub fn remove(&mut self, run: &Recipe) -> Result<()> {
         if !self.image.is_valid() {
             return Err(refused("the image was closed"));
         }
         let mut history = self.history();
         let step = self.image.undo_group();
-        let removed = self.image.layer_by_tattoo(run.layer).map_or(Ok(()), |layer| self.image.remove(layer));
+        let layer = self.image.layer_by_tattoo(run.layer);
+        let group = layer.and_then(Layer::parent).filter(|group| Some(group.tattoo()) == run.group);
+        let removed = [layer, group.filter(|group| group.children() == 1)].into_iter().flatten();
+        let removed = removed.map(|layer| self.image.remove(layer)).collect::<Result<()>>();
         history.forget(run.layer);
         let kept = removed.and_then(|()| self.image.set_parasite(PARASITE, &history.to_bytes()));
         drop(step);

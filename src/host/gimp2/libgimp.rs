@@ -247,6 +247,15 @@ impl Layer {
         Self::known(gimp!(gimp_item_get_parent(self.id)))
     }
 
+    /// Number of layers in a group.
+    pub fn children(self) -> usize {
+        let mut count = 0;
+        let list = gimp!(gimp_item_get_children(self.id, &raw mut count));
+        // SAFETY: libgimp gives the list away.
+        unsafe { sys::g_free(list.cast()) };
+        count as usize
+    }
+
     /// GIMP's number of the layer that lasts over saving and opening.
     pub fn tattoo(self) -> u32 {
         gimp!(gimp_item_get_tattoo(self.id)) as u32

@@ -279,6 +279,13 @@ impl Layer {
         Self::known(gimp!(gimp_item_get_parent(self.object())))
     }
 
+    /// Number of layers in a group.
+    pub fn children(self) -> usize {
+        let list = gimp!(gimp_item_get_children(self.object()));
+        // SAFETY: libgimp gives the list away and keeps the layers.
+        unsafe { take_list(list) }.len()
+    }
+
     /// GIMP's number of the layer that lasts over saving and opening.
     pub fn tattoo(self) -> u32 {
         gimp!(gimp_item_get_tattoo(self.object()))

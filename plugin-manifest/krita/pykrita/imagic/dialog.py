@@ -59,6 +59,8 @@ class Dialog(QDialog):
         self._hint = None
         # Whether the curve is of an earlier edit.
         self._curve_is_old = True
+        # What was said before any edit, and whether something else is said because settings gave no result; others may.
+        self._greeting, self._is_refused = "", False
         # Parameters of the pictures of a strip that are still to be computed.
         self._missing = []
         # Whether a quick picture is wanted once its cost is known.
@@ -175,6 +177,7 @@ class Dialog(QDialog):
             params, text = runs[-1]["params"], texts["known_image"]
         else:
             params, text = self._hello["last_values"], texts["first_edit"]
+        self._greeting = text
         self._tell(INFO, text)
         if params:
             self._form.write(params)
@@ -211,6 +214,9 @@ class Dialog(QDialog):
         """Another setting: what it costs, and how it looks if that is there or quickly computed."""
         if self._work.is_busy():
             return
+        if self._is_refused:
+            self._is_refused = False
+            self._tell(INFO, self._greeting)
         self._may_look = True
         self._pause.start()
 
@@ -382,6 +388,7 @@ class Dialog(QDialog):
             if job.purpose != LOOK:
                 self._tell(INFO, self._hello["texts"]["stopped"])
         else:
+            self._is_refused = True
             self._tell(FAILURE, message["message"])
 
     def _show_state(self):
