@@ -100,6 +100,24 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.wait_until("the undo", || screen.shows(&two));
     screen.activate(DIALOG);
 
+    // Two that are ticked come in a group, which counts as a layer; it goes with the last of its layers.
+    screen.keys(&["alt+v"]);
+    screen.settle();
+    screen.keys(&["alt+v"]);
+    screen.settle();
+    screen.keys(&["Tab", "Tab", "Tab", "space", "Tab", "Tab", "space"]);
+    screen.settle();
+    screen.picture("4-ticked");
+    screen.keys(&["alt+i"]);
+    screen.settle();
+    screen.picture("4-inserted");
+    screen.wait_until("the group", || screen.shows(&image_with("5 layers")));
+    for left in ["4 layers", "2 layers"] {
+        screen.keys(&["alt+t", "shift+Tab", "Down", "Tab", "space"]);
+        screen.wait_until("the removal", || screen.shows(&image_with(left)));
+        screen.settle();
+    }
+
     // What cannot be done is said in the dialog.
     screen.keys(&["alt+t", "ctrl+a", "BackSpace", "Return"]);
     screen.settle();

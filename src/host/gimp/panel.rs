@@ -112,7 +112,7 @@ impl Panel {
     /// Adds result number so many to the strip; `clicked` shows it.
     pub fn add(&self, picture: &LayerImage, caption: &str, tooltip: &str, clicked: impl Fn() + 'static) {
         let small: RgbaImage = fit(picture, SMALL);
-        let (button, tick, cell) = (widgets::picture_button(&small), Tick::new(caption), widgets::vertical());
+        let (button, tick, cell) = (widgets::picture_button(&small), Tick::new(caption), widgets::touching());
         button.set_tooltip(tooltip);
         button.connect(c"clicked", clicked);
         tick.0.set_tooltip("Insert makes layers of all results that are ticked.");

@@ -205,6 +205,11 @@ pub fn vertical() -> Widget {
     Widget::own(gtk!(gtk_vbox_new(0, SPACING)))
 }
 
+/// As [`vertical`] without room between the children, which belong together.
+pub fn touching() -> Widget {
+    Widget::own(gtk!(gtk_vbox_new(0, 0)))
+}
+
 /// A box that puts its children beside each other.
 pub fn horizontal() -> Widget {
     Widget::own(gtk!(gtk_hbox_new(0, SPACING)))
