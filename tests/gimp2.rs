@@ -8,6 +8,7 @@ mod screen;
 #[path = "gimp2/window.rs"]
 mod window;
 
+use screen::can_run;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
@@ -19,19 +20,6 @@ use std::process::{Command, Stdio};
 pub struct Account {
     /// Home of the account; `profile` in it is GIMP's.
     pub folder: PathBuf,
-}
-
-/// `false` after saying "skipped" when one of `programs` is missing.
-pub fn can_run(programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| {
-        let known = Command::new("which").arg(program).stdout(Stdio::null()).status();
-        !known.is_ok_and(|status| status.success())
-    });
-    if let Some(missing) = missing {
-        assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{missing} is not installed");
-        println!("skipped: {missing} is not installed");
-    }
-    missing.is_none()
 }
 
 impl Account {

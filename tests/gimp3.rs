@@ -88,7 +88,7 @@ impl Account {
         let (check, own) = (self.folder.join("check.scm"), self.folder.join(script));
         let text = format!("(begin (define folder {:?}) (load {check:?}) (load {own:?}))", self.folder);
         let gimp =
-            ["gimp-console-3.0", "-i", "-d", "-s", "--quit", "--batch-interpreter", "plug-in-script-fu-eval", "-b"];
+            ["gimp-console-3", "-i", "-d", "-s", "--quit", "--batch-interpreter", "plug-in-script-fu-eval", "-b"];
         let output = self.command("", &[gimp.as_slice(), &[&text]].concat()).output().expect("gimp-console starts");
         let console = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
         fs::write(self.folder.join("console.txt"), console.as_bytes()).expect("a temporary folder");

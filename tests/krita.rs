@@ -3,71 +3,20 @@
 //! Needs krita, Xvfb, openbox, xdotool and python3. Where one is missing the test says "skipped"; with IMAGIC_TEST_GIMP=1 it
 //! fails. Pictures of the screen stay in target/test-output/krita.
 
+#[path = "support/screen.rs"]
+mod screen;
 mod support;
 
+use screen::{PROGRAMS, Screen, can_run};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{Home, install};
 
 /// The longest that all checks together may take.
 const PATIENCE: Duration = Duration::from_secs(900);
-
-/// Programs on a virtual screen; all end with it.
-struct Screen {
-    display: String,
-    /// In the order in which they were started.
-    programs: Vec<Child>,
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        for program in self.programs.iter_mut().rev() {
-            // A program that has ended on its own cannot be killed.
-            let _ = program.kill();
-            let _ = program.wait();
-        }
-    }
-}
-
-impl Screen {
-    fn start() -> Self {
-        let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "1280x960x24"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Xvfb starts");
-        let mut display = String::new();
-        let answer = server.stdout.take().expect("a pipe");
-        BufReader::new(answer).read_line(&mut display).expect("Xvfb says its number");
-        Self { display: format!(":{}", display.trim()), programs: vec![server] }
-    }
-
-    fn run(&mut self, mut command: Command, log: &Path) -> &mut Child {
-        let log = fs::File::create(log).expect("the home is writable");
-        let output = log.try_clone().expect("an open file");
-        command.env("DISPLAY", &self.display).stdout(output).stderr(log);
-        self.programs.push(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
-        self.programs.last_mut().expect("it was just added")
-    }
-}
-
-/// `false` after saying "skipped" when one of `programs` is missing.
-fn can_run(programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| {
-        let known = Command::new("which").arg(program).stdout(Stdio::null()).status();
-        !known.is_ok_and(|status| status.success())
-    });
-    if let Some(missing) = missing {
-        assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{missing} is not installed");
-        println!("skipped: {missing} is not installed");
-    }
-    missing.is_none()
-}
 
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a temporary folder");
@@ -109,24 +58,21 @@ fn home() -> (Home, PathBuf) {
 
 #[test]
 fn every_check_inside_krita_passes_and_quitting_during_an_edit_ends_the_engine() {
-    if !can_run(&["krita", "Xvfb", "openbox", "xdotool"]) {
+    if !can_run(&[&["krita"], PROGRAMS.as_slice()].concat()) {
         return;
     }
     let (home, runtime) = home();
-    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-output").join("krita");
-    fs::create_dir_all(&pictures).expect("a folder for pictures");
-    let mut screen = Screen::start();
-    screen.run(home.command("openbox"), &home.folder.join("openbox.txt"));
+    let mut screen = Screen::start(&home.folder, "krita");
     let mut krita = home.command("krita");
     krita
         .arg("--nosplash")
         .env("XDG_RUNTIME_DIR", runtime)
         .env("LC_ALL", "C.UTF-8")
         .env("IMAGIC_CHECKS", &home.folder)
-        .env("IMAGIC_PICTURES", &pictures)
+        .env("IMAGIC_PICTURES", &screen.pictures)
         .env_remove("DBUS_SESSION_BUS_ADDRESS");
     let log = home.folder.join("krita.txt");
-    let krita = screen.run(krita, &log);
+    let krita = screen.run_with_log(krita, &log);
     let started = Instant::now();
     let status = loop {
         match krita.try_wait().expect("it can be waited for") {

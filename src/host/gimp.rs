@@ -428,7 +428,8 @@ mod tests {
         let mut history = History::from_bytes(None);
         for layer in 0..REMEMBERED_RUNS as u32 + 5 {
             let params = Params { eta: 0.25, ..Params::paper() }.to_json();
-            history.push(Recipe { layer, source: 1, tuned: TunedFrom::Now, params, seconds: Map::new() });
+            let (group, seconds) = (None, Map::new());
+            history.push(Recipe { layer, source: 1, group, tuned: TunedFrom::Now, params, seconds });
         }
         let back = History::from_bytes(Some(history.to_bytes()));
         assert_eq!(back.document, history.document);

@@ -2,8 +2,8 @@
 //!
 //! The pictures of the screen stay in target/test-output/gimp2. GIMP tells the number of layers in its window's title.
 
-use super::screen::{PROGRAMS, Screen};
-use super::{Account, can_run};
+use super::Account;
+use super::screen::{PROGRAMS, Screen, can_run};
 use serde_json::json;
 use std::fs;
 use std::time::Duration;

@@ -120,6 +120,27 @@
   (check "the text stays text" (gimp-item-id-is-text-layer text) #t)
   (gimp-image-delete image))
 
+; Layers that came with GIMP 3.2: they stay what they are, and what they show is edited.
+(if (defined? 'gimp-vector-layer-new)
+  (let* ((image (image-with RGB RGB-IMAGE 40 30)) (path (gimp-path-new image "a triangle")) (vectors 0))
+    (gimp-image-insert-path image path 0 0)
+    (gimp-path-stroke-new-from-points path PATH-STROKE-TYPE-BEZIER
+      #(2 2 2 2 2 2 38 2 38 2 38 2 20 28 20 28 20 28) TRUE)
+    (set! vectors (gimp-vector-layer-new image path))
+    (gimp-image-insert-layer image vectors 0 0)
+    (gimp-vector-layer-refresh vectors)
+    (check-kind "a vector layer" image vectors)
+    (check "the vectors stay vectors" (gimp-item-id-is-vector-layer vectors) #t)
+    (gimp-image-delete image)))
+(if (defined? 'gimp-link-layer-new)
+  (let* ((image (image-with RGB RGB-IMAGE 40 30)) (link 0))
+    (save-picture (source-of image) RGB "linked.png")
+    (set! link (gimp-link-layer-new image (string-append folder "/linked.png")))
+    (gimp-image-insert-layer image link 0 0)
+    (check-kind "a link layer" image link)
+    (check "the link stays a link" (gimp-item-id-is-link-layer link) #t)
+    (gimp-image-delete image)))
+
 ; A selection: the result covers it alone, softly where it is soft.
 (let* ((image (image-with RGB RGB-IMAGE 40 30)) (source (source-of image)) (result 0))
   (gimp-layer-set-offsets source 10 10)

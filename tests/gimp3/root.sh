@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes a Debian 13 root with GIMP 3 in FOLDER, for machines whose own GIMP is older; does nothing where it is there already.
 # Takes about 4 minutes and 0.5 GB. Needs root and mmdebstrap; packages come from where this machine's apt gets its own.
+# SUITE=sid makes one of what Debian is working on instead, with a newer GIMP.
 # Usage: tests/gimp3/root.sh FOLDER [PACKAGE...]    (for `cargo build --features bindgen` add libgimp-3.0-dev libc6-dev)
 set -euo pipefail
 
 root=${1:?usage: tests/gimp3/root.sh FOLDER [PACKAGE...]}
 shift
+suite=${SUITE:-trixie}
 packages=$(IFS=,; printf '%s' "gimp,dbus,fonts-dejavu-core${*:+,$*}")
 # Lies in a root that is complete and says with what.
 stamp=etc/imagic-edit-test-root
@@ -22,14 +24,14 @@ unshare --mount --pid --fork --kill-child mmdebstrap --quiet --mode=root --varia
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/gimp/3.0/help/*' \
-    --include="$packages" trixie "$root.new" "$mirror"
+    --include="$packages" "$suite" "$root.new" "$mirror"
 # A profile in which GIMP has looked at all of its own plug-ins: tests start from a copy of it. Nothing asks anything.
 mkdir "$root.new/imagic-profile"
 printf '(show-welcome-dialog no)\n(color-profile-policy keep)\n(check-updates no)\n' >"$root.new/imagic-profile/gimprc"
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
 "$(dirname "${BASH_SOURCE[0]}")/in-root" "$root.new" "$home" /usr/bin/env -i PATH=/usr/bin:/bin HOME="$home" LC_ALL=C.UTF-8 \
-    GIMP3_DIRECTORY=/imagic-profile gimp-console-3.0 -i -s --quit --batch-interpreter plug-in-script-fu-eval -b '(begin)' \
+    GIMP3_DIRECTORY=/imagic-profile gimp-console-3 -i -s --quit --batch-interpreter plug-in-script-fu-eval -b '(begin)' \
     >/dev/null 2>&1 || true
 [[ -f $root.new/imagic-profile/pluginrc ]] || { echo "root.sh: GIMP 3 does not start in $root.new" >&2; exit 1; }
 printf '%s' "$packages" >"$root.new/$stamp"

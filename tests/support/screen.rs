@@ -1,4 +1,5 @@
 //! A virtual screen for walks through a program's windows with the keyboard alone.
+#![allow(dead_code, reason = "every test uses its own part")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,11 +13,25 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Programs that it needs.
 pub const PROGRAMS: [&str; 4] = ["Xvfb", "openbox", "xdotool", "import"];
 
+/// `false` after saying "skipped" when one of `programs` is missing; with IMAGIC_TEST_GIMP=1 that is a failure.
+pub fn can_run(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| {
+        let known = Command::new("which").arg(program).stdout(Stdio::null()).status();
+        !known.is_ok_and(|status| status.success())
+    });
+    if let Some(missing) = missing {
+        assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "{missing} is not installed");
+        println!("skipped: {missing} is not installed");
+    }
+    missing.is_none()
+}
+
 /// A virtual screen with a window manager and what is started on it; all end with it.
 pub struct Screen {
     home: PathBuf,
     pub display: String,
-    pictures: PathBuf,
+    /// Where they go.
+    pub pictures: PathBuf,
     /// In the order in which they were started.
     programs: Vec<Child>,
 }
@@ -63,6 +78,15 @@ impl Screen {
     pub fn run(&mut self, mut command: Command) {
         let started = command.env("DISPLAY", &self.display).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.programs.push(started.unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    }
+
+    /// As [`Screen::run`]; what the program says goes to `log`.
+    pub fn run_with_log(&mut self, mut command: Command, log: &Path) -> &mut Child {
+        let log = fs::File::create(log).expect("the home is writable");
+        let output = log.try_clone().expect("an open file");
+        let started = command.env("DISPLAY", &self.display).stdout(output).stderr(log).spawn();
+        self.programs.push(started.unwrap_or_else(|error| panic!("{command:?}: {error}")));
+        self.programs.last_mut().expect("it was just added")
     }
 
     /// Whether the program that was started last still runs.

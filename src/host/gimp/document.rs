@@ -230,8 +230,8 @@ impl Document {
         let step = self.image.undo_group();
         let layer = self.image.layer_by_tattoo(run.layer);
         let group = layer.and_then(Layer::parent).filter(|group| Some(group.tattoo()) == run.group);
-        let removed = [layer, group.filter(|group| group.children() == 1)].into_iter().flatten();
-        let removed = removed.map(|layer| self.image.remove(layer)).collect::<Result<()>>();
+        let mut removed = [layer, group.filter(|group| group.children() == 1)].into_iter().flatten();
+        let removed = removed.try_for_each(|layer| self.image.remove(layer));
         history.forget(run.layer);
         let kept = removed.and_then(|()| self.image.set_parasite(PARASITE, &history.to_bytes()));
         drop(step);
