@@ -801,6 +801,7 @@ class Checks(Extension):
         QTimer.singleShot(1500, self.run)
 
     def run(self):
+        tell("in Krita " + application().version())
         wanted = os.environ.get("IMAGIC_ONLY", "")
         for check in CHECKS:
             if wanted and wanted not in check.__name__:
