@@ -3,7 +3,7 @@
 //! before, whose library the program loads.
 //! `src/engine/ops/gpu/tests.rs` compares single operations.
 
-use imagic_edit::engine::device::{Precision, Processor};
+use imagic_edit::engine::device::{Launches, Precision, Processor};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -52,7 +52,8 @@ fn kernels_assemble_for_every_kind_of_card_without_spilling() {
 /// With the feature, too: this program is linked as the library is.
 #[test]
 fn no_library_of_cuda_is_needed_to_start() {
-    let chosen = Processor::Fastest { libraries: Vec::new(), precision: Precision::Tf32 }.choose();
+    let (libraries, precision, launches) = (Vec::new(), Precision::Tf32, Launches::Replayed);
+    let chosen = Processor::Fastest { libraries, precision, launches }.choose();
     println!("{}", chosen.gpu.or(chosen.reason).expect("a GPU or a reason"));
     match Command::new("readelf").arg("-d").arg(std::env::current_exe().expect("a program")).output() {
         Err(error) => println!("skipped: readelf: {error}"),
@@ -72,7 +73,7 @@ fn every_kernel_can_be_launched_on_the_processor() {
     };
     let kernels = read("kernels.cu");
     let host = read("host.cpp");
-    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "norm.rs"].map(read).concat();
+    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "layout.rs", "norm.rs"].map(read).concat();
     for line in kernels.lines().filter_map(|line| line.strip_prefix("KERNEL ")) {
         let name = line.split('(').next().expect("a name");
         assert!(host.contains(&format!("TRY({name})")), "host.cpp lacks {name}");
