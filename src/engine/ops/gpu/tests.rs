@@ -368,10 +368,13 @@ fn layouts_and_the_loss_are_those_of_the_cpu() {
             "mean square error",
             PLENTY,
             &[&[count], &[count]],
-            |a| ops::mean_square_error(&a[0], &a[1].detach()),
+            |a| ops::mean_square_error(&a[0], &a[1]),
             |gpu, a, dy| {
                 let mean = mean_square_error(gpu, [a[0], a[1]], count)?;
-                Ok(vec![mean, mean_square_error_gradient(gpu, [a[0], a[1], dy], count)?])
+                let dx = mean_square_error_gradient(gpu, [a[0], a[1], dy], count)?;
+                // Nobody asks for that of the target, which is this one.
+                let dtarget = dx.iter().map(|dx| -dx).collect();
+                Ok(vec![mean, dx, dtarget])
             },
         );
     }
