@@ -420,7 +420,10 @@ EXPORT Result cuLaunchKernel(
     });
 }
 EXPORT Result cuGetErrorString(int error, const char **text) {
-    *text = error == OUT_OF_MEMORY ? "out of memory" : error == 100 ? "no CUDA-capable device is detected" : "another error";
+    *text = error == OUT_OF_MEMORY         ? "out of memory"
+            : error == 100                 ? "no CUDA-capable device is detected"
+            : error == CAPTURE_UNSUPPORTED ? "operation not permitted when stream is capturing"
+                                           : "another error";
     return 0;
 }
 
