@@ -310,6 +310,7 @@ mod on_a_driver_of_ours {
         let expected = edit("edit-recorded", on_gpu);
         for (number, (setting, reason)) in [
             (("STUB_NO_GRAPHS", "1"), "operation not permitted when stream is capturing"),
+            (("STUB_NO_GRAPHS", "2"), "operation not permitted when stream is capturing"),
             (("STUB_GRAPHS_FULL", "1"), "out of memory"),
             (("STUB_GRAPHS_FULL", "2"), "out of memory"),
             // With 3.2 GB, the least.

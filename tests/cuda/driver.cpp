@@ -11,8 +11,8 @@
 // A stream that is captured runs nothing: launches, products, copies, allocations become nodes of a graph, with their arguments by
 // value, and run when the graph is launched. Memory that a graph allocates is NaN before and after; waiting for the stream, copies from
 // and to the host, and freeing memory that was there before end a capture as they do with NVIDIA's driver. STUB_NO_GRAPHS is a driver that
-// refuses to capture, STUB_GRAPHS_FULL one whose memory is full when a graph is made (1) or launched (2). Whenever the host waits,
-// a line is added to the file STUB_LOG that counts what it asked for since it waited last.
+// refuses to capture, at the beginning (1) or in the middle (2), STUB_GRAPHS_FULL one whose memory is full when a graph is made (1) or
+// launched (2). Whenever the host waits, a line is added to the file STUB_LOG that counts what it asked for since it waited last.
 
 #include "../../src/engine/ops/gpu/host.cpp"
 
@@ -80,6 +80,7 @@ static Result not_in_capture() {
 static Result now_or_later(std::function<Result()> work) {
     if (!capturing) return work();
     if (invalidated) return CAPTURE_INVALIDATED;
+    if (capturing->nodes.size() == 500 && setting("STUB_NO_GRAPHS", 0) == 2) return not_in_capture();
     capturing->nodes.push_back(std::move(work));
     return 0;
 }
@@ -141,7 +142,10 @@ static Result release_in_graph(Pointer pointer) {
     // The driver's answer to memory of outside, which would be freed anew by every launch.
     if (block == capturing->memory.end() || !blocks_in_use.erase(pointer)) return not_in_capture(), INVALID_VALUE;
     capturing->free.emplace(block->second, pointer);
-    return now_or_later([pointer, size = block->second] { return forget(pointer, size), blocks_in_use.erase(pointer) ? 0 : INVALID_VALUE; });
+    return now_or_later([pointer, size = block->second] {
+        forget(pointer, size);
+        return blocks_in_use.erase(pointer) ? 0 : INVALID_VALUE;
+    });
 }
 
 // Whether `size` bytes from `pointer` on lie in one block.
@@ -345,7 +349,7 @@ EXPORT Result cuStreamSynchronize(void *) { return capturing ? not_in_capture() 
 EXPORT Result cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
 EXPORT Result cuStreamIsCapturing(void *, int *status) { return *status = capturing ? 1 + invalidated : 0, 0; }
 EXPORT Result cuStreamBeginCapture_v2(void *stream, int) {
-    if (!stream || setting("STUB_NO_GRAPHS", 0)) return CAPTURE_UNSUPPORTED;  // NULL is the stream that cannot be captured
+    if (!stream || setting("STUB_NO_GRAPHS", 0) == 1) return CAPTURE_UNSUPPORTED;  // NULL is the stream that cannot be captured
     if (capturing) return INVALID_VALUE;
     return capturing = new Graph, invalidated = false, 0;
 }
@@ -454,29 +458,30 @@ EXPORT Result cublasGemmStridedBatchedEx(
     if (m < 1 || n < 1 || k < 1 || batches < 1) return 7;
     if (a_column < (a_operation ? k : m) || b_column < (b_operation ? n : k) || c_column < m) return 7;
     return now_or_later([=] {
-    const auto bytes = [](long long column, int columns, int rows) { return 4 * std::size_t(column * (columns - 1) + rows); };
-    for (long long batch = 0; batch < batches; ++batch) {
-        const float *x = a + batch * a_batch, *y = b + batch * b_batch;
-        float *out = c + batch * c_batch;
-        if (!is_inside(Pointer(x), bytes(a_column, a_operation ? m : k, a_operation ? k : m)) ||
-            !is_inside(Pointer(y), bytes(b_column, b_operation ? k : n, b_operation ? n : k)) || !is_inside(Pointer(out), bytes(c_column, n, m))) {
-            std::fprintf(stderr, "tests/cuda/driver.cpp: a product of matrices outside of their memory\n");
-            std::abort();
-        }
-        const long long x_row = a_operation ? a_column : 1, x_inner = a_operation ? 1 : a_column;
-        const long long y_inner = b_operation ? b_column : 1, y_column = b_operation ? 1 : b_column;
-        for (long long j = 0; j < n; ++j)
-            for (long long i = 0; i < m; ++i) {
-                double sum = 0;
-                for (long long l = 0; l < k; ++l) {
-                    float p = x[i * x_row + l * x_inner], q = y[l * y_inner + j * y_column];
-                    if (compute == TF32) p = tf32(p), q = tf32(q);
-                    sum += double(p) * q;
-                }
-                float &value = out[j * c_column + i];
-                value = float(alpha * sum) + (beta == 0 ? 0.0f : beta * value);
+        const auto bytes = [](long long column, int columns, int rows) { return 4 * std::size_t(column * (columns - 1) + rows); };
+        for (long long batch = 0; batch < batches; ++batch) {
+            const float *x = a + batch * a_batch, *y = b + batch * b_batch;
+            float *out = c + batch * c_batch;
+            if (!is_inside(Pointer(x), bytes(a_column, a_operation ? m : k, a_operation ? k : m)) ||
+                !is_inside(Pointer(y), bytes(b_column, b_operation ? k : n, b_operation ? n : k)) ||
+                !is_inside(Pointer(out), bytes(c_column, n, m))) {
+                std::fprintf(stderr, "tests/cuda/driver.cpp: a product of matrices outside of their memory\n");
+                std::abort();
             }
-    }
-    return 0;
+            const long long x_row = a_operation ? a_column : 1, x_inner = a_operation ? 1 : a_column;
+            const long long y_inner = b_operation ? b_column : 1, y_column = b_operation ? 1 : b_column;
+            for (long long j = 0; j < n; ++j)
+                for (long long i = 0; i < m; ++i) {
+                    double sum = 0;
+                    for (long long l = 0; l < k; ++l) {
+                        float p = x[i * x_row + l * x_inner], q = y[l * y_inner + j * y_column];
+                        if (compute == TF32) p = tf32(p), q = tf32(q);
+                        sum += double(p) * q;
+                    }
+                    float &value = out[j * c_column + i];
+                    value = float(alpha * sum) + (beta == 0 ? 0.0f : beta * value);
+                }
+        }
+        return 0;
     });
 }

@@ -263,7 +263,11 @@ mod tests {
         let mut replay = Replay::new(&Device::Cpu, Launches::Replayed);
         let mut times = 0;
         for _ in 0..4 {
-            replay.run(|| Ok(times += 1)).expect("work");
+            let work = || {
+                times += 1;
+                Ok(())
+            };
+            replay.run(work).expect("work");
         }
         assert_eq!(times, 4);
     }
