@@ -182,6 +182,7 @@ pub fn generate(
     let guided = params.guidance != 1.0;
     let e = if guided { Tensor::cat(&[e_null, e_bar], 0)? } else { e_bar.clone() };
     let items = if guided { 2 } else { 1 };
+    // What the network reads and makes lies at places, so that a GPU can do a step from its recording.
     let mut x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(shape, e_bar.device())?;
     let (input, prediction) = (Place::new(shape, x_t.device())?, Place::new(shape, x_t.device())?);
     let sinusoids = Place::new((items, unet.sinusoids(&[0]).len()), x_t.device())?;
@@ -206,7 +207,7 @@ pub fn generate(
     Ok(x_t)
 }
 
-/// b timesteps t as network and schedule take them, at places of a device's memory.
+/// b timesteps t as network and schedule take them, at places of a device's memory, where others can follow them.
 pub struct Timesteps<'a> {
     schedule: &'a Schedule,
     unet: &'a UNet,
@@ -280,6 +281,7 @@ fn train(
     let (Setting { schedule, params, .. }, x) = (setting, plan.x);
     let mut shape = x.dims().to_vec();
     shape[0] = params.batch_size as usize;
+    // What a step reads and makes lies at places, so that a GPU can do it from its recording.
     let timesteps = Timesteps::new(schedule, unet, shape[0], x.device())?;
     let (noise, loss) = (Place::new(shape.as_slice(), x.device())?, Place::new(1, x.device())?);
     let sample = Sample { x, e, timesteps: &timesteps, noise: noise.tensor() };

@@ -305,7 +305,10 @@ EXPORT Result cuMemPoolGetAttribute(void *, int attribute, void *value) {
     *static_cast<std::uint64_t *>(value) = attribute == 5 || attribute == 7 ? used : attribute == 8 ? most_used : 0;
     return 0;
 }
-EXPORT Result cuMemPoolSetAttribute(void *, int, void *) { return 0; }
+EXPORT Result cuMemPoolSetAttribute(void *, int attribute, void *) {
+    if (attribute == 8) most_used = used;  // CU_MEMPOOL_ATTR_USED_MEM_HIGH, which can only be reset
+    return 0;
+}
 EXPORT Result cuMemPoolTrimTo(void *, std::size_t) { return 0; }
 EXPORT Result cuDeviceGetGraphMemAttribute(int, int, void *value) { return *static_cast<std::uint64_t *>(value) = of_graphs, 0; }
 EXPORT Result cuDeviceGraphMemTrim(int) { return 0; }

@@ -57,11 +57,11 @@ pub fn mean_square_error(prediction: &Tensor, target: &Tensor) -> Result<Tensor>
 mod on_gpu {
     use super::super::gpu::{self, Held};
     use super::Sign;
+    use candle_core::backend::BackendStorage;
     use candle_core::op::BackpropOp;
     use candle_core::{
-        CpuStorage, CudaStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail,
+        CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail,
     };
-    use candle_core::{CudaDevice, backend::BackendStorage};
 
     fn device(tensor: &Tensor) -> Result<&CudaDevice> {
         match tensor.device() {
