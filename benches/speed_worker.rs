@@ -5,7 +5,7 @@
 //! the most memory that it took there, in bytes.
 
 use candle_core::{Device, Tensor};
-use imagic_edit::engine::device::{Chosen, Precision, Processor};
+use imagic_edit::engine::device::{Chosen, Launches, Place, Precision, Processor, Replay};
 use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::random::{Purpose, Stream};
@@ -46,13 +46,17 @@ struct Gpu {
     precision: String,
     /// Folder of CUDA's libraries.
     libraries: PathBuf,
+    /// Whether it is told each operation of a step anew.
+    #[serde(default)]
+    one_by_one: bool,
 }
 
 impl Job {
     fn processor(&self) -> Processor {
-        let Some(Gpu { precision, libraries }) = self.gpu.clone() else { return Processor::Cpu };
+        let Some(Gpu { precision, libraries, one_by_one }) = self.gpu.clone() else { return Processor::Cpu };
+        let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };
         let precision = if precision == "tf32" { Precision::Tf32 } else { Precision::F32 };
-        Processor::Fastest { libraries: vec![libraries], precision }
+        Processor::Fastest { libraries: vec![libraries], precision, launches }
     }
 }
 
@@ -90,7 +94,7 @@ fn say(line: &str) {
 }
 
 fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
-    let device = chosen.device.clone();
+    let (device, launches) = (chosen.device.clone(), chosen.launches);
     // What a GPU is told to do it does later.
     let done = device.clone();
     let timed = move |run: Box<dyn FnMut() -> Result<()>>| timed(run, done.clone());
@@ -126,12 +130,14 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let unet = UNet::new(&config, &weights)?;
             let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
-            let timesteps = vec![500; params.batch_size as usize];
-            Ok(timed(Box::new(move || unet.forward(&x, &timesteps, &e).map(drop))))
+            let timesteps = unet.sinusoids(&vec![500; params.batch_size as usize]);
+            let timesteps = Tensor::from_vec(timesteps, (params.batch_size as usize, ()), &device)?;
+            let (mut replay, prediction) = (Replay::new(&device, launches), Place::new(x.shape(), &device)?);
+            Ok(timed(Box::new(move || replay.run(|| prediction.copy(&unet.forward(&x, &timesteps, &e)?)))))
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
+            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full, launches };
             imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| {
                 steps.took(stage, step)
             })?;
@@ -139,14 +145,14 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
         })),
         "stage B step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::FineTune);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
+            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full, launches };
             // Read anew each time, as the engine does: fine-tuning uses them up.
-            let base = || Weights::read(&folder, &Device::Cpu);
+            let base = || Weights::read(&folder, &device);
             imagic::fine_tune(&setting, base, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(Box::new(move || {
-            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full };
+            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full, launches };
             let unet = UNet::new(&own, &weights)?;
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())

@@ -327,7 +327,13 @@ impl Engine {
         let Found { key, tuned, origin, losses: [embedding_losses, tuning_losses] } =
             self.find_or_tune(&subject, &mut notes, &mut clock)?;
         self.tuned = Some((key.clone(), tuned.clone()));
-        let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: Mode::Full };
+        let setting = Setting {
+            config: &base.unet_config,
+            schedule: &base.schedule,
+            params,
+            mode: Mode::Full,
+            launches: chosen.launches,
+        };
 
         clock.tuned(origin);
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
@@ -414,7 +420,13 @@ impl Engine {
         }
         clock.hint = hint(state.psnr, request.familiar_psnr);
         let tuned = loop {
-            let setting = Setting { config: &base.unet_config, schedule: &base.schedule, params, mode: state.mode };
+            let setting = Setting {
+                config: &base.unet_config,
+                schedule: &base.schedule,
+                params,
+                mode: state.mode,
+                launches: chosen.launches,
+            };
             clock.tunes_in(params, state.mode);
             let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, &free_memory, clock);
             let can_lighten = state.mode.lighter(params).is_some();

@@ -64,7 +64,8 @@
 //! is read again for the next picture or text.
 //!
 //! **GPU**: with the feature `cuda` an engine takes an NVIDIA GPU where there is one ([`engine::device`]) and says why not where
-//! there is none. One library serves both: CUDA is looked for when the program runs. Kernels and products of every operation
+//! there is none. One library serves both: CUDA is looked for when the program runs. A step of a stage is recorded once and then
+//! replayed ([`engine::device::Replay`]). Kernels and products of every operation
 //! (`engine::ops::gpu`) are tested on the processor, with the same source compiled as C++; `docs/CUDA.md` says what was run.
 //!
 //! **Determinism**: every random number is a function of seed, purpose and step ([`engine::random`]), and sums are taken

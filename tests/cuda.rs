@@ -3,7 +3,7 @@
 //! before, whose library the program loads.
 //! `src/engine/ops/gpu/tests.rs` compares single operations.
 
-use imagic_edit::engine::device::{Precision, Processor};
+use imagic_edit::engine::device::{Launches, Precision, Processor};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -52,7 +52,8 @@ fn kernels_assemble_for_every_kind_of_card_without_spilling() {
 /// With the feature, too: this program is linked as the library is.
 #[test]
 fn no_library_of_cuda_is_needed_to_start() {
-    let chosen = Processor::Fastest { libraries: Vec::new(), precision: Precision::Tf32 }.choose();
+    let (libraries, precision, launches) = (Vec::new(), Precision::Tf32, Launches::Replayed);
+    let chosen = Processor::Fastest { libraries, precision, launches }.choose();
     println!("{}", chosen.gpu.or(chosen.reason).expect("a GPU or a reason"));
     match Command::new("readelf").arg("-d").arg(std::env::current_exe().expect("a program")).output() {
         Err(error) => println!("skipped: readelf: {error}"),
@@ -72,7 +73,7 @@ fn every_kernel_can_be_launched_on_the_processor() {
     };
     let kernels = read("kernels.cu");
     let host = read("host.cpp");
-    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "norm.rs"].map(read).concat();
+    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "layout.rs", "norm.rs"].map(read).concat();
     for line in kernels.lines().filter_map(|line| line.strip_prefix("KERNEL ")) {
         let name = line.split('(').next().expect("a name");
         assert!(host.contains(&format!("TRY({name})")), "host.cpp lacks {name}");
@@ -83,7 +84,7 @@ fn every_kernel_can_be_launched_on_the_processor() {
 #[cfg(feature = "cuda")]
 mod on_a_driver_of_ours {
     use super::{ROOT, run};
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::process::Command;
     use std::sync::OnceLock;
 
@@ -158,39 +159,177 @@ mod on_a_driver_of_ours {
         }
     }
 
-    /// Pixels of an edit of a small picture, and what was said.
-    fn edit(name: &str, prepare: impl FnOnce(&mut Command)) -> (Vec<u8>, String) {
+    /// An edit of a small picture.
+    struct Edited {
+        pixels: Vec<u8>,
+        /// The tuned model, as it is kept on disk.
+        model: Vec<u8>,
+        said: String,
+        /// What the driver was asked for between two moments at which the program waited for it.
+        asked: Vec<Asked>,
+    }
+
+    /// What a driver was asked for, in numbers.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Asked {
+        /// Kernels, products, copies and fillings in the card's memory.
+        launches: u64,
+        /// Copies from the processor.
+        copies: u64,
+        allocations: u64,
+        graphs: u64,
+    }
+
+    /// What a step asks for that is replayed: its inputs are noise, timesteps twice, and Adam's numbers.
+    const REPLAYED: Asked = Asked { launches: 0, copies: 4, allocations: 0, graphs: 1 };
+
+    /// One for all, because its path is part of what is kept.
+    fn source() -> &'static PathBuf {
+        static SOURCE: OnceLock<PathBuf> = OnceLock::new();
+        SOURCE.get_or_init(|| {
+            let source = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("in.png");
+            let picture = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([4 * x as u8, 4 * y as u8, 128]));
+            picture.save(&source).expect("a picture");
+            source
+        })
+    }
+
+    fn edit(name: &str, prepare: impl FnOnce(&mut Command)) -> Edited {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let (source, result) = (folder.join(format!("{name}-in.png")), folder.join(format!("{name}-out.png")));
-        image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([4 * x as u8, 4 * y as u8, 128]))
-            .save(&source)
-            .expect("a picture");
+        let [result, log] = ["out.png", "log"].map(|part| folder.join(format!("{name}-{part}")));
+        let _ = std::fs::remove_file(&log);
         let mut program = program(name);
-        program.arg("edit").arg(&source).args(["--prompt", "a red square", "--sampling-steps", "3"]);
+        program.arg("edit").arg(source()).args(["--prompt", "a red square", "--sampling-steps", "5"]);
         program.args(["--model", &format!("{ROOT}/tests/fixtures/small-sd1/model")]).arg("--output").arg(&result);
-        program.args(["--embedding-steps", "3", "--tuning-steps", "3"]);
+        program.args(["--embedding-steps", "5", "--tuning-steps", "6"]).env("STUB_LOG", &log);
         prepare(&mut program);
-        let output = run(&mut program);
+        let said = String::from_utf8_lossy(&run(&mut program).stderr).into_owned();
         let pixels = image::open(result).expect("a result").into_rgb8().into_raw();
-        (pixels, String::from_utf8_lossy(&output.stderr).into_owned())
+        let model = kept(&folder.join(name)).map(|file| std::fs::read(file).expect("a tuned model"));
+        let asked = std::fs::read_to_string(log).unwrap_or_default().lines().map(asked).collect();
+        Edited { pixels, model: model.unwrap_or_default(), said, asked }
+    }
+
+    /// The tuned model somewhere in `folder`.
+    fn kept(folder: &Path) -> Option<PathBuf> {
+        std::fs::read_dir(folder).ok()?.map(|entry| entry.expect("an entry").path()).find_map(|path| {
+            let is_model = path.extension().is_some_and(|extension| extension == "safetensors");
+            if path.is_dir() { kept(&path) } else { Some(path).filter(|_| is_model) }
+        })
+    }
+
+    fn asked(line: &str) -> Asked {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |name: &str| {
+            let at = words.iter().position(|word| *word == name).unwrap_or_else(|| panic!("{line} has no {name}"));
+            words[at + 1].parse().expect("a number")
+        };
+        let [launches, copies, allocations, graphs] = ["launches", "copies", "allocations", "graphs"].map(number);
+        Asked { launches, copies, allocations, graphs }
+    }
+
+    fn on_gpu(program: &mut Command) {
+        program.env("LD_LIBRARY_PATH", driver());
+    }
+
+    fn one_by_one(program: &mut Command) {
+        program.env("LD_LIBRARY_PATH", driver()).env("IMAGIC_CUDA_GRAPHS", "0");
     }
 
     #[test]
     fn an_edit_there_is_the_one_on_the_processor_and_full_memory_does_not_change_it() {
-        let (on_cpu, _) = edit("edit-cpu", |_| {});
-        let (on_gpu, said) = edit("edit-gpu", |program| {
-            program.env("LD_LIBRARY_PATH", driver());
-        });
-        let difference = on_cpu.iter().zip(&on_gpu).map(|(a, b)| a.abs_diff(*b)).max();
+        let on_cpu = edit("edit-cpu", |_| {});
+        let edited = edit("edit-gpu", on_gpu);
+        let difference = on_cpu.pixels.iter().zip(&edited.pixels).map(|(a, b)| a.abs_diff(*b)).max();
         // Sums are taken in another order, and a value may fall on the other side of a half.
         assert!(difference <= Some(1), "{difference:?}");
-        assert!(!said.contains("memory was full"), "{said}");
+        assert!(!edited.said.contains("memory was full"), "{}", edited.said);
         // In stage B, where variables have been changed already when the step fails.
-        let full = |program: &mut Command| {
-            program.env("LD_LIBRARY_PATH", driver()).env("STUB_FULL_AT", "9000");
-        };
-        let (after_all, said) = edit("edit-full", full);
-        assert!(said.contains("the GPU's memory was full, so it was tuned from there with all weights"), "{said}");
-        assert!(after_all == on_gpu, "another result");
+        let full = edit("edit-full", |program| {
+            one_by_one(program);
+            program.env("STUB_FULL_AT", "11500");
+        });
+        let note = "the GPU's memory was full, so it was tuned from there with all weights";
+        assert!(full.said.contains(note), "{}", full.said);
+        assert!(full.pixels == edited.pixels, "another result");
+    }
+
+    /// A step that is told one by one asks for many things; nobody but a step does.
+    const MANY: u64 = 1000;
+
+    #[test]
+    fn a_step_copies_nothing_but_its_inputs_and_waits_once() {
+        let edited = edit("edit-one-by-one", one_by_one);
+        let steps: Vec<Asked> = edited.asked.into_iter().filter(|asked| asked.launches > MANY).collect();
+        // Stages A and B; C waits when it is over.
+        assert_eq!(steps.len(), 5 + 6 + 1, "{steps:?}");
+        for stage in [&steps[..5], &steps[5..11]] {
+            println!("{:?}", stage[1]);
+            // The first makes what stays.
+            assert!(stage[1..].iter().all(|asked| asked.copies == REPLAYED.copies), "{stage:?}");
+            assert!(stage[2..].iter().all(|asked| *asked == stage[1]), "{stage:?}");
+        }
+        println!("{:?}", steps[11]);
+        // Where it starts, the empty text's embedding, and the timestep in each of five steps.
+        assert_eq!(steps[11].copies, 2 + 5, "{:?}", steps[11]);
+    }
+
+    #[test]
+    fn a_step_is_replayed_and_gives_the_same_bytes() {
+        for (number, arguments) in [
+            &["--tuning-mode", "full"][..],
+            &["--tuning-mode", "checkpointed", "--batch-size", "2"],
+            &["--tuning-mode", "lora", "--batch-size", "3"],
+            &["--guidance", "1"],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let expected = edit(&format!("edit-told-{number}"), |program| {
+                one_by_one(program);
+                program.args(arguments);
+            });
+            let replayed = edit(&format!("edit-replayed-{number}"), |program| {
+                on_gpu(program);
+                program.args(arguments);
+            });
+            assert!(!replayed.said.contains("one by one"), "{}", replayed.said);
+            assert!(replayed.pixels == expected.pixels, "another picture with {arguments:?}");
+            assert!(!expected.model.is_empty() && replayed.model == expected.model, "another model with {arguments:?}");
+            let graphs: u64 = replayed.asked.iter().map(|asked| asked.graphs).sum();
+            // All steps of a stage but the first.
+            assert_eq!(graphs, 4 + 5 + 4, "{arguments:?}");
+            let steps = replayed.asked.iter().filter(|asked| **asked == REPLAYED).count();
+            // In the second step it is recorded.
+            assert_eq!(steps, 3 + 4, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_driver_that_cannot_record_a_step_is_told_one_by_one() {
+        let expected = edit("edit-recorded", on_gpu);
+        for (number, (setting, reason)) in [
+            (("STUB_NO_GRAPHS", "1"), "operation not permitted when stream is capturing"),
+            (("STUB_NO_GRAPHS", "2"), "operation not permitted when stream is capturing"),
+            (("STUB_GRAPHS_FULL", "1"), "out of memory"),
+            (("STUB_GRAPHS_FULL", "2"), "out of memory"),
+            // With 3.2 GB, the least.
+            (("STUB_MEMORY", "3072"), ""),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let edited = edit(&format!("edit-unrecorded-{number}"), |program| {
+                on_gpu(program);
+                program.env(setting.0, setting.1);
+            });
+            let said: Vec<&str> = edited.said.lines().filter(|line| line.contains("one by one")).collect();
+            match reason {
+                "" => assert!(said.is_empty(), "{setting:?}: {said:?}"),
+                // Once, although three stages try.
+                _ => assert!(said.len() == 1 && said[0].contains(reason), "{setting:?}: {said:?}"),
+            }
+            assert!(edited.pixels == expected.pixels && edited.model == expected.model, "{setting:?}: another result");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
-use imagic_edit::engine::device::Processor;
+use imagic_edit::engine::device::{Launches, Precision, Processor};
 use imagic_edit::engine::memory::{Needs, Shapes};
 use imagic_edit::engine::mode::{self, Mode};
 use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
@@ -37,12 +37,20 @@ impl Drop for Folder {
     }
 }
 
+/// On the processor, or on the GPU where `IMAGIC_TEST_DEVICE` is cuda.
 fn engine(cache: Option<&Folder>) -> Engine {
+    let processor = match std::env::var("IMAGIC_TEST_DEVICE").as_deref() {
+        Ok("cuda") => {
+            let (precision, launches) = (Precision::F32, Launches::Replayed);
+            Processor::Fastest { libraries: Vec::new(), precision, launches }
+        }
+        _ => Processor::Cpu,
+    };
     Engine::new(EngineOptions {
         cache_folder: cache.map(|folder| folder.0.clone()),
         cache_limit: 1 << 30,
         free_memory: || None,
-        processor: Processor::Cpu,
+        processor,
     })
 }
 

@@ -8,8 +8,8 @@
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::checkpoint::Activations;
-use imagic_edit::engine::device::{Precision, Processor};
-use imagic_edit::engine::imagic::{self, Sample, Setting};
+use imagic_edit::engine::device::{Launches, Precision, Processor};
+use imagic_edit::engine::imagic::{self, Sample, Setting, Timesteps};
 use imagic_edit::engine::lora;
 use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::optimizer::Adam;
@@ -46,7 +46,28 @@ fn processor() -> Processor {
         _ => return Processor::Cpu,
     };
     let folder = std::env::var_os("IMAGIC_CUDA_FOLDER").map(PathBuf::from);
-    Processor::Fastest { libraries: folder.into_iter().collect(), precision }
+    Processor::Fastest { libraries: folder.into_iter().collect(), precision, launches: launches() }
+}
+
+/// One by one where `IMAGIC_CUDA_GRAPHS` is 0, as in an edit.
+fn launches() -> Launches {
+    if std::env::var("IMAGIC_CUDA_GRAPHS").is_ok_and(|graphs| graphs == "0") {
+        Launches::OneByOne
+    } else {
+        Launches::Replayed
+    }
+}
+
+/// As the network takes them.
+fn sinusoids(unet: &UNet, timesteps: &[u32]) -> Tensor {
+    Tensor::from_vec(unet.sinusoids(timesteps), (timesteps.len(), ()), &DEVICE).expect("sinusoids")
+}
+
+/// As a step takes them.
+fn steps<'a>(schedule: &'a Schedule, unet: &'a UNet, timesteps: &[u32]) -> Timesteps<'a> {
+    let taken = Timesteps::new(schedule, unet, timesteps.len(), &DEVICE).expect("memory");
+    taken.set(timesteps).expect("timesteps");
+    taken
 }
 
 /// How many times a tolerance is taken on this device. The tensor cores' 32 bit numbers have 13 bits less behind the point, which
@@ -128,7 +149,8 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
         for size in ["square", "wide"] {
             let tensor = |name: &str| reference.tensor(&format!("forward.{size}.{name}"));
             let timesteps = integers(&reference.facts["forward"][size]["timesteps"]);
-            let output = unet.forward(&tensor("x_t"), &timesteps, &tensor("e")).expect("a prediction");
+            let output =
+                unet.forward(&tensor("x_t"), &sinusoids(&unet, &timesteps), &tensor("e")).expect("a prediction");
             check(reference, "U-Net forward", 4e-6, [(size, output, tensor("output"))]);
         }
     });
@@ -147,12 +169,14 @@ fn loss_and_every_gradient_are_the_same() {
         let timesteps = integers(&reference.facts["loss"]["timesteps"]);
         let (x, noise, e) = (tensor("x_0"), tensor("noise"), Var::from_tensor(&tensor("e")).expect("a variable"));
 
-        let x_t = schedule.add_noise(&x, &noise, &timesteps).expect("x_t");
-        let target = schedule.target(&x, &noise, &timesteps).expect("a target");
+        let scales =
+            Tensor::from_vec(schedule.scales(&timesteps), (2, timesteps.len(), 1, 1, 1), &DEVICE).expect("scales");
+        let x_t = schedule.add_noise(&x, &noise, &scales).expect("x_t");
+        let target = schedule.target(&x, &noise, &scales).expect("a target");
         // Through the schedule's square roots, of which theirs are in f32.
         check(reference, "x_t, target", 1e-6, [("x_t", x_t, tensor("x_t")), ("target", target, tensor("target"))]);
 
-        let sample = Sample { x: &x, e: &e, timesteps: &timesteps, noise: &noise };
+        let sample = Sample { x: &x, e: &e, timesteps: &steps(&schedule, &unet, &timesteps), noise: &noise };
         let both = [Activations::Keep, Activations::Recompute];
         let results = both.map(|activations| imagic::denoising_loss(&schedule, &unet, &sample, activations));
         let [(loss, mut gradients), (_, recomputed)] = results.map(|result| result.expect("a loss"));
@@ -213,7 +237,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             adapted.tensors.extend(variables.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
             let unet = UNet::new(&config, &adapted).expect("a U-Net");
             let timesteps = integers(&reference.facts["loss"]["timesteps"]);
-            let sample = Sample { x: &x, e: &e, timesteps: &timesteps, noise: &noise };
+            let sample = Sample { x: &x, e: &e, timesteps: &steps(&schedule, &unet, &timesteps), noise: &noise };
             let result = imagic::denoising_loss(&schedule, &unet, &sample, Activations::Recompute);
             let (loss, mut gradients) = result.expect("a loss");
             check(reference, "LoRA: loss", 1e-6, [(layers, loss.reshape(1).expect("a number"), their("loss"))]);
@@ -225,7 +249,8 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
 
             let watch = &mut |_, _, _, _| Ok(());
             let tune = |mode, watch: &mut StepWatch<'_>| {
-                let setting = Setting { config: &config, schedule: &schedule, params: &params, mode };
+                let setting =
+                    Setting { config: &config, schedule: &schedule, params: &params, mode, launches: launches() };
                 imagic::fine_tune(&setting, || Ok(base.clone()), &x, &e, &mut None, watch).expect("stage B")
             };
             let (tuned, losses) = tune(Mode::Lora, watch);
@@ -272,7 +297,8 @@ fn adam_takes_the_same_steps() {
                 let gradient = tensor("gradients").get(step).expect("ten gradients");
                 // A sum of products has its factors as gradient.
                 let loss = (variable.as_tensor() * gradient).and_then(|product| product.sum_all()).expect("a sum");
-                adam.step(|| Ok((loss.clone(), loss.backward()?))).expect("a step");
+                adam.begin_step().expect("a step");
+                adam.update(|| Ok((loss.clone(), loss.backward()?))).expect("a step");
             }
             check(
                 reference,
@@ -313,7 +339,7 @@ fn sampling_with_guidance_takes_the_same_path() {
         let timesteps = schedule.timesteps(params.sampling_steps);
         let mut steps = Vec::new();
         for (step, &t) in timesteps.iter().enumerate() {
-            let predict = |e: &Tensor| unet.forward(&at(step), &[t], e).expect("a prediction");
+            let predict = |e: &Tensor| unet.forward(&at(step), &sinusoids(&unet, &[t]), e).expect("a prediction");
             let (null, text) = (predict(&embedding(1)), predict(&embedding(0)));
             let guided =
                 ((&text - &null).and_then(|way| way * params.guidance)).and_then(|way| null + way).expect("one shape");
@@ -323,7 +349,8 @@ fn sampling_with_guidance_takes_the_same_path() {
         let pairs = steps.iter().map(|(name, ours, theirs)| (name.as_str(), ours.clone(), theirs.clone()));
         check(reference, "DDIM, each step alone", 5e-6, pairs);
 
-        let setting = Setting { config: &config, schedule: &schedule, params: &params, mode: Mode::Full };
+        let setting =
+            Setting { config: &config, schedule: &schedule, params: &params, mode: Mode::Full, launches: launches() };
         let watch = &mut |_, _: &Tensor| Ok(());
         let last =
             imagic::generate(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1), watch).expect("latents");
@@ -350,7 +377,8 @@ fn a_whole_edit_is_the_same() {
         let x = vae.sample(&moments, &noise).expect("a sample");
         check(reference, "edit: x", 4e-6, [("x", x.clone(), tensor("x_0"))]);
 
-        let setting = Setting { config: &config, schedule: &schedule, params: &params, mode: Mode::Full };
+        let setting =
+            Setting { config: &config, schedule: &schedule, params: &params, mode: Mode::Full, launches: launches() };
         let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, &DEVICE).expect("a row");
         let (e_opt, losses) =

@@ -8,7 +8,12 @@
 use super::unet::{Skip, UNet};
 use crate::error::Result;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
+#[cfg(feature = "cuda")]
+use candle_core::{
+    CudaStorage, DType,
+    backend::{BackendDevice, BackendStorage},
+};
 
 /// What happens to the intermediate results of a block until its gradients are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +28,8 @@ pub enum Activations {
 pub struct Input<'a> {
     /// (b, c, h, w).
     pub x_t: &'a Tensor,
-    /// b of them.
-    pub timesteps: &'a [u32],
+    /// Those of b timesteps.
+    pub sinusoids: &'a Tensor,
     /// (b, tokens, d).
     pub e: &'a Tensor,
 }
@@ -36,7 +41,7 @@ pub fn backward(
     activations: Activations,
     loss: impl FnOnce(&Tensor) -> Result<Tensor>,
 ) -> Result<(Tensor, GradStore)> {
-    let silu_emb = unet.embed_timesteps(input.timesteps, input.x_t.device())?;
+    let silu_emb = unet.embed_timesteps(input.sinusoids)?;
     let (own_emb, own_e) = (cut(&silu_emb)?, cut(input.e)?);
     // Block i makes values[i + 1] of values[i] and perhaps of the value that it takes from the down path.
     let mut values = vec![cut(input.x_t)?];
@@ -84,9 +89,33 @@ fn cut(tensor: &Tensor) -> Result<Tensor> {
     Ok(if tensor.track_op() { Var::from_tensor(tensor)?.into_inner() } else { tensor.clone() })
 }
 
-/// A number whose gradient by `y` is `gradient`.
+/// A number whose gradient by `y` is `gradient`. Its own value means nothing: it would be a sum that nobody looks at.
 fn through(y: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    Ok((y * gradient)?.sum_all()?)
+    Ok(y.apply_op1(Through { gradient: gradient.clone() })?)
+}
+
+struct Through {
+    gradient: Tensor,
+}
+
+impl CustomOp1 for Through {
+    fn name(&self) -> &'static str {
+        "through"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, y: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = Shape::from(());
+        Ok((y.device().zeros_impl(&shape, DType::F32)?, shape))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(self.gradient.clone()))
+    }
 }
 
 /// Adds the gradients of the variables behind `y` to `all`.

@@ -4,9 +4,12 @@
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "asks the driver for what cudarc has no function for")]
 mod cuda;
+mod graph;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "finds CUDA's functions when the program runs")]
 mod symbols;
+
+pub use graph::{Launches, Place, Replay};
 
 use candle_core::Device;
 use std::path::PathBuf;
@@ -22,6 +25,8 @@ pub enum Processor {
         libraries: Vec<PathBuf>,
         /// Of a GPU's matrix products; the processor's are always of f32.
         precision: Precision,
+        /// Of a GPU's operations.
+        launches: Launches,
     },
 }
 
@@ -43,17 +48,20 @@ pub struct Chosen {
     pub gpu: Option<String>,
     /// Why it is not a GPU, where one was to be used: the cause, and what to do if something can be done.
     pub reason: Option<String>,
+    /// How a GPU is told what to do.
+    pub launches: Launches,
 }
 
 impl Processor {
     /// Takes up to a second where there is a GPU. The answer is the same each time, but for a GPU whose memory is used up.
     pub fn choose(&self) -> Chosen {
-        let cpu = |reason| Chosen { device: Device::Cpu, gpu: None, reason };
+        let cpu = |reason| Chosen { device: Device::Cpu, gpu: None, reason, launches: Launches::OneByOne };
         match self {
             Self::Cpu => cpu(None),
-            Self::Fastest { libraries, precision } => {
-                gpu(libraries, *precision).unwrap_or_else(|reason| cpu(Some(reason)))
-            }
+            Self::Fastest { libraries, precision, launches } => match gpu(libraries, *precision) {
+                Ok((device, name)) => Chosen { device, gpu: Some(name), reason: None, launches: *launches },
+                Err(reason) => cpu(Some(reason)),
+            },
         }
     }
 }
@@ -97,13 +105,13 @@ impl Drop for AtWork {
 }
 
 #[cfg(feature = "cuda")]
-fn gpu(libraries: &[PathBuf], precision: Precision) -> std::result::Result<Chosen, String> {
+fn gpu(libraries: &[PathBuf], precision: Precision) -> std::result::Result<(Device, String), String> {
     let (device, name) = cuda::open(libraries, precision)?;
-    Ok(Chosen { device: Device::Cuda(device), gpu: Some(name), reason: None })
+    Ok((Device::Cuda(device), name))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn gpu(_: &[PathBuf], _: Precision) -> std::result::Result<Chosen, String> {
+fn gpu(_: &[PathBuf], _: Precision) -> std::result::Result<(Device, String), String> {
     Err("it was built without CUDA".into())
 }
 
@@ -121,7 +129,9 @@ mod tests {
     /// Also where there is neither a driver nor a GPU, as on most machines that run this.
     #[test]
     fn the_fastest_is_a_gpu_or_says_why_not() {
-        let chosen = Processor::Fastest { libraries: vec!["/nowhere".into()], precision: Precision::F32 }.choose();
+        let libraries = vec!["/nowhere".into()];
+        let (precision, launches) = (Precision::F32, Launches::Replayed);
+        let chosen = Processor::Fastest { libraries, precision, launches }.choose();
         assert_eq!(chosen.device.is_cpu(), chosen.gpu.is_none());
         match &chosen.reason {
             Some(reason) => println!("skipped: nothing was run on a GPU: {reason}"),

@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 use super::checkpoint::{self, Activations, Input};
+use super::device::{Launches, Place, Replay};
 use super::lora;
 use super::mode::{Mode, Trained};
+use super::ops;
 use super::optimizer::Adam;
 use super::random::{Purpose, Stream};
 use super::schedule::Schedule;
@@ -21,7 +23,7 @@ use super::{SampleWatch, Stage, StepWatch};
 use crate::error::{Error, Result};
 use crate::params::Params;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +38,8 @@ pub struct Setting<'a> {
     pub params: &'a Params,
     /// What stage B trains, and how both get at the intermediate results that gradients need, which changes no number.
     pub mode: Mode,
+    /// How a GPU is told what to do, which changes no number either.
+    pub launches: Launches,
 }
 
 /// Stage A or B between two steps. One that was stopped goes on from here as if it had not been.
@@ -177,20 +181,54 @@ pub fn generate(
     // Guidance of 1 is the conditional prediction itself; then half of the work is not done.
     let guided = params.guidance != 1.0;
     let e = if guided { Tensor::cat(&[e_null, e_bar], 0)? } else { e_bar.clone() };
+    let items = if guided { 2 } else { 1 };
+    // What the network reads and makes lies at places, so that a GPU can do a step from its recording.
     let mut x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(shape, e_bar.device())?;
+    let (input, prediction) = (Place::new(shape, x_t.device())?, Place::new(shape, x_t.device())?);
+    let sinusoids = Place::new((items, unet.sinusoids(&[0]).len()), x_t.device())?;
+    let mut replay = Replay::new(x_t.device(), setting.launches);
     for (step, &t) in timesteps.iter().enumerate() {
-        let prediction = if guided {
-            let both = unet.forward(&Tensor::cat(&[&x_t, &x_t], 0)?, &[t, t], &e)?;
-            let (null, text) = (both.narrow(0, 0, 1)?, both.narrow(0, 1, 1)?);
-            (&null + ((text - &null)? * params.guidance)?)?
-        } else {
-            unet.forward(&x_t, &[t], &e)?
-        };
-        let next = schedule.step(&prediction, t, params.sampling_steps, &x_t)?;
+        input.copy(&x_t)?;
+        sinusoids.write(&unet.sinusoids(&vec![t; items]))?;
+        replay.run(|| {
+            let x_t = input.tensor();
+            prediction.copy(&if guided {
+                let both = unet.forward(&Tensor::cat(&[x_t, x_t], 0)?, sinusoids.tensor(), &e)?;
+                let (null, text) = (both.narrow(0, 0, 1)?, both.narrow(0, 1, 1)?);
+                (&null + ((text - &null)? * params.guidance)?)?
+            } else {
+                unet.forward(x_t, sinusoids.tensor(), &e)?
+            })
+        })?;
+        let next = schedule.step(prediction.tensor(), t, params.sampling_steps, &x_t)?;
         x_t = next.x_t;
         watch(step as u32 + 1, &next.pred_x0)?;
     }
     Ok(x_t)
+}
+
+/// b timesteps t as network and schedule take them, at places of a device's memory, where others can follow them.
+pub struct Timesteps<'a> {
+    schedule: &'a Schedule,
+    unet: &'a UNet,
+    /// (b, d)
+    sinusoids: Place,
+    /// (2, b, 1, 1, 1)
+    scales: Place,
+}
+
+impl<'a> Timesteps<'a> {
+    /// Memory for `b` of them.
+    pub fn new(schedule: &'a Schedule, unet: &'a UNet, b: usize, device: &Device) -> Result<Self> {
+        let sinusoids = Place::new((b, unet.sinusoids(&[0]).len()), device)?;
+        Ok(Self { schedule, unet, sinusoids, scales: Place::new((2, b, 1, 1, 1), device)? })
+    }
+
+    /// From here on they are these.
+    pub fn set(&self, timesteps: &[u32]) -> Result<()> {
+        self.sinusoids.write(&self.unet.sinusoids(timesteps))?;
+        self.scales.write(&self.schedule.scales(timesteps))
+    }
 }
 
 /// What one step of stages A and B looks at.
@@ -200,7 +238,7 @@ pub struct Sample<'a> {
     /// The embedding, (1, tokens, d).
     pub e: &'a Tensor,
     /// b timesteps t.
-    pub timesteps: &'a [u32],
+    pub timesteps: &'a Timesteps<'a>,
     /// Their noises, (b, c, h, w).
     pub noise: &'a Tensor,
 }
@@ -213,13 +251,12 @@ pub fn denoising_loss(
     sample: &Sample<'_>,
     activations: Activations,
 ) -> Result<(Tensor, GradStore)> {
-    let &Sample { x, e, timesteps, noise } = sample;
-    let (_, tokens, d) = e.dims3()?;
-    let e = e.broadcast_as((timesteps.len(), tokens, d))?.contiguous()?;
-    let x_t = schedule.add_noise(x, noise, timesteps)?;
-    let target = schedule.target(x, noise, timesteps)?;
-    let loss = |prediction: &Tensor| Ok((prediction - target)?.sqr()?.mean_all()?);
-    checkpoint::backward(unet, &Input { x_t: &x_t, timesteps, e: &e }, activations, loss)
+    let &Sample { x, e, timesteps: Timesteps { sinusoids, scales, .. }, noise } = sample;
+    let e = e.repeat((noise.dims()[0], 1, 1))?;
+    let x_t = schedule.add_noise(x, noise, scales.tensor())?;
+    let target = schedule.target(x, noise, scales.tensor())?;
+    let loss = |prediction: &Tensor| Ok(ops::mean_square_error(prediction, &target)?);
+    checkpoint::backward(unet, &Input { x_t: &x_t, sinusoids: sinusoids.tensor(), e: &e }, activations, loss)
 }
 
 /// What differs between stages A and B besides the variables.
@@ -244,16 +281,24 @@ fn train(
     let (Setting { schedule, params, .. }, x) = (setting, plan.x);
     let mut shape = x.dims().to_vec();
     shape[0] = params.batch_size as usize;
+    // What a step reads and makes lies at places, so that a GPU can do it from its recording.
+    let timesteps = Timesteps::new(schedule, unet, shape[0], x.device())?;
+    let (noise, loss) = (Place::new(shape.as_slice(), x.device())?, Place::new(1, x.device())?);
+    let sample = Sample { x, e, timesteps: &timesteps, noise: noise.tensor() };
+    let mut replay = Replay::new(x.device(), setting.launches);
     let done = training.steps();
     watch(plan.stage, done, plan.steps, None)?;
     for step in done..plan.steps {
         let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
-        let timesteps = stream(plan.timesteps).timesteps(params.batch_size, schedule.training_timesteps());
-        let noise = stream(plan.noise).normals(&shape, x.device())?;
-        let sample = Sample { x, e, timesteps: &timesteps, noise: &noise };
+        timesteps.set(&stream(plan.timesteps).timesteps(params.batch_size, schedule.training_timesteps()))?;
+        noise.write(&stream(plan.noise).normal_numbers(shape.iter().product()))?;
         training.broken = true;
-        let loss = training.adam.step(|| denoising_loss(schedule, unet, &sample, setting.mode.activations()))?;
-        let loss = loss.to_scalar::<f32>()?;
+        training.adam.begin_step()?;
+        replay.run(|| {
+            let denoising_loss = || denoising_loss(schedule, unet, &sample, setting.mode.activations());
+            loss.copy(&training.adam.update(denoising_loss)?.reshape(1)?)
+        })?;
+        let loss = loss.tensor().to_vec1::<f32>()?[0];
         training.broken = false;
         if !loss.is_finite() {
             let stage = plan.stage.label();

@@ -262,11 +262,11 @@ impl Upsampler {
 
 /// (b, c, h, w) to (b, h w, c).
 pub fn to_sequence(x: &Tensor) -> Result<Tensor> {
-    Ok(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
+    Ok(ops::transpose(&x.flatten_from(2)?)?)
 }
 
 /// (b, h w, c) to (b, c, h, w).
 pub fn to_picture(x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
     let (b, _, c) = x.dims3()?;
-    Ok(x.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?)
+    Ok(ops::transpose(x)?.reshape((b, c, h, w))?)
 }

@@ -289,7 +289,9 @@ mod tests {
             let tensor = |shape: &[usize]| Var::zeros(shape, candle_core::DType::F32, &Device::Cpu).expect("zeros");
             let side = 2 * shapes.config.latent_multiple();
             let mut size = [3, shapes.config.latent_channels, side, side];
-            let emb = unet.embed_timesteps(&[1, 2, 3], &Device::Cpu).expect("an embedding").detach();
+            let emb =
+                candle_core::Tensor::from_vec(unet.sinusoids(&[1, 2, 3]), (3, ()), &Device::Cpu).expect("sinusoids");
+            let emb = unet.embed_timesteps(&emb).expect("an embedding").detach();
             let e = tensor(&[3, shapes.tokens, shapes.config.cross_attention_dim]);
             let mut skips = Vec::new();
             for (i, block) in unet.blocks.iter().enumerate() {

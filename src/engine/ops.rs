@@ -15,6 +15,7 @@ mod elementwise;
 mod gemm;
 #[cfg(any(test, feature = "cuda"))]
 pub(super) mod gpu;
+mod layout;
 mod linear;
 mod norm;
 mod winograd;
@@ -22,6 +23,7 @@ mod winograd;
 pub use attention::attention;
 pub use conv::{Padding, conv2d};
 pub use elementwise::{add_per_channel, geglu, upsample_nearest_2x};
+pub use layout::{Sign, join_channels, mean_square_error, transpose, weighted_sum};
 pub use linear::linear;
 pub use norm::{Activation, group_norm, layer_norm};
 

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "cuda")]
+use super::device::Place;
+#[cfg(feature = "cuda")]
 use super::ops::gpu;
 use super::ops::with_values;
 use crate::error::{Error, Result};
@@ -32,14 +34,19 @@ pub struct Adam {
 
 struct State {
     step: i32,
+    /// Passes over the variables, each of which updates all of them; a step that is replayed takes none.
+    pass: u64,
+    /// On a GPU: the step's size and the root of the second bias.
+    #[cfg(feature = "cuda")]
+    numbers: Option<Place>,
     variables: HashMap<TensorId, Variable>,
 }
 
 struct Variable {
     variable: Var,
     moments: Moments,
-    /// The step that updated it last.
-    updated: i32,
+    /// The pass that updated it last.
+    updated: u64,
 }
 
 enum Moments {
@@ -71,17 +78,43 @@ impl Adam {
             (variable.as_tensor().id(), Variable { variable, moments, updated: 0 })
         };
         let variables = variables.into_iter().map(with_moments).collect();
-        Self { lr, state: Mutex::new(State { step: 0, variables }) }
+        let state = State {
+            step: 0,
+            pass: 0,
+            #[cfg(feature = "cuda")]
+            numbers: None,
+            variables,
+        };
+        Self { lr, state: Mutex::new(state) }
+    }
+
+    /// Counts a step, which [`Adam::update`] then takes.
+    pub fn begin_step(&self) -> Result<()> {
+        let state = &mut *self.state();
+        state.step += 1;
+        #[cfg(feature = "cuda")]
+        if let Some(Variable { variable, .. }) = state.variables.values().next()
+            && variable.device().is_cuda()
+        {
+            let numbers = match state.numbers.take() {
+                Some(numbers) => numbers,
+                None => Place::new(2, variable.device())?,
+            };
+            let (size, root_of_bias_2) = sizes(self.lr, state.step);
+            numbers.write(&[size, root_of_bias_2])?;
+            state.numbers = Some(numbers);
+        }
+        Ok(())
     }
 
     /// One step down from the loss whose gradients `backward` computes; gives back the loss. A variable without a
     /// gradient is an error: something cut the graph.
-    pub fn step(&self, backward: impl FnOnce() -> Result<(Tensor, GradStore)>) -> Result<Tensor> {
-        self.state().step += 1;
+    pub fn update(&self, backward: impl FnOnce() -> Result<(Tensor, GradStore)>) -> Result<Tensor> {
+        self.state().pass += 1;
         let (loss, gradients) = backward()?;
         let state = &mut *self.state();
         // Those that no operation handed over.
-        for variable in state.variables.values_mut().filter(|variable| variable.updated < state.step) {
+        for variable in state.variables.values_mut().filter(|variable| variable.updated < state.pass) {
             let Some(gradient) = gradients.get(&variable.variable) else {
                 let shape = variable.variable.dims();
                 return Err(Error::Engine(format!("a variable of shape {shape:?} got no gradient")));
@@ -89,10 +122,12 @@ impl Adam {
             #[cfg(feature = "cuda")]
             if gradient.device().is_cuda() {
                 let gradient = gradient.contiguous()?;
-                variable.update_on_gpu(gpu::Held::of(&gradient).view()?, self.lr, state.step)?;
+                variable.update_on_gpu(gpu::Held::of(&gradient).view()?, state.numbers.as_ref())?;
+                variable.updated = state.pass;
                 continue;
             }
             with_values(gradient, |gradient| variable.update(gradient, self.lr, state.step))?;
+            variable.updated = state.pass;
         }
         Ok(loss)
     }
@@ -104,26 +139,17 @@ impl Adam {
 
     /// Uses up the gradient of one of the variables.
     pub fn take(&self, parameter: &Tensor, gradient: &[f32]) -> candle_core::Result<()> {
-        self.take_by(parameter, |variable, step| variable.update(gradient, self.lr, step))
+        let state = &mut *self.state();
+        let step = state.step;
+        state.take(parameter)?.update(gradient, self.lr, step)
     }
 
     /// As [`Adam::take`] for a gradient in the GPU's memory.
     #[cfg(feature = "cuda")]
     pub(super) fn take_on_gpu(&self, parameter: &Tensor, gradient: gpu::Values<'_>) -> candle_core::Result<()> {
-        self.take_by(parameter, |variable, step| variable.update_on_gpu(gradient, self.lr, step))
-    }
-
-    fn take_by(
-        &self,
-        parameter: &Tensor,
-        update: impl FnOnce(&mut Variable, i32) -> candle_core::Result<()>,
-    ) -> candle_core::Result<()> {
         let state = &mut *self.state();
-        match state.variables.get_mut(&parameter.id()) {
-            Some(variable) if variable.updated < state.step => update(variable, state.step),
-            Some(_) => bail!("a parameter that is used twice, or outside of a step, cannot be updated at once"),
-            None => bail!("this parameter is none of the variables"),
-        }
+        let numbers = state.numbers.clone();
+        state.take(parameter)?.update_on_gpu(gradient, numbers.as_ref())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,23 +157,34 @@ impl Adam {
     }
 }
 
+impl State {
+    /// A variable that is updated now.
+    fn take(&mut self, parameter: &Tensor) -> candle_core::Result<&mut Variable> {
+        match self.variables.get_mut(&parameter.id()) {
+            Some(variable) if variable.updated < self.pass => {
+                variable.updated = self.pass;
+                Ok(variable)
+            }
+            Some(_) => bail!("a parameter that is used twice, or outside of a step, cannot be updated at once"),
+            None => bail!("this parameter is none of the variables"),
+        }
+    }
+}
+
 impl Variable {
     fn update(&mut self, gradient: &[f32], lr: f64, step: i32) -> candle_core::Result<()> {
         let (size, root_of_bias_2) = sizes(lr, step);
         let pass = Step { size, root_of_bias_2, gradient, moments: Mutex::new(&mut self.moments) };
-        self.variable.inplace_op1(&pass)?;
-        self.updated = step;
-        Ok(())
+        self.variable.inplace_op1(&pass)
     }
 
     #[cfg(feature = "cuda")]
-    fn update_on_gpu(&mut self, gradient: gpu::Values<'_>, lr: f64, step: i32) -> candle_core::Result<()> {
-        let Moments::Gpu(moments) = &mut self.moments else { bail!("a variable on the CPU has a gradient on the GPU") };
-        let (size, root_of_bias_2) = sizes(lr, step);
-        let numbers = gpu::AdamStep { beta_1: BETA_1, beta_2: BETA_2, size, root_of_bias_2, eps: EPS };
-        gpu::adam(&self.variable, gradient, moments, numbers)?;
-        self.updated = step;
-        Ok(())
+    fn update_on_gpu(&mut self, gradient: gpu::Values<'_>, numbers: Option<&Place>) -> candle_core::Result<()> {
+        let (Moments::Gpu(moments), Some(numbers)) = (&mut self.moments, numbers) else {
+            bail!("a variable on the CPU has a gradient on the GPU")
+        };
+        let step = gpu::AdamStep { beta_1: BETA_1, beta_2: BETA_2, eps: EPS };
+        gpu::adam(&self.variable, [gradient, gpu::Held::of(numbers.tensor()).view()?], moments, step)
     }
 }
 

@@ -75,7 +75,11 @@ impl Stream {
 
     /// Standard normal numbers in row-major order.
     pub fn normals(self, shape: &[usize], device: &Device) -> Result<Tensor> {
-        let n: usize = shape.iter().product();
+        Ok(Tensor::from_vec(self.normal_numbers(shape.iter().product()), shape, device)?)
+    }
+
+    /// `n` standard normal numbers.
+    pub fn normal_numbers(self, n: usize) -> Vec<f32> {
         let mut values = Vec::with_capacity(n + 1);
         for pair in 0..n.div_ceil(2) as u64 {
             // 1 - u lies in (0, 1], so that the logarithm is finite.
@@ -84,7 +88,7 @@ impl Stream {
             values.extend([(radius * cos) as f32, (radius * sin) as f32]);
         }
         values.truncate(n);
-        Ok(Tensor::from_vec(values, shape, device)?)
+        values
     }
 }
 

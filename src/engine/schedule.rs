@@ -9,6 +9,7 @@
 //! | `step` | formula 12 with sigma_t = 0 | - |
 #![forbid(unsafe_code)]
 
+use super::ops::{self, Sign};
 use super::weights::Config;
 use crate::error::Result;
 use candle_core::Tensor;
@@ -130,28 +131,25 @@ impl Schedule {
         }
     }
 
-    /// Square roots of alpha-bar and of 1 - alpha-bar at each timestep, (b, 1, 1, 1).
-    fn scales(&self, timesteps: &[u32], like: &Tensor) -> Result<(Tensor, Tensor)> {
-        let column = |f: &dyn Fn(f64) -> f64| {
-            let values: Vec<f32> = timesteps.iter().map(|&t| f(self.alphas_cumprod[t as usize]) as f32).collect();
-            Tensor::from_vec(values, (timesteps.len(), 1, 1, 1), like.device())
-        };
-        Ok((column(&f64::sqrt)?, column(&|alpha| (1.0 - alpha).sqrt())?))
+    /// Square roots of alpha-bar, then of 1 - alpha-bar, at each of b timesteps: the values of a tensor (2, b, 1, 1, 1).
+    pub fn scales(&self, timesteps: &[u32]) -> Vec<f32> {
+        let alphas = || timesteps.iter().map(|&t| self.alphas_cumprod[t as usize]);
+        alphas().map(|alpha| alpha.sqrt() as f32).chain(alphas().map(|alpha| (1.0 - alpha).sqrt() as f32)).collect()
     }
 
-    /// x_t of `x`, (1, c, h, w), at each of b timesteps; `noise`: (b, c, h, w).
-    pub fn add_noise(&self, x: &Tensor, noise: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
-        let (signal, rest) = self.scales(timesteps, x)?;
-        Ok((x.broadcast_mul(&signal)? + noise.broadcast_mul(&rest)?)?)
+    /// x_t of `x`, (1, c, h, w), at each of b timesteps, of which `scales` are; `noise`: (b, c, h, w).
+    pub fn add_noise(&self, x: &Tensor, noise: &Tensor, scales: &Tensor) -> Result<Tensor> {
+        let (signal, rest) = (scales.get(0)?, scales.get(1)?);
+        Ok(ops::weighted_sum([&signal, x], Sign::Plus, [&rest, noise])?)
     }
 
     /// What the network should predict: `noise`, or v.
-    pub fn target(&self, x: &Tensor, noise: &Tensor, timesteps: &[u32]) -> Result<Tensor> {
+    pub fn target(&self, x: &Tensor, noise: &Tensor, scales: &Tensor) -> Result<Tensor> {
         match self.prediction {
             Prediction::Epsilon => Ok(noise.clone()),
             Prediction::V => {
-                let (signal, rest) = self.scales(timesteps, x)?;
-                Ok((noise.broadcast_mul(&signal)? - x.broadcast_mul(&rest)?)?)
+                let (signal, rest) = (scales.get(0)?, scales.get(1)?);
+                Ok(ops::weighted_sum([&signal, noise], Sign::Minus, [&rest, x])?)
             }
         }
     }

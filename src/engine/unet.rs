@@ -11,7 +11,7 @@ use super::memory::{Size, Trace, values};
 use super::ops::{self, Activation, Padding};
 use super::weights::{Config, Scope, Weights};
 use crate::error::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::json;
 use std::path::Path;
 
@@ -231,10 +231,10 @@ impl UNet {
         Ok(Self { config: config.clone(), time_embedding, blocks })
     }
 
-    /// `x_t`: (b, c, h, w); `timesteps`: b of them; `e`: text embedding (b, tokens, d).
+    /// `x_t`: (b, c, h, w); `sinusoids`: those of b timesteps; `e`: text embedding (b, tokens, d).
     /// Gives the prediction (noise or v), (b, c, h, w).
-    pub fn forward(&self, x_t: &Tensor, timesteps: &[u32], e: &Tensor) -> Result<Tensor> {
-        let silu_emb = self.embed_timesteps(timesteps, x_t.device())?;
+    pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Tensor) -> Result<Tensor> {
+        let silu_emb = self.embed_timesteps(sinusoids)?;
         let (mut h, mut skips) = (x_t.clone(), Vec::new());
         for block in &self.blocks {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
@@ -246,18 +246,33 @@ impl UNet {
         Ok(h)
     }
 
-    /// SiLU of the time embedding, which every residual block begins with. (b, d)
-    pub fn embed_timesteps(&self, timesteps: &[u32], device: &Device) -> Result<Tensor> {
-        let emb = sinusoidal(timesteps, self.config.levels[0].channels, device)?;
-        let emb = self.time_embedding[1].forward(&self.time_embedding[0].forward(&emb)?.silu()?)?;
+    /// SiLU of the time embedding, which every residual block begins with, (b, d), of [`UNet::sinusoids`].
+    pub fn embed_timesteps(&self, sinusoids: &Tensor) -> Result<Tensor> {
+        let emb = self.time_embedding[1].forward(&self.time_embedding[0].forward(sinusoids)?.silu()?)?;
         Ok(emb.silu()?)
+    }
+
+    /// Timestep embedding in f32: cosines of t * 10000^(-i / (d / 2)), then sines; the values of a tensor (b, d).
+    pub fn sinusoids(&self, timesteps: &[u32]) -> Vec<f32> {
+        const MAX_PERIOD: f64 = 10_000.0;
+        let d = self.config.levels[0].channels;
+        let half = d / 2;
+        let mut values = Vec::with_capacity(timesteps.len() * d);
+        for &t in timesteps {
+            // f32 as in diffusers' get_timestep_embedding, so that both round alike.
+            let angle = |i: usize| t as f32 * (-(MAX_PERIOD.ln() as f32) * i as f32 / half as f32).exp();
+            values.extend((0..half).map(|i| angle(i).cos()));
+            values.extend((0..half).map(|i| angle(i).sin()));
+            values.resize(values.len() + d % 2, 0.0);
+        }
+        values
     }
 }
 
 impl Block {
     /// `h`: (b, c, h, w), `skip`: the same with other channels, for a block that takes one; `e`: (b, tokens, d).
     pub fn forward(&self, h: &Tensor, skip: Option<&Tensor>, silu_emb: &Tensor, e: &Tensor) -> Result<Tensor> {
-        let mut h = skip.map_or_else(|| Ok(h.clone()), |skip| Tensor::cat(&[h, skip], 1))?;
+        let mut h = skip.map_or_else(|| Ok(h.clone()), |skip| ops::join_channels(h, skip))?;
         for layer in &self.layers {
             h = match layer {
                 Layer::Conv(conv) => conv.forward(&h),
@@ -291,21 +306,6 @@ impl Block {
         }
         size
     }
-}
-
-/// Timestep embedding in f32: cosines of t * 10000^(-i / (d / 2)), then sines. (b, d)
-fn sinusoidal(timesteps: &[u32], d: usize, device: &Device) -> Result<Tensor> {
-    const MAX_PERIOD: f64 = 10_000.0;
-    let half = d / 2;
-    let mut values = Vec::with_capacity(timesteps.len() * d);
-    for &t in timesteps {
-        // f32 as in diffusers' get_timestep_embedding, so that both round alike.
-        let angle = |i: usize| t as f32 * (-(MAX_PERIOD.ln() as f32) * i as f32 / half as f32).exp();
-        values.extend((0..half).map(|i| angle(i).cos()));
-        values.extend((0..half).map(|i| angle(i).sin()));
-        values.resize(values.len() + d % 2, 0.0);
-    }
-    Ok(Tensor::from_vec(values, (timesteps.len(), d), device)?)
 }
 
 /// diffusers' Transformer2DModel: blocks over the positions of a picture.

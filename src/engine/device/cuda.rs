@@ -3,8 +3,9 @@
 use super::{Precision, symbols};
 use crate::error::sentence;
 use candle_core::CudaDevice;
+use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
 use candle_core::cuda_backend::cudarc::driver::{DriverError, result, sys};
-use candle_core::cuda_backend::set_gemm_reduced_precision_f32;
+use candle_core::cuda_backend::{WrapErr, set_gemm_reduced_precision_f32};
 use std::ffi::{c_int, c_void};
 use std::path::PathBuf;
 
@@ -82,6 +83,7 @@ fn begin(ordinal: c_int, precision: Precision) -> candle_core::Result<CudaDevice
     set_gemm_reduced_precision_f32(precision == Precision::Tf32);
     let pool = pool(&device);
     let keep_all = u64::MAX;
+    give_workspace(&device)?;
     if let Ok(pool) = pool {
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         // Otherwise freed memory goes back to the system whenever the loss is read, and the next step asks for all of it again.
@@ -92,6 +94,20 @@ fn begin(ordinal: c_int, precision: Precision) -> candle_core::Result<CudaDevice
         let _ = set.result();
     }
     Ok(device)
+}
+
+/// Gives cuBLAS memory for what it puts down for a moment. Its own it would take anew in every product of a recorded step.
+fn give_workspace(device: &CudaDevice) -> candle_core::Result<()> {
+    // NVIDIA's recommendation in the documentation of cublasSetWorkspace: 32 MB from Hopper on, 4 MB before.
+    let major = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+    let newer = device.cuda_stream().context().attribute(major).w()? >= 9;
+    let bytes = if newer { 32 << 20 } else { 4 << 20 };
+    // SAFETY: cuBLAS reads nothing there that it has not written.
+    let workspace = unsafe { device.alloc::<u8>(bytes)? };
+    // Never freed, because cuBLAS may use it as long as any tensor of this device lives; a process opens a device once.
+    let workspace = workspace.leak() as *mut c_void;
+    // SAFETY: the handle is candle's, whose stream is set already, and the memory is of that size.
+    unsafe { cublas::cublasSetWorkspace_v2(*device.cublas_handle().handle(), workspace, bytes) }.result().w()
 }
 
 fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool, DriverError> {
@@ -120,12 +136,43 @@ pub fn give_back_memory(device: &CudaDevice) {
     {
         // SAFETY: a pool of the driver's.
         let _ = unsafe { sys::cuMemPoolTrimTo(pool, 0) }.result();
+        // SAFETY: the device that the stream is of. This is what graphs had that are gone.
+        let _ = unsafe { sys::cuDeviceGraphMemTrim(stream.context().cu_device()) }.result();
     }
 }
 
-/// Bytes that were in use at most; without what driver and cuBLAS take for themselves.
+/// From here on [`memory_of_a_run`] and [`most_memory`] count anew.
+pub fn forget_most_memory(device: &CudaDevice) {
+    if let Ok(pool) = pool(device) {
+        let (attribute, zero) = (sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0u64);
+        // SAFETY: this attribute is a u64, which lives until the call is over.
+        let set = unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw const zero).cast_mut().cast::<c_void>()) };
+        // Without, more seems to be taken than is.
+        let _ = set.result();
+    }
+}
+
+/// Bytes of the GPU's memory that are free, where the pool keeps none, and what was taken since [`forget_most_memory`] and is free
+/// again.
+pub fn memory_of_a_run(device: &CudaDevice) -> Option<(u64, u64)> {
+    let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+    let most = bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
+    let used = bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+    Some((free as u64, most.saturating_sub(used)))
+}
+
+/// Bytes that were in use at most since the last stage began; without what driver and cuBLAS take for themselves.
 pub fn most_memory(device: &CudaDevice) -> Option<u64> {
-    bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+    let most = bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
+    let used = bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+    let mut of_graphs = 0u64;
+    let attribute = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH;
+    let ordinal = device.cuda_stream().context().cu_device();
+    // SAFETY: this attribute is a u64, and the driver writes one to the pointer.
+    let answer =
+        unsafe { sys::cuDeviceGetGraphMemAttribute(ordinal, attribute, (&raw mut of_graphs).cast::<c_void>()) };
+    answer.result().ok()?;
+    Some(most.max(used + of_graphs))
 }
 
 /// One of the pool's attributes that are numbers of bytes.
@@ -143,7 +190,8 @@ fn driver_version() -> Result<c_int, DriverError> {
     Ok(version)
 }
 
-fn said(error: DriverError) -> String {
+/// What the driver says about it.
+pub fn said(error: DriverError) -> String {
     match error.error_string() {
         Ok(text) => text.to_string_lossy().into_owned(),
         Err(_) => error.to_string(),

@@ -29,6 +29,7 @@ mod conv;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "calls of kernels and of cuBLAS, whose arguments the compiler cannot check")]
 mod cuda;
+mod layout;
 mod norm;
 #[cfg(test)]
 #[allow(unsafe_code, reason = "the kernels as C++, in a library that the test compiles")]
@@ -40,6 +41,7 @@ pub(super) use conv::{Conv, conv_bias_gradient, conv_input_gradient, conv_weight
 pub(in crate::engine) use cuda::{Held, Moments, Values, adam};
 #[cfg(feature = "cuda")]
 pub(super) use cuda::{hand_over, storage, tensor, view};
+pub(super) use layout::{Joined, join, mean_square_error, mean_square_error_gradient, split, transpose, weighted_sum};
 pub(super) use norm::{Norm, group_norm_gradients, layer_norm_input_gradient, layer_norm_sums, normalize};
 
 use candle_core::{Result, bail};
@@ -303,28 +305,25 @@ pub(super) fn upsample_gradient<G: Gpu>(
     Ok(dx)
 }
 
-/// Numbers that go into one step of [`crate::engine::optimizer::Adam`].
+/// Numbers of [`crate::engine::optimizer::Adam`] that are the same in every step.
 #[derive(Clone, Copy)]
 pub(in crate::engine) struct AdamStep {
     pub beta_1: f32,
     pub beta_2: f32,
-    pub size: f32,
-    pub root_of_bias_2: f32,
     pub eps: f32,
 }
 
-/// Changes `count` numbers `p` and their moments by their gradient `g`.
+/// Changes `count` numbers `p` and their moments by their gradient `g`; `numbers`: the step's size, the root of the second bias.
 pub(super) fn adam_step<G: Gpu>(
     gpu: &G,
     p: &mut G::Buffer,
-    g: View<'_, G::Buffer>,
+    [g, numbers]: [View<'_, G::Buffer>; 2],
     [first, second]: [&mut G::Buffer; 2],
     step: AdamStep,
     count: usize,
 ) -> Result<()> {
-    let AdamStep { beta_1, beta_2, size, root_of_bias_2, eps } = step;
-    each!(gpu, "adam", count, Out p, In g, Out first, Out second, Value beta_1, Value beta_2, Value size,
-        Value root_of_bias_2, Value eps);
+    let AdamStep { beta_1, beta_2, eps } = step;
+    each!(gpu, "adam", count, Out p, In g, Out first, Out second, In numbers, Value beta_1, Value beta_2, Value eps);
     Ok(())
 }
 

@@ -198,13 +198,13 @@ pub fn hand_over(
 /// Adam's moments of one variable.
 pub struct Moments([Slice; 2]);
 
-/// Changes `variable` and its moments, which are 0 if there are none yet.
-pub fn adam(variable: &Var, gradient: Values<'_>, moments: &mut Option<Moments>, step: AdamStep) -> Result<()> {
+/// Changes `variable` and its moments, which are 0 if there are none yet; `gradient` and the numbers as in `adam_step`.
+pub fn adam(variable: &Var, gradient: [Values<'_>; 2], moments: &mut Option<Moments>, step: AdamStep) -> Result<()> {
     variable.inplace_op1(&Step { gradient, moments: Mutex::new(moments), step })
 }
 
 struct Step<'a> {
-    gradient: Values<'a>,
+    gradient: [Values<'a>; 2],
     /// Behind a lock only because candle lends the operation immutably.
     moments: Mutex<&'a mut Option<Moments>>,
     step: AdamStep,

@@ -320,14 +320,76 @@ KERNEL upsample_backward(float *dx, const float *dy, unsigned w, unsigned count)
     }
 }
 
-// A step of Adam, as in optimizer.rs.
+// A step of Adam, as in optimizer.rs. What differs between steps, the step's size and the root of the second bias, is read from
+// memory, so that a launch is the same in every step.
 KERNEL adam(
-    float *p, const float *g, float *m, float *v, float beta_1, float beta_2, float size, float root_of_bias_2, float eps,
-    unsigned count
+    float *p, const float *g, float *m, float *v, const float *numbers, float beta_1, float beta_2, float eps, unsigned count
 ) {
+    const float size = numbers[0], root_of_bias_2 = numbers[1];
     FOR_EACH(i, count) {
         m[i] = beta_1 * m[i] + (1.0f - beta_1) * g[i];
         v[i] = beta_2 * v[i] + (1.0f - beta_2) * g[i] * g[i];
         p[i] -= size * m[i] / (sqrtf(v[i]) / root_of_bias_2 + eps);
     }
+}
+
+// Layouts and the loss, for which candle copies sizes or results between the processor and the GPU.
+
+// Side of the squares in which transpose goes.
+#define TILE 32u
+
+// y, (b, n, m), of x, (b, m, n); a square for each block, counted along n, then m, then b.
+KERNEL transpose(float *y, const float *x, unsigned m, unsigned n) {
+    // One more, so that a column lies in as many banks as a row.
+    SHARED float tile[TILE][TILE + 1];
+    const unsigned across = (n + TILE - 1) / TILE, down = (m + TILE - 1) / TILE;
+    const unsigned first_n = BLOCK % across * TILE, first_m = BLOCK / across % down * TILE;
+    const unsigned long long start = (unsigned long long)(BLOCK / across / down) * m * n;
+    FOR_EACH_THREAD(thread) {
+        const unsigned j = first_n + thread % TILE;
+        for (unsigned row = thread / TILE; row < TILE; row += THREADS / TILE)
+            if (j < n && first_m + row < m) tile[row][thread % TILE] = x[start + (unsigned long long)(first_m + row) * n + j];
+    }
+    FOR_EACH_THREAD(thread) {
+        const unsigned i = first_m + thread % TILE;
+        for (unsigned row = thread / TILE; row < TILE; row += THREADS / TILE)
+            if (i < m && first_n + row < n) y[start + (unsigned long long)(first_n + row) * m + i] = tile[thread % TILE][row];
+    }
+}
+
+// Rows of `columns` numbers: from one that has x_row numbers a row into one that has y_row.
+KERNEL copy_rows(float *y, const float *x, unsigned columns, unsigned y_row, unsigned x_row, unsigned count) {
+    FOR_EACH(i, count) {
+        const unsigned row = i / columns, column = i % columns;
+        y[(unsigned long long)row * y_row + column] = x[(unsigned long long)row * x_row + column];
+    }
+}
+
+// y = a x + sign b z, where a and b have a number for each `item` numbers, and x begins anew after x_count.
+KERNEL weighted_sum(
+    float *y, const float *x, const float *a, const float *z, const float *b, float sign, unsigned item, unsigned x_count,
+    unsigned z_count, unsigned count
+) {
+    FOR_EACH(i, count) y[i] = a[i / item] * x[i % x_count] + sign * (b[i / item] * z[i % z_count]);
+}
+
+// Sums of `scale` (x - y)^2 over parts of `part` numbers, one for each block.
+KERNEL squared_error_sums(float *sums, const float *x, const float *y, float scale, unsigned part, unsigned count) {
+    SHARED float partial[THREADS];
+    const unsigned first = BLOCK * part, last = first + part < count ? first + part : count;
+    FOR_EACH_THREAD(thread) {
+        float sum = 0;
+        for (unsigned i = first + thread; i < last; i += THREADS) sum += (x[i] - y[i]) * (x[i] - y[i]);
+        partial[thread] = sum;
+    }
+    const float sum = block_sum(partial);
+    FOR_EACH_THREAD(thread) {
+        if (thread == 0) sums[BLOCK] = scale * sum;
+    }
+}
+
+// Gradient of x in `scale` (x - y)^2, where that of the sum is `dsum`.
+KERNEL squared_error_backward(float *dx, const float *x, const float *y, const float *dsum, float scale, unsigned count) {
+    const float d = 2.0f * scale * dsum[0];
+    FOR_EACH(i, count) dx[i] = d * (x[i] - y[i]);
 }

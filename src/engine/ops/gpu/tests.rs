@@ -341,6 +341,64 @@ fn small_operations_are_those_of_the_cpu() {
 }
 
 #[test]
+fn layouts_and_the_loss_are_those_of_the_cpu() {
+    for [b, m, n] in [[1, 1, 1], [2, 32, 64], [3, 33, 5], [2, 70, 40]] {
+        compare(
+            "transpose",
+            PLENTY,
+            &[&[b, m, n]],
+            |a| ops::transpose(&a[0]),
+            |gpu, a, dy| Ok(vec![transpose(gpu, a[0], [b, m, n])?, transpose(gpu, dy, [b, n, m])?]),
+        );
+    }
+    for [b, c, d, h, w] in [[1, 3, 2, 4, 5], [3, 2, 5, 7, 9]] {
+        let joined = Joined { rows: b, columns: [c * h * w, d * h * w] };
+        compare(
+            "join channels",
+            PLENTY,
+            &[&[b, c, h, w], &[b, d, h, w]],
+            |a| ops::join_channels(&a[0], &a[1]),
+            |gpu, a, dy| {
+                Ok(vec![join(gpu, [a[0], a[1]], joined)?, split(gpu, dy, joined, 0)?, split(gpu, dy, joined, 1)?])
+            },
+        );
+    }
+    for count in [7, 5000, 9000] {
+        compare(
+            "mean square error",
+            PLENTY,
+            &[&[count], &[count]],
+            |a| ops::mean_square_error(&a[0], &a[1]),
+            |gpu, a, dy| {
+                let mean = mean_square_error(gpu, [a[0], a[1]], count)?;
+                let dx = mean_square_error_gradient(gpu, [a[0], a[1], dy], count)?;
+                // Nobody asks for that of the target, which is this one.
+                let dtarget = dx.iter().map(|dx| -dx).collect();
+                Ok(vec![mean, dx, dtarget])
+            },
+        );
+    }
+}
+
+#[test]
+fn weighted_sums_are_those_of_the_cpu() {
+    let Some(host) = host() else { return };
+    let (items, item) = (3, [2, 5, 4]);
+    let shape = |items| [items, item[0], item[1], item[2]];
+    let [a, b] = [1, 2].map(|seed| normals(seed, &[items, 1, 1, 1]));
+    for (of_x, of_z) in [(1, items), (items, 1), (items, items)] {
+        let (x, z) = (normals(3, &shape(of_x)), normals(4, &shape(of_z)));
+        for (sign, factor) in [(ops::Sign::Plus, 1.0), (ops::Sign::Minus, -1.0)] {
+            let expected = numbers(&ops::weighted_sum([&a, &x], sign, [&b, &z]).expect("a sum"));
+            let [a, b, x, z] = [&a, &b, &x, &z].map(numbers);
+            let parts = [(View::all(&x), x.len()), (View::all(&z), z.len())];
+            let sum = weighted_sum(host, [View::all(&a), View::all(&b)], parts, factor, [items, item.iter().product()]);
+            assert_eq!(sum.expect("a sum"), expected, "{of_x} {of_z} {sign:?}");
+        }
+    }
+}
+
+#[test]
 fn adam_takes_the_steps_of_the_cpu() {
     let Some(host) = host() else { return };
     let (count, lr, betas) = (1000, 1e-3f64, [0.9f32, 0.999]);
@@ -350,18 +408,14 @@ fn adam_takes_the_steps_of_the_cpu() {
     for step in 1..=5 {
         let gradient = normals(step + 10, &[count]);
         let loss = (variable.as_tensor() * &gradient).and_then(|product| product.sum_all()).expect("a sum");
-        adam.step(|| Ok((loss.clone(), loss.backward()?))).expect("a step");
+        adam.begin_step().expect("a number");
+        adam.update(|| Ok((loss.clone(), loss.backward()?))).expect("a step");
         let [bias_1, bias_2] = betas.map(|beta| 1.0 - f64::from(beta).powi(step as i32));
-        let numbers_of_step = AdamStep {
-            beta_1: betas[0],
-            beta_2: betas[1],
-            size: (lr / bias_1) as f32,
-            root_of_bias_2: bias_2.sqrt() as f32,
-            eps: 1e-8,
-        };
+        let numbers_of_step = vec![(lr / bias_1) as f32, bias_2.sqrt() as f32];
         let gradient = numbers(&gradient);
-        let moments = [&mut first, &mut second];
-        adam_step(host, &mut p, View::all(&gradient), moments, numbers_of_step, count).expect("a step");
+        let (read, moments) = ([&gradient, &numbers_of_step].map(View::all), [&mut first, &mut second]);
+        let step = AdamStep { beta_1: betas[0], beta_2: betas[1], eps: 1e-8 };
+        adam_step(host, &mut p, read, moments, step, count).expect("a step");
     }
     let worst = numbers(&variable).iter().zip(&p).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= 1e-6, "{worst}");

@@ -1,0 +1,274 @@
+//! Work that is the same in every step: a GPU is told all of it at once, from a recording of an earlier step (a CUDA graph), because
+//! telling it one by one what to do takes the processor longer than some cards take to do it. Knows no operation and no stage.
+//!
+//! A recording holds addresses. So what differs between steps lies at a [`Place`], and what comes out is copied to one.
+#![forbid(unsafe_code)]
+
+use crate::error::Result;
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
+
+/// How a GPU is told what to do in a step; numbers do not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Launches {
+    /// One operation after the other.
+    OneByOne,
+    /// From a recording, where the GPU can; one by one where it cannot.
+    Replayed,
+}
+
+/// A tensor of f32 that stays where it is while its values change.
+#[derive(Clone)]
+pub struct Place(Tensor);
+
+impl Place {
+    /// Zeros.
+    pub fn new(shape: impl Into<Shape>, device: &Device) -> Result<Self> {
+        Ok(Self(Tensor::zeros(shape, DType::F32, device)?))
+    }
+
+    /// The tensor, with the values of the moment.
+    pub fn tensor(&self) -> &Tensor {
+        &self.0
+    }
+
+    /// Takes `values`, as many as it has, from the processor.
+    pub fn write(&self, values: &[f32]) -> Result<()> {
+        Ok(self.0.inplace_op1(&Write { values })?)
+    }
+
+    /// Takes the values of a tensor on its device, of its shape.
+    pub fn copy(&self, tensor: &Tensor) -> Result<()> {
+        Ok(self.0.slice_set(&tensor.detach(), 0, 0)?)
+    }
+}
+
+struct Write<'a> {
+    values: &'a [f32],
+}
+
+impl Write<'_> {
+    fn check(&self, layout: &Layout) -> candle_core::Result<()> {
+        if layout.contiguous_offsets() != Some((0, self.values.len())) {
+            bail!("{} values do not fit a place of shape {:?}", self.values.len(), layout.shape())
+        }
+        Ok(())
+    }
+}
+
+impl InplaceOp1 for Write<'_> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(&self, place: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        self.check(layout)?;
+        match place {
+            CpuStorage::F32(place) => place.copy_from_slice(self.values),
+            _ => bail!("a place has numbers of f32"),
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, place: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
+        self.check(layout)?;
+        let device = place.device().clone();
+        device.memcpy_htod(self.values, place.as_cuda_slice_mut::<f32>()?)
+    }
+}
+
+/// Work that is done again and again.
+pub struct Replay {
+    #[cfg(feature = "cuda")]
+    gpu: Option<gpu::Replay>,
+}
+
+impl Replay {
+    /// Of work on `device`.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the processor needs no recording"))]
+    pub fn new(device: &Device, launches: Launches) -> Self {
+        Self {
+            #[cfg(feature = "cuda")]
+            gpu: match device {
+                Device::Cuda(device) if launches == Launches::Replayed => Some(gpu::Replay::new(device)),
+                _ => None,
+            },
+        }
+    }
+
+    /// Does `work`, which must be the same each time: it takes what it reads from the same tensors, and leaves what it makes at
+    /// places; what it allocates is free again when it returns. It may be called twice, or not at all.
+    pub fn run(&mut self, mut work: impl FnMut() -> Result<()>) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &mut self.gpu {
+            return gpu.run(&mut work);
+        }
+        work()
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod gpu {
+    use super::super::cuda;
+    use crate::error::Result;
+    use candle_core::CudaDevice;
+    use candle_core::cuda_backend::cudarc::driver::{CudaGraph, DriverError, sys};
+    use std::sync::Once;
+
+    type Work<'a> = dyn FnMut() -> Result<()> + 'a;
+
+    /// Memory that has to stay free beside a graph, for what is done between its launches: pictures while they form.
+    const RESERVE: u64 = 1 << 30;
+
+    pub struct Replay {
+        device: CudaDevice,
+        state: State,
+    }
+
+    enum State {
+        /// The first time loads kernels, makes what stays, and shows how much memory is taken.
+        Begins,
+        Records,
+        Replays(CudaGraph),
+        OneByOne,
+    }
+
+    impl Replay {
+        pub fn new(device: &CudaDevice) -> Self {
+            Self { device: device.clone(), state: State::Begins }
+        }
+
+        pub fn run(&mut self, work: &mut Work<'_>) -> Result<()> {
+            match self.state {
+                State::Begins => {
+                    cuda::forget_most_memory(&self.device);
+                    work()?;
+                    self.state = State::Records;
+                    return Ok(());
+                }
+                State::Records => match record(&self.device, work) {
+                    Ok(graph) => self.state = State::Replays(graph),
+                    Err(reason) => self.give_up(&reason),
+                },
+                State::Replays(_) | State::OneByOne => {}
+            }
+            if let State::Replays(graph) = &self.state {
+                match graph.launch() {
+                    Ok(()) => return Ok(()),
+                    Err(error) => self.give_up(&cuda::said(error)),
+                }
+            }
+            work()
+        }
+
+        /// From here on one by one.
+        fn give_up(&mut self, reason: &str) {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                eprintln!("imagic-edit: the GPU is told one by one what to do, which can be slower: {reason}");
+            });
+            self.state = State::OneByOne;
+            forget_errors(&self.device);
+            cuda::give_back_memory(&self.device);
+        }
+    }
+
+    impl Drop for Replay {
+        fn drop(&mut self) {
+            if let State::Replays(graph) = std::mem::replace(&mut self.state, State::OneByOne) {
+                drop(graph);
+                // What comes next finds the graph's memory only if the graph gives it back.
+                cuda::give_back_memory(&self.device);
+            }
+        }
+    }
+
+    /// A graph of `work`, ready to be launched, or why there is none; nothing of `work` has been done.
+    fn record(device: &CudaDevice, work: &mut Work<'_>) -> std::result::Result<CudaGraph, String> {
+        let stream = device.cuda_stream();
+        // A graph cannot take what the pool keeps for later.
+        cuda::give_back_memory(device);
+        if let Some((free, taken)) = cuda::memory_of_a_run(device)
+            && free < taken + RESERVE
+        {
+            let mb = |bytes: u64| bytes >> 20;
+            return Err(format!(
+                "a recording would take {} MB of memory, and {} MB are free, of which {} MB stay free",
+                mb(taken),
+                mb(free),
+                mb(RESERVE)
+            ));
+        }
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(cuda::said)?;
+        let mut capture = Capture { device, ended: false };
+        let done = work();
+        let graph = capture.end();
+        done.map_err(|error| format!("{error}"))?;
+        let graph = graph.map_err(cuda::said)?.ok_or("the driver recorded nothing")?;
+        // Here memory that is too small is found out, and not in the middle of a step.
+        graph.upload().map_err(cuda::said)?;
+        Ok(graph)
+    }
+
+    /// A stream that records. It is ended whatever happens, because nothing else could be done on the stream.
+    struct Capture<'a> {
+        device: &'a CudaDevice,
+        ended: bool,
+    }
+
+    impl Capture<'_> {
+        fn end(&mut self) -> std::result::Result<Option<CudaGraph>, DriverError> {
+            self.ended = true;
+            forget_errors(self.device);
+            // All that is allocated in it is free at its end, so nothing has to be freed before it is launched again.
+            self.device.cuda_stream().end_capture(sys::CUgraphInstantiate_flags(0))
+        }
+    }
+
+    impl Drop for Capture<'_> {
+        fn drop(&mut self) {
+            if !self.ended {
+                // Something panicked, and that is what is told.
+                let _ = self.end();
+            }
+        }
+    }
+
+    /// cudarc keeps an error of a destructor for the next call, which has nothing to do with it. A capture that failed has some.
+    fn forget_errors(device: &CudaDevice) {
+        let _ = device.cuda_stream().context().check_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_takes_values_and_stays_where_it_is() {
+        let place = Place::new((2, 2), &Device::Cpu).expect("a place");
+        let same = place.tensor().clone();
+        place.write(&[1.0, 2.0, 3.0, 4.0]).expect("four values");
+        assert_eq!(same.to_vec2::<f32>().expect("values"), [[1.0, 2.0], [3.0, 4.0]]);
+        place.copy(&(&same * 2.0).expect("a tensor")).expect("the same shape");
+        assert_eq!(same.to_vec2::<f32>().expect("values"), [[2.0, 4.0], [6.0, 8.0]]);
+        assert!(place.write(&[1.0]).is_err());
+    }
+
+    #[test]
+    fn the_processor_just_works() {
+        let mut replay = Replay::new(&Device::Cpu, Launches::Replayed);
+        let mut times = 0;
+        for _ in 0..4 {
+            let work = || {
+                times += 1;
+                Ok(())
+            };
+            replay.run(work).expect("work");
+        }
+        assert_eq!(times, 4);
+    }
+}
