@@ -175,6 +175,12 @@ mod on_a_driver_of_ours {
         }
     }
 
+    #[test]
+    fn doctor_says_what_the_gpu_computes_in() {
+        let said = doctor("doctor-bf16", ("IMAGIC_PRECISION", "bf16"));
+        assert!(said.contains("ok GPU a processor as a card, 16.8 GB, CUDA 13.0, in bf16; edits run on it"), "{said}");
+    }
+
     /// Pixels of an edit of a small picture, and what was said.
     fn edit(name: &str, prepare: impl FnOnce(&mut Command)) -> (Vec<u8>, String) {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));

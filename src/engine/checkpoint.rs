@@ -8,7 +8,7 @@
 use super::unet::{Skip, UNet};
 use crate::error::Result;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 /// What happens to the intermediate results of a block until its gradients are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn backward(
     let silu_emb = unet.embed_timesteps(input.timesteps, input.x_t.device())?;
     let (own_emb, own_e) = (cut(&silu_emb)?, cut(input.e)?);
     // Block i makes values[i + 1] of values[i] and perhaps of the value that it takes from the down path.
-    let mut values = vec![cut(input.x_t)?];
+    let mut values = vec![cut(&input.x_t.to_dtype(unet.storage)?)?];
     let mut skips = Vec::new();
     let mut graphs = Vec::new();
     for (i, block) in unet.blocks.iter().enumerate() {
@@ -53,7 +53,7 @@ pub fn backward(
     }
 
     let mut gradients = GradStore::default();
-    let loss = loss(&values[unet.blocks.len()])?;
+    let loss = loss(&values[unet.blocks.len()].to_dtype(DType::F32)?)?;
     add_gradients(&loss, &mut gradients)?;
     for (block, (skip, kept)) in unet.blocks.iter().zip(graphs).rev() {
         let output = values.pop().expect("one value more than blocks");
