@@ -18,6 +18,7 @@
 #include <mutex>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 typedef int Result;  // 0 is success
 typedef std::uint64_t Pointer;
@@ -290,14 +291,18 @@ static Result products(
         }
         const long long x_row = a_transposed ? a_column : 1, x_inner = a_transposed ? 1 : a_column;
         const long long y_inner = b_transposed ? b_column : 1, y_column = b_transposed ? 1 : b_column;
+        // Both factors as f32, what is summed up over in a row.
+        std::vector<float> rows(std::size_t(m) * k), columns(std::size_t(n) * k);
+        const auto factor = [=](float number) { return as_tf32 ? tf32(number) : number; };
+        for (long long i = 0; i < m; ++i)
+            for (long long l = 0; l < k; ++l) rows[i * k + l] = factor(x[i * x_row + l * x_inner]);
+        for (long long j = 0; j < n; ++j)
+            for (long long l = 0; l < k; ++l) columns[j * k + l] = factor(y[l * y_inner + j * y_column]);
         for (long long j = 0; j < n; ++j)
             for (long long i = 0; i < m; ++i) {
+                const float *p = &rows[i * k], *q = &columns[j * k];
                 double sum = 0;
-                for (long long l = 0; l < k; ++l) {
-                    float p = x[i * x_row + l * x_inner], q = y[l * y_inner + j * y_column];
-                    if (as_tf32) p = tf32(p), q = tf32(q);
-                    sum += double(p) * q;
-                }
+                for (long long l = 0; l < k; ++l) sum += double(p[l]) * q[l];
                 Out &value = out[j * c_column + i];
                 value = float(alpha * sum) + (beta == 0 ? 0.0f : beta * value);
             }
