@@ -199,6 +199,17 @@ mod on_a_driver_of_ours {
     }
 
     #[test]
+    fn an_edit_in_16_bits_looks_the_same() {
+        let (on_cpu, _) = edit("edit-cpu-too", |_| {});
+        let (in_16_bits, _) = edit("edit-bf16", |program| {
+            program.env("LD_LIBRARY_PATH", driver()).env("IMAGIC_PRECISION", "bf16");
+        });
+        let difference = on_cpu.iter().zip(&in_16_bits).map(|(a, b)| a.abs_diff(*b)).max();
+        // One level was measured: the fewest bits are f16's, whose steps are an eighth of a level at the ends of the range.
+        assert!(difference <= Some(2), "{difference:?}");
+    }
+
+    #[test]
     fn an_edit_there_is_the_one_on_the_processor_and_full_memory_does_not_change_it() {
         let (on_cpu, _) = edit("edit-cpu", |_| {});
         let (on_gpu, said) = edit("edit-gpu", |program| {
