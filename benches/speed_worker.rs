@@ -10,7 +10,7 @@ use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::schedule::Schedule;
-use imagic_edit::engine::unet::{UNet, UNetConfig};
+use imagic_edit::engine::unet::{self, UNet, UNetConfig};
 use imagic_edit::engine::vae::Vae;
 use imagic_edit::engine::weights::Weights;
 use imagic_edit::engine::{EditRequest, Engine, EngineOptions, Stage};
@@ -42,7 +42,7 @@ struct Job {
 /// How a GPU is used.
 #[derive(Clone, Deserialize)]
 struct Gpu {
-    /// f32 or tf32.
+    /// f32, tf32 or bf16.
     precision: String,
     /// Folder of CUDA's libraries.
     libraries: PathBuf,
@@ -55,7 +55,7 @@ impl Job {
     fn processor(&self) -> Processor {
         let Some(Gpu { precision, libraries, one_by_one }) = self.gpu.clone() else { return Processor::Cpu };
         let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };
-        let precision = if precision == "tf32" { Precision::Tf32 } else { Precision::F32 };
+        let precision = Precision::named(&precision).expect("a precision");
         Processor::Fastest { libraries: vec![libraries], precision, launches }
     }
 }
@@ -94,7 +94,7 @@ fn say(line: &str) {
 }
 
 fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
-    let (device, launches) = (chosen.device.clone(), chosen.launches);
+    let (device, precision, launches) = (chosen.device.clone(), chosen.precision, chosen.launches);
     // What a GPU is told to do it does later.
     let done = device.clone();
     let timed = move |run: Box<dyn FnMut() -> Result<()>>| timed(run, done.clone());
@@ -127,7 +127,8 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     let own = config.clone();
     match job.operation.as_str() {
         "forward" => {
-            let unet = UNet::new(&config, &weights)?;
+            let storage = precision.sampling();
+            let unet = UNet::new(&config, &unet::with_factors(&weights, storage)?)?.stored_in(storage);
             let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
             let timesteps = unet.sinusoids(&vec![500; params.batch_size as usize]);
@@ -137,7 +138,8 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full, launches };
+            let (params, mode) = (&params, Mode::Full);
+            let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| {
                 steps.took(stage, step)
             })?;
@@ -145,15 +147,18 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
         })),
         "stage B step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::FineTune);
-            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full, launches };
+            let (params, mode) = (&params, Mode::Full);
+            let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             // Read anew each time, as the engine does: fine-tuning uses them up.
             let base = || Weights::read(&folder, &device);
             imagic::fine_tune(&setting, base, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(Box::new(move || {
-            let setting = Setting { config: &own, schedule: &schedule, params: &params, mode: Mode::Full, launches };
-            let unet = UNet::new(&own, &weights)?;
+            let (params, mode) = (&params, Mode::Full);
+            let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
+            let storage = precision.sampling();
+            let unet = UNet::new(&own, &unet::with_factors(&weights, storage)?)?.stored_in(storage);
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())
         }))),

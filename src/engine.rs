@@ -321,7 +321,7 @@ impl Engine {
             notes.push(format!("the target text is longer than {limit} tokens; not used: \"{}\"", tokens.cut));
         }
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
-        let task = base.shapes.task(request);
+        let task = Task { precision: chosen.precision, ..base.shapes.task(request) };
         let size = task.size;
         let subject = Subject { request, base: &base, keys: &keys, task: &task, e_tgt: &e_tgt };
         let Found { key, tuned, origin, losses: [embedding_losses, tuning_losses] } =
@@ -333,13 +333,19 @@ impl Engine {
             params,
             mode: Mode::Full,
             launches: chosen.launches,
+            precision: chosen.precision,
         };
 
         clock.tuned(origin);
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
         clock.hint = hint(tuned.psnr, request.familiar_psnr);
         let e_null = base.text.embed(&base.text.tokenize("")?)?;
-        let unet = UNet::new(&base.unet_config, &tuned.unet)?;
+        let storage = chosen.precision.sampling();
+        // If as much memory again is left for everything else.
+        let needed = 2 * unet::bytes_of_factors(&tuned.unet);
+        let has_room = chosen.free_memory(self.options.free_memory).is_none_or(|free| free >= needed);
+        let factors = if has_room { unet::with_factors(&tuned.unet, storage)? } else { tuned.unet.clone() };
+        let unet = UNet::new(&base.unet_config, &factors)?.stored_in(storage);
         let (w, h) = size;
         let shape = [1, base.vae.latent_channels, h / base.vae.downsampling, w / base.vae.downsampling];
         let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
@@ -426,6 +432,7 @@ impl Engine {
                 params,
                 mode: state.mode,
                 launches: chosen.launches,
+                precision: chosen.precision,
             };
             clock.tunes_in(params, state.mode);
             let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, &free_memory, clock);
@@ -475,7 +482,7 @@ impl Engine {
             }
         };
         let free = || self.chosen().free_memory(self.options.free_memory);
-        let task = shapes.task(request);
+        let task = Task { precision: self.chosen().precision, ..shapes.task(request) };
         let held = if is_loaded { self.held(shapes, &task) } else { 0 };
         let plan = || Plan::new(shapes, &task, held, free());
         let memory = (!tuned).then(plan).transpose()?;

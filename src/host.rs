@@ -113,15 +113,17 @@ pub fn engine_options_in(cache_folder: Option<PathBuf>) -> EngineOptions {
     EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory, processor: processor() }
 }
 
-/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy. The
-/// environment's IMAGIC_CUDA_GRAPHS=0 has it told one by one what to do, to find out what a fault or the speed comes from.
+/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy. It computes in
+/// TF32, unless the environment's IMAGIC_PRECISION is f32 or bf16; neither has been measured on a GPU. IMAGIC_CUDA_GRAPHS=0 has it
+/// told one by one what to do, to find out what a fault or the speed comes from.
 pub fn processor() -> Processor {
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
     let folders = entry::library_folder().into_iter().chain(installed);
     let libraries = folders.map(|folder| folder.join("cuda")).collect();
     let one_by_one = std::env::var_os("IMAGIC_CUDA_GRAPHS").is_some_and(|graphs| graphs == "0");
     let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };
-    Processor::Fastest { libraries, precision: Precision::Tf32, launches }
+    let asked = std::env::var("IMAGIC_PRECISION").ok().and_then(|name| Precision::named(&name));
+    Processor::Fastest { libraries, precision: asked.unwrap_or(Precision::Tf32), launches }
 }
 
 /// As [`engine_options_in`] with the platform's cache folder.

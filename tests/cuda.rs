@@ -22,6 +22,29 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
+fn source(name: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join("src/engine/ops/gpu").join(name)).expect("a source file")
+}
+
+/// A kernel's name, without what it ends with for tensors of 16 bits, and in which list of host.cpp it must be.
+fn kernels() -> Vec<(String, &'static str)> {
+    let (mut kernels, mut only_narrow) = (Vec::new(), false);
+    let until = |line: &str, end| line.split(end).next().expect("a name").to_owned();
+    kernels.extend(
+        source("kernels.cu").lines().filter_map(|line| Some((until(line.strip_prefix("KERNEL ")?, '('), "TRY"))),
+    );
+    for line in source("typed.cu").lines() {
+        only_narrow = line == "#ifdef NARROW" || only_narrow && line != "#endif";
+        let Some(name) = line.strip_prefix("KERNEL_OF_T(").map(|line| until(line, ')')) else { continue };
+        if only_narrow {
+            kernels.extend(["TRY_NARROW"; 2].map(|list| (name.clone(), list)));
+        } else {
+            kernels.extend(["TRY_EACH"; 3].map(|list| (name.clone(), list)));
+        }
+    }
+    kernels
+}
+
 #[test]
 fn kernels_assemble_for_every_kind_of_card_without_spilling() {
     let Some(toolkit) = toolkit() else {
@@ -34,8 +57,7 @@ fn kernels_assemble_for_every_kind_of_card_without_spilling() {
     // As build.rs does.
     let mut compile = Command::new(toolkit.join("bin/nvcc"));
     run(compile.args(["-ptx", "-std=c++17", "-O3", "--gpu-architecture", "compute_80", "-o"]).arg(&ptx).arg(&source));
-    let text = std::fs::read_to_string(&source).expect("the kernels");
-    let kernels = text.lines().filter(|line| line.starts_with("KERNEL ")).count();
+    let kernels = kernels().len();
     for architecture in ["sm_80", "sm_90"] {
         let mut assemble = Command::new(toolkit.join("bin/ptxas"));
         let output = run(assemble.args(["-v", "-arch", architecture, "-o"]).arg(&cubin).arg(&ptx));
@@ -68,15 +90,10 @@ fn no_library_of_cuda_is_needed_to_start() {
 
 #[test]
 fn every_kernel_can_be_launched_on_the_processor() {
-    let read = |name: &str| {
-        std::fs::read_to_string(Path::new(ROOT).join("src/engine/ops/gpu").join(name)).expect("a source file")
-    };
-    let kernels = read("kernels.cu");
-    let host = read("host.cpp");
-    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "layout.rs", "norm.rs"].map(read).concat();
-    for line in kernels.lines().filter_map(|line| line.strip_prefix("KERNEL ")) {
-        let name = line.split('(').next().expect("a name");
-        assert!(host.contains(&format!("TRY({name})")), "host.cpp lacks {name}");
+    let host = source("host.cpp");
+    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "layout.rs", "norm.rs"].map(source).concat();
+    for (name, list) in kernels() {
+        assert!(host.contains(&format!("{list}({name})")), "host.cpp lacks {list}({name})");
         assert!(calls.contains(&format!("\"{name}\"")), "gpu.rs and its parts do not call {name}");
     }
 }
@@ -234,6 +251,24 @@ mod on_a_driver_of_ours {
 
     fn one_by_one(program: &mut Command) {
         program.env("LD_LIBRARY_PATH", driver()).env("IMAGIC_CUDA_GRAPHS", "0");
+    }
+
+    #[test]
+    fn doctor_says_what_the_gpu_computes_in() {
+        let said = doctor("doctor-bf16", ("IMAGIC_PRECISION", "bf16"));
+        assert!(said.contains("ok GPU a processor as a card, 16.8 GB, CUDA 13.0, in bf16; edits run on it"), "{said}");
+    }
+
+    #[test]
+    fn an_edit_in_16_bits_looks_the_same() {
+        let on_cpu = edit("edit-cpu-too", |_| {});
+        let in_16_bits = edit("edit-bf16", |program| {
+            on_gpu(program);
+            program.env("IMAGIC_PRECISION", "bf16");
+        });
+        let difference = on_cpu.pixels.iter().zip(&in_16_bits.pixels).map(|(a, b)| a.abs_diff(*b)).max();
+        // One level was measured: the fewest bits are f16's, whose steps are an eighth of a level at the ends of the range.
+        assert!(difference <= Some(2), "{difference:?}");
     }
 
     #[test]

@@ -8,10 +8,10 @@
 use super::unet::{Skip, UNet};
 use crate::error::Result;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, Var};
 #[cfg(feature = "cuda")]
 use candle_core::{
-    CudaStorage, DType,
+    CudaStorage,
     backend::{BackendDevice, BackendStorage},
 };
 
@@ -44,7 +44,7 @@ pub fn backward(
     let silu_emb = unet.embed_timesteps(input.sinusoids)?;
     let (own_emb, own_e) = (cut(&silu_emb)?, cut(input.e)?);
     // Block i makes values[i + 1] of values[i] and perhaps of the value that it takes from the down path.
-    let mut values = vec![cut(input.x_t)?];
+    let mut values = vec![cut(&input.x_t.to_dtype(unet.storage)?)?];
     let mut skips = Vec::new();
     let mut graphs = Vec::new();
     for (i, block) in unet.blocks.iter().enumerate() {
@@ -58,7 +58,7 @@ pub fn backward(
     }
 
     let mut gradients = GradStore::default();
-    let loss = loss(&values[unet.blocks.len()])?;
+    let loss = loss(&values[unet.blocks.len()].to_dtype(DType::F32)?)?;
     add_gradients(&loss, &mut gradients)?;
     for (block, (skip, kept)) in unet.blocks.iter().zip(graphs).rev() {
         let output = values.pop().expect("one value more than blocks");

@@ -10,14 +10,14 @@
 #![forbid(unsafe_code)]
 
 use super::checkpoint::{self, Activations, Input};
-use super::device::{Launches, Place, Replay};
+use super::device::{Launches, Place, Precision, Replay};
 use super::lora;
 use super::mode::{Mode, Trained};
 use super::ops;
 use super::optimizer::Adam;
 use super::random::{Purpose, Stream};
 use super::schedule::Schedule;
-use super::unet::{UNet, UNetConfig};
+use super::unet::{self, UNet, UNetConfig};
 use super::weights::Weights;
 use super::{SampleWatch, Stage, StepWatch};
 use crate::error::{Error, Result};
@@ -40,6 +40,8 @@ pub struct Setting<'a> {
     pub mode: Mode,
     /// How a GPU is told what to do, which changes no number either.
     pub launches: Launches,
+    /// What the device computes in.
+    pub precision: Precision,
 }
 
 /// Stage A or B between two steps. One that was stopped goes on from here as if it had not been.
@@ -92,6 +94,13 @@ pub fn optimize_text_embedding(
 ) -> Result<(Tensor, Vec<f32>)> {
     const E: &str = "e";
     let params = setting.params;
+    let storage = setting.precision.training();
+    // Where stage B trains all weights, its moments will take more memory than the copies do here.
+    let factors = match setting.mode.trained() {
+        Trained::Weights => unet::with_factors(base, storage)?,
+        Trained::Adapters => base.clone(),
+    };
+    let unet = UNet::new(setting.config, &factors)?.stored_in(storage);
     let mut training = match unfinished.take() {
         Some(training) => training,
         None => {
@@ -99,7 +108,6 @@ pub fn optimize_text_embedding(
             Training::begin(Weights { tensors: BTreeMap::new(), ..base.clone() }, e, params.embedding_lr)?
         }
     };
-    let unet = UNet::new(setting.config, base)?;
     let plan = Plan {
         x,
         stage: Stage::OptimizeTextEmbedding,
@@ -146,7 +154,7 @@ pub fn fine_tune(
         }
     };
     let tracked = training.network(|variable| variable.as_tensor().clone(), Some(training.adam.clone()));
-    let unet = UNet::new(setting.config, &tracked)?;
+    let unet = UNet::new(setting.config, &tracked)?.stored_in(setting.precision.training());
     let plan = Plan {
         x,
         stage: Stage::FineTune,

@@ -7,7 +7,7 @@ use super::ops::{self, Activation, Padding, Parameters};
 use super::optimizer::Adam;
 use super::weights::Scope;
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 /// nn.Conv2d.
@@ -37,7 +37,7 @@ impl Conv2d {
         let weight = scope.get("weight", &[c_out, c_in, k, k])?;
         let bias = scope.get("bias", &[c_out])?;
         let without_bias = |weight: Tensor| -> Result<Parameters> {
-            let bias = Tensor::zeros(weight.dims()[0], weight.dtype(), weight.device())?;
+            let bias = Tensor::zeros(weight.dims()[0], DType::F32, weight.device())?;
             Ok(Parameters { weight, bias, optimizer: scope.optimizer() })
         };
         let adapter = match scope.find(lora::A).map(|a| a.dims()[0]) {
@@ -200,7 +200,8 @@ impl ResnetBlock {
         })
     }
 
-    /// `x`: (b, c_in, h, w); `silu_emb`: SiLU of the time embedding, (b, d). Gives (b, c_out, h, w).
+    /// `x`: (b, c_in, h, w); `silu_emb`: SiLU of the time embedding, (b, d), f32, as is what is made of it here: few numbers, whose
+    /// gradients are sums over whole planes. Gives (b, c_out, h, w).
     pub fn forward(&self, x: &Tensor, silu_emb: Option<&Tensor>) -> Result<Tensor> {
         let mut h = self.conv1.forward(&self.norm1.forward(x)?)?;
         if let (Some(proj), Some(emb)) = (&self.time_emb_proj, silu_emb) {

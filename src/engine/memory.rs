@@ -6,6 +6,7 @@
 
 use super::EditRequest;
 use super::checkpoint::Activations;
+use super::device::Precision;
 use super::lora;
 use super::mode::{Mode, Trained};
 use super::pixels;
@@ -14,7 +15,7 @@ use super::vae::Vae;
 use super::weights::{Config, Weights};
 use crate::error::Result;
 use crate::params::Params;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -91,6 +92,8 @@ pub struct Task<'a> {
     pub layer: [u32; 2],
     /// Width and height in pixels at which the model works.
     pub size: (usize, usize),
+    /// What the device computes in.
+    pub precision: Precision,
 }
 
 /// A base model without its weights.
@@ -131,13 +134,14 @@ impl Shapes {
         4 * self.weights.values() as u64
     }
 
-    /// What is to be done for `request`.
+    /// What is to be done for `request`, in f32.
     pub fn task<'a>(&self, request: &'a EditRequest) -> Task<'a> {
         let (params, layer) = (&request.params, [request.layer.width(), request.layer.height()]);
         let own = self.config.sample_size * self.vae.downsampling;
         let side = if params.resolution == 0 { own } else { params.resolution as usize };
         let multiple = self.vae.downsampling * self.config.latent_multiple();
-        Task { params, layer, size: pixels::working_size(layer[0], layer[1], side, multiple) }
+        let size = pixels::working_size(layer[0], layer[1], side, multiple);
+        Task { params, layer, size, precision: Precision::F32 }
     }
 
     /// Bytes of the program with the base model loaded and the layers of `task`.
@@ -152,7 +156,7 @@ impl Shapes {
 
     /// What `task` needs when it is done in that mode.
     pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Result<Needs> {
-        let Task { params, size: (w, h), .. } = *task;
+        let Task { params, size: (w, h), precision, .. } = *task;
         let latents = [h / self.vae.downsampling, w / self.vae.downsampling];
         let at = |batch: usize| [batch, self.config.latent_channels, latents[0], latents[1]];
         let batch = params.batch_size as usize;
@@ -174,12 +178,22 @@ impl Shapes {
         let freed =
             if trains_all { self.weights.tensors.values().map(Tensor::elem_count).collect() } else { BTreeSet::new() };
         let freed: usize = freed.into_iter().sum();
-        let training = |unet, trains_all| self.training(unet, at(batch), mode.activations(), trains_all);
-        let embedding = if params.embedding_steps == 0 { 0 } else { training(&self.unet, false) };
+        // In numbers of 4 bytes, as all others here.
+        let stored = |values: usize, storage: DType| values * storage.size_in_bytes() / 4;
+        let training = |unet, trains_all| {
+            stored(self.training(unet, at(batch), mode.activations(), trains_all), precision.training())
+        };
+        // Copies of frozen weights as factors, see `optimize_text_embedding`.
+        let copies = match precision.training() {
+            DType::F32 => 0,
+            storage if trains_all => stored(self.weights.values(), storage),
+            _ => 0,
+        };
+        let embedding = if params.embedding_steps == 0 { 0 } else { copies + training(&self.unet, false) };
         // Weights that are trained take the base model's places; adapters come beside them. With them Adam's two moments.
         let places = if trains_all { 0 } else { tuned };
         let tuning = if params.tuning_steps == 0 { 0 } else { places + 2 * tuned + freed + training(unet, trains_all) };
-        let generation = places + self.inference(unet, at(passes)).max(decode.alive);
+        let generation = places + stored(self.inference(unet, at(passes)), precision.sampling()).max(decode.alive);
         let model = self.model_bytes(task);
         let bytes = |values: usize| model + 4 * values as u64;
         Ok(Needs {

@@ -11,7 +11,7 @@ use super::memory::{Size, Trace, values};
 use super::ops::{self, Activation, Padding};
 use super::weights::{Config, Scope, Weights};
 use crate::error::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde_json::json;
 use std::path::Path;
 
@@ -135,6 +135,8 @@ pub struct UNet {
     time_embedding: [Linear; 2],
     /// In the order in which they run; [`super::checkpoint`] runs them too.
     pub blocks: Vec<Block>,
+    /// What the tensors between its layers are stored in; weights and the time embedding are f32.
+    pub storage: DType,
 }
 
 /// A piece of the network between two tensors that the rest of it sees.
@@ -228,14 +230,19 @@ impl UNet {
             Linear::new(&root.at("time_embedding.linear_1"), c, embedding)?,
             Linear::new(&root.at("time_embedding.linear_2"), embedding, embedding)?,
         ];
-        Ok(Self { config: config.clone(), time_embedding, blocks })
+        Ok(Self { config: config.clone(), time_embedding, blocks, storage: DType::F32 })
     }
 
-    /// `x_t`: (b, c, h, w); `sinusoids`: those of b timesteps; `e`: text embedding (b, tokens, d).
-    /// Gives the prediction (noise or v), (b, c, h, w).
+    /// The same with tensors stored in `storage`: f32, or on a GPU bf16 or f16.
+    pub fn stored_in(self, storage: DType) -> Self {
+        Self { storage, ..self }
+    }
+
+    /// `x_t`: (b, c, h, w); `sinusoids`: those of b timesteps; `e`: text embedding (b, tokens, d), all f32.
+    /// Gives the prediction (noise or v), (b, c, h, w), f32.
     pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Tensor) -> Result<Tensor> {
         let silu_emb = self.embed_timesteps(sinusoids)?;
-        let (mut h, mut skips) = (x_t.clone(), Vec::new());
+        let (mut h, mut skips) = (x_t.to_dtype(self.storage)?, Vec::new());
         for block in &self.blocks {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
             h = block.forward(&h, skip.as_ref(), &silu_emb, e)?;
@@ -243,10 +250,10 @@ impl UNet {
                 skips.push(h.clone());
             }
         }
-        Ok(h)
+        Ok(h.to_dtype(DType::F32)?)
     }
 
-    /// SiLU of the time embedding, which every residual block begins with, (b, d), of [`UNet::sinusoids`].
+    /// SiLU of the time embedding, which every residual block begins with, (b, d), of [`UNet::sinusoids`], f32.
     pub fn embed_timesteps(&self, sinusoids: &Tensor) -> Result<Tensor> {
         let emb = self.time_embedding[1].forward(&self.time_embedding[0].forward(sinusoids)?.silu()?)?;
         Ok(emb.silu()?)
@@ -269,8 +276,29 @@ impl UNet {
     }
 }
 
+/// The same network with copies in `storage` of all weights that are factors beside tensors stored so. Without them each product
+/// makes one for itself, which for a network that is used a thousand times as it is takes more time than memory is worth.
+pub fn with_factors(weights: &Weights, storage: DType) -> Result<Weights> {
+    let mut factors = weights.clone();
+    if storage == DType::F32 {
+        return Ok(factors);
+    }
+    // Vectors are no factors; the layers of the time embedding are f32, see `ResnetBlock`.
+    let is_factor = |name: &str, weight: &Tensor| weight.rank() > 1 && !name.contains("time_emb");
+    for (_, weight) in factors.tensors.iter_mut().filter(|(name, weight)| is_factor(name, weight)) {
+        *weight = weight.to_dtype(storage)?;
+    }
+    Ok(factors)
+}
+
+/// Bytes of such copies, about.
+pub fn bytes_of_factors(weights: &Weights) -> u64 {
+    2 * weights.values() as u64
+}
+
 impl Block {
-    /// `h`: (b, c, h, w), `skip`: the same with other channels, for a block that takes one; `e`: (b, tokens, d).
+    /// `h`: (b, c, h, w), `skip`: the same with other channels, for a block that takes one, both as they are stored; `silu_emb`, `e`:
+    /// (b, tokens, d), f32. The gradient of `e` is thus summed up in f32 over all blocks.
     pub fn forward(&self, h: &Tensor, skip: Option<&Tensor>, silu_emb: &Tensor, e: &Tensor) -> Result<Tensor> {
         let mut h = skip.map_or_else(|| Ok(h.clone()), |skip| ops::join_channels(h, skip))?;
         for layer in &self.layers {
@@ -349,6 +377,7 @@ impl Transformer {
     /// `x`: (b, c, h, w), `e`: (b, tokens, d).
     fn forward(&self, x: &Tensor, e: &Tensor) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
+        let e = &e.to_dtype(x.dtype())?;
         let mut hidden = match &self.proj_in {
             Projection::Conv(conv) => to_sequence(&conv.forward(&self.norm.forward(x)?)?)?,
             Projection::Linear(linear) => linear.forward(&to_sequence(&self.norm.forward(x)?)?)?,

@@ -23,6 +23,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 typedef int Result;  // 0 is success
@@ -170,83 +171,74 @@ static std::size_t strided(std::size_t index, std::size_t dims, const std::size_
     return at;
 }
 
-static float from_f16(std::uint16_t bits) {
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                       : exponent     ? std::ldexp(float(1024 + fraction), exponent - 25)
-                                      : std::ldexp(float(fraction), -24);
-    return bits >> 15 ? -size : size;
-}
-
 typedef float (*Unary)(float);
 typedef float (*Binary)(float, float);
 
 static const std::map<std::string, Unary> UNARY = {
-    {"ucopy_f32", [](float x) { return x; }},
-    {"usilu_f32", [](float x) { return x / (1.0f + std::exp(-x)); }},
-    {"uexp_f32", [](float x) { return std::exp(x); }},
-    {"uneg_f32", [](float x) { return -x; }},
-    {"usqr_f32", [](float x) { return x * x; }},
-    {"usqrt_f32", [](float x) { return std::sqrt(x); }},
-    {"uabs_f32", [](float x) { return std::fabs(x); }},
-    {"urecip_f32", [](float x) { return 1.0f / x; }},
+    {"ucopy", [](float x) { return x; }},
+    {"usilu", [](float x) { return x / (1.0f + std::exp(-x)); }},
+    {"uexp", [](float x) { return std::exp(x); }},
+    {"uneg", [](float x) { return -x; }},
+    {"usqr", [](float x) { return x * x; }},
+    {"usqrt", [](float x) { return std::sqrt(x); }},
+    {"uabs", [](float x) { return std::fabs(x); }},
+    {"urecip", [](float x) { return 1.0f / x; }},
 };
 
 static const std::map<std::string, Binary> BINARY = {
-    {"badd_f32", [](float x, float y) { return x + y; }},
-    {"bsub_f32", [](float x, float y) { return x - y; }},
-    {"bmul_f32", [](float x, float y) { return x * y; }},
-    {"bdiv_f32", [](float x, float y) { return x / y; }},
-    {"bmaximum_f32", [](float x, float y) { return x > y ? x : y; }},
-    {"bminimum_f32", [](float x, float y) { return x < y ? x : y; }},
+    {"badd", [](float x, float y) { return x + y; }},
+    {"bsub", [](float x, float y) { return x - y; }},
+    {"bmul", [](float x, float y) { return x * y; }},
+    {"bdiv", [](float x, float y) { return x / y; }},
+    {"bmaximum", [](float x, float y) { return x > y ? x : y; }},
+    {"bminimum", [](float x, float y) { return x < y ? x : y; }},
 };
 
+// One that makes T of numbers that lie at a strided place of x.
+template <typename T, typename X, typename Make>
+static bool for_each(void **a, T *y, const X *x, Make make) {
+    const std::size_t count = argument<std::size_t>(a, 0), dims = argument<std::size_t>(a, 1);
+    const std::size_t *info = argument<const std::size_t *>(a, 2);
+    for (std::size_t i = 0; i < count; ++i) y[i] = make(x ? float(x[strided(i, dims, info)]) : float(y[i]));
+    return true;
+}
+
+// The kernel `name` over tensors of T.
+template <typename T>
 static bool launch_of_candle(const std::string &name, void **a) {
     const std::size_t count = argument<std::size_t>(a, 0);
-    if (UNARY.count(name)) {
+    if (UNARY.count(name)) return for_each(a, argument<T *>(a, 4), argument<const T *>(a, 3), UNARY.at(name));
+    if (name == "affine") {
+        const float mul = argument<T>(a, 5), add = argument<T>(a, 6);
+        return for_each(a, argument<T *>(a, 4), argument<const T *>(a, 3), [=](float x) { return x * mul + add; });
+    }
+    if (name == "cast_f32") return for_each(a, argument<T *>(a, 4), argument<const float *>(a, 3), [](float x) { return x; });
+    if (name == "cast_bf16") return for_each(a, argument<T *>(a, 4), argument<const bf16 *>(a, 3), [](float x) { return x; });
+    if (name == "cast_f16") return for_each(a, argument<T *>(a, 4), argument<const f16 *>(a, 3), [](float x) { return x; });
+    if (BINARY.count(name)) {
         const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
-        const float *x = argument<const float *>(a, 3);
-        float *y = argument<float *>(a, 4);
-        for (std::size_t i = 0; i < count; ++i) y[i] = UNARY.at(name)(x ? x[strided(i, dims, info)] : y[i]);
-    } else if (BINARY.count(name)) {
-        const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
-        const float *x = argument<const float *>(a, 3), *y = argument<const float *>(a, 4);
-        float *out = argument<float *>(a, 5);
+        const T *x = argument<const T *>(a, 3), *y = argument<const T *>(a, 4);
+        T *out = argument<T *>(a, 5);
         for (std::size_t i = 0; i < count; ++i) out[i] = BINARY.at(name)(x[strided(i, dims, info)], y[strided(i, dims, info, 2)]);
-    } else if (name == "affine_f32") {
+    } else if (name == "const_set") {
         const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
-        const float *x = argument<const float *>(a, 3), mul = argument<float>(a, 5), add = argument<float>(a, 6);
-        float *y = argument<float *>(a, 4);
-        for (std::size_t i = 0; i < count; ++i) y[i] = (x ? x[strided(i, dims, info)] : y[i]) * mul + add;
-    } else if (name == "cast_f32_f64") {
-        const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
-        const float *x = argument<const float *>(a, 3);
-        double *y = argument<double *>(a, 4);
-        for (std::size_t i = 0; i < count; ++i) y[i] = x[strided(i, dims, info)];
-    } else if (name == "cast_f16_f32") {
-        const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
-        const std::uint16_t *x = argument<const std::uint16_t *>(a, 3);
-        float *y = argument<float *>(a, 4);
-        for (std::size_t i = 0; i < count; ++i) y[i] = from_f16(x[strided(i, dims, info)]);
-    } else if (name == "const_set_f32") {
-        const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
-        const float value = argument<float>(a, 3);
-        float *y = argument<float *>(a, 4);
+        const T value = argument<T>(a, 3);
+        T *y = argument<T *>(a, 4);
         for (std::size_t i = 0; i < count; ++i) y[strided(i, dims, info)] = value;
-    } else if (name == "copy2d_f32") {
-        const float *x = argument<const float *>(a, 0);
-        float *y = argument<float *>(a, 1);
+    } else if (name == "copy2d") {
+        const T *x = argument<const T *>(a, 0);
+        T *y = argument<T *>(a, 1);
         const std::uint32_t rows = argument<std::uint32_t>(a, 2), columns = argument<std::uint32_t>(a, 3);
         const std::uint32_t x_row = argument<std::uint32_t>(a, 4), y_row = argument<std::uint32_t>(a, 5);
         for (std::size_t i = 0; i < rows; ++i)
             for (std::size_t j = 0; j < columns; ++j) y[i * y_row + j] = x[i * x_row + j];
-    } else if (name == "fast_sum_f32" || name == "fast_sum_small_f32" || name == "fast_max_f32") {
+    } else if (name == "fast_sum" || name == "fast_sum_small" || name == "fast_max") {
         const std::size_t each = argument<std::size_t>(a, 1), dims = argument<std::size_t>(a, 2);
         const std::size_t *info = argument<const std::size_t *>(a, 3);
-        const float *x = argument<const float *>(a, 4);
-        float *y = argument<float *>(a, 5);
-        const bool is_sum = name != "fast_max_f32";
-        const std::size_t results = name == "fast_sum_small_f32" ? count : count / each;
+        const T *x = argument<const T *>(a, 4);
+        T *y = argument<T *>(a, 5);
+        const bool is_sum = name != "fast_max";
+        const std::size_t results = name == "fast_sum_small" ? count : count / each;
         for (std::size_t i = 0; i < results; ++i) {
             double result = is_sum ? 0.0 : -INFINITY;
             for (std::size_t j = 0; j < each; ++j) {
@@ -261,18 +253,31 @@ static bool launch_of_candle(const std::string &name, void **a) {
     return true;
 }
 
+static bool launch_of_candle(const std::string &name, void **a) {
+    const std::size_t end = name.rfind('_');
+    if (end == std::string::npos) return false;
+    const std::string operation = name.substr(0, end), kind = name.substr(end + 1);
+    if (kind == "f32") return launch_of_candle<float>(operation, a);
+    if (kind == "bf16") return launch_of_candle<bf16>(operation, a);
+    if (kind == "f16") return launch_of_candle<f16>(operation, a);
+    // What the tests compare in.
+    return name == "cast_f32_f64" && for_each(a, argument<double *>(a, 4), argument<const float *>(a, 3), [](float x) { return x; });
+}
+
 // Bytes of each argument of a kernel of candle's; none if it is not known.
 static std::vector<std::size_t> sizes_of_candle(const std::string &name) {
-    if (UNARY.count(name) || name == "cast_f32_f64" || name == "cast_f16_f32") return {8, 8, 8, 8, 8};
-    if (BINARY.count(name) || name.rfind("fast_", 0) == 0) return {8, 8, 8, 8, 8, 8};
-    if (name == "affine_f32") return {8, 8, 8, 8, 8, 4, 4};
-    if (name == "const_set_f32") return {8, 8, 8, 4, 8};
-    if (name == "copy2d_f32") return {8, 8, 4, 4, 4, 4};
+    const std::size_t end = name.rfind('_'), number = name.substr(end + 1) == "f32" ? 4 : 2;
+    const std::string operation = name.substr(0, end);
+    if (UNARY.count(operation) || operation.rfind("cast_", 0) == 0) return {8, 8, 8, 8, 8};
+    if (BINARY.count(operation) || operation.rfind("fast_", 0) == 0) return {8, 8, 8, 8, 8, 8};
+    if (operation == "affine") return {8, 8, 8, 8, 8, number, number};
+    if (operation == "const_set") return {8, 8, 8, number, 8};
+    if (operation == "copy2d") return {8, 8, 4, 4, 4, 4};
     return {};
 }
 
 static Result run_kernel(const std::string &name, unsigned blocks, unsigned threads, void **arguments) {
-    const int status = launch_kernel(name.c_str(), blocks, UNCOUNTED, arguments, setting("STUB_BACKWARDS", 0));
+    const int status = launch_kernel(name.c_str(), blocks, nullptr, arguments, setting("STUB_BACKWARDS", 0));
     if (status == 0 && threads == THREADS) return 0;
     if (status == 1 && launch_of_candle(name, arguments)) return 0;
     std::fprintf(stderr, "tests/cuda/driver.cpp: no kernel %s with %u threads\n", name.c_str(), threads);
@@ -415,7 +420,7 @@ EXPORT Result cuLaunchKernel(
     if (!capturing) return run_kernel(name, blocks, threads, arguments);
     std::vector<std::size_t> sizes;
     sizes_wanted = &sizes;
-    if (launch_kernel(name.c_str(), blocks, UNCOUNTED, arguments, false) != 0) sizes = sizes_of_candle(name);
+    if (launch_kernel(name.c_str(), blocks, nullptr, arguments, false) != 0) sizes = sizes_of_candle(name);
     sizes_wanted = nullptr;
     if (sizes.empty()) std::fprintf(stderr, "tests/cuda/driver.cpp: no kernel %s to capture\n", name.c_str()), std::abort();
     std::vector<std::uint64_t> values(sizes.size());
@@ -447,44 +452,74 @@ EXPORT Result cublasCreate_v2(void **handle) { return *handle = &lock, 0; }
 EXPORT Result cublasDestroy_v2(void *) { return 0; }
 EXPORT Result cublasSetStream_v2(void *, void *) { return 0; }
 EXPORT Result cublasSetWorkspace_v2(void *, void *workspace, std::size_t size) { return is_inside(Pointer(workspace), size) ? 0 : 7; }
+EXPORT Result cublasSetMathMode(void *, int) { return 0; }
 EXPORT Result cublasDgemmStridedBatched() { return 15; }  // not supported
-// Columns first, as NVIDIA's documentation defines it; refuses what that refuses, and what leaves a block.
+// Columns first, as NVIDIA's documentation defines it; refuses what leaves a block. A and B are factors, C is the result.
+template <typename Factor, typename Out>
+static Result products(
+    bool a_transposed, bool b_transposed, int m, int n, int k, float alpha, const Factor *a, int a_column, long long a_batch,
+    const Factor *b, int b_column, long long b_batch, float beta, Out *c, int c_column, long long c_batch, int batches, bool as_tf32
+) {
+    const auto bytes = [](long long column, int columns, int rows, std::size_t size) { return size * std::size_t(column * (columns - 1) + rows); };
+    for (long long batch = 0; batch < batches; ++batch) {
+        const Factor *x = a + batch * a_batch, *y = b + batch * b_batch;
+        Out *out = c + batch * c_batch;
+        if (!is_inside(Pointer(x), bytes(a_column, a_transposed ? m : k, a_transposed ? k : m, sizeof(Factor))) ||
+            !is_inside(Pointer(y), bytes(b_column, b_transposed ? k : n, b_transposed ? n : k, sizeof(Factor))) ||
+            !is_inside(Pointer(out), bytes(c_column, n, m, sizeof(Out)))) {
+            std::fprintf(stderr, "tests/cuda/driver.cpp: a product of matrices outside of their memory\n");
+            std::abort();
+        }
+        const long long x_row = a_transposed ? a_column : 1, x_inner = a_transposed ? 1 : a_column;
+        const long long y_inner = b_transposed ? b_column : 1, y_column = b_transposed ? 1 : b_column;
+        // Both factors as f32, what is summed up over in a row.
+        std::vector<float> rows(std::size_t(m) * k), columns(std::size_t(n) * k);
+        const auto factor = [=](float number) { return as_tf32 ? tf32(number) : number; };
+        for (long long i = 0; i < m; ++i)
+            for (long long l = 0; l < k; ++l) rows[i * k + l] = factor(x[i * x_row + l * x_inner]);
+        for (long long j = 0; j < n; ++j)
+            for (long long l = 0; l < k; ++l) columns[j * k + l] = factor(y[l * y_inner + j * y_column]);
+        for (long long j = 0; j < n; ++j)
+            for (long long i = 0; i < m; ++i) {
+                const float *p = &rows[i * k], *q = &columns[j * k];
+                double sum = 0;
+                for (long long l = 0; l < k; ++l) sum += double(p[l]) * q[l];
+                Out &value = out[j * c_column + i];
+                value = float(alpha * sum) + (beta == 0 ? 0.0f : beta * value);
+            }
+    }
+    return 0;
+}
+
 EXPORT Result cublasGemmStridedBatchedEx(
-    void *, int a_operation, int b_operation, int m, int n, int k, const float *alpha_at, const float *a, int a_type, int a_column,
-    long long a_batch, const float *b, int b_type, int b_column, long long b_batch, const float *beta_at, float *c, int c_type,
+    void *, int a_operation, int b_operation, int m, int n, int k, const float *alpha_at, const void *a, int a_type, int a_column,
+    long long a_batch, const void *b, int b_type, int b_column, long long b_batch, const float *beta_at, void *c, int c_type,
     int c_column, long long c_batch, int batches, int compute, int
 ) {
     const float alpha = *alpha_at, beta = *beta_at;
     ++asked.launches;
-    const int REAL = 0, F32 = 68, TF32 = 77;
-    if (a_type != REAL || b_type != REAL || c_type != REAL || (compute != F32 && compute != TF32)) return 15;
+    // CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF; CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32.
+    const int REAL = 0, HALF = 2, BRAIN = 14, F32 = 68, TF32 = 77;
+    if (a_type != b_type || (compute != F32 && (compute != TF32 || a_type != REAL))) return 15;
     if (m < 1 || n < 1 || k < 1 || batches < 1) return 7;
     if (a_column < (a_operation ? k : m) || b_column < (b_operation ? n : k) || c_column < m) return 7;
-    return now_or_later([=] {
-        const auto bytes = [](long long column, int columns, int rows) { return 4 * std::size_t(column * (columns - 1) + rows); };
-        for (long long batch = 0; batch < batches; ++batch) {
-            const float *x = a + batch * a_batch, *y = b + batch * b_batch;
-            float *out = c + batch * c_batch;
-            if (!is_inside(Pointer(x), bytes(a_column, a_operation ? m : k, a_operation ? k : m)) ||
-                !is_inside(Pointer(y), bytes(b_column, b_operation ? k : n, b_operation ? n : k)) ||
-                !is_inside(Pointer(out), bytes(c_column, n, m))) {
-                std::fprintf(stderr, "tests/cuda/driver.cpp: a product of matrices outside of their memory\n");
-                std::abort();
-            }
-            const long long x_row = a_operation ? a_column : 1, x_inner = a_operation ? 1 : a_column;
-            const long long y_inner = b_operation ? b_column : 1, y_column = b_operation ? 1 : b_column;
-            for (long long j = 0; j < n; ++j)
-                for (long long i = 0; i < m; ++i) {
-                    double sum = 0;
-                    for (long long l = 0; l < k; ++l) {
-                        float p = x[i * x_row + l * x_inner], q = y[l * y_inner + j * y_column];
-                        if (compute == TF32) p = tf32(p), q = tf32(q);
-                        sum += double(p) * q;
-                    }
-                    float &value = out[j * c_column + i];
-                    value = float(alpha * sum) + (beta == 0 ? 0.0f : beta * value);
-                }
-        }
-        return 0;
-    });
+    const auto run = [=](auto *factors, auto *out) {
+        using Factor = std::remove_pointer_t<decltype(factors)>;
+        using Out = std::remove_pointer_t<decltype(out)>;
+        return now_or_later([=] {
+            return products(
+                a_operation, b_operation, m, n, k, alpha, static_cast<const Factor *>(a), a_column, a_batch, static_cast<const Factor *>(b),
+                b_column, b_batch, beta, static_cast<Out *>(c), c_column, c_batch, batches, compute == TF32
+            );
+        });
+    };
+    float *const real = nullptr;
+    bf16 *const brain = nullptr;
+    f16 *const half = nullptr;
+    if (a_type == REAL && c_type == REAL) return run(real, real);
+    if (a_type == BRAIN && c_type == BRAIN) return run(brain, brain);
+    if (a_type == BRAIN && c_type == REAL) return run(brain, real);
+    if (a_type == HALF && c_type == HALF) return run(half, half);
+    if (a_type == HALF && c_type == REAL) return run(half, real);
+    return 15;  // not supported
 }

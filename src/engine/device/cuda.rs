@@ -39,7 +39,12 @@ pub fn open(libraries: &[PathBuf], precision: Precision) -> Result<(CudaDevice, 
                 let device = begin(ordinal, precision)
                     .map_err(|error| format!("{name} cannot be used: {}", sentence(&error)))?;
                 let gb = memory as f64 / 1e9;
-                return Ok((device, format!("{name}, {gb:.1} GB, CUDA {}", version(driver))));
+                let unusual = match precision {
+                    Precision::Tf32 => "",
+                    Precision::F32 => ", in f32",
+                    Precision::Bf16 => ", in bf16",
+                };
+                return Ok((device, format!("{name}, {gb:.1} GB, CUDA {}{unusual}", version(driver))));
             }
         }
     }
@@ -79,8 +84,12 @@ fn begin(ordinal: c_int, precision: Precision) -> candle_core::Result<CudaDevice
     let device = CudaDevice::new_with_stream(ordinal as usize)?;
     // SAFETY: all work is on the one stream made here, in the order in which it is called for.
     unsafe { device.disable_event_tracking() };
+    let sums_in_f32 = cublas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // Otherwise cuBLAS may add up parts of a long sum in the 16 bits of its result.
+    // SAFETY: the handle is the device's own.
+    unsafe { cublas::cublasSetMathMode(*device.cublas_handle().handle(), sums_in_f32) }.result().w()?;
     // candle keeps this for the whole process; our own products ask it, too.
-    set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+    set_gemm_reduced_precision_f32(precision != Precision::F32);
     let pool = pool(&device);
     let keep_all = u64::MAX;
     give_workspace(&device)?;

@@ -67,8 +67,8 @@ found_later! { "imagic_cuda_driver":
 }
 
 found_later! { "imagic_cuda_blas":
-    cublasCreate_v2 cublasDestroy_v2 cublasDgemmStridedBatched cublasGemmStridedBatchedEx cublasSetStream_v2
-    cublasSetWorkspace_v2
+    cublasCreate_v2 cublasDestroy_v2 cublasDgemmStridedBatched cublasGemmStridedBatchedEx cublasSetMathMode
+    cublasSetStream_v2 cublasSetWorkspace_v2
 }
 
 not_needed! { curandCreateGenerator curandDestroyGenerator curandSetPseudoRandomGeneratorSeed curandSetStream }

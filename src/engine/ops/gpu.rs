@@ -3,25 +3,41 @@
 //! Knows no driver. What runs them is a [`Gpu`]: `cuda.rs`, or in tests the processor with the same kernels compiled as C++, so
 //! that everything here is compared with the CPU's operations on machines without a GPU.
 //!
+//! Tensors of the network may be stored in 16 bits, see [`Kind`]. Weights that are trained stay in f32, as do gradients of weights, sums
+//! and statistics: a product whose other factor has 16 bits gets a copy of its weight in 16 bits, which is made just before. Keeping
+//! it until the backward pass would save six bytes of traffic for each weight, of which Adam takes 28, and cost two bytes of memory,
+//! of which stage B has least. Frozen weights may have 16 bits themselves, see `with_factors`.
+//!
 //! Unlike the CPU's convolution none is Winograd's: with tensor cores the multiplications that it saves cost less than its
 //! transforms.
 #![deny(unsafe_code)]
 
-/// Runs a kernel in which every thread has one of `count` numbers, which is its last argument.
+/// Runs a kernel, the one for tensors of a kind if one is said, in which every thread has one of `count` numbers, which is its
+/// last argument.
 macro_rules! each {
-    ($gpu:ident, $kernel:literal, $count:expr, $($kind:ident $argument:expr),+) => {{
+    ($gpu:ident, $kernel:literal $(of $stored:expr)?, $count:expr, $($kind:ident $argument:expr),+) => {{
         let count = $count;
         let arguments = &mut [$(Argument::$kind($argument)),+, Argument::Count(count)];
-        if count > 0 { $gpu.launch($kernel, count.div_ceil(THREADS), arguments)? }
+        if count > 0 { $gpu.launch(kernel!($kernel $(of $stored)?), count.div_ceil(THREADS), arguments)? }
     }};
 }
 
 /// Runs a kernel on `blocks` blocks.
 macro_rules! blocks {
-    ($gpu:ident, $kernel:literal, $blocks:expr, $($kind:ident $argument:expr),+) => {{
+    ($gpu:ident, $kernel:literal $(of $stored:expr)?, $blocks:expr, $($kind:ident $argument:expr),+) => {{
         let blocks = $blocks;
-        if blocks > 0 { $gpu.launch($kernel, blocks, &mut [$(Argument::$kind($argument)),+])? }
+        if blocks > 0 { $gpu.launch(kernel!($kernel $(of $stored)?), blocks, &mut [$(Argument::$kind($argument)),+])? }
     }};
+}
+
+/// A kernel's name.
+macro_rules! kernel {
+    ($kernel:literal of $stored:expr) => {
+        &$stored.kernel($kernel)
+    };
+    ($kernel:literal) => {
+        $kernel
+    };
 }
 
 mod attention;
@@ -45,22 +61,49 @@ pub(super) use layout::{Joined, join, mean_square_error, mean_square_error_gradi
 pub(super) use norm::{Norm, group_norm_gradients, layer_norm_input_gradient, layer_norm_sums, normalize};
 
 use candle_core::{Result, bail};
+use std::borrow::Cow;
+
+/// What the numbers of a tensor are stored in; all arithmetic is of f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    F32,
+    /// f32's exponent, 7 bits behind the point.
+    Bf16,
+    /// 10 bits behind the point, numbers up to 65504.
+    F16,
+}
+
+impl Kind {
+    /// The name of a kernel for tensors of that kind.
+    fn kernel(self, name: &str) -> Cow<'_, str> {
+        match self {
+            Self::F32 => name.into(),
+            Self::Bf16 => format!("{name}_bf16").into(),
+            Self::F16 => format!("{name}_f16").into(),
+        }
+    }
+}
+
+/// What a tensor lies in.
+pub(super) trait Stored {
+    fn kind(&self) -> Kind;
+}
 
 /// A device that runs the kernels of `kernels.cu`.
 pub(super) trait Gpu {
-    /// Some f32 in its memory.
-    type Buffer;
+    /// Some numbers in its memory.
+    type Buffer: Stored;
 
     /// Values that an operation may hold beside its inputs and results, about.
     fn scratch(&self) -> usize;
 
     /// `len` values of any content.
-    fn buffer(&self, len: usize) -> Result<Self::Buffer>;
+    fn buffer(&self, len: usize, kind: Kind) -> Result<Self::Buffer>;
 
     /// Runs `blocks` blocks of a kernel.
-    fn launch(&self, kernel: &'static str, blocks: usize, arguments: &mut [Argument<'_, Self::Buffer>]) -> Result<()>;
+    fn launch(&self, kernel: &str, blocks: usize, arguments: &mut [Argument<'_, Self::Buffer>]) -> Result<()>;
 
-    /// A product of matrices, or several at once.
+    /// A product of matrices, or several at once. Both factors are of one kind, and the result is of the same, or of f32.
     fn matmul(
         &self,
         out: &mut Self::Buffer,
@@ -107,6 +150,13 @@ impl<'a, B> View<'a, B> {
 
     fn from(self, start: usize) -> Self {
         Self { start: self.start + start, ..self }
+    }
+
+    fn kind(&self) -> Kind
+    where
+        B: Stored,
+    {
+        self.buffer.kind()
     }
 
     /// Row-major with `row` values from one row to the next.
@@ -167,6 +217,25 @@ pub(super) const THREADS: usize = 256;
 /// Rows whose sums one thread takes.
 const PART: usize = 64;
 
+/// Fails if one of them is of another kind, as which a kernel would read it.
+fn expect<B: Stored>(kind: Kind, views: &[View<'_, B>]) -> Result<()> {
+    match views.iter().find(|view| view.kind() != kind) {
+        Some(view) => bail!("an operation got numbers of {:?} where it takes {kind:?}", view.kind()),
+        None => Ok(()),
+    }
+}
+
+/// A copy of `count` numbers in that kind, if they are of another one, f32.
+fn narrowed<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, count: usize, kind: Kind) -> Result<Option<G::Buffer>> {
+    if x.kind() == kind {
+        return Ok(None);
+    }
+    expect(Kind::F32, &[x])?;
+    let mut copy = gpu.buffer(count, kind)?;
+    each!(gpu, "narrow" of kind, count, Out & mut copy, In x);
+    Ok(Some(copy))
+}
+
 /// `x`: (m, k), `w`: (n, k), `bias`: (n); gives (m, n).
 pub(super) fn linear<G: Gpu>(
     gpu: &G,
@@ -175,10 +244,14 @@ pub(super) fn linear<G: Gpu>(
     bias: Option<View<'_, G::Buffer>>,
     [m, n, k]: [usize; 3],
 ) -> Result<G::Buffer> {
-    let mut y = gpu.buffer(m * n)?;
+    let kind = x.kind();
+    let mut y = gpu.buffer(m * n, kind)?;
     if let Some(bias) = bias {
-        each!(gpu, "spread_bias", m * n, Out & mut y, In bias, Count n, Count 1);
+        expect(Kind::F32, &[bias])?;
+        each!(gpu, "spread_bias" of kind, m * n, Out & mut y, In bias, Count n, Count 1);
     }
+    let copy = narrowed(gpu, w, n * k, kind)?;
+    let w = copy.as_ref().map_or(w, View::all);
     gpu.matmul(&mut y, x.matrix(k), w.matrix(k).t(), Product { add: bias.is_some(), ..Product::one([m, n, k]) })?;
     Ok(y)
 }
@@ -190,7 +263,9 @@ pub(super) fn linear_input_gradient<G: Gpu>(
     dy: View<'_, G::Buffer>,
     [m, n, k]: [usize; 3],
 ) -> Result<G::Buffer> {
-    let mut dx = gpu.buffer(m * k)?;
+    let mut dx = gpu.buffer(m * k, dy.kind())?;
+    let copy = narrowed(gpu, w, n * k, dy.kind())?;
+    let w = copy.as_ref().map_or(w, View::all);
     gpu.matmul(&mut dx, dy.matrix(n), w.matrix(k), Product::one([m, k, n]))?;
     Ok(dx)
 }
@@ -202,16 +277,16 @@ pub(super) fn linear_weight_gradient<G: Gpu>(
     dy: View<'_, G::Buffer>,
     [m, n, k]: [usize; 3],
 ) -> Result<G::Buffer> {
-    let mut dw = gpu.buffer(n * k)?;
+    let mut dw = gpu.buffer(n * k, Kind::F32)?;
     gpu.matmul(&mut dw, dy.matrix(n).t(), x.matrix(k), Product::one([n, k, m]))?;
     Ok(dw)
 }
 
-/// Sums over the rows of `x`, (rows, columns).
+/// Sums over the rows of `x`, (rows, columns), f32.
 pub(super) fn column_sums<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, rows: usize, columns: usize) -> Result<G::Buffer> {
     let parts = rows.div_ceil(PART);
-    let mut partial = gpu.buffer(parts * columns)?;
-    each!(gpu, "column_part_sums", parts * columns, Out & mut partial, In x, Count rows, Count columns, Count PART);
+    let mut partial = gpu.buffer(parts * columns, Kind::F32)?;
+    each!(gpu, "column_part_sums" of x.kind(), parts * columns, Out & mut partial, In x, Count rows, Count columns, Count PART);
     sums_of_parts(gpu, &partial, parts, columns, [1, 0])
 }
 
@@ -223,7 +298,7 @@ pub(super) fn sums_of_parts<G: Gpu>(
     columns: usize,
     [stride, place]: [usize; 2],
 ) -> Result<G::Buffer> {
-    let mut sums = gpu.buffer(columns)?;
+    let mut sums = gpu.buffer(columns, Kind::F32)?;
     let blocks = columns.div_ceil(THREADS);
     let partial = View::all(partial);
     blocks!(
@@ -240,17 +315,17 @@ pub(super) fn sums_of_parts<G: Gpu>(
     Ok(sums)
 }
 
-/// Sums of the rows of `x`, (rows, length).
+/// Sums of the rows of `x`, (rows, length), f32.
 pub(super) fn row_sums<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, rows: usize, length: usize) -> Result<G::Buffer> {
-    let mut sums = gpu.buffer(rows)?;
-    blocks!(gpu, "row_sums", rows, Out & mut sums, In x, Count length);
+    let mut sums = gpu.buffer(rows, Kind::F32)?;
+    blocks!(gpu, "row_sums" of x.kind(), rows, Out & mut sums, In x, Count length);
     Ok(sums)
 }
 
 /// `x`: (rows, 2 d), gives (rows, d).
 pub(super) fn geglu<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, rows: usize, d: usize) -> Result<G::Buffer> {
-    let mut y = gpu.buffer(rows * d)?;
-    each!(gpu, "geglu", rows * d, Out & mut y, In x, Count d);
+    let mut y = gpu.buffer(rows * d, x.kind())?;
+    each!(gpu, "geglu" of x.kind(), rows * d, Out & mut y, In x, Count d);
     Ok(y)
 }
 
@@ -262,12 +337,13 @@ pub(super) fn geglu_gradient<G: Gpu>(
     rows: usize,
     d: usize,
 ) -> Result<G::Buffer> {
-    let mut dx = gpu.buffer(2 * rows * d)?;
-    each!(gpu, "geglu_backward", rows * d, Out & mut dx, In x, In dy, Count d);
+    expect(x.kind(), &[dy])?;
+    let mut dx = gpu.buffer(2 * rows * d, x.kind())?;
+    each!(gpu, "geglu_backward" of x.kind(), rows * d, Out & mut dx, In x, In dy, Count d);
     Ok(dx)
 }
 
-/// `x`: (channels, plane), `e`: (channels), channels counted through the batch.
+/// `x`: (channels, plane), `e`: (channels), f32, channels counted through the batch.
 pub(super) fn add_per_channel<G: Gpu>(
     gpu: &G,
     x: View<'_, G::Buffer>,
@@ -275,8 +351,9 @@ pub(super) fn add_per_channel<G: Gpu>(
     channels: usize,
     plane: usize,
 ) -> Result<G::Buffer> {
-    let mut y = gpu.buffer(channels * plane)?;
-    each!(gpu, "add_per_channel", channels * plane, Out & mut y, In x, In e, Count plane);
+    expect(Kind::F32, &[e])?;
+    let mut y = gpu.buffer(channels * plane, x.kind())?;
+    each!(gpu, "add_per_channel" of x.kind(), channels * plane, Out & mut y, In x, In e, Count plane);
     Ok(y)
 }
 
@@ -288,8 +365,8 @@ pub(super) fn upsample<G: Gpu>(
     h: usize,
     w: usize,
 ) -> Result<G::Buffer> {
-    let mut y = gpu.buffer(4 * planes * h * w)?;
-    each!(gpu, "upsample", 4 * planes * h * w, Out & mut y, In x, Count h, Count w);
+    let mut y = gpu.buffer(4 * planes * h * w, x.kind())?;
+    each!(gpu, "upsample" of x.kind(), 4 * planes * h * w, Out & mut y, In x, Count h, Count w);
     Ok(y)
 }
 
@@ -300,8 +377,8 @@ pub(super) fn upsample_gradient<G: Gpu>(
     values: usize,
     w: usize,
 ) -> Result<G::Buffer> {
-    let mut dx = gpu.buffer(values)?;
-    each!(gpu, "upsample_backward", values, Out & mut dx, In dy, Count w);
+    let mut dx = gpu.buffer(values, dy.kind())?;
+    each!(gpu, "upsample_backward" of dy.kind(), values, Out & mut dx, In dy, Count w);
     Ok(dx)
 }
 
@@ -322,6 +399,7 @@ pub(super) fn adam_step<G: Gpu>(
     step: AdamStep,
     count: usize,
 ) -> Result<()> {
+    expect(Kind::F32, &[View::all(p), g, View::all(first), View::all(second), numbers])?;
     let AdamStep { beta_1, beta_2, eps } = step;
     each!(gpu, "adam", count, Out p, In g, Out first, Out second, In numbers, Value beta_1, Value beta_2, Value eps);
     Ok(())

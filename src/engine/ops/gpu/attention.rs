@@ -1,8 +1,8 @@
 //! Attention as products of matrices: scores of all heads at once, as many queries as fit into scratch memory.
 #![deny(unsafe_code)]
 
-use super::{Argument, Gpu, Matrix, Product, View};
-use candle_core::Result;
+use super::{Argument, Gpu, Kind, Matrix, Product, Stored, View, narrowed};
+use candle_core::{Error, Result};
 
 /// All sizes of an attention: queries (b, n, c), keys and values (b, m, c), c = heads * d.
 #[derive(Clone, Copy)]
@@ -12,6 +12,19 @@ pub(in crate::engine::ops) struct Attention {
     pub m: usize,
     pub c: usize,
     pub heads: usize,
+}
+
+/// Scores, which are f32, because e to their power multiplies their errors, and become probabilities in place, or in another
+/// place if those are factors of 16 bits.
+struct Probabilities<B> {
+    scores: B,
+    narrow: Option<B>,
+}
+
+impl<B> Probabilities<B> {
+    fn get(&mut self) -> &mut B {
+        self.narrow.as_mut().unwrap_or(&mut self.scores)
+    }
 }
 
 /// Some queries of one item, of all heads.
@@ -38,8 +51,14 @@ impl Attention {
     }
 
     /// Room for the scores of as many queries as there are in a chunk, (heads, rows, m).
-    fn scores<G: Gpu>(&self, gpu: &G, chunks: &[Queries]) -> Result<G::Buffer> {
-        gpu.buffer(chunks.iter().map(|queries| self.heads * queries.rows * self.m).max().unwrap_or(0))
+    fn scores<G: Gpu>(&self, gpu: &G, chunks: &[Queries], kind: Kind) -> Result<G::Buffer> {
+        gpu.buffer(chunks.iter().map(|queries| self.heads * queries.rows * self.m).max().unwrap_or(0), kind)
+    }
+
+    /// Room for scores and probabilities.
+    fn probabilities<G: Gpu>(&self, gpu: &G, chunks: &[Queries], kind: Kind) -> Result<Probabilities<G::Buffer>> {
+        let narrow = (kind != Kind::F32).then(|| self.scores(gpu, chunks, kind)).transpose()?;
+        Ok(Probabilities { scores: self.scores(gpu, chunks, Kind::F32)?, narrow })
     }
 
     /// Those of all heads.
@@ -53,18 +72,23 @@ impl Attention {
     }
 
     /// softmax(q k^T / sqrt(d)) into `p`, (heads, rows, m).
-    fn probabilities<G: Gpu>(
+    fn fill<G: Gpu>(
         &self,
         gpu: &G,
         q: View<'_, G::Buffer>,
         k: View<'_, G::Buffer>,
         queries: Queries,
-        p: &mut G::Buffer,
+        p: &mut Probabilities<G::Buffer>,
     ) -> Result<()> {
         let Queries { item, first, rows } = queries;
         let (q, k) = (self.heads(q, self.n, item, first), self.heads(k, self.m, item, 0));
-        gpu.matmul(p, q, k.t(), Product { scale: self.scale(), ..self.product_apart([rows, self.m, self.d()]) })?;
-        blocks!(gpu, "softmax", self.heads * rows, Out p, Count self.m);
+        let product = Product { scale: self.scale(), ..self.product_apart([rows, self.m, self.d()]) };
+        let Probabilities { scores, narrow } = p;
+        gpu.matmul(scores, q, k.t(), product)?;
+        match narrow {
+            None => blocks!(gpu, "softmax", self.heads * rows, Out scores, Count self.m),
+            Some(p) => blocks!(gpu, "softmax" of p.kind(), self.heads * rows, Out p, Out scores, Count self.m),
+        }
         Ok(())
     }
 
@@ -89,14 +113,14 @@ pub(in crate::engine::ops) fn attention<G: Gpu>(
     sizes: &Attention,
 ) -> Result<G::Buffer> {
     let Attention { b, n, m, c, .. } = *sizes;
-    let mut out = gpu.buffer(b * n * c)?;
+    let mut out = gpu.buffer(b * n * c, q.kind())?;
     let chunks = sizes.queries(gpu.scratch());
-    let mut p = sizes.scores(gpu, &chunks)?;
+    let mut p = sizes.probabilities(gpu, &chunks, q.kind())?;
     for queries in chunks {
         let Queries { item, first, rows } = queries;
-        sizes.probabilities(gpu, q, k, queries, &mut p)?;
+        sizes.fill(gpu, q, k, queries, &mut p)?;
         let product = sizes.product_of_heads([rows, sizes.d(), m], n, item, first);
-        gpu.matmul(&mut out, sizes.of_scores(&p, rows), sizes.heads(v, m, item, 0), product)?;
+        gpu.matmul(&mut out, sizes.of_scores(p.get(), rows), sizes.heads(v, m, item, 0), product)?;
     }
     Ok(out)
 }
@@ -108,21 +132,27 @@ pub(in crate::engine::ops) fn attention_gradients<G: Gpu>(
     sizes: &Attention,
 ) -> Result<[G::Buffer; 3]> {
     let (Attention { b, n, m, c, heads }, d) = (*sizes, sizes.d());
-    let (mut dq, mut dk, mut dv) = (gpu.buffer(b * n * c)?, gpu.buffer(b * m * c)?, gpu.buffer(b * m * c)?);
+    let kind = q.kind();
     let chunks = sizes.queries(gpu.scratch());
-    let (mut p, mut dp) = (sizes.scores(gpu, &chunks)?, sizes.scores(gpu, &chunks)?);
+    // Sums over several chunks are rounded once, in the end.
+    let of_sums = if chunks.len() > b { Kind::F32 } else { kind };
+    let mut dq = gpu.buffer(b * n * c, kind)?;
+    let (mut dk, mut dv) = (gpu.buffer(b * m * c, of_sums)?, gpu.buffer(b * m * c, of_sums)?);
+    let mut p = sizes.probabilities(gpu, &chunks, kind)?;
+    let mut dp = sizes.scores(gpu, &chunks, Kind::F32)?;
     for queries in chunks {
         let Queries { item, first, rows } = queries;
         let add = first > 0;
         let dout = || sizes.heads(dout, n, item, first);
-        sizes.probabilities(gpu, q, k, queries, &mut p)?;
+        sizes.fill(gpu, q, k, queries, &mut p)?;
         let to_keys = Product { add, ..sizes.product_of_heads([m, d, rows], m, item, 0) };
-        gpu.matmul(&mut dv, sizes.of_scores(&p, rows).t(), dout(), to_keys)?;
+        gpu.matmul(&mut dv, sizes.of_scores(p.get(), rows).t(), dout(), to_keys)?;
         gpu.matmul(&mut dp, dout(), sizes.heads(v, m, item, 0).t(), sizes.product_apart([rows, m, d]))?;
-        blocks!(gpu, "softmax_backward", heads * rows, Out & mut p, In View::all(&dp), Value sizes.scale(), Count m);
+        blocks!(gpu, "softmax_backward" of kind, heads * rows, Out p.get(), In View::all(&dp), Value sizes.scale(), Count m);
         let of_queries = sizes.product_of_heads([rows, d, m], n, item, first);
-        gpu.matmul(&mut dq, sizes.of_scores(&p, rows), sizes.heads(k, m, item, 0), of_queries)?;
-        gpu.matmul(&mut dk, sizes.of_scores(&p, rows).t(), sizes.heads(q, n, item, first), to_keys)?;
+        gpu.matmul(&mut dq, sizes.of_scores(p.get(), rows), sizes.heads(k, m, item, 0), of_queries)?;
+        gpu.matmul(&mut dk, sizes.of_scores(p.get(), rows).t(), sizes.heads(q, n, item, first), to_keys)?;
     }
-    Ok([dq, dk, dv])
+    let sums = |x: G::Buffer| Ok::<_, Error>(narrowed(gpu, View::all(&x), b * m * c, kind)?.unwrap_or(x));
+    Ok([dq, sums(dk)?, sums(dv)?])
 }

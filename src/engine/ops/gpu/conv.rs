@@ -1,7 +1,7 @@
 //! Convolution as products of matrices: patches as columns, in bands that fit into scratch memory.
 #![deny(unsafe_code)]
 
-use super::{Argument, Gpu, Product, THREADS, View, row_sums, sums_of_parts};
+use super::{Argument, Gpu, Kind, Product, THREADS, View, expect, narrowed, row_sums, sums_of_parts};
 use candle_core::Result;
 
 /// All sizes of a convolution.
@@ -62,15 +62,15 @@ impl Conv {
     fn gather<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>, band: Band, columns: &mut G::Buffer) -> Result<()> {
         let x = x.from(band.item * self.c * self.in_plane());
         let count = band.items * self.patch() * band.rows * self.out_w;
-        each!(gpu, "gather_columns", count, Out columns, In x, Count self.h, Count self.w, Count self.k, Count self.out_w,
+        each!(gpu, "gather_columns" of x.kind(), count, Out columns, In x, Count self.h, Count self.w, Count self.k, Count self.out_w,
             Count self.stride, Count self.before, Count band.first, Count band.rows);
         Ok(())
     }
 
     /// Room for the patches of the largest band.
-    fn columns<G: Gpu>(&self, gpu: &G, bands: &[Band]) -> Result<G::Buffer> {
+    fn columns<G: Gpu>(&self, gpu: &G, bands: &[Band], kind: Kind) -> Result<G::Buffer> {
         let largest = bands.iter().map(|band| band.items * self.patch() * band.rows * self.out_w).max();
-        gpu.buffer(if self.is_plain() { 0 } else { largest.unwrap_or(0) })
+        gpu.buffer(if self.is_plain() { 0 } else { largest.unwrap_or(0) }, kind)
     }
 }
 
@@ -83,10 +83,14 @@ pub(in crate::engine::ops) fn conv2d<G: Gpu>(
     conv: &Conv,
 ) -> Result<G::Buffer> {
     let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
-    let mut y = gpu.buffer(conv.b * o * plane)?;
-    each!(gpu, "spread_bias", conv.b * o * plane, Out & mut y, In bias, Count o, Count plane);
+    let kind = x.kind();
+    expect(Kind::F32, &[bias])?;
+    let mut y = gpu.buffer(conv.b * o * plane, kind)?;
+    each!(gpu, "spread_bias" of kind, conv.b * o * plane, Out & mut y, In bias, Count o, Count plane);
+    let copy = narrowed(gpu, weight, o * patch, kind)?;
+    let weight = copy.as_ref().map_or(weight, View::all);
     let bands = conv.bands(gpu.scratch());
-    let mut columns = conv.columns(gpu, &bands)?;
+    let mut columns = conv.columns(gpu, &bands, kind)?;
     for band in bands {
         let width = band.rows * conv.out_w;
         let columns = if conv.is_plain() {
@@ -116,9 +120,12 @@ pub(in crate::engine::ops) fn conv_input_gradient<G: Gpu>(
     conv: &Conv,
 ) -> Result<G::Buffer> {
     let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
-    let mut dx = gpu.buffer(conv.b * conv.c * conv.in_plane())?;
+    let kind = dy.kind();
+    let mut dx = gpu.buffer(conv.b * conv.c * conv.in_plane(), kind)?;
+    let copy = narrowed(gpu, weight, o * patch, kind)?;
+    let weight = copy.as_ref().map_or(weight, View::all);
     let bands = conv.bands(gpu.scratch());
-    let mut columns = conv.columns(gpu, &bands)?;
+    let mut columns = conv.columns(gpu, &bands, kind)?;
     for band in bands {
         let width = band.rows * conv.out_w;
         let dy = dy.from(band.item * o * plane + band.first * conv.out_w).matrix(plane).batch(o * plane);
@@ -132,7 +139,7 @@ pub(in crate::engine::ops) fn conv_input_gradient<G: Gpu>(
         let (start, count) = (band.item * size, band.items * size);
         // What a band above has put there stays.
         let add = usize::from(band.first > 0);
-        each!(gpu, "scatter_columns", count, OutFrom (&mut dx, start), In columns, Count conv.h, Count conv.w, Count conv.k,
+        each!(gpu, "scatter_columns" of kind, count, OutFrom (&mut dx, start), In columns, Count conv.h, Count conv.w, Count conv.k,
             Count conv.out_w, Count conv.stride, Count conv.before, Count band.first, Count band.rows, Count add);
     }
     Ok(dx)
@@ -146,9 +153,9 @@ pub(in crate::engine::ops) fn conv_weight_gradient<G: Gpu>(
     conv: &Conv,
 ) -> Result<G::Buffer> {
     let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
-    let mut dw = gpu.buffer(o * patch)?;
+    let mut dw = gpu.buffer(o * patch, Kind::F32)?;
     let bands = conv.bands(gpu.scratch());
-    let mut columns = conv.columns(gpu, &bands)?;
+    let mut columns = conv.columns(gpu, &bands, x.kind())?;
     let mut add = false;
     for band in bands {
         let width = band.rows * conv.out_w;

@@ -1,11 +1,13 @@
 //! Runs the kernels and products of `gpu` on an NVIDIA GPU, through candle's device: its stream, its allocator, its cuBLAS.
 
-use super::{AdamStep, Argument, Gpu, Matrix, Product, THREADS, View, adam_step, count};
+use super::{AdamStep, Argument, Gpu, Kind, Matrix, Product, Stored, THREADS, View, adam_step, count};
 use crate::engine::optimizer::Adam;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys as cublas};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, sys};
-use candle_core::cuda_backend::{WrapErr, gemm_reduced_precision_f32};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, sys,
+};
+use candle_core::cuda_backend::{CudaStorageSlice, WrapErr, gemm_reduced_precision_f32};
 use candle_core::op::BackpropOp;
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, Var, bail,
@@ -19,8 +21,8 @@ const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 /// 256 MB: the patches of a layer of Stable Diffusion at 512 pixels, but for the largest ones of its autoencoder.
 const SCRATCH: usize = 64 << 20;
 
-/// Values in the GPU's memory.
-pub type Slice = CudaSlice<f32>;
+/// Values in the GPU's memory; of the kinds only those of [`Kind`], which [`view`] checks.
+pub type Slice = CudaStorageSlice;
 
 /// The values of a tensor there.
 pub type Values<'a> = View<'a, Slice>;
@@ -32,6 +34,46 @@ enum Passed {
     Value(f32),
 }
 
+/// Evaluates an expression with the values of one of the kinds.
+macro_rules! with_values {
+    ($slice:expr, $values:ident => $result:expr) => {
+        match $slice {
+            CudaStorageSlice::F32($values) => $result,
+            CudaStorageSlice::BF16($values) => $result,
+            CudaStorageSlice::F16($values) => $result,
+            _ => unreachable!("operations get only kinds that they know, see `view`"),
+        }
+    };
+}
+
+impl Stored for Slice {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::F32(_) => Kind::F32,
+            Self::BF16(_) => Kind::Bf16,
+            Self::F16(_) => Kind::F16,
+            _ => unreachable!("operations get only kinds that they know, see `view`"),
+        }
+    }
+}
+
+impl Kind {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+
+    fn of_cublas(self) -> cublas::cudaDataType {
+        match self {
+            Self::F32 => cublas::cudaDataType::CUDA_R_32F,
+            Self::Bf16 => cublas::cudaDataType::CUDA_R_16BF,
+            Self::F16 => cublas::cudaDataType::CUDA_R_16F,
+        }
+    }
+}
+
 impl Gpu for CudaDevice {
     type Buffer = Slice;
 
@@ -39,22 +81,28 @@ impl Gpu for CudaDevice {
         SCRATCH
     }
 
-    fn buffer(&self, len: usize) -> Result<Slice> {
-        // SAFETY: f32 of any bits is a number, and what reads a buffer runs behind what fills it, on the one stream of a device.
+    fn buffer(&self, len: usize, kind: Kind) -> Result<Slice> {
         // The driver has no blocks of no bytes.
-        unsafe { self.alloc(len.max(1)) }
+        let len = len.max(1);
+        // SAFETY: any bits are a number of these kinds, and what reads a buffer runs behind what fills it, on the one stream of
+        // a device.
+        unsafe {
+            Ok(match kind {
+                Kind::F32 => Slice::F32(self.alloc(len)?),
+                Kind::Bf16 => Slice::BF16(self.alloc(len)?),
+                Kind::F16 => Slice::F16(self.alloc(len)?),
+            })
+        }
     }
 
-    fn launch(&self, kernel: &'static str, blocks: usize, arguments: &mut [Argument<'_, Slice>]) -> Result<()> {
+    fn launch(&self, kernel: &str, blocks: usize, arguments: &mut [Argument<'_, Slice>]) -> Result<()> {
         let stream = self.cuda_stream();
         let mut passed = Vec::with_capacity(arguments.len());
         for argument in arguments {
             passed.push(match argument {
-                Argument::In(view) => Passed::Pointer(address(view.buffer.device_ptr(&stream).0, view.start)),
-                Argument::Out(buffer) => Passed::Pointer(buffer.device_ptr_mut(&stream).0),
-                Argument::OutFrom((buffer, start)) => {
-                    Passed::Pointer(address(buffer.device_ptr_mut(&stream).0, *start))
-                }
+                Argument::In(view) => Passed::Pointer(address(view, &stream)),
+                Argument::Out(buffer) => Passed::Pointer(address_mut(buffer, 0, &stream)),
+                Argument::OutFrom((buffer, start)) => Passed::Pointer(address_mut(buffer, *start, &stream)),
                 Argument::Count(number) => Passed::Count(count(*number)?),
                 Argument::Value(value) => Passed::Value(*value),
             });
@@ -74,7 +122,7 @@ impl Gpu for CudaDevice {
             shared_mem_bytes: 0, // beyond what the kernels declare
         };
         // SAFETY: the functions of `gpu` pass what the kernel of that name takes; the tests there run all of them with the
-        // kernels as C++, which refuses another number of arguments. Events need not be recorded: there is one stream.
+        // kernels as C++, which refuses other arguments and tensors of another kind. Events need not be recorded: there is one stream.
         unsafe { launch.launch(shape) }.w()?;
         Ok(())
     }
@@ -83,20 +131,22 @@ impl Gpu for CudaDevice {
         let Product { m, n, k, scale, add, out_start, out_row, out_batch, batches } = product;
         let stream = self.cuda_stream();
         let int = |number| Ok::<_, candle_core::Error>(count(number)? as i32);
-        let pointer = |matrix: &Matrix<'_, Slice>| {
-            address(matrix.view.buffer.device_ptr(&stream).0, matrix.view.start) as *const c_void
-        };
+        let pointer = |matrix: &Matrix<'_, Slice>| address(&matrix.view, &stream) as *const c_void;
         let operation = |matrix: &Matrix<'_, Slice>| match matrix.transposed {
             false => cublas::cublasOperation_t::CUBLAS_OP_N,
             true => cublas::cublasOperation_t::CUBLAS_OP_T,
         };
-        let compute = match gemm_reduced_precision_f32() {
+        let (factors, result) = (a.view.kind(), out.kind());
+        if b.view.kind() != factors || (result != factors && result != Kind::F32) {
+            bail!("a product of {factors:?} and {:?} cannot be {result:?}", b.view.kind())
+        }
+        // Sums are of f32 in any case.
+        let compute = match factors == Kind::F32 && gemm_reduced_precision_f32() {
             false => cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             true => cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
         };
-        let real = cublas::cudaDataType::CUDA_R_32F;
         let beta = if add { 1.0f32 } else { 0.0 };
-        let out = address(out.device_ptr_mut(&stream).0, out_start) as *mut c_void;
+        let out = address_mut(out, out_start, &stream) as *mut c_void;
         // cuBLAS counts down columns: what it takes for a matrix is the transpose of ours, and out^T = b^T a^T.
         // SAFETY: all pointers are to memory of this device, and `product` and the matrices say what lies there; the tests of
         // `gpu` compute the same products on the processor with bounds checked.
@@ -110,16 +160,16 @@ impl Gpu for CudaDevice {
                 int(k)?,
                 (&raw const scale).cast(),
                 pointer(&b),
-                real,
+                factors.of_cublas(),
                 int(b.row)?,
                 b.batch as i64,
                 pointer(&a),
-                real,
+                factors.of_cublas(),
                 int(a.row)?,
                 a.batch as i64,
                 (&raw const beta).cast(),
                 out,
-                real,
+                result.of_cublas(),
                 int(out_row)?,
                 out_batch as i64,
                 int(batches)?,
@@ -131,22 +181,33 @@ impl Gpu for CudaDevice {
     }
 }
 
-/// The address of value `start`.
-fn address(pointer: sys::CUdeviceptr, start: usize) -> sys::CUdeviceptr {
-    pointer + (start * size_of::<f32>()) as u64
+/// Where the values of a view begin.
+fn address(view: &Values<'_>, stream: &CudaStream) -> sys::CUdeviceptr {
+    let pointer = with_values!(view.buffer, values => values.device_ptr(stream).0);
+    pointer + (view.start * view.kind().bytes()) as u64
+}
+
+/// Where value `start` of a buffer lies.
+fn address_mut(buffer: &mut Slice, start: usize, stream: &CudaStream) -> sys::CUdeviceptr {
+    let bytes = buffer.kind().bytes();
+    let pointer = with_values!(buffer, values => values.device_ptr_mut(stream).0);
+    pointer + (start * bytes) as u64
 }
 
 /// What an operation gets from candle.
 pub fn view<'a>(storage: &'a CudaStorage, layout: &Layout) -> Result<Values<'a>> {
+    if !matches!(storage.slice, Slice::F32(_) | Slice::BF16(_) | Slice::F16(_)) {
+        bail!("no operation takes tensors of {:?}", storage.dtype())
+    }
     match layout.contiguous_offsets() {
-        Some((start, _)) => Ok(View { buffer: storage.as_cuda_slice::<f32>()?, start }),
+        Some((start, _)) => Ok(View { buffer: &storage.slice, start }),
         None => bail!("a tensor of shape {:?} is not contiguous", layout.shape()),
     }
 }
 
 /// What an operation gives back to candle.
 pub fn storage(values: Slice, device: &CudaDevice) -> CudaStorage {
-    CudaStorage::wrap_cuda_slice(values, device.clone())
+    CudaStorage { slice: values, device: device.clone() }
 }
 
 /// A tensor of `like`'s shape.
@@ -222,14 +283,15 @@ impl InplaceOp1 for Step<'_> {
     fn cuda_fwd(&self, variable: &mut CudaStorage, layout: &Layout) -> Result<()> {
         let device = variable.device().clone();
         let values = layout.shape().elem_count();
-        if layout.contiguous_offsets() != Some((0, values)) {
+        if layout.contiguous_offsets() != Some((0, values)) || !matches!(variable.slice, Slice::F32(_)) {
             bail!("only variables of f32 that lie in a row are trained")
         }
         let mut moments = self.moments.lock().expect("no thread panics while it holds this lock");
         if moments.is_none() {
-            **moments = Some(Moments([device.alloc_zeros(values)?, device.alloc_zeros(values)?]));
+            let zeros = || Ok::<_, candle_core::Error>(Slice::F32(device.alloc_zeros(values)?));
+            **moments = Some(Moments([zeros()?, zeros()?]));
         }
         let Some(Moments([first, second])) = &mut **moments else { unreachable!("set above") };
-        adam_step(&device, variable.as_cuda_slice_mut::<f32>()?, self.gradient, [first, second], self.step, values)
+        adam_step(&device, &mut variable.slice, self.gradient, [first, second], self.step, values)
     }
 }

@@ -6,8 +6,15 @@
 #include <utility>
 #include <vector>
 
-// A number of arguments that is not known.
-static const unsigned UNCOUNTED = ~0u;
+// What an argument is: f, b and h are tensors of f32, bf16 and f16, the others one number.
+static char kind(float *) { return 'f'; }
+static char kind(const float *) { return 'f'; }
+static char kind(bf16 *) { return 'b'; }
+static char kind(const bf16 *) { return 'b'; }
+static char kind(f16 *) { return 'h'; }
+static char kind(const f16 *) { return 'h'; }
+static char kind(unsigned) { return 'u'; }
+static char kind(float) { return 'v'; }
 
 template <typename... Arguments, std::size_t... index>
 static void call(void (*kernel)(Arguments...), void **arguments, std::index_sequence<index...>) {
@@ -18,8 +25,9 @@ static void call(void (*kernel)(Arguments...), void **arguments, std::index_sequ
 static thread_local std::vector<std::size_t> *sizes_wanted;
 
 template <typename... Arguments>
-static int launch(void (*kernel)(Arguments...), unsigned blocks, unsigned count, void **arguments) {
-    if (count != UNCOUNTED && count != sizeof...(Arguments)) return 2;
+static int launch(void (*kernel)(Arguments...), unsigned blocks, const char *kinds, void **arguments) {
+    const char own[] = {kind(Arguments())..., 0};
+    if (kinds && std::strcmp(kinds, own)) return 2;
     if (sizes_wanted) return *sizes_wanted = {sizeof(Arguments)...}, 0;
     for (unsigned turn = 0; turn < blocks; ++turn) {
         current_block = backwards ? blocks - 1 - turn : turn;
@@ -28,34 +36,39 @@ static int launch(void (*kernel)(Arguments...), unsigned blocks, unsigned count,
     return 0;
 }
 
-// Runs all blocks of a kernel on `count` arguments; the last block and the last thread go first if `last_first`. 0, or 1 if there is no such kernel, 2 if it has another number of arguments.
-extern "C" int launch_kernel(const char *name, unsigned blocks, unsigned count, void **arguments, bool last_first) {
+// Runs all blocks of a kernel on arguments of these kinds, which are null if they are not known; the last block and the last thread
+// go first if `last_first`. 0, or 1 if there is no such kernel, 2 if it has other arguments.
+extern "C" int launch_kernel(const char *name, unsigned blocks, const char *kinds, void **arguments, bool last_first) {
     backwards = last_first;
 #define TRY(kernel) \
-    if (!std::strcmp(name, #kernel)) return launch(kernel, blocks, count, arguments);
-    TRY(spread_bias)
-    TRY(add_per_channel)
-    TRY(row_sums)
+    if (!std::strcmp(name, #kernel)) return launch(kernel, blocks, kinds, arguments);
+#define TRY_NARROW(kernel) TRY(kernel##_bf16) TRY(kernel##_f16)
+#define TRY_EACH(kernel) TRY(kernel) TRY_NARROW(kernel)
+    TRY_EACH(spread_bias)
+    TRY_EACH(add_per_channel)
+    TRY_EACH(row_sums)
     TRY(column_sums)
-    TRY(column_part_sums)
-    TRY(gather_columns)
-    TRY(scatter_columns)
-    TRY(statistics)
-    TRY(normalize)
-    TRY(group_norm_sums)
+    TRY_EACH(column_part_sums)
+    TRY_EACH(gather_columns)
+    TRY_EACH(scatter_columns)
+    TRY_EACH(statistics)
+    TRY_EACH(normalize)
+    TRY_EACH(group_norm_sums)
     TRY(group_norm_means)
-    TRY(group_norm_backward)
-    TRY(layer_norm_backward)
-    TRY(layer_norm_part_sums)
+    TRY_EACH(group_norm_backward)
+    TRY_EACH(layer_norm_backward)
+    TRY_EACH(layer_norm_part_sums)
     TRY(softmax)
-    TRY(softmax_backward)
-    TRY(geglu)
-    TRY(geglu_backward)
-    TRY(upsample)
-    TRY(upsample_backward)
+    TRY_NARROW(softmax)
+    TRY_EACH(softmax_backward)
+    TRY_EACH(geglu)
+    TRY_EACH(geglu_backward)
+    TRY_EACH(upsample)
+    TRY_EACH(upsample_backward)
+    TRY_NARROW(narrow)
     TRY(adam)
-    TRY(transpose)
-    TRY(copy_rows)
+    TRY_EACH(transpose)
+    TRY_EACH(copy_rows)
     TRY(weighted_sum)
     TRY(squared_error_sums)
     TRY(squared_error_backward)

@@ -11,6 +11,7 @@
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
 #define FUNCTION static __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
 #define SHARED __shared__
 #define BLOCK blockIdx.x
 #define BARRIER() __syncthreads()
@@ -20,6 +21,7 @@
 #else
 
 #include <cmath>
+#include <cstring>
 
 static thread_local unsigned current_block;
 
@@ -28,6 +30,7 @@ static thread_local bool backwards;
 
 #define KERNEL static void
 #define FUNCTION static inline
+#define MEMBER inline
 #define SHARED
 #define BLOCK current_block
 #define BARRIER()
@@ -36,6 +39,75 @@ static thread_local bool backwards;
         if (thread = backwards ? THREADS - 1 - turn : turn; true)
 
 #endif
+
+// Numbers of 16 bits, which only lie in memory: they become f32 where they are read, and f32 is rounded to the nearest of them, of
+// two equally near ones to the even one.
+
+FUNCTION float bits_as_float(unsigned bits) {
+#ifdef __CUDACC__
+    return __uint_as_float(bits);
+#else
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+#endif
+}
+
+// 8 bits of exponent, as f32 has, and 7 behind the point.
+struct bf16 {
+    unsigned short bits;
+
+    MEMBER operator float() const { return bits_as_float((unsigned)bits << 16); }
+
+    MEMBER bf16 &operator=(float x) {
+#ifdef __CUDACC__
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
+        unsigned whole;
+        std::memcpy(&whole, &x, 4);
+        bits = x == x ? (whole + 0x7fff + (whole >> 16 & 1)) >> 16 : 0x7fff;
+#endif
+        return *this;
+    }
+};
+
+// 5 bits of exponent and 10 behind the point: up to 65504, and from 6e-5 down in even steps of 6e-8.
+struct f16 {
+    unsigned short bits;
+
+    MEMBER operator float() const {
+#ifdef __CUDACC__
+        float x;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+        return x;
+#else
+        const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+        const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                           : exponent     ? std::ldexp(float(1024 + fraction), exponent - 25)
+                                          : std::ldexp(float(fraction), -24);
+        return bits >> 15 ? -size : size;
+#endif
+    }
+
+    MEMBER f16 &operator=(float x) {
+#ifdef __CUDACC__
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
+        const float size = std::fabs(x);
+        unsigned short without_sign = 0x7fff;  // NaN
+        if (size >= 65520.0f) without_sign = 0x7c00;  // infinity; 65520 is in the middle to the next power of two
+        else if (size == size) {
+            int exponent;
+            std::frexp(size, &exponent);
+            // Up to `size` there are at most 2048 steps of 2^step; 1024 of them are one of the exponent.
+            const int step = size < 0x1p-14f ? -24 : exponent - 11;
+            without_sign = (unsigned short)(((step + 24) << 10) + int(std::nearbyint(std::ldexp(size, -step))));
+        }
+        bits = without_sign | (std::signbit(x) ? 0x8000 : 0);
+#endif
+        return *this;
+    }
+};
 
 // A phase in which every thread has one of `count` numbers.
 #define FOR_EACH(index, count)                                                             \

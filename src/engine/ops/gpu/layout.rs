@@ -1,7 +1,7 @@
 //! Changes of layout, and what an example of a step is made of and compared with.
 #![deny(unsafe_code)]
 
-use super::{Argument, Gpu, THREADS, View, row_sums};
+use super::{Argument, Gpu, Kind, THREADS, View, expect, row_sums};
 use candle_core::Result;
 
 /// Side of the squares that one block transposes; as in `kernels.cu`.
@@ -16,8 +16,8 @@ pub(in crate::engine::ops) fn transpose<G: Gpu>(
     x: View<'_, G::Buffer>,
     [b, m, n]: [usize; 3],
 ) -> Result<G::Buffer> {
-    let mut y = gpu.buffer(b * m * n)?;
-    blocks!(gpu, "transpose", b * m.div_ceil(TILE) * n.div_ceil(TILE), Out & mut y, In x, Count m, Count n);
+    let mut y = gpu.buffer(b * m * n, x.kind())?;
+    blocks!(gpu, "transpose" of x.kind(), b * m.div_ceil(TILE) * n.div_ceil(TILE), Out & mut y, In x, Count m, Count n);
     Ok(y)
 }
 
@@ -36,10 +36,11 @@ pub(in crate::engine::ops) fn join<G: Gpu>(
     joined: Joined,
 ) -> Result<G::Buffer> {
     let Joined { rows, columns } = joined;
-    let row = columns[0] + columns[1];
-    let mut y = gpu.buffer(rows * row)?;
+    let (row, kind) = (columns[0] + columns[1], parts[0].kind());
+    expect(kind, &parts)?;
+    let mut y = gpu.buffer(rows * row, kind)?;
     for (x, start, columns) in [(parts[0], 0, columns[0]), (parts[1], columns[0], columns[1])] {
-        each!(gpu, "copy_rows", rows * columns, OutFrom (&mut y, start), In x, Count columns, Count row, Count columns);
+        each!(gpu, "copy_rows" of kind, rows * columns, OutFrom (&mut y, start), In x, Count columns, Count row, Count columns);
     }
     Ok(y)
 }
@@ -53,8 +54,8 @@ pub(in crate::engine::ops) fn split<G: Gpu>(
 ) -> Result<G::Buffer> {
     let Joined { rows, columns } = joined;
     let (row, start, columns) = (columns[0] + columns[1], [0, columns[0]][part], columns[part]);
-    let mut x = gpu.buffer(rows * columns)?;
-    each!(gpu, "copy_rows", rows * columns, Out & mut x, In y.from(start), Count columns, Count columns, Count row);
+    let mut x = gpu.buffer(rows * columns, y.kind())?;
+    each!(gpu, "copy_rows" of y.kind(), rows * columns, Out & mut x, In y.from(start), Count columns, Count columns, Count row);
     Ok(x)
 }
 
@@ -66,7 +67,8 @@ pub(in crate::engine::ops) fn weighted_sum<G: Gpu>(
     sign: f32,
     [items, item]: [usize; 2],
 ) -> Result<G::Buffer> {
-    let mut y = gpu.buffer(items * item)?;
+    expect(Kind::F32, &[a, b, x, z])?;
+    let mut y = gpu.buffer(items * item, Kind::F32)?;
     each!(gpu, "weighted_sum", items * item, Out & mut y, In x, In a, In z, In b, Value sign, Count item, Count x_count,
         Count z_count);
     Ok(y)
@@ -78,8 +80,9 @@ pub(in crate::engine::ops) fn mean_square_error<G: Gpu>(
     [x, y]: [View<'_, G::Buffer>; 2],
     count: usize,
 ) -> Result<G::Buffer> {
+    expect(Kind::F32, &[x, y])?;
     let parts = count.div_ceil(ERRORS);
-    let mut sums = gpu.buffer(parts)?;
+    let mut sums = gpu.buffer(parts, Kind::F32)?;
     blocks!(gpu, "squared_error_sums", parts, Out & mut sums, In x, In y, Value 1.0 / count as f32, Count ERRORS, Count count);
     row_sums(gpu, View::all(&sums), 1, parts)
 }
@@ -90,7 +93,8 @@ pub(in crate::engine::ops) fn mean_square_error_gradient<G: Gpu>(
     [x, y, dmean]: [View<'_, G::Buffer>; 3],
     count: usize,
 ) -> Result<G::Buffer> {
-    let mut dx = gpu.buffer(count)?;
+    expect(Kind::F32, &[x, y, dmean])?;
+    let mut dx = gpu.buffer(count, Kind::F32)?;
     each!(gpu, "squared_error_backward", count, Out & mut dx, In x, In y, In dmean, Value 1.0 / count as f32);
     Ok(dx)
 }

@@ -1,10 +1,10 @@
 //! Group and layer normalization.
 #![deny(unsafe_code)]
 
-use super::{Argument, Gpu, PART, THREADS, View};
+use super::{Argument, Gpu, Kind, PART, THREADS, View, expect};
 use candle_core::Result;
 
-/// A normalization over groups of numbers that lie in a row: of (b, channels, plane).
+/// A normalization, in f32 whatever its input is stored in, over groups of numbers that lie in a row: of (b, channels, plane).
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::ops) struct Norm {
     pub b: usize,
@@ -31,8 +31,8 @@ impl Norm {
 
     /// Mean and 1 / sqrt(variance + eps) of each group.
     fn statistics<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>) -> Result<G::Buffer> {
-        let mut stats = gpu.buffer(2 * self.b * self.groups)?;
-        blocks!(gpu, "statistics", self.b * self.groups, Out & mut stats, In x, Count self.in_group(), Value self.eps);
+        let mut stats = gpu.buffer(2 * self.b * self.groups, Kind::F32)?;
+        blocks!(gpu, "statistics" of x.kind(), self.b * self.groups, Out & mut stats, In x, Count self.in_group(), Value self.eps);
         Ok(stats)
     }
 }
@@ -43,9 +43,10 @@ pub(in crate::engine::ops) fn normalize<G: Gpu>(
     [x, weight, bias]: [View<'_, G::Buffer>; 3],
     norm: &Norm,
 ) -> Result<G::Buffer> {
+    expect(Kind::F32, &[weight, bias])?;
     let stats = norm.statistics(gpu, x)?;
-    let mut y = gpu.buffer(norm.count())?;
-    each!(gpu, "normalize", norm.count(), Out & mut y, In x, In View::all(&stats), In weight, In bias, Count norm.channels,
+    let mut y = gpu.buffer(norm.count(), x.kind())?;
+    each!(gpu, "normalize" of x.kind(), norm.count(), Out & mut y, In x, In View::all(&stats), In weight, In bias, Count norm.channels,
         Count norm.plane, Count norm.in_group(), Count usize::from(norm.silu));
     Ok(y)
 }
@@ -59,15 +60,17 @@ pub(in crate::engine::ops) fn group_norm_gradients<G: Gpu>(
 ) -> Result<[G::Buffer; 2]> {
     let Norm { b, channels, plane, groups, .. } = *norm;
     let (in_group, silu) = (norm.in_group(), usize::from(norm.silu));
+    expect(Kind::F32, &[weight, bias])?;
+    expect(x.kind(), &[dy])?;
     let stats = norm.statistics(gpu, x)?;
-    let mut sums = gpu.buffer(2 * b * channels)?;
-    blocks!(gpu, "group_norm_sums", b * channels, Out & mut sums, In x, In dy, In View::all(&stats), In weight, In bias,
+    let mut sums = gpu.buffer(2 * b * channels, Kind::F32)?;
+    blocks!(gpu, "group_norm_sums" of x.kind(), b * channels, Out & mut sums, In x, In dy, In View::all(&stats), In weight, In bias,
         Count channels, Count plane, Count in_group, Count silu);
-    let mut means = gpu.buffer(2 * b * groups)?;
+    let mut means = gpu.buffer(2 * b * groups, Kind::F32)?;
     each!(gpu, "group_norm_means", b * groups, Out & mut means, In View::all(&sums), In weight, Count channels,
         Count channels / groups, Count in_group);
-    let mut dx = gpu.buffer(norm.count())?;
-    each!(gpu, "group_norm_backward", norm.count(), Out & mut dx, In x, In dy, In View::all(&stats), In View::all(&means),
+    let mut dx = gpu.buffer(norm.count(), x.kind())?;
+    each!(gpu, "group_norm_backward" of x.kind(), norm.count(), Out & mut dx, In x, In dy, In View::all(&stats), In View::all(&means),
         In weight, In bias, Count channels, Count plane, Count in_group, Count silu);
     Ok([dx, sums])
 }
@@ -78,9 +81,11 @@ pub(in crate::engine::ops) fn layer_norm_input_gradient<G: Gpu>(
     [x, weight, dy]: [View<'_, G::Buffer>; 3],
     norm: &Norm,
 ) -> Result<G::Buffer> {
+    expect(Kind::F32, &[weight])?;
+    expect(x.kind(), &[dy])?;
     let stats = norm.statistics(gpu, x)?;
-    let mut dx = gpu.buffer(norm.count())?;
-    blocks!(gpu, "layer_norm_backward", norm.b, Out & mut dx, In x, In dy, In View::all(&stats), In weight,
+    let mut dx = gpu.buffer(norm.count(), x.kind())?;
+    blocks!(gpu, "layer_norm_backward" of x.kind(), norm.b, Out & mut dx, In x, In dy, In View::all(&stats), In weight,
         Count norm.channels);
     Ok(dx)
 }
@@ -92,10 +97,11 @@ pub(in crate::engine::ops) fn layer_norm_sums<G: Gpu>(
     norm: &Norm,
 ) -> Result<(G::Buffer, usize)> {
     let (rows, columns) = (norm.b, norm.channels);
+    expect(x.kind(), &[dy])?;
     let stats = norm.statistics(gpu, x)?;
     let parts = rows.div_ceil(PART);
-    let mut sums = gpu.buffer(2 * parts * columns)?;
-    each!(gpu, "layer_norm_part_sums", parts * columns, Out & mut sums, In x, In dy, In View::all(&stats), Count rows,
+    let mut sums = gpu.buffer(2 * parts * columns, Kind::F32)?;
+    each!(gpu, "layer_norm_part_sums" of x.kind(), parts * columns, Out & mut sums, In x, In dy, In View::all(&stats), Count rows,
         Count columns, Count PART);
     Ok((sums, parts))
 }

@@ -5,11 +5,12 @@ use super::*;
 use crate::engine::ops::{self, Activation, Padding, Parameters, with_values};
 use crate::engine::random::{Purpose, Stream};
 use candle_core::{Device, Tensor, Var};
+use half::{bf16, f16};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::process::Command;
 use std::sync::OnceLock;
 
-type Launch = unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void, bool) -> c_int;
+type Launch = unsafe extern "C" fn(*const c_char, c_uint, *const c_char, *mut *mut c_void, bool) -> c_int;
 
 /// As much scratch memory as no test needs.
 const PLENTY: usize = 1 << 20;
@@ -57,74 +58,150 @@ fn host() -> Option<&'static Host> {
     .as_ref()
 }
 
+/// A tensor there.
+#[derive(Clone, Debug)]
+enum Buffer {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+    F16(Vec<f16>),
+}
+
+impl Stored for Buffer {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::F32(_) => Kind::F32,
+            Self::Bf16(_) => Kind::Bf16,
+            Self::F16(_) => Kind::F16,
+        }
+    }
+}
+
+impl Buffer {
+    /// The nearest numbers of that kind.
+    fn of(values: &[f32], kind: Kind) -> Self {
+        match kind {
+            Kind::F32 => Self::F32(values.to_vec()),
+            Kind::Bf16 => Self::Bf16(values.iter().map(|value| bf16::from_f32(*value)).collect()),
+            Kind::F16 => Self::F16(values.iter().map(|value| f16::from_f32(*value)).collect()),
+        }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values.clone(),
+            Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),
+            Self::F16(values) => values.iter().map(|value| value.to_f32()).collect(),
+        }
+    }
+
+    fn get(&self, at: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[at],
+            Self::Bf16(values) => values[at].to_f32(),
+            Self::F16(values) => values[at].to_f32(),
+        }
+    }
+
+    fn set(&mut self, at: usize, value: f32) {
+        match self {
+            Self::F32(values) => values[at] = value,
+            Self::Bf16(values) => values[at] = bf16::from_f32(value),
+            Self::F16(values) => values[at] = f16::from_f32(value),
+        }
+    }
+
+    /// The address of value `start`, and what host.cpp calls a pointer to it.
+    fn pointer(&mut self, start: usize) -> (*mut c_void, c_char) {
+        let (pointer, kind) = match self {
+            Self::F32(values) => (values[start..].as_mut_ptr().cast(), b'f'),
+            Self::Bf16(values) => (values[start..].as_mut_ptr().cast(), b'b'),
+            Self::F16(values) => (values[start..].as_mut_ptr().cast(), b'h'),
+        };
+        (pointer, kind as c_char)
+    }
+}
+
 impl Gpu for Host {
-    type Buffer = Vec<f32>;
+    type Buffer = Buffer;
 
     fn scratch(&self) -> usize {
         self.scratch
     }
 
-    fn buffer(&self, len: usize) -> Result<Vec<f32>> {
+    fn buffer(&self, len: usize, kind: Kind) -> Result<Buffer> {
         // Not zeros: what reads a value that nothing wrote is found out.
-        Ok(vec![f32::NAN; len])
+        Ok(Buffer::of(&vec![f32::NAN; len], kind))
     }
 
-    fn launch(&self, kernel: &'static str, blocks: usize, arguments: &mut [Argument<'_, Vec<f32>>]) -> Result<()> {
+    fn launch(&self, kernel: &str, blocks: usize, arguments: &mut [Argument<'_, Buffer>]) -> Result<()> {
         #[repr(C)]
         union Passed {
-            pointer: *mut f32,
+            pointer: *mut c_void,
             count: u32,
             value: f32,
         }
-        let mut passed: Vec<Passed> = Vec::new();
+        let (mut passed, mut kinds): (Vec<Passed>, Vec<c_char>) = (Vec::new(), Vec::new());
         for argument in arguments {
-            passed.push(match argument {
-                Argument::In(view) => Passed { pointer: view.buffer[view.start..].as_ptr().cast_mut() },
-                Argument::Out(buffer) => Passed { pointer: buffer.as_mut_ptr() },
-                Argument::OutFrom((buffer, start)) => Passed { pointer: buffer[*start..].as_mut_ptr() },
-                Argument::Count(number) => Passed { count: count(*number)? },
-                Argument::Value(value) => Passed { value: *value },
-            });
+            let (argument, kind) = match argument {
+                // The kernel takes it as one to constants, and the kinds are compared.
+                Argument::In(View { buffer, start }) => {
+                    let (pointer, kind) = const_pointer(buffer, *start);
+                    (Passed { pointer }, kind)
+                }
+                Argument::Out(buffer) => {
+                    let (pointer, kind) = buffer.pointer(0);
+                    (Passed { pointer }, kind)
+                }
+                Argument::OutFrom((buffer, start)) => {
+                    let (pointer, kind) = buffer.pointer(*start);
+                    (Passed { pointer }, kind)
+                }
+                Argument::Count(number) => (Passed { count: count(*number)? }, b'u' as c_char),
+                Argument::Value(value) => (Passed { value: *value }, b'v' as c_char),
+            };
+            passed.push(argument);
+            kinds.push(kind);
         }
+        kinds.push(0);
         let mut pointers: Vec<*mut c_void> = passed.iter_mut().map(|passed| (&raw mut *passed).cast()).collect();
         let name = CString::new(kernel).expect("a name");
         // SAFETY: what `launch_kernel` takes. That the kernels stay within their buffers was seen with -fsanitize=address, see
         // docs/CUDA.md.
         let status = unsafe {
-            (self.launch)(
-                name.as_ptr(),
-                count(blocks)?,
-                pointers.len() as c_uint,
-                pointers.as_mut_ptr(),
-                self.backwards,
-            )
+            (self.launch)(name.as_ptr(), count(blocks)?, kinds.as_ptr(), pointers.as_mut_ptr(), self.backwards)
         };
         assert_eq!(status, 0, "{kernel} with {} arguments", pointers.len());
         Ok(())
     }
 
-    fn matmul(
-        &self,
-        out: &mut Vec<f32>,
-        a: Matrix<'_, Vec<f32>>,
-        b: Matrix<'_, Vec<f32>>,
-        product: Product,
-    ) -> Result<()> {
+    fn matmul(&self, out: &mut Buffer, a: Matrix<'_, Buffer>, b: Matrix<'_, Buffer>, product: Product) -> Result<()> {
         let Product { m, n, k, scale, add, out_start, out_row, out_batch, batches } = product;
-        let value = |matrix: &Matrix<'_, Vec<f32>>, batch: usize, row: usize, column: usize| {
+        // cuBLAS has no others.
+        assert!(a.view.kind() == b.view.kind() && [a.view.kind(), Kind::F32].contains(&out.kind()));
+        let value = |matrix: &Matrix<'_, Buffer>, batch: usize, row: usize, column: usize| {
             let (row, column) = if matrix.transposed { (column, row) } else { (row, column) };
             // cuBLAS refuses rows that overlap.
             assert!(column < matrix.row);
-            f64::from(matrix.view.buffer[matrix.view.start + batch * matrix.batch + row * matrix.row + column])
+            f64::from(matrix.view.buffer.get(matrix.view.start + batch * matrix.batch + row * matrix.row + column))
         };
         assert!(n <= out_row);
         for (batch, row, column) in (0..batches * m * n).map(|i| (i / (m * n), i / n % m, i % n)) {
             let sum: f64 = (0..k).map(|i| value(&a, batch, row, i) * value(&b, batch, i, column)).sum();
-            let out = &mut out[out_start + batch * out_batch + row * out_row + column];
-            *out = (sum * f64::from(scale)) as f32 + if add { *out } else { 0.0 };
+            let at = out_start + batch * out_batch + row * out_row + column;
+            out.set(at, (sum * f64::from(scale)) as f32 + if add { out.get(at) } else { 0.0 });
         }
         Ok(())
     }
+}
+
+/// As [`Buffer::pointer`], of what is only read.
+fn const_pointer(buffer: &Buffer, start: usize) -> (*mut c_void, c_char) {
+    let (pointer, kind): (*const c_void, u8) = match buffer {
+        Buffer::F32(values) => (values[start..].as_ptr().cast(), b'f'),
+        Buffer::Bf16(values) => (values[start..].as_ptr().cast(), b'b'),
+        Buffer::F16(values) => (values[start..].as_ptr().cast(), b'h'),
+    };
+    (pointer.cast_mut(), kind as c_char)
 }
 
 fn normals(seed: u32, shape: &[usize]) -> Tensor {
@@ -135,44 +212,88 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
     with_values(tensor, |values| Ok(values.to_vec())).expect("numbers on the CPU")
 }
 
-/// Both forms of an operation on random arguments: `cpu` gives the result and candle its gradients by the arguments, `gpu` gives
-/// all of them of the arguments and of the result's gradient.
+/// [`compare_in`] every kind.
 fn compare(
     name: &str,
     scratch: usize,
-    shapes: &[&[usize]],
+    tensors: &[&[usize]],
+    weights: &[&[usize]],
     cpu: impl Fn(&[Tensor]) -> Result<Tensor>,
-    gpu: impl Fn(&Host, &[View<'_, Vec<f32>>], View<'_, Vec<f32>>) -> Result<Vec<Vec<f32>>>,
+    gpu: impl Fn(&Host, &[View<'_, Buffer>], View<'_, Buffer>) -> Result<Vec<Buffer>>,
+) {
+    for kind in [Kind::F32, Kind::Bf16, Kind::F16] {
+        compare_in(kind, name, scratch, tensors, weights, &cpu, &gpu);
+    }
+}
+
+/// Both forms of an operation on random arguments, `tensors` of the network, then `weights`, in one kind: `cpu` gives the
+/// result and candle its gradients by the arguments, `gpu` gives all of them of the arguments and of the result's gradient.
+fn compare_in(
+    kind: Kind,
+    name: &str,
+    scratch: usize,
+    tensors: &[&[usize]],
+    weights: &[&[usize]],
+    cpu: impl Fn(&[Tensor]) -> Result<Tensor>,
+    gpu: impl Fn(&Host, &[View<'_, Buffer>], View<'_, Buffer>) -> Result<Vec<Buffer>>,
 ) {
     let Some(&host) = host() else { return };
     let host = &Host { scratch, ..host };
-    let variable = |(shape, seed): (&&[usize], u32)| Var::from_tensor(&normals(seed, shape)).expect("a variable");
-    let variables: Vec<Var> = shapes.iter().zip(1..).map(variable).collect();
+    // Behind something else, as tensors may be that are parts of larger ones.
+    const BEFORE: usize = 3;
+    let of_kinds = tensors.iter().map(|shape| (shape, kind)).chain(weights.iter().map(|shape| (shape, Kind::F32)));
+    let buffer = |values: &[f32], kind| Buffer::of(&[&[f32::NAN; BEFORE], values].concat(), kind);
+    let random = |((shape, kind), seed): ((&&[usize], Kind), u32)| buffer(&numbers(&normals(seed, shape)), kind);
+    let buffers: Vec<Buffer> = of_kinds.zip(1..).map(random).collect();
+    let variable = |(buffer, shape): (&Buffer, &&[usize])| {
+        let tensor = Tensor::from_slice(&buffer.values()[BEFORE..], *shape, &Device::Cpu);
+        Var::from_tensor(&tensor.expect("a tensor")).expect("a variable")
+    };
+    let variables: Vec<Var> = buffers.iter().zip(tensors.iter().chain(weights)).map(variable).collect();
     let arguments: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
     let y = cpu(&arguments).expect(name);
-    let dy = normals(99, y.dims());
-    let gradients = (&y * &dy).and_then(|y| y.sum_all()).and_then(|sum| sum.backward()).expect(name);
+    let dy = buffer(&numbers(&normals(99, y.dims())), kind);
+    let exact_dy = Tensor::from_slice(&dy.values()[BEFORE..], y.dims(), &Device::Cpu).expect("a tensor");
+    let gradients = (&y * &exact_dy).and_then(|y| y.sum_all()).and_then(|sum| sum.backward()).expect(name);
     let mut exact = vec![numbers(&y)];
     exact.extend(variables.iter().map(|variable| numbers(gradients.get(variable).expect("a gradient"))));
 
-    // Behind something else, as tensors may be that are parts of larger ones.
-    const BEFORE: usize = 3;
-    let buffer = |tensor: &Tensor| [vec![f32::NAN; BEFORE], numbers(tensor)].concat();
-    let buffers: Vec<Vec<f32>> = arguments.iter().map(buffer).collect();
-    let dy = buffer(&dy);
-    let views: Vec<View<'_, Vec<f32>>> = buffers.iter().map(|buffer| View { buffer, start: BEFORE }).collect();
+    let views: Vec<View<'_, Buffer>> = buffers.iter().map(|buffer| View { buffer, start: BEFORE }).collect();
     let dy = View { buffer: &dy, start: BEFORE };
     let ours = gpu(host, &views, dy).expect(name);
     let backwards = gpu(&Host { backwards: true, ..*host }, &views, dy).expect(name);
-    assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU");
     assert_eq!(ours.len(), exact.len(), "{name}");
-    for (what, (ours, exact)) in ours.iter().zip(&exact).enumerate() {
-        assert_eq!(ours.len(), exact.len(), "{name}, result {what}");
+    for (what, ((ours, backwards), exact)) in ours.iter().zip(&backwards).zip(&exact).enumerate() {
+        let name = format!("{name} in {kind:?}, result {what} (0 is the value)");
+        let is_of_tensor = what <= tensors.len();
+        assert_eq!(ours.kind(), if is_of_tensor { kind } else { Kind::F32 }, "{name}");
+        let (ours, backwards) = (ours.values(), backwards.values());
+        assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU");
+        assert_eq!(ours.len(), exact.len(), "{name}");
         let norm = exact.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-        let squares = exact.iter().zip(ours).map(|(exact, ours)| (f64::from(*exact) - f64::from(*ours)).powi(2));
+        let squares = exact.iter().zip(ours).map(|(exact, ours)| (f64::from(*exact) - f64::from(ours)).powi(2));
         let error = squares.sum::<f64>().sqrt();
-        // Two ways to compute in f32; Winograd's, which the CPU takes for some sizes, errs by 1e-6.
-        assert!(error <= 2e-6 * norm + 1e-6, "{name}, result {what} (0 is the value): {error} of {norm}");
+        // Two ways to compute in f32; Winograd's, which the CPU takes for some sizes, errs by 1e-6. Gradients of weights are no
+        // worse where tensors have 16 bits: their factors are what the CPU has, and their sums are f32.
+        let of_f32 = 2e-6 * norm + 1e-6;
+        assert!(
+            error <= if is_of_tensor { of_f32 + ROUNDINGS * half_step(kind) * norm } else { of_f32 },
+            "{name}: {error} of {norm}"
+        );
+    }
+}
+
+/// Roundings between arguments and a result of 16 bits, at most, which is in the gradient of a convolution's input: of the weight, of
+/// the columns, of what one band gives, and of the sum with the next one. Each is off by half a step of its number at most, and most
+/// of them by less and in other directions.
+const ROUNDINGS: f64 = 4.0;
+
+/// How far a number of that kind may be from what it stands for, as a share of it; nothing for f32, see `compare`.
+fn half_step(kind: Kind) -> f64 {
+    match kind {
+        Kind::F32 => 0.0,
+        Kind::Bf16 => 1.0 / 256.0,
+        Kind::F16 => 1.0 / 2048.0,
     }
 }
 
@@ -186,7 +307,8 @@ fn linear_layers_are_those_of_the_cpu() {
         compare(
             "linear",
             PLENTY,
-            &[&[m, k], &[n, k], &[n]],
+            &[&[m, k]],
+            &[&[n, k], &[n]],
             |a| ops::linear(&a[0], &a[1], Some(&a[2]), &None),
             |gpu, a, dy| {
                 let sizes = [m, n, k];
@@ -198,7 +320,8 @@ fn linear_layers_are_those_of_the_cpu() {
         compare(
             "linear without bias",
             PLENTY,
-            &[&[m, k], &[n, k]],
+            &[&[m, k]],
+            &[&[n, k]],
             |a| ops::linear(&a[0], &a[1], None, &None),
             |gpu, a, dy| {
                 let sizes = [m, n, k];
@@ -234,7 +357,8 @@ fn convolutions_are_those_of_the_cpu() {
                 compare(
                     &format!("{conv:?} with {scratch} values of scratch memory"),
                     scratch,
-                    &[&[b, c, h, w], &[o, c, k, k], &[o]],
+                    &[&[b, c, h, w]],
+                    &[&[o, c, k, k], &[o]],
                     |a| ops::conv2d(&a[0], &parameters(&a[1], &a[2]), stride, padding),
                     |gpu, a, dy| {
                         let y = conv2d(gpu, a[0], a[1], a[2], &conv)?;
@@ -256,7 +380,8 @@ fn normalizations_are_those_of_the_cpu() {
             compare(
                 &format!("group norm {norm:?}"),
                 PLENTY,
-                &[&[b, channels, plane], &[channels], &[channels]],
+                &[&[b, channels, plane]],
+                &[&[channels], &[channels]],
                 |a| ops::group_norm(&a[0], &parameters(&a[1], &a[2]), groups, 1e-5, after),
                 |gpu, a, dy| {
                     let [dx, sums] = group_norm_gradients(gpu, [a[0], a[1], a[2], dy], &norm)?;
@@ -271,7 +396,8 @@ fn normalizations_are_those_of_the_cpu() {
         compare(
             &format!("layer norm of {rows}x{columns}"),
             PLENTY,
-            &[&[rows, columns], &[columns], &[columns]],
+            &[&[rows, columns]],
+            &[&[columns], &[columns]],
             |a| ops::layer_norm(&a[0], &parameters(&a[1], &a[2]), 1e-5),
             |gpu, a, dy| {
                 let dx = layer_norm_input_gradient(gpu, [a[0], a[1], dy], &norm)?;
@@ -294,6 +420,7 @@ fn attention_is_that_of_the_cpu() {
                 &format!("attention {dims:?} with {scratch} values of scratch memory"),
                 scratch,
                 &[&[b, n, c], &[b, m, c], &[b, m, c]],
+                &[],
                 |a| ops::attention(&a[0], &a[1], &a[2], heads),
                 |gpu, a, dy| {
                     let out = attention(gpu, a[0], a[1], a[2], &sizes)?;
@@ -312,6 +439,7 @@ fn small_operations_are_those_of_the_cpu() {
             "geglu",
             PLENTY,
             &[&[rows, 2 * d]],
+            &[],
             |a| ops::geglu(&a[0]),
             |gpu, a, dy| Ok(vec![geglu(gpu, a[0], rows, d)?, geglu_gradient(gpu, a[0], dy, rows, d)?]),
         );
@@ -321,17 +449,19 @@ fn small_operations_are_those_of_the_cpu() {
         compare(
             "add per channel",
             PLENTY,
-            &[&[b, c, h, w], &[b, c]],
+            &[&[b, c, h, w]],
+            &[&[b, c]],
             |a| ops::add_per_channel(&a[0], &a[1]),
             |gpu, a, dy| {
                 let y = add_per_channel(gpu, a[0], a[1], channels, plane)?;
-                Ok(vec![y, dy.buffer[dy.start..].to_vec(), row_sums(gpu, dy, channels, plane)?])
+                Ok(vec![y, Buffer::of(&dy.buffer.values()[dy.start..], dy.kind()), row_sums(gpu, dy, channels, plane)?])
             },
         );
         compare(
             "upsample",
             PLENTY,
             &[&[b, c, h, w]],
+            &[],
             |a| ops::upsample_nearest_2x(&a[0]),
             |gpu, a, dy| {
                 Ok(vec![upsample(gpu, a[0], channels, h, w)?, upsample_gradient(gpu, dy, channels * plane, w)?])
@@ -347,6 +477,7 @@ fn layouts_and_the_loss_are_those_of_the_cpu() {
             "transpose",
             PLENTY,
             &[&[b, m, n]],
+            &[],
             |a| ops::transpose(&a[0]),
             |gpu, a, dy| Ok(vec![transpose(gpu, a[0], [b, m, n])?, transpose(gpu, dy, [b, n, m])?]),
         );
@@ -357,6 +488,7 @@ fn layouts_and_the_loss_are_those_of_the_cpu() {
             "join channels",
             PLENTY,
             &[&[b, c, h, w], &[b, d, h, w]],
+            &[],
             |a| ops::join_channels(&a[0], &a[1]),
             |gpu, a, dy| {
                 Ok(vec![join(gpu, [a[0], a[1]], joined)?, split(gpu, dy, joined, 0)?, split(gpu, dy, joined, 1)?])
@@ -364,17 +496,20 @@ fn layouts_and_the_loss_are_those_of_the_cpu() {
         );
     }
     for count in [7, 5000, 9000] {
-        compare(
+        // The network's prediction is f32 before it comes here.
+        compare_in(
+            Kind::F32,
             "mean square error",
             PLENTY,
+            &[],
             &[&[count], &[count]],
             |a| ops::mean_square_error(&a[0], &a[1]),
             |gpu, a, dy| {
                 let mean = mean_square_error(gpu, [a[0], a[1]], count)?;
                 let dx = mean_square_error_gradient(gpu, [a[0], a[1], dy], count)?;
                 // Nobody asks for that of the target, which is this one.
-                let dtarget = dx.iter().map(|dx| -dx).collect();
-                Ok(vec![mean, dx, dtarget])
+                let dtarget = dx.values().iter().map(|dx| -dx).collect();
+                Ok(vec![mean, dx, Buffer::F32(dtarget)])
             },
         );
     }
@@ -390,10 +525,11 @@ fn weighted_sums_are_those_of_the_cpu() {
         let (x, z) = (normals(3, &shape(of_x)), normals(4, &shape(of_z)));
         for (sign, factor) in [(ops::Sign::Plus, 1.0), (ops::Sign::Minus, -1.0)] {
             let expected = numbers(&ops::weighted_sum([&a, &x], sign, [&b, &z]).expect("a sum"));
-            let [a, b, x, z] = [&a, &b, &x, &z].map(numbers);
-            let parts = [(View::all(&x), x.len()), (View::all(&z), z.len())];
+            let counts = [&x, &z].map(Tensor::elem_count);
+            let [a, b, x, z] = [&a, &b, &x, &z].map(|tensor| Buffer::F32(numbers(tensor)));
+            let parts = [(View::all(&x), counts[0]), (View::all(&z), counts[1])];
             let sum = weighted_sum(host, [View::all(&a), View::all(&b)], parts, factor, [items, item.iter().product()]);
-            assert_eq!(sum.expect("a sum"), expected, "{of_x} {of_z} {sign:?}");
+            assert_eq!(sum.expect("a sum").values(), expected, "{of_x} {of_z} {sign:?}");
         }
     }
 }
@@ -404,20 +540,21 @@ fn adam_takes_the_steps_of_the_cpu() {
     let (count, lr, betas) = (1000, 1e-3f64, [0.9f32, 0.999]);
     let variable = Var::from_tensor(&normals(1, &[count])).expect("a variable");
     let adam = crate::engine::optimizer::Adam::new(vec![variable.clone()], lr);
-    let (mut p, mut first, mut second) = (numbers(&variable), vec![0.0; count], vec![0.0; count]);
+    let zeros = || Buffer::F32(vec![0.0; count]);
+    let (mut p, mut first, mut second) = (Buffer::F32(numbers(&variable)), zeros(), zeros());
     for step in 1..=5 {
         let gradient = normals(step + 10, &[count]);
         let loss = (variable.as_tensor() * &gradient).and_then(|product| product.sum_all()).expect("a sum");
         adam.begin_step().expect("a number");
         adam.update(|| Ok((loss.clone(), loss.backward()?))).expect("a step");
         let [bias_1, bias_2] = betas.map(|beta| 1.0 - f64::from(beta).powi(step as i32));
-        let numbers_of_step = vec![(lr / bias_1) as f32, bias_2.sqrt() as f32];
-        let gradient = numbers(&gradient);
+        let numbers_of_step = Buffer::F32(vec![(lr / bias_1) as f32, bias_2.sqrt() as f32]);
+        let gradient = Buffer::F32(numbers(&gradient));
         let (read, moments) = ([&gradient, &numbers_of_step].map(View::all), [&mut first, &mut second]);
         let step = AdamStep { beta_1: betas[0], beta_2: betas[1], eps: 1e-8 };
         adam_step(host, &mut p, read, moments, step, count).expect("a step");
     }
-    let worst = numbers(&variable).iter().zip(&p).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let worst = numbers(&variable).iter().zip(&p.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= 1e-6, "{worst}");
 }
 
@@ -426,7 +563,46 @@ fn a_kernel_that_is_not_there_is_refused() {
     let Some(host) = host() else { return };
     let call = |name: &CStr| {
         // SAFETY: no argument is read, because there are none.
-        unsafe { (host.launch)(name.as_ptr(), 1, 0, std::ptr::null_mut(), false) }
+        unsafe { (host.launch)(name.as_ptr(), 1, c"".as_ptr(), std::ptr::null_mut(), false) }
     };
     assert_eq!([call(c"nothing"), call(c"adam")], [1, 2]);
+}
+
+#[test]
+fn numbers_of_a_kind_that_a_kernel_would_misread_are_refused() {
+    let Some(host) = host() else { return };
+    let [x, w, narrow] = [Kind::F32, Kind::F32, Kind::Bf16].map(|kind| Buffer::of(&[1.0; 4], kind));
+    let [x, w, narrow] = [&x, &w, &narrow].map(View::all);
+    let sizes = [2, 2, 2];
+    assert!(linear(host, x, w, Some(w), sizes).is_ok() && linear(host, narrow, w, Some(w), sizes).is_ok());
+    let norm = Norm::of_rows(2, 2, 1e-5);
+    let results = [
+        linear(host, narrow, w, Some(narrow), sizes),
+        linear(host, x, narrow, None, sizes),
+        normalize(host, [x, narrow, w], &norm),
+        geglu_gradient(host, narrow, x, 1, 2),
+        add_per_channel(host, narrow, narrow, 2, 2),
+    ];
+    assert!(results.iter().all(Result::is_err), "a bias, a factor, a weight, a gradient, what is added: {results:?}");
+}
+
+/// In steps that no number of 16 bits falls into, and where those numbers end.
+#[test]
+fn numbers_are_rounded_to_the_nearest_of_16_bits() {
+    let Some(host) = host() else { return };
+    let ends = [f32::INFINITY, f32::MAX, 65504.0, 65519.99, 65520.0, 6e-8, 2.9e-8, 3e-8, 1e-40, 0.0];
+    let all = (0..1 << 17).map(|high| f32::from_bits(high << 15)).filter(|value| value.is_finite());
+    let between = (0..1 << 19).map(|high| f32::from_bits((high << 13) + 1)).filter(|value| value.is_finite());
+    let values: Vec<f32> = ends.iter().flat_map(|end| [*end, -*end]).chain(all).chain(between).collect();
+    let values = Buffer::F32(values);
+    for kind in [Kind::Bf16, Kind::F16] {
+        let exact = Buffer::of(&values.values(), kind).values();
+        let ours =
+            narrowed(host, View::all(&values), exact.len(), kind).expect("a copy").expect("of another kind").values();
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&ours) == bits(&exact), "{kind:?}");
+    }
+    let nan = Buffer::F32(vec![f32::NAN]);
+    let narrow = |kind| narrowed(host, View::all(&nan), 1, kind).expect("a copy").expect("of another kind");
+    assert!([Kind::Bf16, Kind::F16].iter().all(|&kind| narrow(kind).get(0).is_nan()));
 }
