@@ -22,6 +22,16 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
+/// Names of all kernels.
+fn kernels() -> Vec<String> {
+    let folder = Path::new(ROOT).join("src/engine/ops/gpu");
+    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let sources = files.filter(|file| file.extension().is_some_and(|extension| extension == "cu"));
+    let text: String = sources.map(|file| std::fs::read_to_string(file).expect("a source file")).collect();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("KERNEL "));
+    lines.map(|line| line.split('(').next().expect("a name").to_owned()).collect()
+}
+
 #[test]
 fn kernels_assemble_for_every_kind_of_card_without_spilling() {
     let Some(toolkit) = toolkit() else {
@@ -34,8 +44,7 @@ fn kernels_assemble_for_every_kind_of_card_without_spilling() {
     // As build.rs does.
     let mut compile = Command::new(toolkit.join("bin/nvcc"));
     run(compile.args(["-ptx", "-std=c++17", "-O3", "--gpu-architecture", "compute_80", "-o"]).arg(&ptx).arg(&source));
-    let text = std::fs::read_to_string(&source).expect("the kernels");
-    let kernels = text.lines().filter(|line| line.starts_with("KERNEL ")).count();
+    let kernels = kernels().len();
     for architecture in ["sm_80", "sm_90"] {
         let mut assemble = Command::new(toolkit.join("bin/ptxas"));
         let output = run(assemble.args(["-v", "-arch", architecture, "-o"]).arg(&cubin).arg(&ptx));
@@ -70,11 +79,9 @@ fn every_kernel_can_be_launched_on_the_processor() {
     let read = |name: &str| {
         std::fs::read_to_string(Path::new(ROOT).join("src/engine/ops/gpu").join(name)).expect("a source file")
     };
-    let kernels = read("kernels.cu");
     let host = read("host.cpp");
-    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "norm.rs"].map(read).concat();
-    for line in kernels.lines().filter_map(|line| line.strip_prefix("KERNEL ")) {
-        let name = line.split('(').next().expect("a name");
+    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "fused.rs", "norm.rs"].map(read).concat();
+    for name in kernels() {
         assert!(host.contains(&format!("TRY({name})")), "host.cpp lacks {name}");
         assert!(calls.contains(&format!("\"{name}\"")), "gpu.rs and its parts do not call {name}");
     }

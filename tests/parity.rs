@@ -8,7 +8,7 @@
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::checkpoint::Activations;
-use imagic_edit::engine::device::{Precision, Processor};
+use imagic_edit::engine::device::{Attention, Precision, Processor, set_attention};
 use imagic_edit::engine::imagic::{self, Sample, Setting};
 use imagic_edit::engine::lora;
 use imagic_edit::engine::mode::Mode;
@@ -28,7 +28,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 for the numbers that it uses in edits.
+/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 for the numbers that it uses in edits. On a card that is
+/// the processor (tests/cuda) `fused` is cuda with attention as with tf32, which there has all bits.
 static DEVICE: LazyLock<Device> = LazyLock::new(|| {
     let chosen = processor().choose();
     if let Some(reason) = chosen.reason {
@@ -42,6 +43,10 @@ static DEVICE: LazyLock<Device> = LazyLock::new(|| {
 fn processor() -> Processor {
     let precision = match std::env::var("IMAGIC_TEST_DEVICE").as_deref() {
         Ok("cuda") => Precision::F32,
+        Ok("fused") => {
+            set_attention(Attention::Fused);
+            Precision::F32
+        }
         Ok("tf32") => Precision::Tf32,
         _ => return Processor::Cpu,
     };

@@ -18,7 +18,7 @@ macro_rules! each {
 
 /// Runs a kernel on `blocks` blocks.
 macro_rules! blocks {
-    ($gpu:ident, $kernel:literal, $blocks:expr, $($kind:ident $argument:expr),+) => {{
+    ($gpu:ident, $kernel:expr, $blocks:expr, $($kind:ident $argument:expr),+) => {{
         let blocks = $blocks;
         if blocks > 0 { $gpu.launch($kernel, blocks, &mut [$(Argument::$kind($argument)),+])? }
     }};
@@ -29,6 +29,7 @@ mod conv;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "calls of kernels and of cuBLAS, whose arguments the compiler cannot check")]
 mod cuda;
+mod fused;
 mod norm;
 #[cfg(test)]
 #[allow(unsafe_code, reason = "the kernels as C++, in a library that the test compiles")]
@@ -51,6 +52,9 @@ pub(super) trait Gpu {
 
     /// Values that an operation may hold beside its inputs and results, about.
     fn scratch(&self) -> usize;
+
+    /// Whether attention keeps its scores in a block where there are kernels for that, which multiply in TF32.
+    fn fuses_attention(&self) -> bool;
 
     /// `len` values of any content.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;

@@ -1,6 +1,7 @@
 //! Runs the kernels and products of `gpu` on an NVIDIA GPU, through candle's device: its stream, its allocator, its cuBLAS.
 
 use super::{AdamStep, Argument, Gpu, Matrix, Product, THREADS, View, adam_step, count};
+use crate::engine::device::{Precision, fuses_attention};
 use crate::engine::optimizer::Adam;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys as cublas};
@@ -37,6 +38,10 @@ impl Gpu for CudaDevice {
 
     fn scratch(&self) -> usize {
         SCRATCH
+    }
+
+    fn fuses_attention(&self) -> bool {
+        fuses_attention(if gemm_reduced_precision_f32() { Precision::Tf32 } else { Precision::F32 })
     }
 
     fn buffer(&self, len: usize) -> Result<Slice> {

@@ -3,6 +3,8 @@
 // All numbers are f32, all tensors lie in a row. Counts are less than 2^31, which `gpu.rs` checks. Sums are taken in a fixed order.
 #include "kernel.h"
 
+#include "attention.cu"
+
 // y, (..., channels, plane), becomes bias, (channels), at every position.
 KERNEL spread_bias(float *y, const float *bias, unsigned channels, unsigned plane, unsigned count) {
     FOR_EACH(i, count) y[i] = bias[i / plane % channels];

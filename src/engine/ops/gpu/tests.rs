@@ -20,6 +20,8 @@ struct Host {
     launch: Launch,
     /// Whether the last thread goes first.
     backwards: bool,
+    /// Whether attention is done by one kernel.
+    fused: bool,
     scratch: usize,
 }
 
@@ -52,7 +54,7 @@ fn host() -> Option<&'static Host> {
         assert!(!symbol.is_null(), "{library} has launch_kernel");
         // SAFETY: host.cpp defines it with this type.
         let launch = unsafe { std::mem::transmute::<*mut c_void, Launch>(symbol) };
-        Some(Host { launch, backwards: false, scratch: PLENTY })
+        Some(Host { launch, backwards: false, fused: false, scratch: PLENTY })
     })
     .as_ref()
 }
@@ -62,6 +64,10 @@ impl Gpu for Host {
 
     fn scratch(&self) -> usize {
         self.scratch
+    }
+
+    fn fuses_attention(&self) -> bool {
+        self.fused
     }
 
     fn buffer(&self, len: usize) -> Result<Vec<f32>> {
@@ -155,16 +161,18 @@ fn compare(
     let mut exact = vec![numbers(&y)];
     exact.extend(variables.iter().map(|variable| numbers(gradients.get(variable).expect("a gradient"))));
 
-    // Behind something else, as tensors may be that are parts of larger ones.
-    const BEFORE: usize = 3;
-    let buffer = |tensor: &Tensor| [vec![f32::NAN; BEFORE], numbers(tensor)].concat();
-    let buffers: Vec<Vec<f32>> = arguments.iter().map(buffer).collect();
-    let dy = buffer(&dy);
-    let views: Vec<View<'_, Vec<f32>>> = buffers.iter().map(|buffer| View { buffer, start: BEFORE }).collect();
-    let dy = View { buffer: &dy, start: BEFORE };
-    let ours = gpu(host, &views, dy).expect(name);
-    let backwards = gpu(&Host { backwards: true, ..*host }, &views, dy).expect(name);
-    assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU");
+    // Behind something else, as tensors may be that are parts of larger ones; once where four numbers can be read at a time, once where
+    // they cannot.
+    let run = |host: &Host, before: usize| {
+        let buffer = |tensor: &Tensor| [vec![f32::NAN; before], numbers(tensor)].concat();
+        let buffers: Vec<Vec<f32>> = arguments.iter().map(buffer).collect();
+        let dy = buffer(&dy);
+        let views: Vec<View<'_, Vec<f32>>> = buffers.iter().map(|buffer| View { buffer, start: before }).collect();
+        gpu(host, &views, View { buffer: &dy, start: before }).expect(name)
+    };
+    let ours = run(host, 3);
+    let backwards = run(&Host { backwards: true, ..*host }, 4);
+    assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU, or on addresses");
     assert_eq!(ours.len(), exact.len(), "{name}");
     for (what, (ours, exact)) in ours.iter().zip(&exact).enumerate() {
         assert_eq!(ours.len(), exact.len(), "{name}, result {what}");
@@ -297,12 +305,63 @@ fn attention_is_that_of_the_cpu() {
                 |a| ops::attention(&a[0], &a[1], &a[2], heads),
                 |gpu, a, dy| {
                     let out = attention(gpu, a[0], a[1], a[2], &sizes)?;
-                    let gradients = attention_gradients(gpu, [a[0], a[1], a[2], dy], &sizes)?;
+                    let gradients = attention_gradients(gpu, [a[0], a[1], a[2], View::all(&out), dy], &sizes)?;
                     Ok([out].into_iter().chain(gradients).collect())
                 },
             );
         }
     }
+}
+
+#[test]
+fn attention_that_keeps_its_scores_is_that_of_the_cpu() {
+    for (b, n, m, heads, d) in [
+        (1, 1, 3, 2, 3),
+        (2, 30, 7, 4, 5),
+        (2, 130, 77, 2, 40),
+        (1, 256, 256, 1, 40),
+        (1, 64, 64, 2, 64),
+        (1, 70, 150, 2, 80),
+        (1, 129, 33, 1, 72),
+        (2, 33, 20, 2, 160),
+        (1, 16, 77, 1, 84),
+        // Without a kernel: there the sizes decide.
+        (1, 9, 11, 1, 164),
+    ] {
+        let (c, dims) = (heads * d, [b, n, m, heads, d]);
+        let sizes = Attention { b, n, m, c, heads };
+        assert_eq!(fused::Fused::of(&sizes).is_some(), d <= 160);
+        compare(
+            &format!("attention {dims:?} in one kernel"),
+            PLENTY,
+            &[&[b, n, c], &[b, m, c], &[b, m, c]],
+            |a| ops::attention(&a[0], &a[1], &a[2], heads),
+            |gpu, a, dy| {
+                let gpu = &Host { fused: true, ..*gpu };
+                let out = attention(gpu, a[0], a[1], a[2], &sizes)?;
+                let gradients = attention_gradients(gpu, [a[0], a[1], a[2], View::all(&out), dy], &sizes)?;
+                Ok([out].into_iter().chain(gradients).collect())
+            },
+        );
+    }
+}
+
+/// Where one score is far above the others, and all of them far from 0.
+#[test]
+fn attention_of_large_scores_is_that_of_the_cpu() {
+    let (n, m, heads, d) = (20, 70, 2, 40);
+    let sizes = Attention { b: 1, n, m, c: heads * d, heads };
+    let large = |q: &Tensor| (q * 40.0)? - 20.0;
+    let [q, k, v] = [(1, n), (2, m), (3, m)].map(|(seed, rows)| normals(seed, &[1, rows, heads * d]));
+    let q = large(&q).expect("large numbers");
+    let exact = numbers(&ops::attention(&q, &k, &v, heads).expect("a result"));
+    let Some(&host) = host() else { return };
+    let [q, k, v] = [q, k, v].map(|tensor| numbers(&tensor));
+    let [q, k, v] = [&q, &k, &v].map(View::all);
+    let ours = attention(&Host { fused: true, ..host }, q, k, v, &sizes).expect("a result");
+    let worst = exact.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // Scores of some hundreds have 5 digits behind the point.
+    assert!(worst <= 1e-3, "{worst}");
 }
 
 #[test]
