@@ -5,7 +5,7 @@
 //! the most memory that it took there, in bytes.
 
 use candle_core::{Device, Tensor};
-use imagic_edit::engine::device::{Chosen, Precision, Processor};
+use imagic_edit::engine::device::{self, Chosen, Precision, Processor};
 use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::random::{Purpose, Stream};
@@ -42,7 +42,7 @@ struct Job {
 /// How a GPU is used.
 #[derive(Clone, Deserialize)]
 struct Gpu {
-    /// f32 or tf32.
+    /// f32 or tf32, or tf32-scores: with attention whose scores are written to memory.
     precision: String,
     /// Folder of CUDA's libraries.
     libraries: PathBuf,
@@ -51,7 +51,10 @@ struct Gpu {
 impl Job {
     fn processor(&self) -> Processor {
         let Some(Gpu { precision, libraries }) = self.gpu.clone() else { return Processor::Cpu };
-        let precision = if precision == "tf32" { Precision::Tf32 } else { Precision::F32 };
+        if precision == "tf32-scores" {
+            device::set_attention(device::Attention::Scores);
+        }
+        let precision = if precision.starts_with("tf32") { Precision::Tf32 } else { Precision::F32 };
         Processor::Fastest { libraries: vec![libraries], precision }
     }
 }

@@ -80,7 +80,7 @@ fn every_kernel_can_be_launched_on_the_processor() {
         std::fs::read_to_string(Path::new(ROOT).join("src/engine/ops/gpu").join(name)).expect("a source file")
     };
     let host = read("host.cpp");
-    let calls = ["../gpu.rs", "attention.rs", "conv.rs", "fused.rs", "norm.rs"].map(read).concat();
+    let calls = ["../gpu.rs", "adam8.rs", "attention.rs", "conv.rs", "fused.rs", "norm.rs"].map(read).concat();
     for name in kernels() {
         assert!(host.contains(&format!("TRY({name})")), "host.cpp lacks {name}");
         assert!(calls.contains(&format!("\"{name}\"")), "gpu.rs and its parts do not call {name}");

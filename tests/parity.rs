@@ -12,7 +12,7 @@ use imagic_edit::engine::device::{Attention, Precision, Processor, set_attention
 use imagic_edit::engine::imagic::{self, Sample, Setting};
 use imagic_edit::engine::lora;
 use imagic_edit::engine::mode::Mode;
-use imagic_edit::engine::optimizer::Adam;
+use imagic_edit::engine::optimizer::{Adam, MomentBits};
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::schedule::Schedule;
 use imagic_edit::engine::text::TextEncoder;
@@ -271,8 +271,11 @@ fn adam_takes_the_same_steps() {
         for name in list(&reference.facts["adam"]["names"]) {
             let tensor = |part: &str| reference.tensor(&format!("adam.{}.{part}", name.as_str().expect("a name")));
             let variable = Var::from_tensor(&tensor("start")).expect("a variable");
-            let adam =
-                Adam::new(vec![variable.clone()], reference.facts["adam"]["learning_rate"].as_f64().expect("a rate"));
+            let adam = Adam::new(
+                vec![variable.clone()],
+                reference.facts["adam"]["learning_rate"].as_f64().expect("a rate"),
+                MomentBits::ThirtyTwo,
+            );
             for step in 0..10 {
                 let gradient = tensor("gradients").get(step).expect("ten gradients");
                 // A sum of products has its factors as gradient.

@@ -12,7 +12,7 @@
 use super::checkpoint::{self, Activations, Input};
 use super::lora;
 use super::mode::{Mode, Trained};
-use super::optimizer::Adam;
+use super::optimizer::{Adam, MomentBits};
 use super::random::{Purpose, Stream};
 use super::schedule::Schedule;
 use super::unet::{UNet, UNetConfig};
@@ -54,10 +54,10 @@ pub struct Training {
 
 impl Training {
     /// Uses up `tensors`: each becomes a variable before the next one is copied, so that they never exist twice.
-    fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64) -> Result<Self> {
+    fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64, bits: MomentBits) -> Result<Self> {
         let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor)?));
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
-        let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr));
+        let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr, bits));
         let Weights { file, tensors: frozen, .. } = frozen;
         Ok(Self { file, frozen, variables, adam, losses: Vec::new(), broken: false })
     }
@@ -92,7 +92,8 @@ pub fn optimize_text_embedding(
         Some(training) => training,
         None => {
             let e = BTreeMap::from([(E.to_owned(), e_tgt.clone())]);
-            Training::begin(Weights { tensors: BTreeMap::new(), ..base.clone() }, e, params.embedding_lr)?
+            let frozen = Weights { tensors: BTreeMap::new(), ..base.clone() };
+            Training::begin(frozen, e, params.embedding_lr, MomentBits::ThirtyTwo)?
         }
     };
     let unet = UNet::new(setting.config, base)?;
@@ -129,14 +130,15 @@ pub fn fine_tune(
         Some(training) => training,
         None => {
             let mut base = base()?;
-            match setting.mode.trained() {
-                Trained::Weights => {
+            let trained = setting.mode.trained();
+            match trained {
+                Trained::Weights | Trained::WeightsInEightBits => {
                     let weights = std::mem::take(&mut base.tensors);
-                    Training::begin(base, weights, params.tuning_lr)?
+                    Training::begin(base, weights, params.tuning_lr, trained.moments())?
                 }
                 Trained::Adapters => {
                     let adapters = lora::begin(&base, params, x.device())?;
-                    Training::begin(base, adapters, lora::RATE * params.tuning_lr)?
+                    Training::begin(base, adapters, lora::RATE * params.tuning_lr, trained.moments())?
                 }
             }
         }

@@ -24,6 +24,7 @@ macro_rules! blocks {
     }};
 }
 
+mod adam8;
 mod attention;
 mod conv;
 #[cfg(feature = "cuda")]

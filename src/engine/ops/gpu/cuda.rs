@@ -1,8 +1,9 @@
 //! Runs the kernels and products of `gpu` on an NVIDIA GPU, through candle's device: its stream, its allocator, its cuBLAS.
 
+use super::adam8::adam8_step;
 use super::{AdamStep, Argument, Gpu, Matrix, Product, THREADS, View, adam_step, count};
 use crate::engine::device::{Precision, fuses_attention};
-use crate::engine::optimizer::Adam;
+use crate::engine::optimizer::{Adam, MomentBits};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys as cublas};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, sys};
@@ -201,17 +202,24 @@ pub fn hand_over(
 }
 
 /// Adam's moments of one variable.
-pub struct Moments([Slice; 2]);
+pub enum Moments {
+    /// Not there before the first step.
+    None(MomentBits),
+    /// Each as many as the variable's numbers.
+    Each([Slice; 2]),
+    /// In 8 bits, together.
+    Coded(Slice),
+}
 
 /// Changes `variable` and its moments, which are 0 if there are none yet.
-pub fn adam(variable: &Var, gradient: Values<'_>, moments: &mut Option<Moments>, step: AdamStep) -> Result<()> {
+pub fn adam(variable: &Var, gradient: Values<'_>, moments: &mut Moments, step: AdamStep) -> Result<()> {
     variable.inplace_op1(&Step { gradient, moments: Mutex::new(moments), step })
 }
 
 struct Step<'a> {
     gradient: Values<'a>,
     /// Behind a lock only because candle lends the operation immutably.
-    moments: Mutex<&'a mut Option<Moments>>,
+    moments: Mutex<&'a mut Moments>,
     step: AdamStep,
 }
 
@@ -231,10 +239,17 @@ impl InplaceOp1 for Step<'_> {
             bail!("only variables of f32 that lie in a row are trained")
         }
         let mut moments = self.moments.lock().expect("no thread panics while it holds this lock");
-        if moments.is_none() {
-            **moments = Some(Moments([device.alloc_zeros(values)?, device.alloc_zeros(values)?]));
+        if let Moments::None(bits) = **moments {
+            **moments = match bits {
+                MomentBits::Eight if bits.codes(values) => Moments::Coded(device.alloc_zeros(bits.numbers(values))?),
+                _ => Moments::Each([device.alloc_zeros(values)?, device.alloc_zeros(values)?]),
+            };
         }
-        let Some(Moments([first, second])) = &mut **moments else { unreachable!("set above") };
-        adam_step(&device, variable.as_cuda_slice_mut::<f32>()?, self.gradient, [first, second], self.step, values)
+        let p = variable.as_cuda_slice_mut::<f32>()?;
+        match &mut **moments {
+            Moments::None(_) => unreachable!("set above"),
+            Moments::Each([first, second]) => adam_step(&device, p, self.gradient, [first, second], self.step, values),
+            Moments::Coded(coded) => adam8_step(&device, p, self.gradient, coded, self.step, values),
+        }
     }
 }

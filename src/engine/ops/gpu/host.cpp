@@ -65,5 +65,6 @@ extern "C" int launch_kernel(const char *name, unsigned blocks, unsigned count, 
     TRY(upsample)
     TRY(upsample_backward)
     TRY(adam)
+    TRY(adam8)
     return 1;
 }

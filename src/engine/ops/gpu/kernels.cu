@@ -3,6 +3,7 @@
 // All numbers are f32, all tensors lie in a row. Counts are less than 2^31, which `gpu.rs` checks. Sums are taken in a fixed order.
 #include "kernel.h"
 
+#include "adam8.cu"
 #include "attention.cu"
 
 // y, (..., channels, plane), becomes bias, (channels), at every position.

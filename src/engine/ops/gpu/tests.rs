@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::engine::ops::{self, Activation, Padding, Parameters, with_values};
+use crate::engine::optimizer::MomentBits;
 use crate::engine::random::{Purpose, Stream};
 use candle_core::{Device, Tensor, Var};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -404,7 +405,7 @@ fn adam_takes_the_steps_of_the_cpu() {
     let Some(host) = host() else { return };
     let (count, lr, betas) = (1000, 1e-3f64, [0.9f32, 0.999]);
     let variable = Var::from_tensor(&normals(1, &[count])).expect("a variable");
-    let adam = crate::engine::optimizer::Adam::new(vec![variable.clone()], lr);
+    let adam = crate::engine::optimizer::Adam::new(vec![variable.clone()], lr, MomentBits::ThirtyTwo);
     let (mut p, mut first, mut second) = (numbers(&variable), vec![0.0; count], vec![0.0; count]);
     for step in 1..=5 {
         let gradient = normals(step + 10, &[count]);
@@ -424,6 +425,70 @@ fn adam_takes_the_steps_of_the_cpu() {
     }
     let worst = numbers(&variable).iter().zip(&p).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= 1e-6, "{worst}");
+}
+
+fn relative_error(ours: &[f32], exact: &[f32], start: &[f32]) -> f64 {
+    let norm = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| {
+        pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+    };
+    norm(&mut ours.iter().zip(exact)) / norm(&mut exact.iter().zip(start))
+}
+
+/// Against what tests/reference/make_adam8.py has done, and Adam with moments of f32 beside it.
+#[test]
+fn adam_with_moments_of_8_bits_takes_the_steps_of_bitsandbytes() {
+    let Some(&host) = host() else { return };
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/adam8.safetensors");
+    let fixture = candle_core::safetensors::load(fixture, &Device::Cpu).expect("the fixture");
+    let parameters = |name: &str| fixture[name].to_vec2::<f32>().expect("parameters");
+    let (nearest, bitsandbytes) = (parameters("nearest"), parameters("bitsandbytes"));
+    let exact_codes = fixture["codes"].to_vec2::<u8>().expect("codes");
+    let (count, lr, betas) = (1000, 1e-3f64, [0.9f32, 0.999]);
+    let random =
+        |index| numbers(&Stream::new(11u32, Purpose::Latents, index).normals(&[count], &Device::Cpu).expect("some"));
+    let start = random(0);
+    let mut steps = [1, 5, 20].iter().zip(nearest.iter().zip(&bitsandbytes));
+    let mut next = steps.next();
+    // Both orders of threads, which must give the same bits, and f32.
+    let hosts = [host, Host { backwards: true, ..host }];
+    let mut ours = hosts.map(|_| (start.clone(), vec![0.0; MomentBits::Eight.numbers(4096)]));
+    let (mut p, mut first, mut second) = (start.clone(), vec![0.0; count], vec![0.0; count]);
+    for step in 1..=20 {
+        let [bias_1, bias_2] = betas.map(|beta| 1.0 - f64::from(beta).powi(step as i32));
+        let numbers_of_step = AdamStep {
+            beta_1: betas[0],
+            beta_2: betas[1],
+            size: (lr / bias_1) as f32,
+            root_of_bias_2: bias_2.sqrt() as f32,
+            eps: 1e-8,
+        };
+        let of_step = random(1).into_iter().zip(random(1 + step)).enumerate();
+        let gradient: Vec<f32> =
+            of_step.map(|(i, (a, b))| 10f64.powf(-((i % 5) as f64) / 2.0) as f32 * (a + b)).collect();
+        let gradient = View::all(&gradient);
+        for (host, (p, moments)) in hosts.iter().zip(&mut ours) {
+            adam8::adam8_step(host, p, gradient, moments, numbers_of_step, count).expect("a step");
+        }
+        adam_step(&host, &mut p, gradient, [&mut first, &mut second], numbers_of_step, count).expect("a step");
+        let [(forwards, moments), (backwards, moments_backwards)] = &ours;
+        assert!(forwards == backwards, "the order of threads shows after step {step}");
+        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert!(bits(moments) == bits(moments_backwards), "the order of threads shows in moments after step {step}");
+        let Some((_, (nearest, bitsandbytes))) = next.filter(|(at, _)| **at == step) else { continue };
+        next = steps.next();
+        let errors = [nearest, bitsandbytes, &p].map(|exact| relative_error(forwards, exact, &start));
+        println!("step {step}: off by {errors:?} from the nearest codes, from bitsandbytes, from moments of f32");
+        // f32 itself, which parameters of 1 that move by 0.001 show; what a coarser table makes of codes, and that is more off from moments
+        // of f32 than ours; 8 bits of moments, half of a code's distance being 0.7 % where they are large and more where small.
+        assert!(errors[0] <= 1e-4 && errors[1] <= 0.1 && errors[2] <= 0.05, "step {step}: {errors:?}");
+    }
+    let bytes: Vec<u8> = ours[0].1.iter().flat_map(|number| number.to_ne_bytes()).collect();
+    for (moment, exact) in exact_codes.iter().enumerate() {
+        let code = |i: &usize| bytes[i / 256 * 520 + moment * 256 + i % 256];
+        let others = (0..count).filter(|i| code(i) != exact[*i]).count();
+        // Those in the middle between two codes.
+        assert!(others <= 2, "moment {moment}: {others} of {count} codes differ");
+    }
 }
 
 #[test]
