@@ -199,5 +199,14 @@ mod on_a_driver_of_ours {
         let (after_all, said) = edit("edit-full", full);
         assert!(said.contains("the GPU's memory was full, so it was tuned from there with all weights"), "{said}");
         assert!(after_all == on_gpu, "another result");
+        // And once more when it goes on: then the network is read again, and tuned with moments of 8 bits.
+        let (in_8_bits, said) = edit("edit-full-again", |program| {
+            full(program);
+            program.env("STUB_FULL_AGAIN", "12000");
+        });
+        assert!(said.contains("with all weights, moments in 8 bits"), "{said}");
+        let difference = in_8_bits.iter().zip(&on_gpu).map(|(a, b)| a.abs_diff(*b)).max();
+        // Three small steps, whose moments are half a percent off.
+        assert!(difference <= Some(1), "{difference:?}");
     }
 }

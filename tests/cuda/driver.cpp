@@ -6,7 +6,8 @@
 // anything that only happens when threads run at once.
 //
 // STUB_CUDA_VERSION, STUB_CARDS, STUB_CAPABILITY (80 is 8.0) and STUB_MEMORY (in MB) make it another driver and another card;
-// with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation that finds the memory full.
+// with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation that finds the memory full,
+// and STUB_FULL_AGAIN that of another one.
 
 #include "../../src/engine/ops/gpu/host.cpp"
 
@@ -38,8 +39,8 @@ static std::uint64_t memory() { return setting("STUB_MEMORY", 16000) << 20; }
 static Result allocate(Pointer *pointer, std::size_t size) {
     if (size == 0) return INVALID_VALUE;
     std::lock_guard<std::mutex> guard(lock);
-    static std::uint64_t calls, full_at = setting("STUB_FULL_AT", 0);
-    if (used + size > memory() || ++calls == full_at) return OUT_OF_MEMORY;
+    static std::uint64_t calls, full_at = setting("STUB_FULL_AT", 0), again = setting("STUB_FULL_AGAIN", 0);
+    if (used + size > memory() || ++calls == full_at || calls == again) return OUT_OF_MEMORY;
     void *block = std::malloc(size);
     std::memset(block, 0xff, size);  // NaN: what is read before it is written is found out
     *pointer = reinterpret_cast<Pointer>(block);

@@ -19,6 +19,9 @@
 // takes 2 clocks of the tensor cores, and its right factor 4 clocks of 128 bytes. With what scores take there, a quarter to a third of
 // the tensor cores' speed is what can be expected, about a millisecond for all.
 //
+// Occupancy, as ptxas says it: with D up to 80 at most 128 registers and 44 KB of shared memory, so that a multiprocessor has two blocks
+// or three, and one computes while another one waits for its step; with 160 one block. Loops that are rolled keep it so.
+//
 // Banks: 8 lanes read 8 rows at a time, 4 numbers of each. Where rows are factors transposed (k in q k^T), and where lanes read scores by
 // fours, they must lie an odd number of fours apart; where rows are rows (v in p v), an odd number of eights. A tile that is both (k in the
 // gradient of q) has the first and takes up to twice the time in the second.
@@ -81,7 +84,7 @@ FUNCTION void load_left(Left (&left)[D / 8], const Head &x, unsigned first, floa
 // Of one warp: `own`, (16, STEP), ROW apart, becomes left times the transpose of the tile, (STEP, D), TILE_ROW apart.
 template <unsigned D, unsigned STEP, unsigned ROW, unsigned TILE_ROW>
 FUNCTION void scores(float *own, const Left (&left)[D / 8], const float *tile) {
-    ROLLED
+    UNROLL
     for (unsigned j = 0; j < STEP; j += 16) {
         Sum sum;
         clear(sum);
@@ -112,7 +115,7 @@ FUNCTION void write_out(float *to, const Head &shape, unsigned first, unsigned c
 }
 
 // Of one lane: half a row of scores, x, becomes numbers over the largest of the row so far, and their sum joins `sum`. Both lanes of
-// a row have the same `largest` and `factor`; `scale` is log2(e) / sqrt(d), as all exponents are of 2.
+// a row have the same `before` and `now`; `scale` is log2(e) / sqrt(d), as all exponents are of 2.
 template <unsigned COUNT>
 FUNCTION float softmax_step(float *x, unsigned valid, float before, float now, float scale, float &sum) {
     const float factor_before = exp2f((before - now) * scale);
@@ -268,9 +271,9 @@ FUNCTION void forward(
 #define PAIRS (WARPS / 2)
 #define ROWS_OF_PAIRS (16 * PAIRS)
 
-// Of one lane in the middle of a step: p and the scores' gradient, in their places, for 8 rows of its warp; `of` gives the statistics
-// of a score at (row, column), or null where there is none.
-template <unsigned STEP, unsigned ROW, bool BY_COLUMN>
+// Of one lane in the middle of a step, for some scores in 8 rows: where scores were in `ds`, their gradient, and where the gradient of
+// p was in `p`, p itself if rows are keys, which need it. Statistics are the queries', of the columns if rows are keys, else of the rows.
+template <unsigned STEP, unsigned ROW, bool ROWS_ARE_KEYS>
 FUNCTION void score_gradients(
     float *p, float *ds, unsigned half, unsigned lane, const float *statistics, unsigned valid, float scale
 ) {
@@ -284,12 +287,12 @@ FUNCTION void score_gradients(
         float p_here[4], ds_here[4];
         UNROLL
         for (unsigned j = 0; j < 4; ++j) {
-            const float *of = statistics + 2 * (BY_COLUMN ? column + j : row);
+            const float *of = statistics + 2 * (ROWS_ARE_KEYS ? column + j : row);
             p_here[j] = column + j < valid ? exp2f(scores_here[j] * (scale * LOG2_E) - of[0]) : 0.0f;
             ds_here[j] = factor(p_here[j] * (dp_here[j] - of[1]) * scale);
         }
         *reinterpret_cast<Four *>(s_at) = {ds_here[0], ds_here[1], ds_here[2], ds_here[3]};
-        if (BY_COLUMN)
+        if (ROWS_ARE_KEYS)
             *reinterpret_cast<Four *>(dp_at) = {factor(p_here[0]), factor(p_here[1]), factor(p_here[2]), factor(p_here[3])};
     }
 }

@@ -38,14 +38,33 @@ typedef nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 8, float> Sum;
 // The nearest number that a factor can be. What is loaded as a factor has been through this.
 FUNCTION float factor(float x) { return nvcuda::wmma::__float_to_tf32(x); }
 
-// Memory of a block from a multiple of 32 bytes on, rows a multiple of 16 bytes apart: `row` counts numbers.
-template <typename Factor>
-FUNCTION void load(Factor &x, const float *from, unsigned row) { nvcuda::wmma::load_matrix_sync(x, from, row); }
+// Memory of a block from a multiple of 32 bytes on, rows a multiple of 16 bytes apart: `row` counts numbers. Not by wmma's functions of
+// C++, which do not say that it is a block's own: these would become loads that find out each time, with addresses twice as long.
+#define LOAD_FACTOR(Factor, which)                                                            \
+    FUNCTION void load(Factor &x, const float *from, unsigned row) {                          \
+        unsigned bits[4];                                                                     \
+        asm volatile("wmma.load." which ".m16n16k8.shared.tf32 {%0, %1, %2, %3}, [%4], %5;"   \
+                     : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])             \
+                     : "r"(unsigned(__cvta_generic_to_shared(from))), "r"(row)                \
+                     : "memory");                                                             \
+        UNROLL                                                                                \
+        for (int i = 0; i < 4; ++i) x.x[i] = __uint_as_float(bits[i]);                        \
+    }
+LOAD_FACTOR(Left, "a.sync.aligned.row")
+LOAD_FACTOR(Right, "b.sync.aligned.row")
+LOAD_FACTOR(Transposed, "b.sync.aligned.col")
 FUNCTION void load_sum(Sum &x, const float *from, unsigned row) {
-    nvcuda::wmma::load_matrix_sync(x, from, row, nvcuda::wmma::mem_row_major);
+    asm volatile("wmma.load.c.sync.aligned.row.m16n16k8.shared.f32 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"
+                 : "=f"(x.x[0]), "=f"(x.x[1]), "=f"(x.x[2]), "=f"(x.x[3]), "=f"(x.x[4]), "=f"(x.x[5]), "=f"(x.x[6]), "=f"(x.x[7])
+                 : "r"(unsigned(__cvta_generic_to_shared(from))), "r"(row)
+                 : "memory");
 }
 FUNCTION void store(float *to, const Sum &x, unsigned row) {
-    nvcuda::wmma::store_matrix_sync(to, x, row, nvcuda::wmma::mem_row_major);
+    asm volatile("wmma.store.d.sync.aligned.row.m16n16k8.shared.f32 [%8], {%0, %1, %2, %3, %4, %5, %6, %7}, %9;"
+                 :
+                 : "f"(x.x[0]), "f"(x.x[1]), "f"(x.x[2]), "f"(x.x[3]), "f"(x.x[4]), "f"(x.x[5]), "f"(x.x[6]), "f"(x.x[7]),
+                   "r"(unsigned(__cvta_generic_to_shared(to))), "r"(row)
+                 : "memory");
 }
 FUNCTION void clear(Sum &x) { nvcuda::wmma::fill_fragment(x, 0.0f); }
 template <typename Factor>
@@ -58,6 +77,9 @@ FUNCTION void scale_rows(Sum &x, const Sum &rows, const float *factors) {
 }
 
 #else
+
+#include <cstdint>
+#include <cstdlib>
 
 #define UNROLL
 #define ROLLED
@@ -91,8 +113,13 @@ struct Sum {
 
 FUNCTION float factor(float x) { return x; }
 
+// As tensor cores do, takes only matrices at a multiple of 32 bytes whose rows are a multiple of 16 bytes apart.
+FUNCTION void check(const float *matrix, unsigned row) {
+    if (reinterpret_cast<std::uintptr_t>(matrix) % 32 || row % 4) std::abort();
+}
 template <unsigned ROWS, unsigned COLUMNS>
 FUNCTION void copy(float (&x)[ROWS][COLUMNS], const float *from, unsigned down, unsigned across) {
+    check(from, down == 1 ? across : down);
     for (unsigned i = 0; i < ROWS; ++i)
         for (unsigned j = 0; j < COLUMNS; ++j) x[i][j] = from[i * down + j * across];
 }
@@ -101,6 +128,7 @@ FUNCTION void load(Right &x, const float *from, unsigned row) { copy(x.x, from, 
 FUNCTION void load(Transposed &x, const float *from, unsigned row) { copy(x.x, from, 1, row); }
 FUNCTION void load_sum(Sum &x, const float *from, unsigned row) { copy(x.x, from, row, 1); }
 FUNCTION void store(float *to, const Sum &x, unsigned row) {
+    check(to, row);
     for (unsigned i = 0; i < 16; ++i)
         for (unsigned j = 0; j < 16; ++j) to[i * row + j] = x.x[i][j];
 }
