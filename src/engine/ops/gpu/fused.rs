@@ -110,7 +110,7 @@ impl<'a> Fused<'a> {
         blocks!(gpu, self.kernels.query_gradient, blocks, Out & mut dq, In q, In k, In v, In dout, In statistics,
             Value scale, Count n, Count m, Count heads, Count d);
         let (blocks, values) = (self.blocks(m, ROWS), b * m * c);
-        let parts = BLOCKS.div_ceil(blocks.max(1)).min(n.div_ceil(STEP)).max(1);
+        let parts = (BLOCKS / blocks.max(1)).min(n.div_ceil(STEP)).max(1);
         let (mut dk, mut dv) = (gpu.buffer(parts * values)?, gpu.buffer(parts * values)?);
         blocks!(gpu, self.kernels.key_gradients, parts * blocks, Out & mut dk, Out & mut dv, In q, In k, In v, In dout,
             In statistics, Value scale, Count n, Count m, Count heads, Count d, Count parts, Count values);
