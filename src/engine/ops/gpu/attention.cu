@@ -22,44 +22,57 @@
 // Occupancy, as ptxas says it: with D up to 80 at most 128 registers and 44 KB of shared memory, so that a multiprocessor has two blocks
 // or three, and one computes while another one waits for its step; with 160 one block. Loops that are rolled keep it so.
 //
+// T is what tensors are stored in. TF32 has all bits of f16 and bf16, whose tensors can be read by the same kernels; what would be left for
+// them is to multiply them as such, in half of the time.
+//
 // Banks: 8 lanes read 8 rows at a time, 4 numbers of each. Where rows are factors transposed (k in q k^T), and where lanes read scores by
 // fours, they must lie an odd number of fours apart; where rows are rows (v in p v), an odd number of eights. A tile that is both (k in the
 // gradient of q) has the first and takes up to twice the time in the second.
 #include "tile.h"
 
+// Four numbers as they lie in memory.
+template <typename T>
+struct alignas(4 * sizeof(T)) Stored {
+    T x, y, z, w;
+};
+
 // Rows of one head of a tensor (b, length, c).
+template <typename T>
 struct Head {
-    const float *values;
+    const T *values;
     unsigned length, d, row;
     // Whether four numbers of a row can be read at once.
     bool in_fours;
 };
 
-FUNCTION Head head_of(const float *x, unsigned index, unsigned length, unsigned heads, unsigned d) {
+template <typename T>
+FUNCTION Head<T> head_of(const T *x, unsigned index, unsigned length, unsigned heads, unsigned d) {
     const unsigned c = heads * d;
-    const float *values = x + (unsigned long long)(index / heads) * length * c + index % heads * d;
-    return {values, length, d, c, ((unsigned long long)values % 16 | c % 4 | d % 4) == 0};
+    const T *values = x + (unsigned long long)(index / heads) * length * c + index % heads * d;
+    return {values, length, d, c, ((unsigned long long)values % sizeof(Stored<T>) | c % 4 | d % 4) == 0};
 }
 
 // Numbers `column` to `column` + 3 of a row, as factors; 0 outside of the head.
-FUNCTION Four factors_of(const Head &x, unsigned row, unsigned column) {
+template <typename T>
+FUNCTION Four factors_of(const Head<T> &x, unsigned row, unsigned column) {
     Four four = {0, 0, 0, 0};
     if (row >= x.length || column >= x.d) return four;
-    const float *from = x.values + (unsigned long long)row * x.row + column;
+    const T *from = x.values + (unsigned long long)row * x.row + column;
     if (x.in_fours) {
-        four = *reinterpret_cast<const Four *>(from);
+        const Stored<T> stored = *reinterpret_cast<const Stored<T> *>(from);
+        four = {float(stored.x), float(stored.y), float(stored.z), float(stored.w)};
     } else {
-        four.x = from[0];
-        if (column + 1 < x.d) four.y = from[1];
-        if (column + 2 < x.d) four.z = from[2];
-        if (column + 3 < x.d) four.w = from[3];
+        four.x = float(from[0]);
+        if (column + 1 < x.d) four.y = float(from[1]);
+        if (column + 2 < x.d) four.z = float(from[2]);
+        if (column + 3 < x.d) four.w = float(from[3]);
     }
     return {factor(four.x), factor(four.y), factor(four.z), factor(four.w)};
 }
 
 // In a phase: rows from `first` on into shared memory, (ROWS, COLUMNS), ROW apart.
-template <unsigned ROWS, unsigned COLUMNS, unsigned ROW>
-FUNCTION void load_rows(float *tile, const Head &x, unsigned first, unsigned thread) {
+template <unsigned ROWS, unsigned COLUMNS, unsigned ROW, typename T>
+FUNCTION void load_rows(float *tile, const Head<T> &x, unsigned first, unsigned thread) {
     ROLLED
     for (unsigned i = thread; i < ROWS * (COLUMNS / 4); i += THREADS) {
         const unsigned row = i / (COLUMNS / 4), column = i % (COLUMNS / 4) * 4;
@@ -68,8 +81,8 @@ FUNCTION void load_rows(float *tile, const Head &x, unsigned first, unsigned thr
 }
 
 // Of one warp: 16 rows from `first` on into its registers, through `own`, (16, 8), ROW apart.
-template <unsigned D, unsigned ROW>
-FUNCTION void load_left(Left (&left)[D / 8], const Head &x, unsigned first, float *own) {
+template <unsigned D, unsigned ROW, typename T>
+FUNCTION void load_left(Left (&left)[D / 8], const Head<T> &x, unsigned first, float *own) {
     UNROLL
     for (unsigned i = 0; i < D / 8; ++i) {
         FOR_EACH_LANE(lane) {
@@ -100,8 +113,8 @@ FUNCTION void scores(float *own, const Left (&left)[D / 8], const float *tile) {
 }
 
 // Of one warp: 16x16 numbers into rows from `first` on of a head, from `column` on; what lies outside of the head is left out.
-template <unsigned ROW>
-FUNCTION void write_out(float *to, const Head &shape, unsigned first, unsigned column, const Sum &sum, float *own) {
+template <unsigned ROW, typename T>
+FUNCTION void write_out(T *to, const Head<T> &shape, unsigned first, unsigned column, const Sum &sum, float *own) {
     store(own, sum, ROW);
     WARP_BARRIER();
     FOR_EACH_LANE(lane) {
@@ -109,7 +122,7 @@ FUNCTION void write_out(float *to, const Head &shape, unsigned first, unsigned c
         for (unsigned i = lane; i < 256; i += LANES) {
             const unsigned row = first + i / 16;
             if (row < shape.length && column + i % 16 < shape.d)
-                to[(unsigned long long)row * shape.row + column + i % 16] = own[i / 16 * ROW + i % 16];
+                to[(unsigned long long)row * shape.row + column + i % 16] = T(own[i / 16 * ROW + i % 16]);
         }
     }
 }
@@ -159,17 +172,17 @@ FUNCTION unsigned valid_of(unsigned length, unsigned first) { return first < len
 
 // A block for each 128 queries of each head. `statistics` instead of `out` gets the logarithm of 2 of the sum of each row's
 // exponentials, and out * dout summed over the row: (b, heads, n, 2).
-template <unsigned D, unsigned STEP, bool STATISTICS>
+template <unsigned D, unsigned STEP, bool STATISTICS, typename T, typename R>
 FUNCTION void forward(
-    float *result, const float *q, const float *k, const float *v_or_out, const float *dout, float scale, unsigned n,
+    R *result, const T *q, const T *k, const T *v_or_out, const T *dout, float scale, unsigned n,
     unsigned m, unsigned heads, unsigned d
 ) {
     constexpr unsigned TILES = (D + 15) / 16, ROW = STEP + 4, K_ROW = D + 4, V_ROW = 16 * TILES + 8, HALF = STEP / 2;
     SHARED alignas(32) float keys[STEP * K_ROW], values[STATISTICS ? 1 : STEP * V_ROW], own_rows[QUERIES * ROW];
     SHARED float largest[THREADS], largest_here[THREADS], sums[THREADS], factors[QUERIES];
     const unsigned blocks = (n + QUERIES - 1) / QUERIES, index = BLOCK / blocks, start = BLOCK % blocks * QUERIES;
-    const Head of_q = head_of(q, index, n, heads, d), of_k = head_of(k, index, m, heads, d);
-    const Head of_v = head_of(v_or_out, index, STATISTICS ? n : m, heads, d);
+    const Head<T> of_q = head_of(q, index, n, heads, d), of_k = head_of(k, index, m, heads, d);
+    const Head<T> of_v = head_of(v_or_out, index, STATISTICS ? n : m, heads, d);
     Left queries[PER_WARP][D / 8];
     Sum rows[PER_WARP], sum[PER_WARP][TILES];
     scale *= LOG2_E;
@@ -213,7 +226,7 @@ FUNCTION void forward(
                 const float shrunk = softmax_step<HALF>(scores_of_lane, valid, before, now, scale, sums[at]);
                 if (half == 0) factors[warp * 16 + row] = shrunk;
             }
-            if (!STATISTICS) {
+            if constexpr (!STATISTICS) {
                 UNROLL
                 for (unsigned i = 0; i < TILES; ++i) scale_rows(sum[OF(warp)][i], rows[OF(warp)], factors + warp * 16);
                 ROLLED
@@ -233,14 +246,14 @@ FUNCTION void forward(
     FOR_EACH_WARP(warp) {
         if (start + 16 * warp >= n) continue;
         float *own = own_rows + warp * 16 * ROW;
-        if (STATISTICS) {
-            const Head of_dout = head_of(dout, index, n, heads, d);
+        if constexpr (STATISTICS) {
+            const Head<T> of_dout = head_of(dout, index, n, heads, d);
             FOR_EACH_LANE(lane) {
                 const unsigned row = lane % 16, query = start + 16 * warp + row;
                 float delta = 0;
                 for (unsigned i = lane / 16; query < n && i < d; i += 2) {
                     const unsigned long long at = (unsigned long long)query * of_v.row + i;
-                    delta += of_v.values[at] * of_dout.values[at];
+                    delta += float(of_v.values[at]) * float(of_dout.values[at]);
                 }
                 largest_here[warp * LANES + lane] = delta;
             }
@@ -257,7 +270,7 @@ FUNCTION void forward(
                 const unsigned at = warp * LANES + lane;
                 if (lane < 16) factors[warp * 16 + lane] = 1.0f / (sums[at] + sums[at + 16]);
             }
-            float *to = result + (of_q.values - q);
+            R *to = result + (of_q.values - q);
             UNROLL
             for (unsigned i = 0; i < TILES; ++i) {
                 scale_rows(sum[OF(warp)][i], rows[OF(warp)], factors + warp * 16);
@@ -306,9 +319,9 @@ FUNCTION void load_statistics(
 }
 
 // A block for each 64 queries of each head. The pair's second product is shared between its warps by columns.
-template <unsigned D, unsigned STEP>
+template <unsigned D, unsigned STEP, typename T>
 FUNCTION void query_gradient(
-    float *dq, const float *q, const float *k, const float *v, const float *dout, const float *statistics, float scale,
+    T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale,
     unsigned n, unsigned m, unsigned heads, unsigned d
 ) {
     constexpr unsigned TILES = (D + 15) / 16, ROW = STEP + 4, TILE_ROW = 16 * TILES + 4;
@@ -316,15 +329,15 @@ FUNCTION void query_gradient(
     SHARED float of_rows[2 * ROWS_OF_PAIRS];
     const unsigned blocks = (n + ROWS_OF_PAIRS - 1) / ROWS_OF_PAIRS, index = BLOCK / blocks;
     const unsigned start = BLOCK % blocks * ROWS_OF_PAIRS;
-    const Head of_q = head_of(q, index, n, heads, d);
-    const Head of_k = head_of(k, index, m, heads, d), of_v = head_of(v, index, m, heads, d);
+    const Head<T> of_q = head_of(q, index, n, heads, d);
+    const Head<T> of_k = head_of(k, index, m, heads, d), of_v = head_of(v, index, m, heads, d);
     Left left[PER_WARP][D / 8];
     Sum sum[PER_WARP][(TILES + 1) / 2];
 
     FOR_EACH_WARP(warp) {
         const unsigned pair = warp % PAIRS, half = warp / PAIRS;
         float *own = own_rows[half] + pair * 16 * ROW;
-        const Head mine = head_of(half ? dout : q, index, n, heads, d);
+        const Head<T> mine = head_of(half ? dout : q, index, n, heads, d);
         load_left<D, ROW>(left[OF(warp)], mine, start + 16 * pair, own);
         UNROLL
         for (unsigned i = 0; i < (TILES + 1) / 2; ++i) clear(sum[OF(warp)][i]);
@@ -363,7 +376,7 @@ FUNCTION void query_gradient(
     }
     FOR_EACH_WARP(warp) {
         const unsigned pair = warp % PAIRS, half = warp / PAIRS;
-        float *to = dq + (of_q.values - q);
+        T *to = dq + (of_q.values - q);
         UNROLL
         for (unsigned i = 0; i < (TILES + 1) / 2; ++i) {
             if (2 * i + half >= TILES) continue;
@@ -375,9 +388,9 @@ FUNCTION void query_gradient(
 
 // A block for each 64 keys of each head and each of `parts` parts of the queries: (parts, b, m, c), `count` numbers in a part. One warp
 // of a pair has k and its gradient, the other v and its.
-template <unsigned D, unsigned STEP>
+template <unsigned D, unsigned STEP, typename T>
 FUNCTION void key_gradients(
-    float *dk, float *dv, const float *q, const float *k, const float *v, const float *dout, const float *statistics,
+    T *dk, T *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics,
     float scale, unsigned n, unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count
 ) {
     constexpr unsigned TILES = (D + 15) / 16, ROW = STEP + 4, TILE_ROW = 16 * TILES + 4;
@@ -387,15 +400,15 @@ FUNCTION void key_gradients(
     const unsigned index = BLOCK / parts / blocks, start = BLOCK / parts % blocks * ROWS_OF_PAIRS;
     const unsigned in_part = ((n + STEP - 1) / STEP + parts - 1) / parts * STEP;
     const unsigned end = (part + 1) * in_part < n ? (part + 1) * in_part : n;
-    const Head of_q = head_of(q, index, n, heads, d), of_dout = head_of(dout, index, n, heads, d);
-    const Head of_k = head_of(k, index, m, heads, d);
+    const Head<T> of_q = head_of(q, index, n, heads, d), of_dout = head_of(dout, index, n, heads, d);
+    const Head<T> of_k = head_of(k, index, m, heads, d);
     Left left[PER_WARP][D / 8];
     Sum sum[PER_WARP][TILES];
 
     FOR_EACH_WARP(warp) {
         const unsigned pair = warp % PAIRS, half = warp / PAIRS;
         float *own = own_rows[half] + pair * 16 * ROW;
-        const Head mine = head_of(half ? v : k, index, m, heads, d);
+        const Head<T> mine = head_of(half ? v : k, index, m, heads, d);
         load_left<D, ROW>(left[OF(warp)], mine, start + 16 * pair, own);
         UNROLL
         for (unsigned i = 0; i < TILES; ++i) clear(sum[OF(warp)][i]);
@@ -432,7 +445,7 @@ FUNCTION void key_gradients(
     }
     FOR_EACH_WARP(warp) {
         const unsigned pair = warp % PAIRS, half = warp / PAIRS;
-        float *to = (half ? dv : dk) + (unsigned long long)part * count + (of_k.values - k);
+        T *to = (half ? dv : dk) + (unsigned long long)part * count + (of_k.values - k);
         UNROLL
         for (unsigned i = 0; i < TILES; ++i) {
             float *own = own_rows[half] + pair * 16 * ROW;
@@ -443,7 +456,7 @@ FUNCTION void key_gradients(
 
 // Heads of at most 40.
 KERNEL attention_40(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
-    forward<40, 32, false>(out, q, k, v, nullptr, scale, n, m, heads, d);
+    forward<40, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_40(
     float *statistics, const float *q, const float *k, const float *out, const float *dout, float scale, unsigned n, unsigned m,
@@ -466,7 +479,7 @@ KERNEL attention_key_gradients_40(
 
 // Heads of at most 64.
 KERNEL attention_64(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
-    forward<64, 32, false>(out, q, k, v, nullptr, scale, n, m, heads, d);
+    forward<64, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_64(
     float *statistics, const float *q, const float *k, const float *out, const float *dout, float scale, unsigned n, unsigned m,
@@ -489,7 +502,7 @@ KERNEL attention_key_gradients_64(
 
 // Heads of at most 80.
 KERNEL attention_80(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
-    forward<80, 32, false>(out, q, k, v, nullptr, scale, n, m, heads, d);
+    forward<80, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_80(
     float *statistics, const float *q, const float *k, const float *out, const float *dout, float scale, unsigned n, unsigned m,
@@ -512,7 +525,7 @@ KERNEL attention_key_gradients_80(
 
 // Heads of at most 160.
 KERNEL attention_160(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
-    forward<160, 16, false>(out, q, k, v, nullptr, scale, n, m, heads, d);
+    forward<160, 16, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_160(
     float *statistics, const float *q, const float *k, const float *out, const float *dout, float scale, unsigned n, unsigned m,
