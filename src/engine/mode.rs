@@ -101,9 +101,9 @@ impl Mode {
 
     /// The one of `allowed` to go on in when memory runs out in this one.
     pub fn lighter(self, allowed: &[Self]) -> Option<Self> {
-        let lighter = allowed.iter().copied().skip_while(|mode| *mode != self).skip(1);
+        let after = allowed.iter().skip_while(|mode| **mode != self).skip(1);
         // Where keeping results was too much for all weights, it is not tried again with adapters.
-        { lighter }.find(|mode| mode.activations() == Activations::Recompute)
+        after.copied().find(|mode| mode.activations() == Activations::Recompute)
     }
 
     /// What it is, for notes.
@@ -143,8 +143,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Chooses from `allowed` for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve this edit or are given up
-    /// for it.
+    /// Chooses from `allowed` for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve this edit or
+    /// are given up for it.
     pub fn new(shapes: &Shapes, task: &Task<'_>, allowed: &[Mode], held: u64, free: Option<u64>) -> Result<Self> {
         let modes = allowed.iter().map(|&mode| Ok((mode, shapes.needs(task, mode)?)));
         let modes: Vec<(Mode, Needs)> = modes.collect::<Result<_>>()?;

@@ -54,8 +54,8 @@ FUNCTION unsigned char nearest(const float *values, float x) {
 
 // A step of Adam, as `adam` in kernels.cu; the parameters change by moments of f32, which are then coded. A warp for each block.
 //
-// Unlike in bitsandbytes no second moment but 0 is coded as 0, the fate of those below 1.6e-7 of their block's largest: the next step would be
-// over the last gradient alone, many times too large where that one happens to be small. As code 1 it is at most too small.
+// Unlike in bitsandbytes no second moment but 0 is coded as 0, the fate of those below 1.6e-7 of their block's largest: the next step
+// would be over the last gradient alone, many times too large where that one happens to be small. As code 1 it is too small at worst.
 KERNEL adam8(
     float *p, const float *g, float *moments, float beta_1, float beta_2, float size, float root_of_bias_2, float eps,
     unsigned count

@@ -9,10 +9,10 @@
 //
 // | kernel | products of 16x16x8 | operations | read from the L2 cache | shared memory | blocks |
 // |---|---|---|---|---|---|
-// | forward | 5 + 6 for 16x16 scores | 3.0 G | 42 MB | 33 KB | 32 |
-// | statistics | 5 | 1.3 G | 21 MB | 26 KB | 32 |
-// | gradient of q | 5 + 5 + 6 | 4.3 G | 84 MB | 33 KB | 64 |
-// | gradients of k, v | 5 + 5 + 6 + 6 | 5.9 G | 84 MB | 33 KB | 64 |
+// | forward | 5 + 6 for 16x16 scores | 3.0 G | 42 MB | 35 KB | 32 |
+// | statistics | 5 | 1.3 G | 21 MB | 27 KB | 32 |
+// | gradient of q | 5 + 5 + 6 | 4.3 G | 84 MB | 32 KB | 64 |
+// | gradients of k, v | 5 + 5 + 6 + 6 | 5.9 G | 84 MB | 32 KB | 64 |
 //
 // All of them together with 8 heads are 116 G operations, and 1.8 GB from the L2 cache. Written out, the same scores would go 14 times
 // through 537 MB of memory that no cache holds, 7.5 GB. What limits these kernels is shared memory: a product of 16x16x8
@@ -455,7 +455,10 @@ FUNCTION void key_gradients(
 }
 
 // Heads of at most 40.
-KERNEL attention_40(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
+KERNEL attention_40(
+    float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads,
+    unsigned d
+) {
     forward<40, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_40(
@@ -478,7 +481,10 @@ KERNEL attention_key_gradients_40(
 }
 
 // Heads of at most 64.
-KERNEL attention_64(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
+KERNEL attention_64(
+    float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads,
+    unsigned d
+) {
     forward<64, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_64(
@@ -501,7 +507,10 @@ KERNEL attention_key_gradients_64(
 }
 
 // Heads of at most 80.
-KERNEL attention_80(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
+KERNEL attention_80(
+    float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads,
+    unsigned d
+) {
     forward<80, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_80(
@@ -524,7 +533,10 @@ KERNEL attention_key_gradients_80(
 }
 
 // Heads of at most 160.
-KERNEL attention_160(float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
+KERNEL attention_160(
+    float *out, const float *q, const float *k, const float *v, float scale, unsigned n, unsigned m, unsigned heads,
+    unsigned d
+) {
     forward<160, 16, false>(out, q, k, v, q, scale, n, m, heads, d);
 }
 KERNEL attention_statistics_160(
