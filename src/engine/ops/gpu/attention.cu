@@ -171,7 +171,7 @@ FUNCTION unsigned valid_of(unsigned length, unsigned first) { return first < len
 #define QUERIES (16 * WARPS)
 
 // A block for each 128 queries of each head. `statistics` instead of `out` gets the logarithm of 2 of the sum of each row's
-// exponentials, and out * dout summed over the row: (b, heads, n, 2).
+// exponentials, and out * dout summed over the row: (b, heads, n, 2). Nothing else reads `dout`.
 template <unsigned D, unsigned STEP, bool STATISTICS, typename T, typename R>
 FUNCTION void forward(
     R *result, const T *q, const T *k, const T *v_or_out, const T *dout, float scale, unsigned n,
