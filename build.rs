@@ -23,7 +23,7 @@ mod kernels {
 
     pub fn compile() {
         const FOLDER: &str = "src/engine/ops/gpu";
-        for file in ["kernels.cu", "typed.cu", "kernel.h"] {
+        for file in ["kernels.cu", "typed.cu", "adam8.cu", "attention.cu", "kernel.h", "tile.h"] {
             println!("cargo::rerun-if-changed={FOLDER}/{file}");
         }
         for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {

@@ -3,6 +3,7 @@
 //! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as much memory as the
 //! lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is the size after every hundredth step.
 
+use candle_core::Device;
 use imagic_edit::engine::device::Processor;
 use imagic_edit::engine::memory::Shapes;
 use imagic_edit::engine::mode::{self, Mode};
@@ -49,7 +50,7 @@ fn main() -> Result<()> {
     };
     let shapes = Shapes::read(&request.model_folder)?;
     let task = shapes.task(&request);
-    let allowed = Mode::allowed(&request.params);
+    let allowed = Mode::allowed(&request.params, &Device::Cpu);
     let mode = if rest == ["lightest"] { allowed[allowed.len() - 1] } else { allowed[0] };
     let needs = shapes.needs(&task, mode)?;
     let free = if mode == allowed[0] {

@@ -5,7 +5,7 @@
 //! the most memory that it took there, in bytes.
 
 use candle_core::{Device, Tensor};
-use imagic_edit::engine::device::{Chosen, Launches, Place, Precision, Processor, Replay};
+use imagic_edit::engine::device::{self, Chosen, Launches, Place, Precision, Processor, Replay};
 use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::mode::Mode;
 use imagic_edit::engine::random::{Purpose, Stream};
@@ -42,7 +42,7 @@ struct Job {
 /// How a GPU is used.
 #[derive(Clone, Deserialize)]
 struct Gpu {
-    /// f32, tf32 or bf16.
+    /// f32, tf32 or bf16, or tf32-scores: with attention whose scores are written to memory.
     precision: String,
     /// Folder of CUDA's libraries.
     libraries: PathBuf,
@@ -54,8 +54,11 @@ struct Gpu {
 impl Job {
     fn processor(&self) -> Processor {
         let Some(Gpu { precision, libraries, one_by_one }) = self.gpu.clone() else { return Processor::Cpu };
+        if precision == "tf32-scores" {
+            device::set_attention(device::Attention::Scores);
+        }
         let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };
-        let precision = Precision::named(&precision).expect("a precision");
+        let precision = Precision::named(precision.trim_end_matches("-scores")).expect("a precision");
         Processor::Fastest { libraries: vec![libraries], precision, launches }
     }
 }

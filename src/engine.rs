@@ -314,7 +314,7 @@ impl Engine {
         let _at_work = chosen.at_work();
         let is_loaded = self.is_loaded(&request.model_folder)?;
         let base = self.base_model(&request.model_folder, is_loaded)?;
-        let keys = TuningKey::all(request, &base.fingerprint);
+        let keys = TuningKey::all(request, Mode::allowed(params, &chosen.device), &base.fingerprint);
         let tokens = base.text.tokenize(&params.prompt)?;
         if !tokens.cut.is_empty() {
             let limit = base.text.max_tokens - 2;
@@ -400,21 +400,21 @@ impl Engine {
     ) -> Result<Found> {
         let Subject { request, base, keys, task, e_tgt } = *subject;
         let params = &request.params;
-        let allowed = Mode::allowed(params);
+        let allowed = Mode::allowed(params, self.device());
         let (chosen, of_system) = (self.chosen().clone(), self.options.free_memory);
         let free_memory = || chosen.free_memory(of_system);
         let device = chosen.device.clone();
         if let Some((key, tuned, origin)) = self.find_tuned(keys, base) {
-            if tuned.trained() != allowed[0].trained() {
-                notes.push(mode::FOUND_ADAPTERS.to_owned());
-            }
+            let kept = keys.iter().find(|(_, kept)| *kept == key);
+            let note = kept.and_then(|(trained, _)| trained.note_if_kept(allowed[0].trained()));
+            notes.extend(note.map(str::to_owned));
             return Ok(Found { key, tuned, origin, losses: Default::default() });
         }
         let stopped = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept));
         let mut state = match stopped {
             Some((_, stopped)) => stopped,
             None => {
-                let plan = Plan::new(&base.shapes, task, self.held(&base.shapes, task), free_memory())?;
+                let plan = Plan::new(&base.shapes, task, allowed, self.held(&base.shapes, task), free_memory())?;
                 notes.extend(plan.note()?);
                 self.network.get(&device)?;
                 self.begin(base, request, task.size, plan.mode)?
@@ -436,12 +436,12 @@ impl Engine {
             };
             clock.tunes_in(params, state.mode);
             let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, &free_memory, clock);
-            let can_lighten = state.mode.lighter(params).is_some();
+            let can_lighten = state.mode.lighter(allowed).is_some();
             let reason = match tuned {
                 Err(Error::Memory(reason)) if can_lighten => reason,
                 _ => break tuned,
             };
-            notes.push(state.lighten(params, &reason));
+            notes.push(state.lighten(allowed, &reason));
         };
         let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
         let (_, key) = keys.iter().find(is_of_mode).expect("there is a key for every allowed mode");
@@ -465,7 +465,8 @@ impl Engine {
             Some(base) => base.fingerprint.clone(),
             None => weights::fingerprint(&request.model_folder)?,
         };
-        let keys = TuningKey::all(request, &fingerprint);
+        let allowed = Mode::allowed(&request.params, self.device());
+        let keys = TuningKey::all(request, allowed, &fingerprint);
         let is_asked_for = |kept: &TuningKey| keys.iter().any(|(_, key)| key == kept);
         let in_memory = self.tuned.as_ref().is_some_and(|(kept, _)| is_asked_for(kept));
         let folder = self.options.cache_folder.as_ref();
@@ -484,7 +485,7 @@ impl Engine {
         let free = || self.chosen().free_memory(self.options.free_memory);
         let task = Task { precision: self.chosen().precision, ..shapes.task(request) };
         let held = if is_loaded { self.held(shapes, &task) } else { 0 };
-        let plan = || Plan::new(shapes, &task, held, free());
+        let plan = || Plan::new(shapes, &task, allowed, held, free());
         let memory = (!tuned).then(plan).transpose()?;
         let estimate = cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)?;
         Ok(Estimate { on_gpu: self.chosen().gpu.is_some(), ..estimate })
@@ -519,8 +520,7 @@ impl Engine {
     fn held(&self, shapes: &Shapes, task: &Task<'_>) -> u64 {
         let network = shapes.network_bytes();
         let read = if self.network.weights.is_some() { network } else { 0 };
-        let trained = self.tuned.as_ref().map(|(_, tuned)| tuned.trained());
-        let tuned = if trained == Some(Trained::Weights) { network } else { 0 };
+        let tuned = if self.tuned.as_ref().is_some_and(|(_, tuned)| !tuned.has_adapters()) { network } else { 0 };
         shapes.model_bytes(task) - network + read + tuned
     }
 
@@ -572,11 +572,11 @@ impl Engine {
 
 impl Stopped {
     /// Goes over to a mode that takes less memory, and keeps what can be kept; tells the user.
-    fn lighten(&mut self, params: &Params, reason: &str) -> String {
+    fn lighten(&mut self, allowed: &[Mode], reason: &str) -> String {
         let before = self.mode;
-        self.mode = before.lighter(params).expect("memory is watched only where there is one");
+        self.mode = before.lighter(allowed).expect("memory is watched only where there is one");
         if self.embedding.is_some() && self.mode.trained() != before.trained() {
-            // Stage B, whose weights become adapters.
+            // Stage B, whose weights or moments become others.
             self.unfinished = None;
         }
         self.mode.note_after(before, reason)
@@ -604,7 +604,7 @@ fn tune(
     // The allocator gives memory of the mode before back only by and by.
     const SETTLING: u32 = 3;
     let Stopped { x, psnr, embedding, unfinished, .. } = state;
-    let can_lighten = setting.mode.lighter(setting.params).is_some();
+    let can_lighten = setting.mode.lighter(Mode::allowed(setting.params, x.device())).is_some();
     let mut steps_here = 0;
     let watch = &mut |stage, step, steps, loss| {
         clock.step(stage, step, steps, loss)?;
@@ -622,7 +622,7 @@ fn tune(
     }
     let (e_opt, embedding_losses) = embedding.as_ref().expect("set above").clone();
     let base = || match setting.mode.trained() {
-        Trained::Weights => network.take(x.device()),
+        Trained::Weights | Trained::WeightsInEightBits => network.take(x.device()),
         Trained::Adapters => network.get(x.device()),
     };
     let (unet, tuning_losses) = imagic::fine_tune(setting, base, x, &e_opt, unfinished, watch)?;

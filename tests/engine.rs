@@ -1,8 +1,9 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
+use candle_core::Device;
 use imagic_edit::engine::device::{Launches, Precision, Processor};
 use imagic_edit::engine::memory::{Needs, Shapes};
-use imagic_edit::engine::mode::{self, Mode};
+use imagic_edit::engine::mode::{self, Mode, Plan};
 use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
@@ -429,6 +430,38 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
     request.params.tuning_mode = "full".into();
     let error = edit(&mut engine(None), &request).expect_err("asked for more than there is");
     assert!(error.to_string().contains("set the tuning mode to automatic"), "{error}");
+}
+
+/// The choice, without a GPU to make it on.
+#[test]
+fn moments_of_8_bits_are_what_a_gpu_takes_before_adapters() {
+    const ON_GPU: [Mode; 5] = [Mode::Full, Mode::Checkpointed, Mode::EightBits, Mode::Lora, Mode::LoraCheckpointed];
+    let request = request();
+    assert!(
+        !Mode::allowed(&request.params, &Device::Cpu).contains(&Mode::EightBits),
+        "the processor has no such moments"
+    );
+    let shapes = Shapes::read(&fixture()).expect("a model");
+    let task = shapes.task(&request);
+    let [checkpointed, eight_bits] =
+        [Mode::Checkpointed, Mode::EightBits].map(|mode| shapes.needs(&task, mode).expect("needs"));
+    // Two moments of 4 bytes, or of 1 and of 4 for 256 values; small variables have the first.
+    let moments = |values: usize| if values < 4096 { 8 * values } else { values.div_ceil(256) * 520 };
+    let weights = || shapes.network().tensors.values().map(|tensor| tensor.elem_count());
+    let saved: usize = weights().map(|values| 8 * values - moments(values)).sum();
+    assert!(saved > 100_000, "{saved} bytes: the fixture has no large variables");
+    assert_eq!(checkpointed.tuning - eight_bits.tuning, saved as u64);
+    assert_eq!((checkpointed.embedding, checkpointed.generation), (eight_bits.embedding, eight_bits.generation));
+
+    let plan = |free: u64| Plan::new(&shapes, &task, &ON_GPU, 0, Some(free)).expect("a plan");
+    let with_margin = |needs: Needs| needs.peak() + mode::margin(needs.peak());
+    assert_eq!(plan(with_margin(checkpointed)).mode, Mode::Checkpointed);
+    assert_eq!(plan(with_margin(checkpointed) - 1).mode, Mode::EightBits);
+    let note = plan(with_margin(eight_bits)).note().expect("it fits").expect("not the best mode");
+    assert!(note.starts_with("tuned with all weights, moments in 8 bits"), "{note}");
+    let lighter: Vec<_> = ON_GPU.iter().map(|mode| mode.lighter(&ON_GPU)).collect();
+    let adapters = Some(Mode::LoraCheckpointed);
+    assert_eq!(lighter, [Some(Mode::Checkpointed), Some(Mode::EightBits), adapters, adapters, None]);
 }
 
 /// Free memory as it was told to be: plenty, and for some askings of the rest nothing.

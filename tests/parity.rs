@@ -8,11 +8,11 @@
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::checkpoint::Activations;
-use imagic_edit::engine::device::{Chosen, Launches, Precision, Processor};
+use imagic_edit::engine::device::{Attention, Chosen, Launches, Precision, Processor, set_attention};
 use imagic_edit::engine::imagic::{self, Sample, Setting, Timesteps};
 use imagic_edit::engine::lora;
 use imagic_edit::engine::mode::Mode;
-use imagic_edit::engine::optimizer::Adam;
+use imagic_edit::engine::optimizer::{Adam, MomentBits};
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::schedule::Schedule;
 use imagic_edit::engine::text::TextEncoder;
@@ -28,7 +28,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those of f32.
+/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those of f32. On a card
+/// that is the processor (tests/cuda) `fused` is cuda with attention as with tf32, which there has all bits.
 static CHOSEN: LazyLock<Chosen> = LazyLock::new(|| {
     let chosen = processor().choose();
     if let Some(reason) = chosen.reason {
@@ -44,6 +45,10 @@ static DEVICE: LazyLock<Device> = LazyLock::new(|| CHOSEN.device.clone());
 fn processor() -> Processor {
     let precision = match std::env::var("IMAGIC_TEST_DEVICE").as_deref() {
         Ok("cuda") => Precision::F32,
+        Ok("fused") => {
+            set_attention(Attention::Fused);
+            Precision::F32
+        }
         Ok("tf32") => Precision::Tf32,
         Ok("bf16") => Precision::Bf16,
         _ => return Processor::Cpu,
@@ -335,8 +340,11 @@ fn adam_takes_the_same_steps() {
         for name in list(&reference.facts["adam"]["names"]) {
             let tensor = |part: &str| reference.tensor(&format!("adam.{}.{part}", name.as_str().expect("a name")));
             let variable = Var::from_tensor(&tensor("start")).expect("a variable");
-            let adam =
-                Adam::new(vec![variable.clone()], reference.facts["adam"]["learning_rate"].as_f64().expect("a rate"));
+            let adam = Adam::new(
+                vec![variable.clone()],
+                reference.facts["adam"]["learning_rate"].as_f64().expect("a rate"),
+                MomentBits::ThirtyTwo,
+            );
             for step in 0..10 {
                 let gradient = tensor("gradients").get(step).expect("ten gradients");
                 // A sum of products has its factors as gradient.

@@ -34,15 +34,15 @@ pub struct TunedModel {
 }
 
 impl TunedModel {
-    /// What stage B changed.
-    pub fn trained(&self) -> Trained {
-        if self.unet.tensors.keys().any(|name| lora::is_adapter(name)) { Trained::Adapters } else { Trained::Weights }
+    /// Whether stage B left the base model's weights as they were.
+    pub fn has_adapters(&self) -> bool {
+        self.unet.tensors.keys().any(|name| lora::is_adapter(name))
     }
 
     /// The tensors that are not the base model's.
     fn own_tensors(&self) -> impl Iterator<Item = (&String, &Tensor)> {
-        let trained = self.trained();
-        self.unet.tensors.iter().filter(move |(name, _)| trained == Trained::Weights || lora::is_adapter(name))
+        let has_adapters = self.has_adapters();
+        self.unet.tensors.iter().filter(move |(name, _)| !has_adapters || lora::is_adapter(name))
     }
 }
 
@@ -51,16 +51,16 @@ impl TunedModel {
 pub struct TuningKey(String);
 
 impl TuningKey {
-    /// One for each thing that a mode which `request` allows may train, the better first. `fingerprint` is the base model's,
+    /// One for each thing that a mode of `allowed` may train, the better first. `fingerprint` is the base model's,
     /// see [`super::weights::fingerprint`].
-    pub fn all(request: &EditRequest, fingerprint: &str) -> Vec<(Trained, Self)> {
+    pub fn all(request: &EditRequest, allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
         let pixels = match request.layer_digest {
             Some(digest) => format!("{digest:016x}"),
             None => digest_of_pixels(request),
         };
-        let mut trained: Vec<Trained> = Mode::allowed(&request.params).iter().map(|mode| mode.trained()).collect();
+        let mut trained: Vec<Trained> = allowed.iter().map(|mode| mode.trained()).collect();
         trained.dedup();
-        let key = |trained| {
+        let key = |trained: Trained| {
             let mut hash = Sha256::new();
             hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
             for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
@@ -68,7 +68,7 @@ impl TuningKey {
                 // memory the tuning takes changes no number.
                 let counts = match param.id {
                     "model" | "tuning_mode" => false,
-                    "lora_rank" | "lora_layers" => trained == Trained::Adapters,
+                    "lora_rank" | "lora_layers" => trained.is_adapters(),
                     _ => true,
                 };
                 if counts {

@@ -7,6 +7,7 @@ use super::{Progress, Stage, Tuned, Watch};
 use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
+use candle_core::Device;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +31,8 @@ pub struct Clock<'a, 'b> {
 
 impl<'a, 'b> Clock<'a, 'b> {
     pub fn new(params: &Params, watch: &'a mut Watch<'b>) -> Self {
-        let [a, b, c] = passes(params, Mode::allowed(params)[0]);
+        // The best mode is the same one on every device.
+        let [a, b, c] = passes(params, Mode::allowed(params, &Device::Cpu)[0]);
         let costs = [
             (Stage::OptimizeTextEmbedding, params.embedding_steps, a),
             (Stage::FineTune, params.tuning_steps, b),

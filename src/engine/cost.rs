@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::checkpoint::Activations;
-use super::mode::{Mode, Plan, Trained};
+use super::mode::{Mode, Plan};
 use super::{EditRequest, EngineOptions};
 use crate::error::Result;
 use crate::params::Params;
@@ -52,7 +52,7 @@ pub fn passes(params: &Params, mode: Mode) -> [f32; 3] {
     // A: forward and the gradient of the activations; B: the gradient of the weights as well, which is little for adapters;
     // C: two with guidance.
     let again = if mode.activations() == Activations::Recompute { 1.0 } else { 0.0 };
-    let weights = if mode.trained() == Trained::Weights { 1.0 } else { 0.0 };
+    let weights = if mode.trained().is_adapters() { 0.0 } else { 1.0 };
     let batch = params.batch_size as f32;
     let passes = if params.guidance == 1.0 { 1.0 } else { 2.0 };
     [(2.0 + again) * batch, (2.0 + again + weights) * batch, passes]

@@ -13,6 +13,7 @@ pub use graph::{Launches, Place, Replay};
 
 use candle_core::{DType, Device};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// What an engine may compute on.
 #[derive(Clone, Debug)]
@@ -65,6 +66,36 @@ impl Precision {
     /// What they are stored in in stage C.
     pub fn sampling(self) -> DType {
         if self == Self::Bf16 { DType::F16 } else { DType::F32 }
+    }
+}
+
+/// How attention is computed on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Attention {
+    /// [`Attention::Fused`] with [`Precision::Tf32`], else [`Attention::Scores`].
+    ByPrecision,
+    /// By kernels that keep scores to themselves, for the sizes that have one; these always multiply in TF32.
+    Fused,
+    /// By products of matrices, with scores in memory.
+    Scores,
+}
+
+static ATTENTION: AtomicU8 = AtomicU8::new(Attention::ByPrecision as u8);
+
+/// Chooses for this process, so that both ways can be measured and tested.
+#[doc(hidden)]
+pub fn set_attention(attention: Attention) {
+    ATTENTION.store(attention as u8, Ordering::Relaxed);
+}
+
+/// Whether a GPU's attention keeps scores to itself where it can.
+#[cfg(feature = "cuda")]
+pub(super) fn fuses_attention(precision: Precision) -> bool {
+    match ATTENTION.load(Ordering::Relaxed) {
+        attention if attention == Attention::Fused as u8 => true,
+        attention if attention == Attention::Scores as u8 => false,
+        _ => precision == Precision::Tf32,
     }
 }
 

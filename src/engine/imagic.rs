@@ -14,7 +14,7 @@ use super::device::{Launches, Place, Precision, Replay};
 use super::lora;
 use super::mode::{Mode, Trained};
 use super::ops;
-use super::optimizer::Adam;
+use super::optimizer::{Adam, MomentBits};
 use super::random::{Purpose, Stream};
 use super::schedule::Schedule;
 use super::unet::{self, UNet, UNetConfig};
@@ -60,10 +60,10 @@ pub struct Training {
 
 impl Training {
     /// Uses up `tensors`: each becomes a variable before the next one is copied, so that they never exist twice.
-    fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64) -> Result<Self> {
+    fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64, bits: MomentBits) -> Result<Self> {
         let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor)?));
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
-        let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr));
+        let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr, bits));
         let Weights { file, tensors: frozen, .. } = frozen;
         Ok(Self { file, frozen, variables, adam, losses: Vec::new(), broken: false })
     }
@@ -95,17 +95,19 @@ pub fn optimize_text_embedding(
     const E: &str = "e";
     let params = setting.params;
     let storage = setting.precision.training();
-    // Where stage B trains all weights, its moments will take more memory than the copies do here.
+    // Where stage B trains all weights with moments of f32, these will take more memory than the copies do here.
     let factors = match setting.mode.trained() {
         Trained::Weights => unet::with_factors(base, storage)?,
-        Trained::Adapters => base.clone(),
+        // There memory is short.
+        Trained::WeightsInEightBits | Trained::Adapters => base.clone(),
     };
     let unet = UNet::new(setting.config, &factors)?.stored_in(storage);
     let mut training = match unfinished.take() {
         Some(training) => training,
         None => {
             let e = BTreeMap::from([(E.to_owned(), e_tgt.clone())]);
-            Training::begin(Weights { tensors: BTreeMap::new(), ..base.clone() }, e, params.embedding_lr)?
+            let frozen = Weights { tensors: BTreeMap::new(), ..base.clone() };
+            Training::begin(frozen, e, params.embedding_lr, MomentBits::ThirtyTwo)?
         }
     };
     let plan = Plan {
@@ -141,14 +143,15 @@ pub fn fine_tune(
         Some(training) => training,
         None => {
             let mut base = base()?;
-            match setting.mode.trained() {
-                Trained::Weights => {
+            let trained = setting.mode.trained();
+            match trained {
+                Trained::Weights | Trained::WeightsInEightBits => {
                     let weights = std::mem::take(&mut base.tensors);
-                    Training::begin(base, weights, params.tuning_lr)?
+                    Training::begin(base, weights, params.tuning_lr, trained.moments())?
                 }
                 Trained::Adapters => {
                     let adapters = lora::begin(&base, params, x.device())?;
-                    Training::begin(base, adapters, lora::RATE * params.tuning_lr)?
+                    Training::begin(base, adapters, lora::RATE * params.tuning_lr, trained.moments())?
                 }
             }
         }

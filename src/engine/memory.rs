@@ -166,14 +166,16 @@ impl Shapes {
         let passes = if params.guidance == 1.0 { 1 } else { 2 };
         let adapters = lora::shapes(&self.weights, params);
         let adapted;
-        let (tuned, unet) = match mode.trained() {
-            Trained::Weights => (self.weights.values(), &self.unet),
+        let (tuned, unet): (Vec<usize>, _) = match mode.trained() {
+            Trained::Weights | Trained::WeightsInEightBits => {
+                (self.weights.tensors.values().map(Tensor::elem_count).collect(), &self.unet)
+            }
             Trained::Adapters => {
                 adapted = UNet::new(&self.config, &lora::without_values(&self.weights, &adapters)?)?;
-                (adapters.iter().flatten().map(lora::Shape::values).sum(), &adapted)
+                (adapters.iter().flatten().map(lora::Shape::values).collect(), &adapted)
             }
         };
-        let trains_all = mode.trained() == Trained::Weights;
+        let trains_all = !mode.trained().is_adapters();
         // The allocator keeps a freed gradient for the next one of its size.
         let freed =
             if trains_all { self.weights.tensors.values().map(Tensor::elem_count).collect() } else { BTreeSet::new() };
@@ -186,13 +188,14 @@ impl Shapes {
         // Copies of frozen weights as factors, see `optimize_text_embedding`.
         let copies = match precision.training() {
             DType::F32 => 0,
-            storage if trains_all => stored(self.weights.values(), storage),
+            storage if mode.trained() == Trained::Weights => stored(self.weights.values(), storage),
             _ => 0,
         };
         let embedding = if params.embedding_steps == 0 { 0 } else { copies + training(&self.unet, false) };
         // Weights that are trained take the base model's places; adapters come beside them. With them Adam's two moments.
-        let places = if trains_all { 0 } else { tuned };
-        let tuning = if params.tuning_steps == 0 { 0 } else { places + 2 * tuned + freed + training(unet, trains_all) };
+        let places = if trains_all { 0 } else { tuned.iter().sum() };
+        let moments: usize = tuned.iter().map(|&values| mode.trained().moments().numbers(values)).sum();
+        let tuning = if params.tuning_steps == 0 { 0 } else { places + moments + freed + training(unet, trains_all) };
         let generation = places + stored(self.inference(unet, at(passes)), precision.sampling()).max(decode.alive);
         let model = self.model_bytes(task);
         let bytes = |values: usize| model + 4 * values as u64;

@@ -3,15 +3,13 @@
 
 use super::checkpoint::Activations;
 use super::memory::{Needs, Shapes, Task};
+use super::optimizer::MomentBits;
 use crate::error::{Error, Result};
 use crate::params::Params;
+use candle_core::Device;
 
 /// Bytes that system and editor need to go on; with less an edit goes over to a lighter mode.
 pub const RESERVE: u64 = 128 << 20;
-
-/// Note for a tuned model that is kept and is not of the best kind.
-pub const FOUND_ADAPTERS: &str = "this picture was tuned with adapters (LoRA) when memory was short, and that is used again; set the \
-                                  tuning mode to full to tune all weights";
 
 /// A way of tuning. The first ones are the better ones, the last ones take less memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +18,8 @@ pub enum Mode {
     Full,
     /// All weights, with the same result in about a third more time.
     Checkpointed,
+    /// As before, with Adam's moments in 8 bits: almost the same result. On a GPU only, whose memory is the dearer.
+    EightBits,
     /// Adapters instead of the weights: another result, and a much smaller tuned model.
     Lora,
     /// Adapters, intermediate results computed twice.
@@ -31,17 +31,53 @@ pub enum Mode {
 pub enum Trained {
     /// All weights of the network.
     Weights,
+    /// The same with moments in 8 bits.
+    WeightsInEightBits,
     /// The adapters of [`super::lora`].
     Adapters,
 }
 
+impl Trained {
+    /// Whether the network's own weights stay as they are.
+    pub fn is_adapters(self) -> bool {
+        self == Self::Adapters
+    }
+
+    /// How Adam keeps its moments.
+    pub fn moments(self) -> MomentBits {
+        match self {
+            Self::Weights | Self::Adapters => MomentBits::ThirtyTwo,
+            Self::WeightsInEightBits => MomentBits::Eight,
+        }
+    }
+
+    /// Note for a tuned model of this kind that is kept, if `best` would be better.
+    pub fn note_if_kept(self, best: Self) -> Option<&'static str> {
+        match self {
+            _ if self == best => None,
+            Self::Weights => None,
+            Self::WeightsInEightBits => Some(
+                "this picture was tuned with moments in 8 bits when memory was short, and that is used again; set the tuning mode to \
+                 full to tune with all bits",
+            ),
+            Self::Adapters => Some(
+                "this picture was tuned with adapters (LoRA) when memory was short, and that is used again; set the tuning mode to \
+                 full to tune all weights",
+            ),
+        }
+    }
+}
+
 impl Mode {
-    /// Those that `params.tuning_mode` leaves to choose from.
-    pub fn allowed(params: &Params) -> &'static [Self] {
+    /// Those that `params.tuning_mode` leaves to choose from on `device`.
+    pub fn allowed(params: &Params, device: &Device) -> &'static [Self] {
         match params.tuning_mode.as_str() {
             "full" => &[Self::Full],
             "checkpointed" => &[Self::Checkpointed],
             "lora" => &[Self::Lora, Self::LoraCheckpointed],
+            _ if device.is_cuda() => {
+                &[Self::Full, Self::Checkpointed, Self::EightBits, Self::Lora, Self::LoraCheckpointed]
+            }
             _ => &[Self::Full, Self::Checkpointed, Self::Lora, Self::LoraCheckpointed],
         }
     }
@@ -50,7 +86,7 @@ impl Mode {
     pub fn activations(self) -> Activations {
         match self {
             Self::Full | Self::Lora => Activations::Keep,
-            Self::Checkpointed | Self::LoraCheckpointed => Activations::Recompute,
+            Self::Checkpointed | Self::EightBits | Self::LoraCheckpointed => Activations::Recompute,
         }
     }
 
@@ -58,19 +94,16 @@ impl Mode {
     pub fn trained(self) -> Trained {
         match self {
             Self::Full | Self::Checkpointed => Trained::Weights,
+            Self::EightBits => Trained::WeightsInEightBits,
             Self::Lora | Self::LoraCheckpointed => Trained::Adapters,
         }
     }
 
-    /// The allowed mode to go on in when memory runs out in this one.
-    pub fn lighter(self, params: &Params) -> Option<Self> {
+    /// The one of `allowed` to go on in when memory runs out in this one.
+    pub fn lighter(self, allowed: &[Self]) -> Option<Self> {
+        let after = allowed.iter().skip_while(|mode| **mode != self).skip(1);
         // Where keeping results was too much for all weights, it is not tried again with adapters.
-        let next = match self {
-            Self::Full => Self::Checkpointed,
-            Self::Checkpointed | Self::Lora => Self::LoraCheckpointed,
-            Self::LoraCheckpointed => return None,
-        };
-        Self::allowed(params).contains(&next).then_some(next)
+        after.copied().find(|mode| mode.activations() == Activations::Recompute)
     }
 
     /// What it is, for notes.
@@ -78,6 +111,9 @@ impl Mode {
         match self {
             Self::Full => "all weights",
             Self::Checkpointed => "all weights, intermediate results computed twice: the same result in more time",
+            Self::EightBits => {
+                "all weights, moments in 8 bits and intermediate results computed twice: almost the same result, in more time"
+            }
             Self::Lora => "adapters (LoRA) instead of all weights: another result",
             Self::LoraCheckpointed => {
                 "adapters (LoRA) instead of all weights, intermediate results computed twice: another result, in more time"
@@ -107,10 +143,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Chooses for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve this edit or are given up
-    /// for it.
-    pub fn new(shapes: &Shapes, task: &Task<'_>, held: u64, free: Option<u64>) -> Result<Self> {
-        let modes = Mode::allowed(task.params).iter().map(|&mode| Ok((mode, shapes.needs(task, mode)?)));
+    /// Chooses from `allowed` for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve this edit or
+    /// are given up for it.
+    pub fn new(shapes: &Shapes, task: &Task<'_>, allowed: &[Mode], held: u64, free: Option<u64>) -> Result<Self> {
+        let modes = allowed.iter().map(|&mode| Ok((mode, shapes.needs(task, mode)?)));
         let modes: Vec<(Mode, Needs)> = modes.collect::<Result<_>>()?;
         let available = free.map(|free| free + held);
         let chosen = modes.iter().find(|(_, needs)| fits(needs.peak(), available)).or(modes.last());

@@ -25,6 +25,35 @@ const BETA_2: f32 = 0.999;
 /// Added to the root of the second moment.
 const EPS: f32 = 1e-8;
 
+/// Values of a variable whose moments are kept in 8 bits where others' are, at least; the rest, biases and norms, take little memory. As
+/// bitsandbytes does it (`min_8bit_size`).
+const LEAST_CODED: usize = 4096;
+
+/// Values that are coded together, one byte for each moment of a value and 4 for the largest of each moment; as in `ops/gpu/adam8.cu`.
+pub const CODED: usize = 256;
+
+/// How Adam keeps its moments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MomentBits {
+    /// f32.
+    ThirtyTwo,
+    /// On a GPU in 8 bits, 256 values together, those of large variables: other steps than with f32, a quarter of the memory. The
+    /// processor keeps f32.
+    Eight,
+}
+
+impl MomentBits {
+    /// Whether a variable of `values` values has moments of 8 bits.
+    pub fn codes(self, values: usize) -> bool {
+        self == Self::Eight && values >= LEAST_CODED
+    }
+
+    /// Numbers of 4 bytes that both moments of a variable of `values` values take where it has them so.
+    pub fn numbers(self, values: usize) -> usize {
+        if self.codes(values) { values.div_ceil(CODED) * (2 * CODED / 4 + 2) } else { 2 * values }
+    }
+}
+
 /// Some variables and their moments.
 pub struct Adam {
     lr: f64,
@@ -54,16 +83,16 @@ enum Moments {
         first: Vec<f32>,
         second: Vec<f32>,
     },
-    /// Made by the first step.
     #[cfg(feature = "cuda")]
-    Gpu(Option<gpu::Moments>),
+    Gpu(gpu::Moments),
 }
 
 impl Moments {
-    fn of(variable: &Var) -> Self {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the processor keeps f32"))]
+    fn of(variable: &Var, bits: MomentBits) -> Self {
         #[cfg(feature = "cuda")]
         if variable.device().is_cuda() {
-            return Self::Gpu(None);
+            return Self::Gpu(gpu::Moments::None(bits));
         }
         let zeros = || vec![0.0; variable.elem_count()];
         Self::Cpu { first: zeros(), second: zeros() }
@@ -72,9 +101,9 @@ impl Moments {
 
 impl Adam {
     /// Moments start at zero.
-    pub fn new(variables: Vec<Var>, lr: f64) -> Self {
+    pub fn new(variables: Vec<Var>, lr: f64, bits: MomentBits) -> Self {
         let with_moments = |variable: Var| {
-            let moments = Moments::of(&variable);
+            let moments = Moments::of(&variable, bits);
             (variable.as_tensor().id(), Variable { variable, moments, updated: 0 })
         };
         let variables = variables.into_iter().map(with_moments).collect();

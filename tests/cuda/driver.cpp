@@ -6,7 +6,8 @@
 // anything that only happens when threads run at once.
 //
 // STUB_CUDA_VERSION, STUB_CARDS, STUB_CAPABILITY (80 is 8.0) and STUB_MEMORY (in MB) make it another driver and another card;
-// with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation that finds the memory full.
+// with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation that finds the memory full,
+// and STUB_FULL_AGAIN that of another one.
 //
 // A stream that is captured runs nothing: launches, products, copies, allocations become nodes of a graph, with their arguments by
 // value, and run when the graph is launched. Memory that a graph allocates is NaN before and after; waiting for the stream, copies from
@@ -94,9 +95,9 @@ static void forget(Pointer pointer, std::size_t size) { std::memset(reinterpret_
 static Result allocate(Pointer *pointer, std::size_t size) {
     if (size == 0) return INVALID_VALUE;
     std::lock_guard<std::mutex> guard(lock);
-    static std::uint64_t calls, full_at = setting("STUB_FULL_AT", 0);
+    static std::uint64_t calls, full_at = setting("STUB_FULL_AT", 0), again = setting("STUB_FULL_AGAIN", 0);
     ++asked.allocations;
-    if (used + of_graphs + size > memory() || ++calls == full_at) return OUT_OF_MEMORY;
+    if (used + of_graphs + size > memory() || ++calls == full_at || calls == again) return OUT_OF_MEMORY;
     *pointer = reinterpret_cast<Pointer>(std::malloc(size));
     forget(*pointer, size);
     blocks_in_use[*pointer] = size;

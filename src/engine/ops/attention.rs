@@ -185,7 +185,7 @@ impl CustomOp3 for Attention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         #[cfg(feature = "cuda")]
         if let candle_core::Device::Cuda(device) = q.device() {
-            return self.backward_on_gpu(device, [q, k, v, dout]);
+            return self.backward_on_gpu(device, [q, k, v, o, dout]);
         }
         let sizes = self.sizes(q.dims(), k.dims());
         let [dq, dk, dv] = with_values(q, |q| {
@@ -218,11 +218,11 @@ mod on_gpu {
         pub fn backward_on_gpu(
             &self,
             device: &CudaDevice,
-            [q, k, v, dout]: [&Tensor; 4],
+            [q, k, v, o, dout]: [&Tensor; 5],
         ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
             let (sizes, dout) = (self.sizes(q.dims(), k.dims()).on_gpu(), &dout.contiguous()?);
-            let held = [q, k, v, dout].map(Held::of);
-            let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?];
+            let held = [q, k, v, o, dout].map(Held::of);
+            let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?, held[4].view()?];
             let [dq, dk, dv] = gpu::attention_gradients(device, inputs, &sizes)?;
             let wanted = |x: &Tensor, dx| x.track_op().then(|| gpu::tensor(dx, device, x));
             Ok((wanted(q, dq), wanted(k, dk), wanted(v, dv)))

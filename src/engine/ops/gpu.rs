@@ -15,7 +15,7 @@
 /// Runs a kernel, the one for tensors of a kind if one is said, in which every thread has one of `count` numbers, which is its
 /// last argument.
 macro_rules! each {
-    ($gpu:ident, $kernel:literal $(of $stored:expr)?, $count:expr, $($kind:ident $argument:expr),+) => {{
+    ($gpu:ident, $kernel:tt $(of $stored:expr)?, $count:expr, $($kind:ident $argument:expr),+) => {{
         let count = $count;
         let arguments = &mut [$(Argument::$kind($argument)),+, Argument::Count(count)];
         if count > 0 { $gpu.launch(kernel!($kernel $(of $stored)?), count.div_ceil(THREADS), arguments)? }
@@ -24,27 +24,29 @@ macro_rules! each {
 
 /// Runs a kernel on `blocks` blocks.
 macro_rules! blocks {
-    ($gpu:ident, $kernel:literal $(of $stored:expr)?, $blocks:expr, $($kind:ident $argument:expr),+) => {{
+    ($gpu:ident, $kernel:tt $(of $stored:expr)?, $blocks:expr, $($kind:ident $argument:expr),+) => {{
         let blocks = $blocks;
         if blocks > 0 { $gpu.launch(kernel!($kernel $(of $stored)?), blocks, &mut [$(Argument::$kind($argument)),+])? }
     }};
 }
 
-/// A kernel's name.
+/// A kernel's name, which is a literal or in parentheses.
 macro_rules! kernel {
-    ($kernel:literal of $stored:expr) => {
+    ($kernel:tt of $stored:expr) => {
         &$stored.kernel($kernel)
     };
-    ($kernel:literal) => {
+    ($kernel:tt) => {
         $kernel
     };
 }
 
+mod adam8;
 mod attention;
 mod conv;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "calls of kernels and of cuBLAS, whose arguments the compiler cannot check")]
 mod cuda;
+mod fused;
 mod layout;
 mod norm;
 #[cfg(test)]
@@ -96,6 +98,9 @@ pub(super) trait Gpu {
 
     /// Values that an operation may hold beside its inputs and results, about.
     fn scratch(&self) -> usize;
+
+    /// Whether attention keeps its scores in a block where there are kernels for that, which multiply in TF32.
+    fn fuses_attention(&self) -> bool;
 
     /// `len` values of any content.
     fn buffer(&self, len: usize, kind: Kind) -> Result<Self::Buffer>;

@@ -1,7 +1,9 @@
 //! Runs the kernels and products of `gpu` on an NVIDIA GPU, through candle's device: its stream, its allocator, its cuBLAS.
 
+use super::adam8::adam8_step;
 use super::{AdamStep, Argument, Gpu, Kind, Matrix, Product, Stored, THREADS, View, adam_step, count};
-use crate::engine::optimizer::Adam;
+use crate::engine::device::{Precision, fuses_attention};
+use crate::engine::optimizer::{Adam, MomentBits};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys as cublas};
 use candle_core::cuda_backend::cudarc::driver::{
@@ -79,6 +81,10 @@ impl Gpu for CudaDevice {
 
     fn scratch(&self) -> usize {
         SCRATCH
+    }
+
+    fn fuses_attention(&self) -> bool {
+        fuses_attention(if gemm_reduced_precision_f32() { Precision::Tf32 } else { Precision::F32 })
     }
 
     fn buffer(&self, len: usize, kind: Kind) -> Result<Slice> {
@@ -257,17 +263,24 @@ pub fn hand_over(
 }
 
 /// Adam's moments of one variable.
-pub struct Moments([Slice; 2]);
+pub enum Moments {
+    /// Not there before the first step.
+    None(MomentBits),
+    /// Each as many as the variable's numbers.
+    Each([Slice; 2]),
+    /// In 8 bits, together.
+    Coded(Slice),
+}
 
 /// Changes `variable` and its moments, which are 0 if there are none yet; `gradient` and the numbers as in `adam_step`.
-pub fn adam(variable: &Var, gradient: [Values<'_>; 2], moments: &mut Option<Moments>, step: AdamStep) -> Result<()> {
+pub fn adam(variable: &Var, gradient: [Values<'_>; 2], moments: &mut Moments, step: AdamStep) -> Result<()> {
     variable.inplace_op1(&Step { gradient, moments: Mutex::new(moments), step })
 }
 
 struct Step<'a> {
     gradient: [Values<'a>; 2],
     /// Behind a lock only because candle lends the operation immutably.
-    moments: Mutex<&'a mut Option<Moments>>,
+    moments: Mutex<&'a mut Moments>,
     step: AdamStep,
 }
 
@@ -287,11 +300,18 @@ impl InplaceOp1 for Step<'_> {
             bail!("only variables of f32 that lie in a row are trained")
         }
         let mut moments = self.moments.lock().expect("no thread panics while it holds this lock");
-        if moments.is_none() {
-            let zeros = || Ok::<_, candle_core::Error>(Slice::F32(device.alloc_zeros(values)?));
-            **moments = Some(Moments([zeros()?, zeros()?]));
+        if let Moments::None(bits) = **moments {
+            let zeros = |count| Ok::<_, candle_core::Error>(Slice::F32(device.alloc_zeros(count)?));
+            **moments = match bits {
+                MomentBits::Eight if bits.codes(values) => Moments::Coded(zeros(bits.numbers(values))?),
+                _ => Moments::Each([zeros(values)?, zeros(values)?]),
+            };
         }
-        let Some(Moments([first, second])) = &mut **moments else { unreachable!("set above") };
-        adam_step(&device, &mut variable.slice, self.gradient, [first, second], self.step, values)
+        let (p, gradient) = (&mut variable.slice, self.gradient);
+        match &mut **moments {
+            Moments::None(_) => unreachable!("set above"),
+            Moments::Each([first, second]) => adam_step(&device, p, gradient, [first, second], self.step, values),
+            Moments::Coded(coded) => adam8_step(&device, p, gradient, coded, self.step, values),
+        }
     }
 }

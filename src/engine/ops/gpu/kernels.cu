@@ -4,6 +4,9 @@
 // of f32; typed.cu has the kernels whose tensors may be stored in 16 bits.
 #include "kernel.h"
 
+#include "adam8.cu"
+#include "attention.cu"
+
 // Sums over the first dimension of x, (rows, columns, stride), at one place of the last: (columns).
 KERNEL column_sums(float *sums, const float *x, unsigned rows, unsigned columns, unsigned stride, unsigned place) {
     FOR_EACH(column, columns) {
@@ -116,6 +119,8 @@ KERNEL softmax(float *scores, unsigned columns) { softmax_of(scores, scores, col
 #define TILE 32u
 
 // What tensors are stored in, and what the names of its kernels end with.
+#define TRAINING
+
 #define T float
 #define OF_T(kernel) kernel
 #include "typed.cu"
@@ -129,6 +134,9 @@ KERNEL softmax(float *scores, unsigned columns) { softmax_of(scores, scores, col
 #include "typed.cu"
 #undef T
 #undef OF_T
+
+// f16 is for sampling alone.
+#undef TRAINING
 
 #define T f16
 #define OF_T(kernel) kernel##_f16

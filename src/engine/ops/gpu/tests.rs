@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::engine::ops::{self, Activation, Padding, Parameters, with_values};
+use crate::engine::optimizer::MomentBits;
 use crate::engine::random::{Purpose, Stream};
 use candle_core::{Device, Tensor, Var};
 use half::{bf16, f16};
@@ -21,6 +22,8 @@ struct Host {
     launch: Launch,
     /// Whether the last thread goes first.
     backwards: bool,
+    /// Whether attention is done by one kernel.
+    fused: bool,
     scratch: usize,
 }
 
@@ -53,7 +56,7 @@ fn host() -> Option<&'static Host> {
         assert!(!symbol.is_null(), "{library} has launch_kernel");
         // SAFETY: host.cpp defines it with this type.
         let launch = unsafe { std::mem::transmute::<*mut c_void, Launch>(symbol) };
-        Some(Host { launch, backwards: false, scratch: PLENTY })
+        Some(Host { launch, backwards: false, fused: false, scratch: PLENTY })
     })
     .as_ref()
 }
@@ -126,6 +129,10 @@ impl Gpu for Host {
 
     fn scratch(&self) -> usize {
         self.scratch
+    }
+
+    fn fuses_attention(&self) -> bool {
+        self.fused
     }
 
     fn buffer(&self, len: usize, kind: Kind) -> Result<Buffer> {
@@ -239,36 +246,39 @@ fn compare_in(
 ) {
     let Some(&host) = host() else { return };
     let host = &Host { scratch, ..host };
-    // Behind something else, as tensors may be that are parts of larger ones.
-    const BEFORE: usize = 3;
     let of_kinds = tensors.iter().map(|shape| (shape, kind)).chain(weights.iter().map(|shape| (shape, Kind::F32)));
-    let buffer = |values: &[f32], kind| Buffer::of(&[&[f32::NAN; BEFORE], values].concat(), kind);
-    let random = |((shape, kind), seed): ((&&[usize], Kind), u32)| buffer(&numbers(&normals(seed, shape)), kind);
+    let random = |((shape, kind), seed): ((&&[usize], Kind), u32)| Buffer::of(&numbers(&normals(seed, shape)), kind);
     let buffers: Vec<Buffer> = of_kinds.zip(1..).map(random).collect();
     let variable = |(buffer, shape): (&Buffer, &&[usize])| {
-        let tensor = Tensor::from_slice(&buffer.values()[BEFORE..], *shape, &Device::Cpu);
+        let tensor = Tensor::from_vec(buffer.values(), *shape, &Device::Cpu);
         Var::from_tensor(&tensor.expect("a tensor")).expect("a variable")
     };
     let variables: Vec<Var> = buffers.iter().zip(tensors.iter().chain(weights)).map(variable).collect();
     let arguments: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
     let y = cpu(&arguments).expect(name);
-    let dy = buffer(&numbers(&normals(99, y.dims())), kind);
-    let exact_dy = Tensor::from_slice(&dy.values()[BEFORE..], y.dims(), &Device::Cpu).expect("a tensor");
+    let dy = Buffer::of(&numbers(&normals(99, y.dims())), kind);
+    let exact_dy = Tensor::from_vec(dy.values(), y.dims(), &Device::Cpu).expect("a tensor");
     let gradients = (&y * &exact_dy).and_then(|y| y.sum_all()).and_then(|sum| sum.backward()).expect(name);
     let mut exact = vec![numbers(&y)];
     exact.extend(variables.iter().map(|variable| numbers(gradients.get(variable).expect("a gradient"))));
 
-    let views: Vec<View<'_, Buffer>> = buffers.iter().map(|buffer| View { buffer, start: BEFORE }).collect();
-    let dy = View { buffer: &dy, start: BEFORE };
-    let ours = gpu(host, &views, dy).expect(name);
-    let backwards = gpu(&Host { backwards: true, ..*host }, &views, dy).expect(name);
+    // Behind something else, as tensors may be that are parts of larger ones; once where four numbers can be read at a time, once where
+    // they cannot.
+    let run = |host: &Host, before: usize| {
+        let moved = |buffer: &Buffer| Buffer::of(&[vec![f32::NAN; before], buffer.values()].concat(), buffer.kind());
+        let (buffers, dy) = (buffers.iter().map(moved).collect::<Vec<_>>(), moved(&dy));
+        let views: Vec<View<'_, Buffer>> = buffers.iter().map(|buffer| View { buffer, start: before }).collect();
+        gpu(host, &views, View { buffer: &dy, start: before }).expect(name)
+    };
+    let ours = run(host, 3);
+    let backwards = run(&Host { backwards: true, ..*host }, 4);
     assert_eq!(ours.len(), exact.len(), "{name}");
     for (what, ((ours, backwards), exact)) in ours.iter().zip(&backwards).zip(&exact).enumerate() {
         let name = format!("{name} in {kind:?}, result {what} (0 is the value)");
         let is_of_tensor = what <= tensors.len();
         assert_eq!(ours.kind(), if is_of_tensor { kind } else { Kind::F32 }, "{name}");
         let (ours, backwards) = (ours.values(), backwards.values());
-        assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU");
+        assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU, or on addresses");
         assert_eq!(ours.len(), exact.len(), "{name}");
         let norm = exact.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         let squares = exact.iter().zip(ours).map(|(exact, ours)| (f64::from(*exact) - f64::from(ours)).powi(2));
@@ -424,12 +434,79 @@ fn attention_is_that_of_the_cpu() {
                 |a| ops::attention(&a[0], &a[1], &a[2], heads),
                 |gpu, a, dy| {
                     let out = attention(gpu, a[0], a[1], a[2], &sizes)?;
-                    let gradients = attention_gradients(gpu, [a[0], a[1], a[2], dy], &sizes)?;
+                    let gradients = attention_gradients(gpu, [a[0], a[1], a[2], View::all(&out), dy], &sizes)?;
                     Ok([out].into_iter().chain(gradients).collect())
                 },
             );
         }
     }
+}
+
+#[test]
+fn attention_that_keeps_its_scores_is_that_of_the_cpu() {
+    for (b, n, m, heads, d) in [
+        (1, 1, 3, 2, 3),
+        (2, 30, 7, 4, 5),
+        (2, 130, 77, 2, 40),
+        (1, 256, 256, 1, 40),
+        (1, 64, 64, 2, 64),
+        (1, 70, 150, 2, 80),
+        (1, 129, 33, 1, 72),
+        (2, 33, 20, 2, 160),
+        (1, 16, 77, 1, 84),
+        // Without a kernel: there the sizes decide.
+        (1, 9, 11, 1, 164),
+    ] {
+        let (c, dims) = (heads * d, [b, n, m, heads, d]);
+        let sizes = Attention { b, n, m, c, heads };
+        assert_eq!(fused::Fused::of(&sizes).is_some(), d <= 160);
+        for kind in [Kind::F32, Kind::Bf16] {
+            compare_in(
+                kind,
+                &format!("attention {dims:?} in one kernel"),
+                PLENTY,
+                &[&[b, n, c], &[b, m, c], &[b, m, c]],
+                &[],
+                |a| ops::attention(&a[0], &a[1], &a[2], heads),
+                |gpu, a, dy| {
+                    let gpu = &Host { fused: true, ..*gpu };
+                    let out = attention(gpu, a[0], a[1], a[2], &sizes)?;
+                    let gradients = attention_gradients(gpu, [a[0], a[1], a[2], View::all(&out), dy], &sizes)?;
+                    Ok([out].into_iter().chain(gradients).collect())
+                },
+            );
+        }
+        // f16 is for sampling, which takes no gradients.
+        let Some(&host) = host() else { return };
+        let shapes = [[b, n, c], [b, m, c], [b, m, c]];
+        let buffers = [0, 1, 2].map(|i| Buffer::of(&numbers(&normals(i as u32, &shapes[i])), Kind::F16));
+        let [q, k, v] =
+            [0, 1, 2].map(|i| Tensor::from_vec(buffers[i].values(), &shapes[i], &Device::Cpu).expect("a tensor"));
+        let exact = numbers(&ops::attention(&q, &k, &v, heads).expect("a result"));
+        let [q, k, v] = buffers.each_ref().map(View::all);
+        let ours = attention(&Host { fused: true, ..host }, q, k, v, &sizes).expect("a result");
+        assert_eq!(ours.kind(), Kind::F16);
+        let error = relative_error(&ours.values(), &exact, &vec![0.0; exact.len()]);
+        assert!(error <= ROUNDINGS * half_step(Kind::F16), "attention {dims:?} in f16: {error}");
+    }
+}
+
+/// Where one score is far above the others, and all of them far from 0.
+#[test]
+fn attention_of_large_scores_is_that_of_the_cpu() {
+    let (n, m, heads, d) = (20, 70, 2, 40);
+    let sizes = Attention { b: 1, n, m, c: heads * d, heads };
+    let large = |q: &Tensor| (q * 40.0)? - 20.0;
+    let [q, k, v] = [(1, n), (2, m), (3, m)].map(|(seed, rows)| normals(seed, &[1, rows, heads * d]));
+    let q = large(&q).expect("large numbers");
+    let exact = numbers(&ops::attention(&q, &k, &v, heads).expect("a result"));
+    let Some(&host) = host() else { return };
+    let [q, k, v] = [q, k, v].map(|tensor| Buffer::F32(numbers(&tensor)));
+    let [q, k, v] = [&q, &k, &v].map(View::all);
+    let ours = attention(&Host { fused: true, ..host }, q, k, v, &sizes).expect("a result");
+    let worst = exact.iter().zip(&ours.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // Scores of some hundreds have 5 digits behind the point.
+    assert!(worst <= 1e-3, "{worst}");
 }
 
 #[test]
@@ -539,7 +616,7 @@ fn adam_takes_the_steps_of_the_cpu() {
     let Some(host) = host() else { return };
     let (count, lr, betas) = (1000, 1e-3f64, [0.9f32, 0.999]);
     let variable = Var::from_tensor(&normals(1, &[count])).expect("a variable");
-    let adam = crate::engine::optimizer::Adam::new(vec![variable.clone()], lr);
+    let adam = crate::engine::optimizer::Adam::new(vec![variable.clone()], lr, MomentBits::ThirtyTwo);
     let zeros = || Buffer::F32(vec![0.0; count]);
     let (mut p, mut first, mut second) = (Buffer::F32(numbers(&variable)), zeros(), zeros());
     for step in 1..=5 {
@@ -556,6 +633,69 @@ fn adam_takes_the_steps_of_the_cpu() {
     }
     let worst = numbers(&variable).iter().zip(&p.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= 1e-6, "{worst}");
+}
+
+fn relative_error(ours: &[f32], exact: &[f32], start: &[f32]) -> f64 {
+    let norm = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| {
+        pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+    };
+    norm(&mut ours.iter().zip(exact)) / norm(&mut exact.iter().zip(start))
+}
+
+/// Against what tests/reference/make_adam8.py has done, and Adam with moments of f32 beside it.
+#[test]
+fn adam_with_moments_of_8_bits_takes_the_steps_of_bitsandbytes() {
+    let Some(&host) = host() else { return };
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/adam8.safetensors");
+    let fixture = candle_core::safetensors::load(fixture, &Device::Cpu).expect("the fixture");
+    let parameters = |name: &str| fixture[name].to_vec2::<f32>().expect("parameters");
+    let (nearest, bitsandbytes) = (parameters("nearest"), parameters("bitsandbytes"));
+    let exact_codes = fixture["codes"].to_vec2::<u8>().expect("codes");
+    let (count, lr, betas) = (1000, 1e-3f64, [0.9f32, 0.999]);
+    let random =
+        |index| numbers(&Stream::new(11u32, Purpose::Latents, index).normals(&[count], &Device::Cpu).expect("some"));
+    let start = random(0);
+    let mut steps = [1, 5, 20].iter().zip(nearest.iter().zip(&bitsandbytes));
+    let mut next = steps.next();
+    // Both orders of threads, which must give the same bits, and f32.
+    let hosts = [host, Host { backwards: true, ..host }];
+    let zeros = |count| Buffer::F32(vec![0.0; count]);
+    let parameters = || Buffer::F32(start.clone());
+    let mut ours = hosts.map(|_| (parameters(), zeros(MomentBits::Eight.numbers(4096))));
+    let (mut p, mut first, mut second) = (parameters(), zeros(count), zeros(count));
+    for step in 1..=20 {
+        let [bias_1, bias_2] = betas.map(|beta| 1.0 - f64::from(beta).powi(step as i32));
+        let numbers_of_step = Buffer::F32(vec![(lr / bias_1) as f32, bias_2.sqrt() as f32]);
+        let adam = AdamStep { beta_1: betas[0], beta_2: betas[1], eps: 1e-8 };
+        let of_step = random(1).into_iter().zip(random(1 + step)).enumerate();
+        let gradient: Vec<f32> =
+            of_step.map(|(i, (a, b))| 10f64.powf(-((i % 5) as f64) / 2.0) as f32 * (a + b)).collect();
+        let gradient = Buffer::F32(gradient);
+        let read = [&gradient, &numbers_of_step].map(View::all);
+        for (host, (p, moments)) in hosts.iter().zip(&mut ours) {
+            adam8::adam8_step(host, p, read, moments, adam, count).expect("a step");
+        }
+        adam_step(&host, &mut p, read, [&mut first, &mut second], adam, count).expect("a step");
+        let [(forwards, moments), (backwards, moments_backwards)] = &ours;
+        let bits = |buffer: &Buffer| buffer.values().iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert!(bits(forwards) == bits(backwards), "the order of threads shows after step {step}");
+        assert!(bits(moments) == bits(moments_backwards), "the order of threads shows in moments after step {step}");
+        let Some((_, (nearest, bitsandbytes))) = next.filter(|(at, _)| **at == step) else { continue };
+        next = steps.next();
+        let errors = [nearest, bitsandbytes, &p.values()];
+        let errors = errors.map(|exact| relative_error(&forwards.values(), exact, &start));
+        println!("step {step}: off by {errors:?} from the nearest codes, from bitsandbytes, from moments of f32");
+        // f32 itself, which parameters of 1 that move by 0.001 show; what a coarser table makes of codes, and that is more off from moments
+        // of f32 than ours; 8 bits of moments, half of a code's distance being 0.7 % where they are large and more where small.
+        assert!(errors[0] <= 1e-4 && errors[1] <= 0.1 && errors[2] <= 0.05, "step {step}: {errors:?}");
+    }
+    let bytes: Vec<u8> = ours[0].1.values().iter().flat_map(|number| number.to_ne_bytes()).collect();
+    for (moment, exact) in exact_codes.iter().enumerate() {
+        let code = |i: &usize| bytes[i / 256 * 520 + moment * 256 + i % 256];
+        let others = (0..count).filter(|i| code(i) != exact[*i]).count();
+        // Those in the middle between two codes.
+        assert!(others <= 2, "moment {moment}: {others} of {count} codes differ");
+    }
 }
 
 #[test]
