@@ -50,7 +50,6 @@ mod fused;
 mod layout;
 mod norm;
 #[cfg(test)]
-#[allow(unsafe_code, reason = "the kernels as C++, in a library that the test compiles")]
 mod tests;
 
 pub(super) use attention::{Attention, attention, attention_gradients};
