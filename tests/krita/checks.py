@@ -2,6 +2,7 @@
 "FAILED" in the report; the last line is "the end"."""
 
 import array
+import importlib
 import os
 import signal
 import subprocess
@@ -9,14 +10,14 @@ import time
 import traceback
 
 from krita import Extension, Krita, Selection
-from PyQt5.QtCore import QByteArray, Qt, QTimer
-from PyQt5.QtTest import QTest
-from PyQt5.QtWidgets import QApplication, QCheckBox, QLabel, QListWidget, QPushButton
 
 from imagic.dialog import Dialog
 from imagic.document import Edited, Refused, Source
 from imagic.earlier import Removal
+from imagic.qt import PYQT, QApplication, QByteArray, QCheckBox, QLabel, QListWidget, QPushButton, Qt, QTimer
 from imagic.strip import RESULT
+
+QTest = importlib.import_module(PYQT + ".QtTest").QTest
 
 FOLDER = os.environ["IMAGIC_CHECKS"]
 PICTURES = os.environ["IMAGIC_PICTURES"]
@@ -515,9 +516,9 @@ def the_picture_is_seen_as_it_forms_and_against_the_original():
         switch.click()
         assert dialog._area.shown() == result
         # The same with the mouse held down.
-        QTest.mousePress(dialog._area._canvas, Qt.LeftButton)
+        QTest.mousePress(dialog._area._canvas, Qt.MouseButton.LeftButton)
         assert dialog._area.shown() == original
-        QTest.mouseRelease(dialog._area._canvas, Qt.LeftButton)
+        QTest.mouseRelease(dialog._area._canvas, Qt.MouseButton.LeftButton)
         assert dialog._area.shown() == result
 
 
@@ -695,7 +696,7 @@ def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
         dialog = opened.dialog()
         fill(dialog)
         # At the lower right corner, where it has no room to grow.
-        room = QApplication.desktop().availableGeometry(dialog)
+        room = dialog.screen().availableGeometry()
         dialog.move(room.right() - dialog.frameGeometry().width(), room.bottom() - dialog.frameGeometry().height())
         press_edit(dialog)
         compare(dialog, "Compare strengths")
