@@ -14,7 +14,18 @@ from krita import Extension, Krita, Selection
 from imagic.dialog import Dialog
 from imagic.document import Edited, Refused, Source
 from imagic.earlier import Removal
-from imagic.qt import PYQT, QApplication, QByteArray, QCheckBox, QLabel, QListWidget, QPushButton, Qt, QTimer
+from imagic.qt import (
+    PYQT,
+    QAbstractEventDispatcher,
+    QApplication,
+    QByteArray,
+    QCheckBox,
+    QLabel,
+    QListWidget,
+    QPushButton,
+    Qt,
+    QTimer,
+)
 from imagic.strip import RESULT
 
 QTest = importlib.import_module(PYQT + ".QtTest").QTest
@@ -799,9 +810,15 @@ class Checks(Extension):
 
     def createActions(self, window):
         # The window is not ready before Krita's loop runs.
-        QTimer.singleShot(1500, self.run)
+        QTimer.singleShot(1500, self.wait)
+
+    def wait(self):
+        # From the loop and not from an event of it: while an event is handled, Krita puts off signals of its own. In Krita 6 a
+        # new view would not become the active one before all checks are done.
+        QAbstractEventDispatcher.instance().aboutToBlock.connect(self.run)
 
     def run(self):
+        QAbstractEventDispatcher.instance().aboutToBlock.disconnect(self.run)
         tell("in Krita " + application().version())
         wanted = os.environ.get("IMAGIC_ONLY", "")
         for check in CHECKS:
