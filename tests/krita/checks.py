@@ -550,8 +550,10 @@ def another_strength_is_seen_without_a_click_and_edit_only_inserts_it():
         assert opened.layers()[2:] == ["a red square (eta 1.1)"], opened.layers()
         button(dialog, "Edit").click()
         assert len(opened.layers()) == 3 and "is a layer already" in status(dialog), status(dialog)
-        # Back to what is kept: at once.
+        # Back to what is kept: at once, even if an answer about the settings before comes late.
+        former = dialog._form.read()
         dialog._form.fields["eta"].number.setValue(0.5)
+        dialog._on_estimate(former, {})
         wait_until("the kept one", lambda: dialog._area.shown() == before)
 
 

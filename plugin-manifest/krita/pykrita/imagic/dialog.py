@@ -219,6 +219,9 @@ class Dialog(QDialog):
             self._show_result(kept)
 
     def _on_estimate(self, params, answer):
+        if self._pause.isActive():
+            # It will be asked again; this answer is of the settings before, and a look at the new ones is still wanted.
+            return
         self._cost.setText(answer.get("text", ""))
         is_quick = answer.get("tuned", False) and answer["seconds"] is not None and answer["seconds"] <= QUICK
         wanted, self._may_look = self._may_look, False
