@@ -1,13 +1,12 @@
 """Filter > Imagic Edit... in Krita: one dialog for each layer, one engine for all of them."""
 
 from krita import Extension, Krita
-from PyQt5.QtCore import QLocale
-from PyQt5.QtWidgets import QApplication, QMessageBox
 
 from . import language
 from .dialog import Dialog
 from .document import Refused, Source
 from .engine import Engine
+from .qt import QApplication, QLocale, QMessageBox
 
 
 class ImagicEdit(Extension):

@@ -1,10 +1,20 @@
 """The area that shows a result in size against the original; knows nothing but images."""
 
-from PyQt5.QtCore import QPoint, QRect, QSize, Qt
-from PyQt5.QtGui import QPainter, QPalette
-from PyQt5.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
-
 from .language import tr
+from .qt import (
+    QCheckBox,
+    QHBoxLayout,
+    QLabel,
+    QPainter,
+    QPalette,
+    QPoint,
+    QRect,
+    QSize,
+    QSizePolicy,
+    Qt,
+    QVBoxLayout,
+    QWidget,
+)
 
 # Side of the area in lines of text, so that it grows with the font.
 LINES = 17
@@ -22,10 +32,10 @@ class Area(QWidget):
         self._canvas = _Canvas()
         self._canvas.setToolTip(tr("Hold the mouse button to see the original."))
         self._caption = QLabel()
-        self._caption.setTextFormat(Qt.PlainText)
+        self._caption.setTextFormat(Qt.TextFormat.PlainText)
         # A long text must not widen the dialog.
-        self._caption.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Preferred)
-        self._caption.setAlignment(Qt.AlignRight | Qt.AlignVCenter)
+        self._caption.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._caption.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self._switch = QCheckBox(mnemonics.mark("Show original"))
         self._switch.setToolTip(tr("Shows what is edited in place of the edit."))
         below = QHBoxLayout()
@@ -86,20 +96,22 @@ class _Canvas(QWidget):
 
     def paintEvent(self, _):
         painter = QPainter(self)
-        painter.setRenderHint(QPainter.SmoothPixmapTransform)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         palette = self.palette()
-        painter.fillRect(self.rect(), palette.color(QPalette.Base))
+        painter.fillRect(self.rect(), palette.color(QPalette.ColorRole.Base))
         if self.image is None:
             return
-        place = QRect(QPoint(0, 0), self._shape.size().scaled(self.size(), Qt.KeepAspectRatio))
+        place = QRect(QPoint(0, 0), self._shape.size().scaled(self.size(), Qt.AspectRatioMode.KeepAspectRatio))
         place.moveCenter(self.rect().center())
         if self.image.hasAlphaChannel():
             painter.setClipRect(place)
             for y in range(place.top(), place.bottom() + 1, CHECKS):
                 for x in range(place.left(), place.right() + 1, CHECKS):
                     is_light = (x - place.left() + y - place.top()) // CHECKS % 2
-                    painter.fillRect(x, y, CHECKS, CHECKS, Qt.lightGray if is_light else Qt.gray)
+                    color = Qt.GlobalColor.lightGray if is_light else Qt.GlobalColor.gray
+                    painter.fillRect(x, y, CHECKS, CHECKS, color)
         ratio = self.devicePixelRatioF()
         # Qt's painter smooths only what it enlarges.
-        fitting = self.image.scaled(place.size() * ratio, Qt.IgnoreAspectRatio, Qt.SmoothTransformation)
+        size, smooth = place.size() * ratio, Qt.TransformationMode.SmoothTransformation
+        fitting = self.image.scaled(size, Qt.AspectRatioMode.IgnoreAspectRatio, smooth)
         painter.drawImage(place, fitting)

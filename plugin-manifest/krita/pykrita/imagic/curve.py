@@ -1,10 +1,7 @@
 """A small picture of how the losses of stages A and B go; knows nothing but numbers."""
 
-from PyQt5.QtCore import QPointF, Qt
-from PyQt5.QtGui import QPainter, QPalette, QPen, QPolygonF
-from PyQt5.QtWidgets import QWidget
-
 from .language import tr
+from .qt import QPainter, QPalette, QPen, QPointF, QPolygonF, Qt, QWidget
 
 # Losses jump with the timestep that was drawn; so many of them in a row are averaged for the line.
 AVERAGED = 25
@@ -40,24 +37,25 @@ class LossCurve(QWidget):
     def paintEvent(self, _):
         """Draws it."""
         painter = QPainter(self)
-        painter.setRenderHint(QPainter.Antialiasing)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         palette = self.palette()
-        painter.fillRect(self.rect(), palette.color(QPalette.Base))
+        painter.fillRect(self.rect(), palette.color(QPalette.ColorRole.Base))
         lines = [_averaged(losses) for losses in self._stages.values()]
         if not lines:
             return
         top = max(max(line) for line in lines) or 1.0
         width, height = self.width() / len(lines), self.height() - 4
         for at, line in enumerate(lines):
-            color = palette.color(QPalette.Highlight if at % 2 else QPalette.Link)
+            color = palette.color(QPalette.ColorRole.Highlight if at % 2 else QPalette.ColorRole.Link)
             painter.setPen(QPen(color, 1.5))
             step = (width - 4) / max(len(line) - 1, 1)
             points = [QPointF(at * width + 2 + n * step, 2 + height * (1 - loss / top)) for n, loss in enumerate(line)]
             painter.drawPolyline(QPolygonF(points))
-        painter.setPen(palette.color(QPalette.Text))
+        painter.setPen(palette.color(QPalette.ColorRole.Text))
         latest = list(self._stages.values())[-1][-1]
         text = tr("loss {}", "{:.3f}".format(latest))
-        painter.drawText(self.rect().adjusted(4, 2, -4, -2), Qt.AlignTop | Qt.AlignRight, text)
+        place = Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight
+        painter.drawText(self.rect().adjusted(4, 2, -4, -2), place, text)
 
 
 def _averaged(losses):

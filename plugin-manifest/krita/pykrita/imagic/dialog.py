@@ -2,18 +2,6 @@
 
 import os
 
-from PyQt5.QtCore import QEvent, Qt, QTimer
-from PyQt5.QtWidgets import (
-    QApplication,
-    QDialog,
-    QDialogButtonBox,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QStyle,
-    QVBoxLayout,
-)
-
 from . import fields
 from .area import Area
 from .curve import LossCurve
@@ -21,6 +9,7 @@ from .document import Edited, Refused
 from .earlier import EarlierEdits
 from .form import Form
 from .language import tr
+from .qt import QDialog, QDialogButtonBox, QEvent, QHBoxLayout, QLabel, QProgressBar, QStyle, Qt, QTimer, QVBoxLayout
 from .results import image
 from .sentences import Sentences
 from .strip import Strip
@@ -39,10 +28,10 @@ PAUSE = 400
 QUICK = 3.0
 
 INFO, SUCCESS, WARNING, FAILURE = (
-    QStyle.SP_MessageBoxInformation,
-    QStyle.SP_DialogApplyButton,
-    QStyle.SP_MessageBoxWarning,
-    QStyle.SP_MessageBoxCritical,
+    QStyle.StandardPixmap.SP_MessageBoxInformation,
+    QStyle.StandardPixmap.SP_DialogApplyButton,
+    QStyle.StandardPixmap.SP_MessageBoxWarning,
+    QStyle.StandardPixmap.SP_MessageBoxCritical,
 )
 
 
@@ -51,7 +40,7 @@ class Dialog(QDialog):
 
     def __init__(self, source, engine, parent):
         super().__init__(parent)
-        self.setAttribute(Qt.WA_DeleteOnClose)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle("Imagic Edit")
         self._source, self._engine = source, engine
         self._work = Work(source, engine)
@@ -99,9 +88,9 @@ class Dialog(QDialog):
         mnemonics = fields.Mnemonics()
         stop, close, edit = (mnemonics.mark(label) for label in BUTTONS)
         self._buttons = QDialogButtonBox()
-        self._stop = self._buttons.addButton(stop, QDialogButtonBox.ResetRole)
-        self._close = self._buttons.addButton(close, QDialogButtonBox.RejectRole)
-        self._edit = self._buttons.addButton(edit, QDialogButtonBox.AcceptRole)
+        self._stop = self._buttons.addButton(stop, QDialogButtonBox.ButtonRole.ResetRole)
+        self._close = self._buttons.addButton(close, QDialogButtonBox.ButtonRole.RejectRole)
+        self._edit = self._buttons.addButton(edit, QDialogButtonBox.ButtonRole.AcceptRole)
         self._edit.setDefault(True)
         self._stop.clicked.connect(self._ask_to_stop)
         self._close.clicked.connect(self.reject)
@@ -109,7 +98,7 @@ class Dialog(QDialog):
 
         name = os.path.basename(self._source.document.fileName()) or tr("a document without a file")
         subject = QLabel(tr("Layer “{}” of {}", self._source.name, name))
-        subject.setTextFormat(Qt.PlainText)
+        subject.setTextFormat(Qt.TextFormat.PlainText)
         self._form = Form(mnemonics)
         self._form.changed.connect(self._on_change)
         self._form.entered.connect(self._start)
@@ -126,7 +115,7 @@ class Dialog(QDialog):
         self._bar.setRange(0, BAR)
         self._bar.setFormat("")
         self._icon, self._status = QLabel(), Sentences()
-        self._icon.setAlignment(Qt.AlignTop)
+        self._icon.setAlignment(Qt.AlignmentFlag.AlignTop)
 
         settings = QVBoxLayout()
         settings.addWidget(subject)
@@ -194,7 +183,7 @@ class Dialog(QDialog):
     def changeEvent(self, event):
         """Whoever comes back to this window may have painted meanwhile, or undone."""
         super().changeEvent(event)
-        if event.type() == QEvent.ActivationChange and self.isActiveWindow() and self._hello is not None:
+        if event.type() == QEvent.Type.ActivationChange and self.isActiveWindow() and self._hello is not None:
             self._pause.start()
             self._offer_earlier()
 
@@ -204,7 +193,7 @@ class Dialog(QDialog):
         QTimer.singleShot(0, self._stay_on_screen)
 
     def _stay_on_screen(self):
-        room, frame = QApplication.desktop().availableGeometry(self), self.frameGeometry()
+        room, frame = self.screen().availableGeometry(), self.frameGeometry()
         x = max(room.left(), min(frame.left(), room.right() + 1 - frame.width()))
         y = max(room.top(), min(frame.top(), room.bottom() + 1 - frame.height()))
         if (x, y) != (frame.left(), frame.top()):
@@ -230,6 +219,9 @@ class Dialog(QDialog):
             self._show_result(kept)
 
     def _on_estimate(self, params, answer):
+        if self._pause.isActive():
+            # It will be asked again; this answer is of the settings before, and a look at the new ones is still wanted.
+            return
         self._cost.setText(answer.get("text", ""))
         is_quick = answer.get("tuned", False) and answer["seconds"] is not None and answer["seconds"] <= QUICK
         wanted, self._may_look = self._may_look, False
@@ -409,7 +401,7 @@ class Dialog(QDialog):
 
     def keyPressEvent(self, event):
         """Escape stops a running edit first; only the next one closes."""
-        if event.key() == Qt.Key_Escape and self._work.is_busy():
+        if event.key() == Qt.Key.Key_Escape and self._work.is_busy():
             self._ask_to_stop()
         else:
             super().keyPressEvent(event)
@@ -436,6 +428,6 @@ class Dialog(QDialog):
 
     def _tell(self, icon, text):
         text = tr(text)
-        size = self.style().pixelMetric(QStyle.PM_SmallIconSize)
+        size = self.style().pixelMetric(QStyle.PixelMetric.PM_SmallIconSize)
         self._icon.setPixmap(self.style().standardIcon(icon).pixmap(size, size))
         self._status.setText(text)

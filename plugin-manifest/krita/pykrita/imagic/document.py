@@ -6,9 +6,9 @@ import json
 import uuid
 
 from krita import Krita
-from PyQt5.QtCore import QByteArray, QRect
 
 from .language import tr
+from .qt import QByteArray, QRect
 from .untouched import restored
 from .workshop import SRGB, SRGB8, SRGB16, Refused, Space, Workshop, converted, new_mask
 

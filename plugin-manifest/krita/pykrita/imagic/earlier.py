@@ -1,7 +1,8 @@
 """The edits that a document remembers: a menu that offers their settings, and a window that removes them."""
 
-from PyQt5.QtCore import Qt, pyqtSignal
-from PyQt5.QtWidgets import (
+from .fields import Mnemonics
+from .language import tr
+from .qt import (
     QAbstractItemView,
     QCheckBox,
     QDialog,
@@ -10,11 +11,10 @@ from PyQt5.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QMenu,
+    Qt,
     QVBoxLayout,
+    pyqtSignal,
 )
-
-from .fields import Mnemonics
-from .language import tr
 from .workshop import Refused
 
 # Earlier edits that are offered.
@@ -51,7 +51,7 @@ class EarlierEdits(QMenu):
 
     def _remove(self):
         window = Removal(self._source, self.window())
-        if window.exec_() == QDialog.Accepted:
+        if window.exec() == QDialog.DialogCode.Accepted:
             problem = ""
             try:
                 for run in window.marked():
@@ -69,11 +69,11 @@ class Removal(QDialog):
         self.setWindowTitle(tr("Remove earlier edits"))
         mnemonics = Mnemonics()
         self._list = QListWidget()
-        self._list.setSelectionMode(QAbstractItemView.ExtendedSelection)
+        self._list.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         for run in reversed(source.history()["runs"]):
             text = _text(run["params"])
             item = QListWidgetItem(text if source.has(run["layer"]) else tr("{}: its layer is gone", text))
-            item.setData(Qt.UserRole, run)
+            item.setData(Qt.ItemDataRole.UserRole, run)
             self._list.addItem(item)
         self._list.setMinimumWidth(46 * self.fontMetrics().averageCharWidth())
         label = QLabel(tr("Edits that this document shall forget:"))
@@ -82,8 +82,8 @@ class Removal(QDialog):
         self._layers.setToolTip(tr("One step of undo for each layer. Only layers that Imagic Edit made are deleted."))
         self._layers.setChecked(True)
         buttons = QDialogButtonBox()
-        remove = buttons.addButton(mnemonics.mark("Remove"), QDialogButtonBox.AcceptRole)
-        cancel = buttons.addButton(mnemonics.mark("Cancel"), QDialogButtonBox.RejectRole)
+        remove = buttons.addButton(mnemonics.mark("Remove"), QDialogButtonBox.ButtonRole.AcceptRole)
+        cancel = buttons.addButton(mnemonics.mark("Cancel"), QDialogButtonBox.ButtonRole.RejectRole)
         remove.clicked.connect(self.accept)
         cancel.clicked.connect(self.reject)
         remove.setEnabled(False)
@@ -94,7 +94,7 @@ class Removal(QDialog):
 
     def marked(self):
         """The runs of the history."""
-        return [item.data(Qt.UserRole) for item in self._list.selectedItems()]
+        return [item.data(Qt.ItemDataRole.UserRole) for item in self._list.selectedItems()]
 
     def with_layers(self):
         """Whether their layers go as well."""

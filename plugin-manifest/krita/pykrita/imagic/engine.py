@@ -2,11 +2,10 @@
 
 import os
 
-from PyQt5.QtCore import QLocale, QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
-
 from . import language
 from .language import tr
 from .protocol import PROTOCOL, ProtocolError, Reader, encode
+from .qt import QLocale, QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
 
 # Put here by the installer, as a link.
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "imagic-edit")
@@ -142,13 +141,13 @@ class Engine(QObject):
         self._messages = (self._messages + text)[-KEPT_MESSAGES:]
 
     def _on_error(self, process, error):
-        if process is self._process and error == QProcess.FailedToStart:
+        if process is self._process and error == QProcess.ProcessError.FailedToStart:
             reason = self._process.errorString()
             self._end(tr("{} does not start: {}; {}.", PROGRAM, reason, tr(REMEDY)))
 
     def _on_finished(self, status, how):
         self._read_messages()
-        crashed = how == QProcess.CrashExit
+        crashed = how == QProcess.ExitStatus.CrashExit
         what = tr("The engine crashed") if crashed else tr("The engine ended with status {}", status)
         last = self._messages.strip().splitlines()[-1:]
         said = tr(" It said last: {}", last[0]) if last else ""

@@ -3,24 +3,26 @@
 import random
 import string
 
-from PyQt5.QtCore import QEvent, QLocale, Qt, pyqtSignal
-from PyQt5.QtWidgets import (
+from .language import tr
+from .qt import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
+    QEvent,
     QFileDialog,
     QHBoxLayout,
     QLineEdit,
+    QLocale,
     QMenu,
     QPlainTextEdit,
     QPushButton,
     QSlider,
     QSpinBox,
+    Qt,
     QVBoxLayout,
     QWidget,
+    pyqtSignal,
 )
-
-from .language import tr
 
 # Steps of a slider in one unit of its parameter.
 SLIDER_STEPS = 20
@@ -114,8 +116,8 @@ class Prompt(Field):
 
     def eventFilter(self, watched, event):
         """Shift+Enter begins a new line."""
-        if event.type() == QEvent.KeyPress and event.key() in (Qt.Key_Return, Qt.Key_Enter):
-            if not event.modifiers() & ~Qt.KeypadModifier:
+        if event.type() == QEvent.Type.KeyPress and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            if not event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier:
                 self.entered.emit()
                 return True
         return super().eventFilter(watched, event)
@@ -188,7 +190,7 @@ class Slider(Field):
 
     def __init__(self, row):
         super().__init__(row)
-        self.slider = QSlider(Qt.Horizontal)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(round(row["min"] * SLIDER_STEPS), round(row["max"] * SLIDER_STEPS))
         self.slider.setPageStep(2)
         self.number = AnyPoint()
@@ -272,7 +274,7 @@ class Choice(Field):
         super().__init__(row)
         self.choice = QComboBox()
         # As narrow as a number: the longest text would widen the whole window.
-        self.choice.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.choice.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.choice.setMinimumContentsLength(6)
         for option in row["options"]:
             self.choice.addItem(option["label"], option["name"])

@@ -1,10 +1,8 @@
 """The settings of an edit: one field for each row of the table of parameters, which the engine sends; knows no documents."""
 
-from PyQt5.QtCore import pyqtSignal
-from PyQt5.QtWidgets import QFormLayout, QGridLayout, QLabel, QTabWidget, QVBoxLayout, QWidget
-
 from . import fields
 from .language import tr
+from .qt import QFormLayout, QGridLayout, QLabel, QTabWidget, QVBoxLayout, QWidget, pyqtSignal
 from .sentences import Sentences
 
 
@@ -30,7 +28,7 @@ class Form(QTabWidget):
         # The preset's settings are being written.
         self._applying = False
         self._rows = QFormLayout()
-        self._rows.setFieldGrowthPolicy(QFormLayout.AllNonFixedFieldsGrow)
+        self._rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._description = Sentences()
         self._columns = QGridLayout()
         for title, rows in (("Text", self._rows), ("Advanced", self._columns)):

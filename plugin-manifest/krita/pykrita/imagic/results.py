@@ -4,8 +4,7 @@ widgets."""
 import json
 import sys
 
-from PyQt5.QtCore import QSize, Qt
-from PyQt5.QtGui import QImage
+from .qt import QImage, QSize, Qt
 
 # What all kept pictures may take together; the oldest go first.
 MOST_BYTES = 1 << 30
@@ -57,10 +56,11 @@ def image(pixels, layout):
         # The upper bytes are enough for a screen of 8 bits.
         pixels = pixels[1 if sys.byteorder == "little" else 0 :: 2]
     # Either way a copy, because Qt does not keep the bytes alive.
-    whole = QImage(pixels, width, height, 4 * width, QImage.Format_ARGB32)
+    whole = QImage(pixels, width, height, 4 * width, QImage.Format.Format_ARGB32)
     if max(width, height) <= LARGEST_IMAGE:
         return whole.copy()
-    return whole.scaled(QSize(LARGEST_IMAGE, LARGEST_IMAGE), Qt.KeepAspectRatio, Qt.SmoothTransformation)
+    largest, smooth = QSize(LARGEST_IMAGE, LARGEST_IMAGE), Qt.TransformationMode.SmoothTransformation
+    return whole.scaled(largest, Qt.AspectRatioMode.KeepAspectRatio, smooth)
 
 
 def _key(params):

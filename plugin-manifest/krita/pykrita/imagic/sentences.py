@@ -1,7 +1,6 @@
 """A label for sentences, which is never cut off."""
 
-from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QLabel
+from .qt import QLabel, Qt
 
 # Higher than any text.
 ENDLESS = 1 << 20
@@ -16,9 +15,9 @@ class Sentences(QLabel):
 
     def __init__(self):
         super().__init__()
-        self.setTextFormat(Qt.PlainText)
+        self.setTextFormat(Qt.TextFormat.PlainText)
         self.setWordWrap(True)
-        self.setTextInteractionFlags(Qt.TextSelectableByMouse)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setMinimumWidth(LEAST_CHARACTERS * self.fontMetrics().averageCharWidth())
 
     def setText(self, text):
@@ -32,5 +31,5 @@ class Sentences(QLabel):
     def _fit(self):
         # Not heightForWidth(): that is never less than the height of before.
         width = max(self.width(), self.minimumWidth())
-        text = self.fontMetrics().boundingRect(0, 0, width, ENDLESS, Qt.TextWordWrap, self.text())
+        text = self.fontMetrics().boundingRect(0, 0, width, ENDLESS, Qt.TextFlag.TextWordWrap, self.text())
         self.setFixedHeight(max(text.height(), self.fontMetrics().lineSpacing()))

@@ -1,11 +1,24 @@
 """Small pictures of one edit with different strengths or seeds, side by side; the marked ones become layers. Knows neither engine
 nor documents."""
 
-from PyQt5.QtCore import QSize, Qt, pyqtSignal
-from PyQt5.QtGui import QIcon, QPainter, QPalette, QPen, QPixmap
-from PyQt5.QtWidgets import QAbstractItemView, QHBoxLayout, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
-
 from .language import number, tr
+from .qt import (
+    QAbstractItemView,
+    QHBoxLayout,
+    QIcon,
+    QListWidget,
+    QListWidgetItem,
+    QPainter,
+    QPalette,
+    QPen,
+    QPixmap,
+    QPushButton,
+    QSize,
+    Qt,
+    QVBoxLayout,
+    QWidget,
+    pyqtSignal,
+)
 
 # From the picture itself to more than the text asks for.
 ETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -17,7 +30,7 @@ SEEDS = 6
 THUMBNAIL_LINES = 4
 
 # What an item of the list knows: the parameters of its picture, and its result once that is there.
-PARAMS, RESULT = Qt.UserRole, Qt.UserRole + 1
+PARAMS, RESULT = Qt.ItemDataRole.UserRole, Qt.ItemDataRole.UserRole + 1
 
 
 class Strip(QWidget):
@@ -42,14 +55,14 @@ class Strip(QWidget):
         self._insert = QPushButton(mnemonics.mark("Insert marked"))
         self._insert.setToolTip(tr("The marked pictures become layers; several come in a group. Ctrl marks more than one."))
         self._pictures = QListWidget()
-        self._pictures.setViewMode(QListWidget.IconMode)
-        self._pictures.setFlow(QListWidget.LeftToRight)
+        self._pictures.setViewMode(QListWidget.ViewMode.IconMode)
+        self._pictures.setFlow(QListWidget.Flow.LeftToRight)
         self._pictures.setWrapping(False)
-        self._pictures.setMovement(QListWidget.Static)
-        self._pictures.setSelectionMode(QAbstractItemView.ExtendedSelection)
+        self._pictures.setMovement(QListWidget.Movement.Static)
+        self._pictures.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self._pictures.setIconSize(QSize(self._side, self._side))
-        self._pictures.setHorizontalScrollBarPolicy(Qt.ScrollBarAlwaysOff)
-        self._pictures.setVerticalScrollBarPolicy(Qt.ScrollBarAlwaysOff)
+        self._pictures.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._pictures.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         # Room for all of them without scrolling.
         cell = self._side + line // 2
         frame = 2 * self._pictures.frameWidth() + 2
@@ -94,7 +107,7 @@ class Strip(QWidget):
             item = QListWidgetItem(number("{:g}".format(one[what])))
             item.setData(PARAMS, one)
             item.setIcon(self._icon(None))
-            item.setFlags(Qt.NoItemFlags)
+            item.setFlags(Qt.ItemFlag.NoItemFlags)
             self._pictures.addItem(item)
         return several
 
@@ -103,7 +116,7 @@ class Strip(QWidget):
         for item in self._items():
             if item.data(PARAMS) == params:
                 item.setData(RESULT, result)
-                item.setFlags(Qt.ItemIsEnabled | Qt.ItemIsSelectable)
+                item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
                 item.setIcon(self._icon(result.image))
                 item.setToolTip(result.message["name"])
         self.mark_layers(lambda result: result.layer is not None)
@@ -129,23 +142,24 @@ class Strip(QWidget):
     def _icon(self, image):
         """In the middle of a square, so that the texts below are in one line."""
         square = QPixmap(self._side, self._side)
-        square.fill(Qt.transparent)
+        square.fill(Qt.GlobalColor.transparent)
         if image is None:
             painter = QPainter(square)
-            painter.setPen(QPen(self.palette().color(QPalette.Mid), 1, Qt.DashLine))
+            painter.setPen(QPen(self.palette().color(QPalette.ColorRole.Mid), 1, Qt.PenStyle.DashLine))
             painter.drawRect(4, 4, self._side - 9, self._side - 9)
         else:
-            small = image.scaled(square.size(), Qt.KeepAspectRatio, Qt.SmoothTransformation)
+            smooth = Qt.TransformationMode.SmoothTransformation
+            small = image.scaled(square.size(), Qt.AspectRatioMode.KeepAspectRatio, smooth)
             painter = QPainter(square)
             painter.drawImage((self._side - small.width()) // 2, (self._side - small.height()) // 2, small)
         painter.end()
         icon = QIcon(square)
         # A frame in place of Qt's veil, which would hide the colors.
         painter = QPainter(square)
-        painter.setPen(QPen(self.palette().color(QPalette.Highlight), 3))
+        painter.setPen(QPen(self.palette().color(QPalette.ColorRole.Highlight), 3))
         painter.drawRect(1, 1, self._side - 3, self._side - 3)
         painter.end()
-        icon.addPixmap(square, QIcon.Selected)
+        icon.addPixmap(square, QIcon.Mode.Selected)
         return icon
 
     def _selection_changed(self):

@@ -1,10 +1,8 @@
 """What one dialog has the engine do for its layer: one edit at a time, and what the next one will cost. Knows no widgets."""
 
-from PyQt5.QtCore import QObject, pyqtSignal
-from PyQt5.QtGui import QImage
-
-from .workshop import Refused
+from .qt import QImage, QObject, pyqtSignal
 from .results import Result, Results, image
+from .workshop import Refused
 
 # Why a picture is computed: to become a layer, to lie in a strip, or only to be looked at.
 EDIT, COMPARE, LOOK = "edit", "compare", "look"

@@ -7,10 +7,9 @@ import tempfile
 import zipfile
 
 from krita import Krita
-from PyQt5.QtCore import QByteArray
-from PyQt5.QtGui import QColorSpace
 
 from .language import tr
+from .qt import QByteArray, QColorSpace
 
 Space = collections.namedtuple("Space", "model depth profile")
 
@@ -105,7 +104,7 @@ def new_mask():
                 file.writestr("mask/layers/" + name, tiles)
                 file.writestr("mask/layers/{}.defaultpixel".format(name), bytes(size))
             # Without it Krita warns in a window that waits for an answer.
-            profile = QColorSpace(QColorSpace.SRgb).iccProfile()
+            profile = QColorSpace(QColorSpace.NamedColorSpace.SRgb).iccProfile()
             file.writestr("mask/layers/layer1.icc", bytes(profile))
         document = application.openDocument(path)
         if document is None or not document.topLevelNodes():
