@@ -716,6 +716,8 @@ def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
         # As long as that of the model that comes with the plug-in.
         dialog._form._description.setText("Small drawn scenes of many kinds. " * 7)
         dialog._form._description.show()
+        defaults = [one.text() for one in dialog.findChildren(QPushButton) if one.isDefault()]
+        assert [one.replace("&", "") for one in defaults] == ["Edit"], defaults
         for page in range(dialog._form.count()):
             dialog._form.setCurrentIndex(page)
             settle()

@@ -91,7 +91,6 @@ class Dialog(QDialog):
         self._stop = self._buttons.addButton(stop, QDialogButtonBox.ButtonRole.ResetRole)
         self._close = self._buttons.addButton(close, QDialogButtonBox.ButtonRole.RejectRole)
         self._edit = self._buttons.addButton(edit, QDialogButtonBox.ButtonRole.AcceptRole)
-        self._edit.setDefault(True)
         self._stop.clicked.connect(self._ask_to_stop)
         self._close.clicked.connect(self.reject)
         self._edit.clicked.connect(self._start)
@@ -138,6 +137,8 @@ class Dialog(QDialog):
         everything.addWidget(self._bar)
         everything.addLayout(line)
         everything.addWidget(self._buttons)
+        # Only now: before it is in the dialog it would give way to the first button that is.
+        self._edit.setDefault(True)
 
     def _on_ready(self, hello):
         """The engine runs; the first time it brings the table."""
