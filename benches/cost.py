@@ -26,12 +26,14 @@ STAGES = ["load_model", "optimize_text_embedding", "fine_tune", "generate"]
 def run(arguments, cache):
     """(seconds of each stage and in all, peak memory in MB) of one process."""
     command = [ROOT / "target/release/imagic-edit", "edit", *arguments, "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "XDG_CACHE_HOME": cache})
-    report = json.load(process.stdout)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise SystemExit(f"{' '.join(map(str, command))} failed with status {status}")
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env={**os.environ, "XDG_CACHE_HOME": cache})
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(map(str, command))} failed: {said.read().strip()}")
+    report = json.loads(printed)
     seconds = report["outputs"][0]["seconds"]
     return [*(seconds.get(stage, 0.0) for stage in STAGES), report["seconds"]], usage.ru_maxrss / 1024
 
