@@ -41,13 +41,25 @@ fn kernels() -> Vec<(String, &'static str)> {
             None if line == "#endif" => only = "",
             None => {}
         }
-        let Some(name) = line.strip_prefix("KERNEL_OF_T(").map(|line| until(line, ')')) else { continue };
+        // What one line of a list makes for heads of that width.
+        let of_width = |list, parts: &[&str]| {
+            let width = line.strip_prefix(list).map(|line| until(line, ','));
+            width.map(|width| parts.iter().map(|part| format!("attention_{part}{width}")).collect())
+        };
+        let names: Vec<String> = line
+            .strip_prefix("KERNEL_OF_T(")
+            .map(|line| vec![until(line, ')')])
+            .or_else(|| of_width("ATTENTION(", &[""]))
+            .or_else(|| of_width("ATTENTION_GRADIENTS(", &["statistics_", "query_gradient_", "key_gradients_"]))
+            .unwrap_or_default();
         let (list, types) = match only {
             "NARROW" => ("TRY_NARROW", 2),
             "TRAINING" => ("TRY_TRAINING", 2),
             _ => ("TRY_EACH", 3),
         };
-        kernels.extend(std::iter::repeat_n((name, list), types));
+        for name in names {
+            kernels.extend(std::iter::repeat_n((name, list), types));
+        }
     }
     kernels
 }

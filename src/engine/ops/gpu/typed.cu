@@ -231,110 +231,45 @@ KERNEL_OF_T(softmax_backward)(T *p, const float *dp, float scale, unsigned colum
     }
 }
 
-// Attention whose scores never leave a block, see attention.cu: for heads of at most so many numbers.
+// Attention whose scores never leave a block, see attention.cu: for heads of at most D numbers, in steps of STEP rows.
 
-KERNEL_OF_T(attention_40)(
-    T *out, const T *q, const T *k, const T *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d
-) {
-    forward<40, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
-}
-#ifdef TRAINING
-KERNEL_OF_T(attention_statistics_40)(
-    float *statistics, const T *q, const T *k, const T *out, const T *dout, float scale, unsigned n, unsigned m, unsigned heads,
-    unsigned d
-) {
-    forward<40, 32, true>(statistics, q, k, out, dout, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_query_gradient_40)(
-    T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n, unsigned m,
-    unsigned heads, unsigned d
-) {
-    query_gradient<40, 32>(dq, q, k, v, dout, statistics, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_key_gradients_40)(
-    float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n,
-    unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count
-) {
-    key_gradients<40, 32>(dk, dv, q, k, v, dout, statistics, scale, n, m, heads, d, parts, count);
-}
-#endif
+#define ATTENTION(D, STEP)                                                                                                  \
+    KERNEL_OF_T(attention_##D)(                                                                                             \
+        T *out, const T *q, const T *k, const T *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d         \
+    ) {                                                                                                                     \
+        forward<D, STEP, false>(out, q, k, v, q, scale, n, m, heads, d);                                                    \
+    }
+ATTENTION(40, 32)
+ATTENTION(64, 32)
+ATTENTION(80, 32)
+ATTENTION(160, 16)
+#undef ATTENTION
 
-KERNEL_OF_T(attention_64)(
-    T *out, const T *q, const T *k, const T *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d
-) {
-    forward<64, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
-}
 #ifdef TRAINING
-KERNEL_OF_T(attention_statistics_64)(
-    float *statistics, const T *q, const T *k, const T *out, const T *dout, float scale, unsigned n, unsigned m, unsigned heads,
-    unsigned d
-) {
-    forward<64, 32, true>(statistics, q, k, out, dout, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_query_gradient_64)(
-    T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n, unsigned m,
-    unsigned heads, unsigned d
-) {
-    query_gradient<64, 32>(dq, q, k, v, dout, statistics, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_key_gradients_64)(
-    float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n,
-    unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count
-) {
-    key_gradients<64, 32>(dk, dv, q, k, v, dout, statistics, scale, n, m, heads, d, parts, count);
-}
-#endif
-
-KERNEL_OF_T(attention_80)(
-    T *out, const T *q, const T *k, const T *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d
-) {
-    forward<80, 32, false>(out, q, k, v, q, scale, n, m, heads, d);
-}
-#ifdef TRAINING
-KERNEL_OF_T(attention_statistics_80)(
-    float *statistics, const T *q, const T *k, const T *out, const T *dout, float scale, unsigned n, unsigned m, unsigned heads,
-    unsigned d
-) {
-    forward<80, 32, true>(statistics, q, k, out, dout, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_query_gradient_80)(
-    T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n, unsigned m,
-    unsigned heads, unsigned d
-) {
-    query_gradient<80, 32>(dq, q, k, v, dout, statistics, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_key_gradients_80)(
-    float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n,
-    unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count
-) {
-    key_gradients<80, 32>(dk, dv, q, k, v, dout, statistics, scale, n, m, heads, d, parts, count);
-}
-#endif
-
-KERNEL_OF_T(attention_160)(
-    T *out, const T *q, const T *k, const T *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d
-) {
-    forward<160, 16, false>(out, q, k, v, q, scale, n, m, heads, d);
-}
-#ifdef TRAINING
-KERNEL_OF_T(attention_statistics_160)(
-    float *statistics, const T *q, const T *k, const T *out, const T *dout, float scale, unsigned n, unsigned m, unsigned heads,
-    unsigned d
-) {
-    forward<160, 16, true>(statistics, q, k, out, dout, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_query_gradient_160)(
-    T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n, unsigned m,
-    unsigned heads, unsigned d
-) {
-    query_gradient<160, 16>(dq, q, k, v, dout, statistics, scale, n, m, heads, d);
-}
-KERNEL_OF_T(attention_key_gradients_160)(
-    float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n,
-    unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count
-) {
-    key_gradients<160, 16>(dk, dv, q, k, v, dout, statistics, scale, n, m, heads, d, parts, count);
-}
+#define ATTENTION_GRADIENTS(D, STEP)                                                                                        \
+    KERNEL_OF_T(attention_statistics_##D)(                                                                                  \
+        float *statistics, const T *q, const T *k, const T *out, const T *dout, float scale, unsigned n, unsigned m,        \
+        unsigned heads, unsigned d                                                                                          \
+    ) {                                                                                                                     \
+        forward<D, STEP, true>(statistics, q, k, out, dout, scale, n, m, heads, d);                                         \
+    }                                                                                                                       \
+    KERNEL_OF_T(attention_query_gradient_##D)(                                                                              \
+        T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n,         \
+        unsigned m, unsigned heads, unsigned d                                                                              \
+    ) {                                                                                                                     \
+        query_gradient<D, STEP>(dq, q, k, v, dout, statistics, scale, n, m, heads, d);                                      \
+    }                                                                                                                       \
+    KERNEL_OF_T(attention_key_gradients_##D)(                                                                               \
+        float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale,      \
+        unsigned n, unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count                                  \
+    ) {                                                                                                                     \
+        key_gradients<D, STEP>(dk, dv, q, k, v, dout, statistics, scale, n, m, heads, d, parts, count);                     \
+    }
+ATTENTION_GRADIENTS(40, 32)
+ATTENTION_GRADIENTS(64, 32)
+ATTENTION_GRADIENTS(80, 32)
+ATTENTION_GRADIENTS(160, 16)
+#undef ATTENTION_GRADIENTS
 #endif
 
 // Small operations.
