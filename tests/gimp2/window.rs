@@ -3,25 +3,9 @@
 //! The pictures of the screen stay in target/test-output/gimp2. GIMP tells the number of layers in its window's title.
 
 use super::Account;
-use super::screen::{PROGRAMS, Screen, can_run};
+use super::screen::{DIALOG, HIGHEST, PROGRAMS, Screen, can_run, image_with, tuned_models};
 use serde_json::json;
-use std::fs;
 use std::time::Duration;
-
-const DIALOG: &str = "^Imagic Edit$";
-/// What fits a laptop's screen of 768 pixels with the window's frame.
-const HIGHEST: u32 = 740;
-
-fn tuned_models(account: &Account) -> usize {
-    let folder = account.folder.join("cache/imagic-edit");
-    let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    files.filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors")).count()
-}
-
-/// Title of GIMP's window for an image with so many layers.
-fn image_with(layers: &str) -> String {
-    format!("{layers}\\) .*GIMP")
-}
 
 #[test]
 fn the_dialog_is_usable_with_the_keyboard_alone() {
@@ -61,13 +45,13 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.activate(&two);
     screen.keys(&["ctrl+z"]);
     screen.wait_until("the undo", || screen.shows(&one));
-    let tuned = tuned_models(&account);
+    let tuned = tuned_models(&account.folder);
     screen.activate(DIALOG);
     screen.keys(&["alt+n", "alt+e"]);
     screen.wait_until("the result with another seed", || screen.shows(&two));
     screen.settle();
     screen.picture("4-tuned-model-reused");
-    assert_eq!(tuned_models(&account), tuned, "another seed tuned a model");
+    assert_eq!(tuned_models(&account.folder), tuned, "another seed tuned a model");
 
     // Results with other strengths become no layers until one is inserted; one undo takes that back.
     screen.keys(&["alt+y"]);
@@ -117,7 +101,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.wait_until("the result with the last values", || screen.shows(&three));
     screen.settle();
     screen.picture("10-last-values");
-    assert_eq!(tuned_models(&account), tuned, "the last values are not those of the last edit");
+    assert_eq!(tuned_models(&account.folder), tuned, "the last values are not those of the last edit");
 
     // The image is closed while an edit runs: a message, no crash.
     screen.activate(DIALOG);
@@ -130,8 +114,8 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.settle();
     screen.keys(&["ctrl+d"]);
     screen.wait_until("the closed image", || !screen.shows(&three));
-    assert_eq!(tuned_models(&account), tuned, "the edit ended before the image was closed");
-    screen.wait_until("the end of the edit", || tuned_models(&account) > tuned);
+    assert_eq!(tuned_models(&account.folder), tuned, "the edit ended before the image was closed");
+    screen.wait_until("the end of the edit", || tuned_models(&account.folder) > tuned);
     std::thread::sleep(Duration::from_secs(2));
     screen.picture("11-image-closed");
     screen.activate(DIALOG);
@@ -233,7 +217,7 @@ fn the_dialog_speaks_the_language_that_gimp_speaks() {
         screen.settle();
         screen.picture("2-advanced");
         screen.keys(&[edit]);
-        screen.wait_until("a tuned model", || tuned_models(&account) == 1);
+        screen.wait_until("a tuned model", || tuned_models(&account.folder) == 1);
         screen.settle();
         screen.picture("3-result");
         screen.keys(&[text, "ctrl+a", "BackSpace", "Return"]);

@@ -2,26 +2,11 @@
 //!
 //! The pictures of the screen stay in target/test-output/gimp3. GIMP tells the number of layers in its window's title.
 
-use super::screen::{PROGRAMS, Screen, can_run};
+use super::screen::{DIALOG, HIGHEST, PROGRAMS, Screen, can_run, image_with, tuned_models};
 use super::{Account, LAST_VALUES};
 use serde_json::json;
 use std::fs;
 use std::time::Duration;
-
-const DIALOG: &str = "^Imagic Edit$";
-/// What fits a laptop's screen of 768 pixels with the window's frame.
-const HIGHEST: u32 = 740;
-
-/// Title of GIMP's window for an image with so many layers.
-fn image_with(layers: &str) -> String {
-    format!("{layers}\\) .*GIMP")
-}
-
-fn tuned_models(account: &Account) -> usize {
-    let folder = account.folder.join("cache/imagic-edit");
-    let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    files.filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors")).count()
-}
 
 /// Filters > Imagic Edit... is the last entry of the menu; GIMP offers it some moments after it has shown the image.
 fn open_dialog(screen: &Screen, image: &str) {
@@ -71,7 +56,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.activate(&two);
     screen.keys(&["ctrl+z"]);
     screen.wait_until("the undo", || screen.shows(&one));
-    let tuned = tuned_models(&account);
+    let tuned = tuned_models(&account.folder);
     screen.activate(DIALOG);
     screen.keys(&["alt+n"]);
     // GTK presses a button for a quarter of a second; a key for another one in that time lets go of it.
@@ -80,7 +65,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.wait_until("the result with another seed", || screen.shows(&two));
     screen.settle();
     screen.picture("4-tuned-model-reused");
-    assert_eq!(tuned_models(&account), tuned, "another seed tuned a model");
+    assert_eq!(tuned_models(&account.folder), tuned, "another seed tuned a model");
 
     // Results with other strengths become no layers until one is inserted; one undo takes that back.
     screen.keys(&["alt+y"]);
@@ -146,7 +131,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.activate(&two);
     screen.keys(&["ctrl+f"]);
     screen.wait_until("the repeated edit", || screen.shows(&three));
-    assert_eq!(tuned_models(&account), tuned, "the last values are not those of the last edit");
+    assert_eq!(tuned_models(&account.folder), tuned, "the last values are not those of the last edit");
     screen.keys(&["ctrl+z"]);
     screen.wait_until("the undo of the repeated edit", || screen.shows(&two));
 
@@ -157,7 +142,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.wait_until("the result with the last values", || screen.shows(&three));
     screen.settle();
     screen.picture("10-last-values");
-    assert_eq!(tuned_models(&account), tuned, "the dialog does not show the last edit");
+    assert_eq!(tuned_models(&account.folder), tuned, "the dialog does not show the last edit");
 
     // The window is closed while an edit runs: the edit stops, the image stays.
     screen.activate(DIALOG);
@@ -181,8 +166,8 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.settle();
     screen.keys(&["ctrl+d"]);
     screen.wait_until("the closed image", || !screen.shows(&three));
-    assert_eq!(tuned_models(&account), tuned, "the edit ended before the image was closed");
-    screen.wait_until("the end of the edit", || tuned_models(&account) > tuned);
+    assert_eq!(tuned_models(&account.folder), tuned, "the edit ended before the image was closed");
+    screen.wait_until("the end of the edit", || tuned_models(&account.folder) > tuned);
     std::thread::sleep(Duration::from_secs(2));
     screen.picture("11-image-closed");
     screen.activate(DIALOG);

@@ -13,6 +13,22 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Programs that it needs.
 pub const PROGRAMS: [&str; 4] = ["Xvfb", "openbox", "xdotool", "import"];
 
+/// Title of GIMP's dialog.
+pub const DIALOG: &str = "^Imagic Edit$";
+/// What fits a laptop's screen of 768 pixels with the window's frame.
+pub const HIGHEST: u32 = 740;
+
+/// Title of GIMP's window for an image with so many layers.
+pub fn image_with(layers: &str) -> String {
+    format!("{layers}\\) .*GIMP")
+}
+
+/// Tuned models that are kept for an account, which is this folder.
+pub fn tuned_models(account: &Path) -> usize {
+    let files = fs::read_dir(account.join("cache/imagic-edit")).into_iter().flatten().flatten();
+    files.filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors")).count()
+}
+
 /// `false` after saying "skipped" when one of `programs` is missing; with IMAGIC_TEST_GIMP=1 that is a failure.
 pub fn can_run(programs: &[&str]) -> bool {
     let missing = programs.iter().find(|program| {
