@@ -34,6 +34,9 @@ FOLDER = os.environ["IMAGIC_CHECKS"]
 PICTURES = os.environ["IMAGIC_PICTURES"]
 WIDTH, HEIGHT = 48, 40
 
+# Steps of stage B that take some seconds, so that Krita, which may be busy for one, still finds the edit in that stage.
+LONG = 2000
+
 # The longest that anything may take, in seconds: the machine may be busy.
 PATIENCE = 60
 
@@ -345,7 +348,7 @@ def stop_leaves_the_document_alone():
 def a_document_that_is_closed_during_an_edit_gets_a_message():
     opened = Opened()
     dialog = opened.dialog()
-    fill(dialog, prompt="closed", tuning_steps=400)
+    fill(dialog, prompt="closed", tuning_steps=LONG)
     button(dialog, "Edit").click()
     wait_until("stage B", lambda: "B: " in dialog._bar.text())
     opened.document.setModified(False)
@@ -365,7 +368,7 @@ def a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top():
         opened.document.setActiveNode(opened.layer)
         settle()
         dialog = opened.dialog()
-        fill(dialog, prompt="orphan", tuning_steps=400)
+        fill(dialog, prompt="orphan", tuning_steps=LONG)
         button(dialog, "Edit").click()
         wait_until("stage B", lambda: "B: " in dialog._bar.text())
         opened.layer.remove()
