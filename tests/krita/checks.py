@@ -107,6 +107,19 @@ class Opened:
         return dialog
 
 
+def activate(document, node):
+    """Makes `node` the active one. Krita makes a new node so by itself, later than it adds it."""
+
+    def is_active():
+        document.setActiveNode(node)
+        settle()
+        active = document.activeNode()
+        return active is not None and active.uniqueId() == node.uniqueId()
+
+    settle()
+    wait_until("the active layer", is_active)
+
+
 def gradient(model, depth, is_opaque):
     """Colors from dark to light and perhaps some transparency, as Krita keeps them."""
     colors = {"RGBA": 3, "GRAYA": 1, "CMYKA": 4}[model]
@@ -365,8 +378,7 @@ def a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top():
     with Opened() as opened:
         other = opened.document.createNode("other", "paintlayer")
         opened.document.rootNode().addChildNode(other, None)
-        opened.document.setActiveNode(opened.layer)
-        settle()
+        activate(opened.document, opened.layer)
         dialog = opened.dialog()
         fill(dialog, prompt="orphan", tuning_steps=LONG)
         button(dialog, "Edit").click()
