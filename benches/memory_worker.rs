@@ -4,10 +4,12 @@
 //! lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is the size after every hundredth step.
 
 use candle_core::Device;
+use imagic_edit::engine::Engine;
+use imagic_edit::engine::budget::memory::Shapes;
+use imagic_edit::engine::budget::plan;
 use imagic_edit::engine::device::Processor;
-use imagic_edit::engine::memory::Shapes;
-use imagic_edit::engine::mode::{self, Mode};
-use imagic_edit::engine::{EditRequest, Engine, EngineOptions, Stage};
+use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
+use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
@@ -57,7 +59,7 @@ fn main() -> Result<()> {
         u64::MAX / 2
     } else {
         // What is read before the choice counts as held, and that is all but the U-Net.
-        needs.peak() + mode::margin(needs.peak()) - (needs.model - shapes.network_bytes())
+        needs.peak() + plan::margin(needs.peak()) - (needs.model - shapes.network_bytes())
     };
     FREE.store(free, Relaxed);
     let free_memory = || Some(FREE.load(Relaxed));

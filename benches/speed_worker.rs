@@ -5,15 +5,16 @@
 //! the most memory that it took there, in bytes.
 
 use candle_core::{Device, Tensor};
+use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{self, Chosen, Launches, Place, Precision, Processor, Replay};
 use imagic_edit::engine::imagic::{self, Setting};
-use imagic_edit::engine::mode::Mode;
+use imagic_edit::engine::model::schedule::Schedule;
+use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
+use imagic_edit::engine::model::vae::Vae;
+use imagic_edit::engine::model::weights::Weights;
 use imagic_edit::engine::random::{Purpose, Stream};
-use imagic_edit::engine::schedule::Schedule;
-use imagic_edit::engine::unet::{self, UNet, UNetConfig};
-use imagic_edit::engine::vae::Vae;
-use imagic_edit::engine::weights::Weights;
-use imagic_edit::engine::{EditRequest, Engine, EngineOptions, Stage};
+use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
+use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;

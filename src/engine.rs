@@ -1,174 +1,41 @@
 //! One edit from pixels to pixels: the order of the paper's stages and what is kept between edits; knows no host.
 #![deny(unsafe_code)]
 
-pub mod cache;
-pub mod checkpoint;
-mod clock;
-pub mod cost;
+pub mod budget;
 pub mod device;
 pub mod imagic;
-pub mod layers;
-pub mod lora;
-pub mod memory;
-pub mod mode;
+pub mod model;
 pub mod ops;
-pub mod optimizer;
-pub mod pixels;
+pub mod picture;
 pub mod random;
-pub mod schedule;
-mod tensor_file;
-pub mod text;
-pub mod unet;
-pub mod untouched;
-pub mod vae;
-pub mod weights;
+pub mod request;
+pub mod store;
+pub mod tuning;
 
 use crate::error::{Error, Hint, Result};
-use crate::image::LayerImage;
-use crate::params::Params;
-use cache::{TunedModel, TuningKey};
+use budget::clock::Clock;
+use budget::cost::{self, Estimate};
+use budget::memory::{Shapes, Task};
+use budget::plan::{Plan, RESERVE};
 use candle_core::{Device, Tensor};
-use clock::Clock;
-use cost::Estimate;
-use device::{Chosen, Processor};
+use device::Chosen;
 use imagic::{Setting, Training};
-use memory::{Shapes, Task};
-use mode::{Mode, Plan, RESERVE, Trained};
-use pixels::Picture;
+use model::schedule::Schedule;
+use model::text::TextEncoder;
+use model::unet::{self, UNet, UNetConfig};
+use model::vae::Vae;
+use model::weights::{self, Weights};
+use picture::pixels::{self, Picture};
+use picture::untouched;
 use random::{Purpose, Stream};
-use schedule::Schedule;
+use request::{Edit, EditRequest, EngineOptions, Stage, Tuned, Watch};
 use std::cell::OnceCell;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use text::TextEncoder;
-use unet::{UNet, UNetConfig};
-use vae::Vae;
-use weights::Weights;
-
-/// Where the engine keeps things and how much it may use.
-#[derive(Clone, Debug)]
-pub struct EngineOptions {
-    /// Folder of the tuned models; `None` keeps them in memory only.
-    pub cache_folder: Option<PathBuf>,
-    /// Bytes that the cache folder may hold; the least recently used entries go first.
-    pub cache_limit: u64,
-    /// Bytes of memory that can still be had; `None` if the system does not say. Asked before tuning, unless on a GPU, which has
-    /// memory of its own.
-    pub free_memory: fn() -> Option<u64>,
-    /// What to compute on.
-    pub processor: Processor,
-}
-
-/// Everything one edit needs; the engine reads nothing else.
-#[derive(Clone, Debug)]
-pub struct EditRequest {
-    /// The picture x.
-    pub layer: Arc<LayerImage>,
-    /// Differs for layers with different pixels. From a host whose conversion to `layer` is not exact, so that a layer is known
-    /// again by what it is and not by how it was converted; `None` where `layer` itself tells.
-    pub layer_digest: Option<u64>,
-    /// What to do with it.
-    pub params: Params,
-    /// Diffusers folder of the base model that `params.model` means.
-    pub model_folder: PathBuf,
-    /// Pictures that the base model's autoencoder gives back at this many dB are familiar to it, others get a hint; `None`
-    /// if the model does not say.
-    pub familiar_psnr: Option<f64>,
-    /// Identifies the document, to group tuned models in the cache; may be empty.
-    pub document: String,
-    /// How many times stage C shows the picture as it forms; each costs a pass of the autoencoder.
-    pub previews: u32,
-}
-
-/// The parts of an edit that take time, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Reading the base model.
-    LoadModel,
-    /// Stage A.
-    OptimizeTextEmbedding,
-    /// Stage B.
-    FineTune,
-    /// Stage C.
-    Generate,
-}
-
-impl Stage {
-    /// What a progress bar says.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::LoadModel => "Loading the model",
-            Self::OptimizeTextEmbedding => "A: optimizing the text embedding",
-            Self::FineTune => "B: fine-tuning the model",
-            Self::Generate => "C: generating",
-        }
-    }
-}
-
-/// State of a running edit, reported after every step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Progress {
-    /// The stage that runs.
-    pub stage: Stage,
-    /// Steps of this stage that are done.
-    pub step: u32,
-    /// Steps this stage has; 0 while unknown.
-    pub steps: u32,
-    /// Loss of the last step of stages A and B.
-    pub loss: Option<f32>,
-    /// Share of the whole edit that is done, 0 to 1, weighted by what the stages cost.
-    pub fraction: f32,
-    /// Seconds until the edit is done, estimated from the steps so far.
-    pub seconds_left: Option<f32>,
-    /// What the user should know; there from the first step of stage A on, or of stage C where the model is tuned already.
-    pub hint: Option<Hint>,
-    /// The picture as it forms in stage C, at the size at which the model works; the same one until the next is made.
-    pub preview: Option<Arc<LayerImage>>,
-}
-
-/// Told of progress after every step; answers whether to go on.
-pub type Watch<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
-
-/// Where the tuned model of an edit came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tuned {
-    /// Stages A and B ran.
-    Now,
-    /// Still in memory from an earlier edit.
-    InMemory,
-    /// Read from the cache folder.
-    OnDisk,
-}
-
-/// A finished edit.
-#[derive(Clone, Debug)]
-pub struct Edit {
-    /// The result: size and alpha of the request's layer.
-    pub layer: LayerImage,
-    /// Whether stages A and B had to run.
-    pub tuned: Tuned,
-    /// Seconds each stage took; stages that did not run are absent.
-    pub seconds: Vec<(Stage, f32)>,
-    /// Losses of stage A, one a step; empty if it did not run.
-    pub embedding_losses: Vec<f32>,
-    /// Losses of stage B.
-    pub tuning_losses: Vec<f32>,
-    /// What the user should know, for example which words of the prompt were cut.
-    pub notes: Vec<String>,
-    /// The hint that was part of the progress.
-    pub hint: Option<Hint>,
-    /// Pixels, row by row, that are the layer's own because the edit does not touch them; empty if that was not asked for.
-    pub untouched: Vec<bool>,
-    /// What `layer` was made of, in a few kilobytes: [`Picture::on`] makes it again.
-    pub picture: Picture,
-}
-
-/// How the stages report: (stage, steps done, steps in all, loss); fails with [`Error::Cancelled`] to stop them.
-pub type StepWatch<'a> = dyn FnMut(Stage, u32, u32, Option<f32>) -> Result<()> + 'a;
-
-/// How stage C reports: (steps done, the clean latents as they look from there); fails with [`Error::Cancelled`] to stop it.
-pub type SampleWatch<'a> = dyn FnMut(u32, &Tensor) -> Result<()> + 'a;
+use store::cache;
+use store::key::TuningKey;
+use tuning::mode::{Mode, Trained};
+use tuning::tuned_model::TunedModel;
 
 /// A base model, loaded.
 pub struct BaseModel {

@@ -14,12 +14,12 @@ mod report;
 mod system;
 mod thumbnail;
 
+use crate::catalog::{self, Model};
 use crate::engine::device::{Launches, Precision, Processor};
-use crate::engine::{Edit, EditRequest, EngineOptions, Progress};
+use crate::engine::request::{Edit, EditRequest, EngineOptions, Progress};
 use crate::error::{Error, Result};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
-use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
@@ -85,7 +85,7 @@ pub fn request_of(
     model_folders: &[PathBuf],
 ) -> Result<EditRequest> {
     params.check()?;
-    let Model { folder: model_folder, familiar_psnr, .. } = models::find(&params.model, model_folders)?;
+    let Model { folder: model_folder, familiar_psnr, .. } = catalog::find(&params.model, model_folders)?;
     let params = params.clone();
     Ok(EditRequest { layer, layer_digest: None, params, model_folder, familiar_psnr, document, previews: 0 })
 }
@@ -98,7 +98,7 @@ pub fn request_for(
     model_folders: &[PathBuf],
 ) -> Result<EditRequest> {
     let name = chosen.get("model").and_then(Value::as_str).unwrap_or(BUILTIN_MODEL);
-    let model = models::find(name, model_folders)?;
+    let model = catalog::find(name, model_folders)?;
     let params = model.params_for(chosen)?;
     params.check()?;
     let Model { folder: model_folder, familiar_psnr, .. } = model;

@@ -1,8 +1,9 @@
 //! Runs edits on one named background thread that owns the engine; knows neither tensors nor hosts.
 #![forbid(unsafe_code)]
 
-use crate::engine::cost::Estimate;
-use crate::engine::{Edit, EditRequest, Engine, Progress, Watch};
+use crate::engine::Engine;
+use crate::engine::budget::cost::Estimate;
+use crate::engine::request::{Edit, EditRequest, Progress, Watch};
 use crate::error::{Error, Result};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -217,8 +218,8 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Tuned;
-    use crate::engine::pixels::Picture;
+    use crate::engine::picture::pixels::Picture;
+    use crate::engine::request::Tuned;
     use crate::image::LayerImage;
     use crate::params::Params;
 
@@ -242,7 +243,7 @@ mod tests {
         match request.params.prompt.as_str() {
             "panic" => panic!("as told"),
             "wait" => loop {
-                let stage = crate::engine::Stage::FineTune;
+                let stage = crate::engine::request::Stage::FineTune;
                 let (fraction, seconds_left, hint) = (0.5, None, None);
                 let progress =
                     Progress { stage, step: 1, steps: 2, loss: None, fraction, seconds_left, hint, preview: None };
@@ -268,7 +269,7 @@ mod tests {
     /// As [`obey`], with the number of threads for the seconds of loading.
     fn count(engine: &mut (), request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         let threads = rayon::current_num_threads() as f32;
-        Ok(Edit { seconds: vec![(crate::engine::Stage::LoadModel, threads)], ..obey(engine, request, watch)? })
+        Ok(Edit { seconds: vec![(crate::engine::request::Stage::LoadModel, threads)], ..obey(engine, request, watch)? })
     }
 
     #[test]

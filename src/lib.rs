@@ -5,7 +5,7 @@
 //! Input: one layer's pixels, a target text, parameters. Output: one new layer above it. In between Imagic
 //! (Kawar et al., CVPR 2023, arXiv 2210.09276): A, optimize the text's embedding on the picture; B, fine-tune the
 //! diffusion model on it; C, interpolate the embeddings with eta and sample. A and B are the expensive part and depend
-//! on pixels, text, tuning parameters and base model; their product, the [`engine::cache::TunedModel`], is kept in
+//! on pixels, text, tuning parameters and base model; their product, the [`engine::tuning::tuned_model::TunedModel`], is kept in
 //! memory and on disk. C is cheap: another eta or seed repeats only C.
 //!
 //! ```text
@@ -17,9 +17,8 @@
 //!                  job.rs        one thread owns the engine: submit, poll, cancel
 //!                 engine.rs      order of the stages, what is kept
 //!              engine/imagic.rs  the paper
-//!   engine/{text, vae, unet, checkpoint, lora, schedule, optimizer, random, pixels, untouched, cache, clock, cost, mode,
-//!           memory, weights, ops, device}
-//!  leaves for all: image.rs, params.rs, models.rs, error.rs
+//!   engine/{store, budget, tuning, model, picture, ops, device, random}   wings, each above the next
+//!  leaves for all: image.rs, params.rs, catalog.rs, error.rs
 //! ```
 //!
 //! The arrows of `use` point downwards only.
@@ -31,12 +30,12 @@
 //!    Another program loads the library itself and calls the functions of `include/imagic.h`, or starts `imagic-edit serve`,
 //!    as the Krita package does, and sends messages: the engine is then a child that may die without its host.
 //! 2. The host adapter reads the layer ([`image::LayerImage`]: sRGB, straight alpha, 16 bits) and the parameters
-//!    ([`params::Params`], one row of [`params::PARAMS`] each) into an [`engine::EditRequest`].
+//!    ([`params::Params`], one row of [`params::PARAMS`] each) into an [`engine::request::EditRequest`].
 //! 3. [`job::Worker::submit`] hands it to the engine's thread; the host polls the [`job::Job`].
-//! 4. [`engine::Engine::edit`] encodes the picture (`pixels`, `vae`), embeds the text (`text`), looks for a tuned model
+//! 4. [`engine::Engine::edit`] encodes the picture (`picture`, `model::vae`), embeds the text (`model::text`), looks for a tuned model
 //!    and otherwise runs [`engine::imagic::optimize_text_embedding`] and [`engine::imagic::fine_tune`]; then
 //!    [`engine::imagic::interpolate`] and [`engine::imagic::generate`].
-//! 5. The host adapter inserts the [`engine::Edit`] as a new layer with its recipe.
+//! 5. The host adapter inserts the [`engine::request::Edit`] as a new layer with its recipe.
 //!
 //! # Invariants
 //!
@@ -56,11 +55,11 @@
 //!
 //! **Stopping** keeps what stages A and B have done: the next edit with the same settings goes on from there, to the same bytes.
 //!
-//! **Progress and cancelling are one thing**: [`engine::Watch`] is called after every training and sampling step and
+//! **Progress and cancelling are one thing**: [`engine::request::Watch`] is called after every training and sampling step and
 //! answers whether to go on.
 //!
-//! **Memory** is counted from shapes before anything is tuned ([`engine::memory`]); the best mode that fits is taken, and those
-//! that train every weight give the same bytes ([`engine::mode`], [`engine::checkpoint`]). Fine-tuning uses the base network up: it
+//! **Memory** is counted from shapes before anything is tuned ([`engine::budget::memory`]); the best mode that fits is taken, and those
+//! that train every weight give the same bytes ([`engine::tuning::mode`], [`engine::tuning::backward`]). Fine-tuning uses the base network up: it
 //! is read again for the next picture or text.
 //!
 //! **GPU**: with the feature `cuda` an engine takes an NVIDIA GPU where there is one ([`engine::device`]) and says why not where
@@ -72,7 +71,7 @@
 //! in a fixed order, so the same request gives the same bytes on the same kind of processor.
 //!
 //! **Gradients** are checked by name against PyTorch in `tests/parity.rs`, because a gradient that is silently cut still
-//! lets the loss fall; [`engine::optimizer::Adam`] refuses a variable without one.
+//! lets the loss fall; [`engine::ops::adam::Adam`] refuses a variable without one.
 //!
 //! **Hints** ([`error::Hint`]) are what the user should know before an edit's time is spent; they come with the progress and
 //! stay with the result: a picture that the base model's autoencoder cannot give back is one that it cannot draw.
@@ -82,12 +81,12 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod catalog;
 pub mod engine;
 pub mod error;
 pub mod host;
 pub mod image;
 pub mod job;
-pub mod models;
 pub mod params;
 
 /// Training frees and allocates the same large buffers in every step; see `Cargo.toml`.

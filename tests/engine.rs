@@ -1,13 +1,16 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
 use candle_core::Device;
+use imagic_edit::catalog;
+use imagic_edit::engine::Engine;
+use imagic_edit::engine::budget::memory::{Needs, Shapes};
+use imagic_edit::engine::budget::plan::{self, Plan};
 use imagic_edit::engine::device::{Launches, Precision, Processor};
-use imagic_edit::engine::memory::{Needs, Shapes};
-use imagic_edit::engine::mode::{self, Mode, Plan};
-use imagic_edit::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage, Tuned, cache};
+use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage, Tuned};
+use imagic_edit::engine::store::cache;
+use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
-use imagic_edit::models;
 use imagic_edit::params::Params;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -402,7 +405,7 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
     let [full, checkpointed] =
         [Mode::Full, Mode::Checkpointed].map(|mode| shapes.needs(&shapes.task(&request), mode).expect("needs"));
     // All but the U-Net is there when the engine chooses.
-    let with_margin = |needs: Needs| needs.peak() + mode::margin(needs.peak()) - (needs.model - shapes.network_bytes());
+    let with_margin = |needs: Needs| needs.peak() + plan::margin(needs.peak()) - (needs.model - shapes.network_bytes());
     assert!(with_margin(checkpointed) < with_margin(full));
 
     FREE.store(with_margin(full), Relaxed);
@@ -410,7 +413,7 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
     assert!(rich.notes.is_empty(), "{:?}", rich.notes);
     let mut second = engine(None);
     // Before the base model is loaded, it has to fit, too.
-    FREE.store(checkpointed.peak() + mode::margin(checkpointed.peak()), Relaxed);
+    FREE.store(checkpointed.peak() + plan::margin(checkpointed.peak()), Relaxed);
     let plan = second.estimate(&request).expect("an estimate").memory.expect("not tuned yet");
     assert_eq!((plan.mode, plan.need), (Mode::Checkpointed, checkpointed.peak()));
     FREE.store(with_margin(checkpointed), Relaxed);
@@ -454,7 +457,7 @@ fn moments_of_8_bits_are_what_a_gpu_takes_before_adapters() {
     assert_eq!((checkpointed.embedding, checkpointed.generation), (eight_bits.embedding, eight_bits.generation));
 
     let plan = |free: u64| Plan::new(&shapes, &task, &ON_GPU, 0, Some(free)).expect("a plan");
-    let with_margin = |needs: Needs| needs.peak() + mode::margin(needs.peak());
+    let with_margin = |needs: Needs| needs.peak() + plan::margin(needs.peak());
     assert_eq!(plan(with_margin(checkpointed)).mode, Mode::Checkpointed);
     assert_eq!(plan(with_margin(checkpointed) - 1).mode, Mode::EightBits);
     let note = plan(with_margin(eight_bits)).note().expect("it fits").expect("not the best mode");
@@ -550,7 +553,7 @@ fn adapters_are_tuned_anew_for_what_they_depend_on_and_the_full_model_is_not() {
 /// `layer` for the built-in model; its edit is not looked at.
 fn scene(layer: LayerImage) -> EditRequest {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/scenes-64");
-    let model = models::find(folder, &[]).expect("the built-in model");
+    let model = catalog::find(folder, &[]).expect("the built-in model");
     let params = Params { embedding_steps: 1, tuning_steps: 1, sampling_steps: 1, ..request().params };
     let layer = layer.into();
     EditRequest { layer, params, familiar_psnr: model.familiar_psnr, model_folder: model.folder, ..request() }

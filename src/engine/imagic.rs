@@ -9,17 +9,18 @@
 //! | `denoising_loss` | L of formula 2 |
 #![forbid(unsafe_code)]
 
-use super::checkpoint::{self, Activations, Input};
-use super::device::{Launches, Place, Precision, Replay};
-use super::lora;
-use super::mode::{Mode, Trained};
-use super::ops;
-use super::optimizer::{Adam, MomentBits};
-use super::random::{Purpose, Stream};
-use super::schedule::Schedule;
-use super::unet::{self, UNet, UNetConfig};
-use super::weights::Weights;
-use super::{SampleWatch, Stage, StepWatch};
+use crate::engine::device::{Launches, Place, Precision, Replay};
+use crate::engine::model::lora;
+use crate::engine::model::schedule::Schedule;
+use crate::engine::model::unet::{self, UNet, UNetConfig};
+use crate::engine::model::weights::Weights;
+use crate::engine::ops;
+use crate::engine::ops::MomentBits;
+use crate::engine::ops::adam::Adam;
+use crate::engine::random::{Purpose, Stream};
+use crate::engine::request::{SampleWatch, Stage, StepWatch};
+use crate::engine::tuning::backward::{self, Activations, Input};
+use crate::engine::tuning::mode::{Mode, Trained};
 use crate::error::{Error, Result};
 use crate::params::Params;
 use candle_core::backprop::GradStore;
@@ -267,7 +268,7 @@ pub fn denoising_loss(
     let x_t = schedule.add_noise(x, noise, scales.tensor())?;
     let target = schedule.target(x, noise, scales.tensor())?;
     let loss = |prediction: &Tensor| Ok(ops::mean_square_error(prediction, &target)?);
-    checkpoint::backward(unet, &Input { x_t: &x_t, sinusoids: sinusoids.tensor(), e: &e }, activations, loss)
+    backward::backward(unet, &Input { x_t: &x_t, sinusoids: sinusoids.tensor(), e: &e }, activations, loss)
 }
 
 /// What differs between stages A and B besides the variables.

@@ -10,11 +10,12 @@ pub(super) mod pixels;
 use super::entry::library_folder;
 use super::report::{edit_report, model_report, parameters_report};
 use super::request_for;
-use crate::engine::{Edit, EditRequest, Engine, EngineOptions, Progress, Stage};
+use crate::catalog;
+use crate::engine::Engine;
+use crate::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage};
 use crate::error::Error;
 use crate::image::LayerImage;
 use crate::job::{Job, JobState, Worker};
-use crate::models;
 use crate::params::Params;
 use calls::{Failure, cut_into, give_cut_text, give_text, guard, last_error, read_object};
 use pixels::Layout;
@@ -273,7 +274,7 @@ pub unsafe extern "C" fn imagic_models_json(
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
         let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
-        let models: Vec<Value> = models::list(&worker.model_folders).iter().map(model_report).collect();
+        let models: Vec<Value> = catalog::list(&worker.model_folders).iter().map(model_report).collect();
         // SAFETY: the caller's promise is handed on.
         unsafe { give_text(&json!({ "models": models }).to_string(), text, text_len, text_needed) }
     })
@@ -453,7 +454,7 @@ pub unsafe extern "C" fn imagic_job_free(job: *mut ImagicJob) -> ImagicStatus {
 
 fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<PathBuf>), Failure> {
     let wrong = |key: &str, kind: &str| Failure::argument(format!("{key} in options_json must be {kind}"));
-    let mut model_folders = models::folders(library_folder().as_deref());
+    let mut model_folders = catalog::folders(library_folder().as_deref());
     if let Some(list) = given.remove("model_folders") {
         let paths = list.as_array().and_then(|list| list.iter().map(|path| path.as_str().map(PathBuf::from)).collect());
         model_folders = paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?;

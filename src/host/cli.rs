@@ -11,9 +11,9 @@ mod serve;
 
 use super::engine_options;
 use super::entry::library_folder;
-use crate::engine::cache;
+use crate::catalog::{self, Model};
+use crate::engine::store::cache;
 use crate::error::Error;
-use crate::models::{self, Model};
 use crate::params::{CUSTOM, PARAMS, PRESETS, Params};
 use arguments::{Arguments, nearest};
 use serde_json::{Map, Value, json};
@@ -102,13 +102,13 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
 
 /// Folders in which models are looked for.
 fn model_folders() -> Vec<PathBuf> {
-    models::folders(library_folder().as_deref())
+    catalog::folders(library_folder().as_deref())
 }
 
 fn list_models(arguments: Arguments) -> Result<(), Failure> {
     arguments.no_more_words()?;
     let folders = model_folders();
-    let found = models::list(&folders);
+    let found = catalog::list(&folders);
     if arguments.has("json") {
         let list: Vec<Value> = found.iter().map(super::report::model_report).collect();
         return Ok(print(&format!("{:#}\n", json!({ "models": list })))?);

@@ -4,7 +4,7 @@
 //! The files in `gimp/` call GIMP through the `libgimp` of the adapter that they are compiled into: once for each version,
 //! because the C types of two versions have the same names and must not mix.
 
-use crate::engine::{Edit, Tuned};
+use crate::engine::request::{Edit, Tuned};
 use crate::error::{Error, Result};
 use crate::host::language::{Language, say};
 use crate::host::report::{layer_name, stage_seconds};

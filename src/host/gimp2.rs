@@ -22,6 +22,7 @@ mod session;
 #[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
 mod widgets;
 
+use crate::catalog;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::entry::library_folder;
@@ -29,7 +30,6 @@ use crate::host::gimp::{self, c_string, guard, panicked};
 use crate::host::language::translate;
 use crate::host::{self, gimp2_sys as sys, loader, system};
 use crate::job::Worker;
-use crate::models;
 use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
 use document::Document;
 use libgimp::{Image, Layer};
@@ -210,7 +210,7 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
     };
     image.start();
     let document = Document::open(image, drawable)?;
-    let folders = models::folders(library_folder().as_deref());
+    let folders = catalog::folders(library_folder().as_deref());
     system::yield_to_other_programs();
     let worker = Worker::start(Engine::new(host::engine_options()?))?;
     let params = match mode {
@@ -247,7 +247,7 @@ fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
     for param in arguments() {
         chosen.insert(param.id.to_owned(), given.get(param.id).expect("a row of the table"));
     }
-    models::find(&given.model, folders)?.params_for(&chosen)
+    catalog::find(&given.model, folders)?.params_for(&chosen)
 }
 
 /// The JSON object of the argument `settings`.

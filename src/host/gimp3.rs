@@ -25,6 +25,7 @@ mod session;
 #[allow(dead_code, reason = "the dialog of GIMP 2.10 makes the fields that GIMP 3 makes itself")]
 mod widgets;
 
+use crate::catalog;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host::entry::library_folder;
@@ -32,7 +33,6 @@ use crate::host::gimp::{c_string, guard, panicked};
 use crate::host::language::{say, translate};
 use crate::host::{self, gimp3_sys as sys, loader, report, system};
 use crate::job::Worker;
-use crate::models;
 use crate::params::{BUILTIN_MODEL, CUSTOM, DEFAULT_PRESET, Domain, PARAMS, Params, Slot};
 use config::{Config, property};
 use document::Document;
@@ -129,7 +129,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
         sys::gimp_procedure_set_attribution(procedure, authors.as_ptr(), authors.as_ptr(), c"2026".as_ptr());
         procedure
     };
-    let mut defaults = defaults(&models::folders(library_folder().as_deref()));
+    let mut defaults = defaults(&catalog::folders(library_folder().as_deref()));
     for param in PARAMS {
         let (name, label) = (property(param.id), c_string(&dialog::with_key(param.label)));
         let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(&report::help(param))));
@@ -175,7 +175,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
 
 /// What the arguments are when nobody says anything else: what fits the built-in model.
 fn defaults(folders: &[PathBuf]) -> Params {
-    models::find(BUILTIN_MODEL, folders)
+    catalog::find(BUILTIN_MODEL, folders)
         .and_then(|model| model.params(DEFAULT_PRESET))
         .unwrap_or_else(|_| Params::paper())
 }
@@ -236,7 +236,7 @@ unsafe fn edit(
     image.start();
     // SAFETY: the caller's promise.
     let document = Document::open(image, unsafe { only(drawables) }?)?;
-    let folders = models::folders(library_folder().as_deref());
+    let folders = catalog::folders(library_folder().as_deref());
     system::yield_to_other_programs();
     let worker = Worker::start(Engine::new(host::engine_options()?))?;
     match mode {
@@ -287,7 +287,7 @@ fn params_of(config: &Config, folders: &[PathBuf]) -> Result<Params> {
     if given.preset == CUSTOM {
         return Ok(given);
     }
-    let mut params = models::find(&given.model, folders)?.params(&given.preset)?;
+    let mut params = catalog::find(&given.model, folders)?.params(&given.preset)?;
     for param in PARAMS.iter().filter(|param| !param.is_of_preset()) {
         params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
     }

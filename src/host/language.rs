@@ -347,7 +347,7 @@ fn sentences(text: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Stage;
+    use crate::engine::request::Stage;
     use crate::error::{Error, Hint};
     use crate::host::report::{self, sentence};
     use crate::params::{Domain, PARAMS, Params};

@@ -1,10 +1,10 @@
 //! What hosts tell of edits, models and parameters, as texts for people and as JSON for programs; knows no host.
 #![forbid(unsafe_code)]
 
-use crate::engine::cost::Estimate;
-use crate::engine::{Edit, Progress, Stage, Tuned};
+use crate::catalog::Model;
+use crate::engine::budget::cost::Estimate;
+use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Hint, Result};
-use crate::models::Model;
 use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, PRESETS, Param, Params};
 use serde_json::{Map, Value, json};
 
@@ -268,7 +268,7 @@ pub fn layer_name(params: &Params) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::pixels::Picture;
+    use crate::engine::picture::pixels::Picture;
     use crate::image::LayerImage;
 
     #[test]

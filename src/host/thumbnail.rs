@@ -1,7 +1,7 @@
 //! Small pictures for dialogs: a layer that fits into a square, and how the losses go; knows no toolkit.
 #![forbid(unsafe_code)]
 
-use crate::engine::Stage;
+use crate::engine::request::Stage;
 use crate::image::LayerImage;
 use image::imageops::{FilterType, resize, thumbnail};
 use image::{Rgba, RgbaImage};

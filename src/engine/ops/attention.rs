@@ -4,7 +4,7 @@
 use super::gemm::{Matrix, Out, Threads, matmul};
 #[cfg(feature = "cuda")]
 use super::gpu;
-use super::{exp, largest, sum, sum2, tensor_like, values, vectorized, with_values};
+use super::values::{exp, largest, sum, sum2, tensor_like, values, vectorized, with_values};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};

@@ -5,11 +5,13 @@
 //! the work.
 #![forbid(unsafe_code)]
 
+use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
 #[cfg(feature = "cuda")]
 use super::gpu;
+use super::gradient::{Parameters, hand_over};
+use super::values::{sum, tensor_like, values, with_buffer, with_values};
 use super::winograd::Tiles;
-use super::{Adam, Parameters, hand_over, sum, tensor_like, values, with_buffer, with_values};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};

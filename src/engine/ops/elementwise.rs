@@ -3,7 +3,7 @@
 
 #[cfg(feature = "cuda")]
 use super::gpu::{self, Held};
-use super::{erf, exp, sum, tensor_like, values, vectorized, with_values};
+use super::values::{erf, exp, sum, tensor_like, values, vectorized, with_values};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};

@@ -386,7 +386,7 @@ pub(super) fn upsample_gradient<G: Gpu>(
     Ok(dx)
 }
 
-/// Numbers of [`crate::engine::optimizer::Adam`] that are the same in every step.
+/// Numbers of [`crate::engine::ops::adam::Adam`] that are the same in every step.
 #[derive(Clone, Copy)]
 pub(in crate::engine) struct AdamStep {
     pub beta_1: f32,

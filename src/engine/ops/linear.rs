@@ -1,8 +1,10 @@
 //! Linear layer: y = x W^T + b.
 #![forbid(unsafe_code)]
 
+use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
-use super::{Adam, hand_over, tensor_like, values, with_values};
+use super::gradient::hand_over;
+use super::values::{tensor_like, values, with_values};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};

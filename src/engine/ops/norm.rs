@@ -1,9 +1,11 @@
 //! Group normalization (with SiLU, its usual neighbor) and layer normalization.
 #![forbid(unsafe_code)]
 
+use super::adam::Adam;
 #[cfg(feature = "cuda")]
 use super::gpu;
-use super::{Adam, Parameters, hand_over, sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
+use super::gradient::{Parameters, hand_over};
+use super::values::{sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};

@@ -1,8 +1,9 @@
 //! Each operation's gradient against the change of its value; the exact comparison with PyTorch is `tests/parity.rs`.
 
+use super::values::*;
 use super::*;
 use crate::engine::random::{Purpose, Stream};
-use candle_core::{Device, Var};
+use candle_core::{Device, Result, Tensor, Var};
 
 fn normals(seed: u32, shape: &[usize]) -> Tensor {
     Stream::new(seed, Purpose::Latents, 0).normals(shape, &Device::Cpu).expect("some numbers")

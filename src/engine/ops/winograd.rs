@@ -18,7 +18,7 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
-use super::{vectorized, with_buffer};
+use super::values::{vectorized, with_buffer};
 use rayon::prelude::*;
 use std::array::from_fn;
 use std::ops::Range;

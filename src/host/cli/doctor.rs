@@ -3,7 +3,9 @@
 
 use super::help::{self, size};
 use super::model_folders;
-use crate::engine::{EditRequest, Engine, EngineOptions};
+use crate::catalog::{self, Model};
+use crate::engine::Engine;
+use crate::engine::request::{EditRequest, EngineOptions};
 use crate::error::Error;
 use crate::host::engine_options;
 use crate::host::entry::library_folder;
@@ -11,7 +13,6 @@ use crate::host::processor;
 use crate::host::system::{self, LAUNCHER, LIBRARY};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
-use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, Params};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -229,7 +230,7 @@ fn models_found(findings: &mut Findings) -> u64 {
     let found: BTreeMap<PathBuf, PathBuf> =
         entries.filter_map(|entry| Some((entry.path().canonicalize().ok()?, entry.path()))).collect();
     for folder in found.values().filter(|folder| folder.is_dir()) {
-        match models::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model).map(|()| model)) {
+        match catalog::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model).map(|()| model)) {
             Ok(model) => {
                 let weights = weights(&model);
                 largest = largest.max(weights);
@@ -238,7 +239,7 @@ fn models_found(findings: &mut Findings) -> u64 {
             Err(error) => findings.wrong(&error.to_string(), "copy the model again, or remove its folder"),
         }
     }
-    if models::find(BUILTIN_MODEL, &folders).is_err() {
+    if catalog::find(BUILTIN_MODEL, &folders).is_err() {
         findings.wrong(&format!("the built-in model {BUILTIN_MODEL} is missing"), INSTALL);
     }
     largest

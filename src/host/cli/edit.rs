@@ -5,13 +5,14 @@ use super::arguments::Arguments;
 use super::picture::{self, Picture};
 use super::progress::Bar;
 use super::{Failure, model_folders, print};
-use crate::engine::{Edit, Engine, Progress, Tuned};
+use crate::catalog;
+use crate::engine::Engine;
+use crate::engine::request::{Edit, Progress, Tuned};
 use crate::error::{Error, Hint};
 use crate::host::report::{duration, edit_report};
 use crate::host::{Host, edit_active_layer, engine_options, system};
 use crate::image::LayerImage;
 use crate::job::Worker;
-use crate::models;
 use crate::params::{BUILTIN_MODEL, PARAMS, Params};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -78,7 +79,7 @@ impl Order {
 
     fn params(&self, model_folders: &[PathBuf]) -> Result<Params, Error> {
         let named = self.settings.get("model").and_then(Value::as_str);
-        models::find(named.unwrap_or(BUILTIN_MODEL), model_folders)?.params_for(&self.settings)
+        catalog::find(named.unwrap_or(BUILTIN_MODEL), model_folders)?.params_for(&self.settings)
     }
 
     /// The file for `eta`: the output itself unless there are several.

@@ -1,7 +1,7 @@
 //! Every help text of the command line; what can be generated from the parameter table is.
 #![forbid(unsafe_code)]
 
-use crate::models;
+use crate::catalog;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 
 /// Columns of a usual terminal.
@@ -123,7 +123,7 @@ because nobody knows where the next message begins.
 
 fn edit() -> String {
     let folders = super::model_folders();
-    let model = models::find(BUILTIN_MODEL, &folders).and_then(|model| model.params(DEFAULT_PRESET)).ok();
+    let model = catalog::find(BUILTIN_MODEL, &folders).and_then(|model| model.params(DEFAULT_PRESET)).ok();
     let source = if model.is_some() {
         format!("of the model {BUILTIN_MODEL}")
     } else {

@@ -1,7 +1,7 @@
 //! Progress on stderr: one line that is redrawn on a terminal, some plain lines otherwise.
 #![forbid(unsafe_code)]
 
-use crate::engine::{Progress, Stage};
+use crate::engine::request::{Progress, Stage};
 use crate::host::report::duration;
 use crate::host::system;
 use std::io::Write;

@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 use super::{Failure, model_folders};
-use crate::engine::cost::Estimate;
-use crate::engine::{Edit, EditRequest, Engine, Progress};
+use crate::catalog::{self, Model};
+use crate::engine::Engine;
+use crate::engine::budget::cost::Estimate;
+use crate::engine::request::{Edit, EditRequest, Progress};
 use crate::error::{Error, Result};
 use crate::host::capi::ImagicFormat;
 use crate::host::capi::pixels::Layout;
@@ -16,7 +18,6 @@ use crate::host::report::{self, edit_report, layer_name, model_report, parameter
 use crate::host::{self, POLL, engine_options, system};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::{Estimating, Job, JobState, Worker};
-use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, Params};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::Deserialize;
@@ -157,7 +158,7 @@ impl Server {
     }
 
     fn models(&self) -> Vec<Value> {
-        models::list(&self.folders).iter().map(told_model).collect()
+        catalog::list(&self.folders).iter().map(told_model).collect()
     }
 
     fn answer(&mut self, request: Map<String, Value>, pixels: &[u8]) -> Result<()> {
@@ -170,7 +171,7 @@ impl Server {
                 Ok(None)
             }
             Ok(Request::Models) => Ok(Some(json!({ "event": "models", "models": self.models() }))),
-            Ok(Request::Model { name }) => Ok(Some(match models::find(&name, &self.folders) {
+            Ok(Request::Model { name }) => Ok(Some(match catalog::find(&name, &self.folders) {
                 Ok(model) => json!({ "event": "model", "name": name, "model": told_model(&model) }),
                 Err(error) => {
                     let message = translate(&sentence(&error.to_string()));

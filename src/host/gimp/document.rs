@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::libgimp::{Image, Layer, ProgressBar};
-use crate::engine::{Edit, Progress};
+use crate::engine::request::{Edit, Progress};
 use crate::error::{Error, Result};
 use crate::host::gimp::{History, Kind, Made, Mode, PARASITE, Recipe, Rectangle};
 use crate::host::language::translate;

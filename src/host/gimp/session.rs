@@ -3,16 +3,16 @@
 #![forbid(unsafe_code)]
 
 use super::document::{Document, NewLayer};
-use crate::engine::cost::Estimate;
-use crate::engine::pixels::Picture;
-use crate::engine::{Edit, EditRequest, Stage};
+use crate::catalog::{self, Model};
+use crate::engine::budget::cost::Estimate;
+use crate::engine::picture::pixels::Picture;
+use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
 use crate::host::gimp::{Made, Recipe};
 use crate::host::report::{self, progress_text, sentence, summary};
 use crate::host::{self, Host};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
-use crate::models::{self, Model};
 use crate::params::{BUILTIN_MODEL, CUSTOM, Params};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -357,7 +357,7 @@ impl Session {
 
     /// Looks up the model that the user has named.
     pub fn choose_model(&mut self, name: &str) -> Choice {
-        let model = match models::find(name.trim(), &self.folders) {
+        let model = match catalog::find(name.trim(), &self.folders) {
             Ok(model) => model,
             Err(error) => {
                 return Choice { description: sentence(&error.to_string()), examples: Vec::new(), is_new: false };

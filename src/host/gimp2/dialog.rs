@@ -7,11 +7,11 @@ use super::libgimp::Layer;
 use super::panel::{self, Panel};
 use super::session::{Message, Session, Tone};
 use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Image, Label, List, Pages, TextArea, Tick, Widget};
+use crate::catalog;
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
 use crate::host::language::{Language, language};
 use crate::host::report::help;
-use crate::models;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -129,7 +129,7 @@ impl Window {
                     Field::Prompt(area)
                 }
                 ("model", _) => {
-                    let known = models::list(&session.folders);
+                    let known = catalog::list(&session.folders);
                     let chooser = Chooser::new(known.iter().map(|model| model.name.as_str()));
                     let row = widgets::horizontal();
                     row.pack_growing(&chooser.widget);
@@ -299,7 +299,7 @@ impl Window {
         let (known, message) = self.session.borrow().greeting();
         self.tell(&message);
         let params = known.or_else(gimp::last_values).unwrap_or_else(|| {
-            let builtin = models::find(BUILTIN_MODEL, &self.session.borrow().folders);
+            let builtin = catalog::find(BUILTIN_MODEL, &self.session.borrow().folders);
             builtin.and_then(|model| model.params(DEFAULT_PRESET)).unwrap_or_else(|error| {
                 self.tell(&Message::failure(&error));
                 Params::paper()

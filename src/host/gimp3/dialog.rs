@@ -8,11 +8,11 @@ use super::panel::{self, Panel};
 use super::session::{Message, Session, Tone};
 use super::sys;
 use super::widgets::{self, Bar, Chooser, Dialog, Image, Label, List, Pages, TextArea, Widget};
+use crate::catalog;
 use crate::error::{Error, Result};
 use crate::host::gimp::{self, Mnemonics};
 use crate::host::language::{Language, language};
 use crate::host::report::help;
-use crate::models;
 use crate::params::{Affects, Domain, PARAMS, Param, Params};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -125,7 +125,7 @@ impl Window {
         new_seed.set_tooltip("Another version of the edit.");
 
         let prompt = TextArea::around(frame.text_view("prompt"), WIDTH, 70);
-        let known = models::list(&session.folders);
+        let known = catalog::list(&session.folders);
         let model = Chooser::new(known.iter().map(|model| model.name.as_str()));
         config.bind_text("model", &model.entry.0);
         let seed = frame.spinner("seed");

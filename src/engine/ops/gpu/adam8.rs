@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use super::{AdamStep, Argument, Gpu, Kind, View, expect};
-use crate::engine::optimizer::CODED;
+use crate::engine::ops::moments::CODED;
 use candle_core::Result;
 
 /// Blocks of values that a block of threads codes, one for each warp.
@@ -11,7 +11,7 @@ const AT_ONCE: usize = 8;
 /// Changes `count` numbers `p` by their gradient `g`, with `numbers` as in `adam_step`, and `moments`, [`MomentBits::numbers`] numbers that are zeros before the first
 /// step.
 ///
-/// [`MomentBits::numbers`]: crate::engine::optimizer::MomentBits::numbers
+/// [`MomentBits::numbers`]: crate::engine::ops::MomentBits::numbers
 pub(super) fn adam8_step<G: Gpu>(
     gpu: &G,
     p: &mut G::Buffer,

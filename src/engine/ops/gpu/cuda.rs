@@ -3,7 +3,8 @@
 use super::adam8::adam8_step;
 use super::{AdamStep, Argument, Gpu, Kind, Matrix, Product, Stored, THREADS, View, adam_step, count};
 use crate::engine::device::{Precision, fuses_attention};
-use crate::engine::optimizer::{Adam, MomentBits};
+use crate::engine::ops::MomentBits;
+use crate::engine::ops::adam::Adam;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys as cublas};
 use candle_core::cuda_backend::cudarc::driver::{

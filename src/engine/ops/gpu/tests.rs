@@ -5,8 +5,9 @@
 mod host;
 
 use super::*;
-use crate::engine::ops::{self, Activation, Padding, Parameters, with_values};
-use crate::engine::optimizer::MomentBits;
+use crate::engine::ops::MomentBits;
+use crate::engine::ops::values::with_values;
+use crate::engine::ops::{self, Activation, Padding, Parameters};
 use crate::engine::random::{Purpose, Stream};
 use candle_core::{Device, Tensor, Var};
 use host::{Buffer, Host, PLENTY, host};
@@ -416,7 +417,7 @@ fn adam_takes_the_steps_of_the_cpu() {
     let Some(host) = host() else { return };
     let (count, lr, betas) = (1000, 1e-3f64, [0.9f32, 0.999]);
     let variable = Var::from_tensor(&normals(1, &[count])).expect("a variable");
-    let adam = crate::engine::optimizer::Adam::new(vec![variable.clone()], lr, MomentBits::ThirtyTwo);
+    let adam = crate::engine::ops::adam::Adam::new(vec![variable.clone()], lr, MomentBits::ThirtyTwo);
     let zeros = || Buffer::F32(vec![0.0; count]);
     let (mut p, mut first, mut second) = (Buffer::F32(numbers(&variable)), zeros(), zeros());
     for step in 1..=5 {

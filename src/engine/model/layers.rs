@@ -1,11 +1,11 @@
 //! The layers that U-Net and VAE share, with the names and shapes of diffusers.
 #![forbid(unsafe_code)]
 
-use super::lora;
-use super::memory::{Size, Trace, values};
-use super::ops::{self, Activation, Padding, Parameters};
-use super::optimizer::Adam;
-use super::weights::Scope;
+use crate::engine::model::lora;
+use crate::engine::model::trace::{Size, Trace, values};
+use crate::engine::model::weights::Scope;
+use crate::engine::ops::adam::Adam;
+use crate::engine::ops::{self, Activation, Padding, Parameters};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// nn.Conv2d.
 pub struct Conv2d {
     parameters: Parameters,
-    /// A and B of [`super::lora`].
+    /// A and B of [`crate::engine::model::lora`].
     adapter: Option<[Parameters; 2]>,
     stride: usize,
     padding: Padding,
@@ -75,7 +75,7 @@ impl Conv2d {
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
-    /// A and B of [`super::lora`].
+    /// A and B of [`crate::engine::model::lora`].
     adapter: Option<[Tensor; 2]>,
     optimizer: Option<Arc<Adam>>,
 }

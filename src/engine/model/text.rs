@@ -1,7 +1,7 @@
 //! The frozen text encoder: CLIP's tokenizer and transformer.
 #![forbid(unsafe_code)]
 
-use super::weights::{Config, Weights};
+use crate::engine::model::weights::{Config, Weights};
 use crate::error::{Error, Result, sentence};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;

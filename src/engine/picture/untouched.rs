@@ -5,7 +5,7 @@
 //! is no edit. At eta 0 an edit is its reconstruction and touches nothing.
 #![forbid(unsafe_code)]
 
-use super::pixels::{Mask, to_tensor};
+use crate::engine::picture::pixels::{Mask, to_tensor};
 use crate::error::Result;
 use crate::image::LayerImage;
 use candle_core::Tensor;
@@ -73,8 +73,8 @@ fn grow(mask: &Mask, radius: u32) -> Mask {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pixels::Picture;
     use super::*;
+    use crate::engine::picture::pixels::Picture;
     use candle_core::Device;
 
     /// A gray picture of 64 x 64 pixels with a square from (16, 16) to (32, 32) of another value.

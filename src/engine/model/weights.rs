@@ -1,8 +1,8 @@
 //! Files of a diffusers folder to named tensors: existence, shapes, finite values, fingerprint. Knows no network.
 #![forbid(unsafe_code)]
 
-use super::optimizer::Adam;
-use super::tensor_file::TensorFile;
+use crate::engine::model::tensor_file::TensorFile;
+use crate::engine::ops::adam::Adam;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;

@@ -1,9 +1,9 @@
 //! Turns the steps of the stages into [`Progress`] and measures what each stage takes.
 #![forbid(unsafe_code)]
 
-use super::cost::{Pace, passes};
-use super::mode::Mode;
-use super::{Progress, Stage, Tuned, Watch};
+use crate::engine::budget::cost::{Pace, passes};
+use crate::engine::request::{Progress, Stage, Tuned, Watch};
+use crate::engine::tuning::mode::Mode;
 use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;

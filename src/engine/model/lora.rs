@@ -10,8 +10,8 @@
 //! all others, under the names that the library PEFT gives them.
 #![forbid(unsafe_code)]
 
-use super::random::{Purpose, Stream};
-use super::weights::Weights;
+use crate::engine::model::weights::Weights;
+use crate::engine::random::{Purpose, Stream};
 use crate::error::Result;
 use crate::params::Params;
 use candle_core::{DType, Device, Tensor};

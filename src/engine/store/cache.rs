@@ -1,12 +1,13 @@
 //! Tuned models on disk: one file each, found again by what they were tuned on; a damaged file is a miss.
 #![forbid(unsafe_code)]
 
-use super::mode::{Mode, Trained};
-use super::tensor_file::{MAX_HEADER, TensorFile};
-use super::weights::{Weights, hex};
-use super::{EditRequest, lora};
+use crate::engine::model::lora;
+use crate::engine::model::tensor_file::{MAX_HEADER, TensorFile};
+use crate::engine::model::weights::{Weights, hex};
+use crate::engine::request::EditRequest;
+use crate::engine::store::key::{FORMAT, TuningKey};
+use crate::engine::tuning::tuned_model::TunedModel;
 use crate::error::{Error, Result};
-use crate::params::{Affects, PARAMS};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -17,79 +18,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
-const FORMAT: u32 = 3;
-
 /// Name of the embedding among the tensors of the network, which are called `unet.*`.
 const E_OPT: &str = "e_opt";
-
-/// The product of stages A and B.
-pub struct TunedModel {
-    /// The optimized embedding, (1, tokens, d).
-    pub e_opt: Tensor,
-    /// The tuned network's weights.
-    pub unet: Weights,
-    /// How well the base model's autoencoder gives the picture back, in dB; `None` where nobody asked when it was tuned.
-    pub psnr: Option<f64>,
-}
-
-impl TunedModel {
-    /// Whether stage B left the base model's weights as they were.
-    pub fn has_adapters(&self) -> bool {
-        self.unet.tensors.keys().any(|name| lora::is_adapter(name))
-    }
-
-    /// The tensors that are not the base model's.
-    fn own_tensors(&self) -> impl Iterator<Item = (&String, &Tensor)> {
-        let has_adapters = self.has_adapters();
-        self.unet.tensors.iter().filter(move |(name, _)| !has_adapters || lora::is_adapter(name))
-    }
-}
-
-/// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TuningKey(String);
-
-impl TuningKey {
-    /// One for each thing that a mode of `allowed` may train, the better first. `fingerprint` is the base model's,
-    /// see [`super::weights::fingerprint`].
-    pub fn all(request: &EditRequest, allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
-        let pixels = match request.layer_digest {
-            Some(digest) => format!("{digest:016x}"),
-            None => digest_of_pixels(request),
-        };
-        let mut trained: Vec<Trained> = allowed.iter().map(|mode| mode.trained()).collect();
-        trained.dedup();
-        let key = |trained: Trained| {
-            let mut hash = Sha256::new();
-            hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
-            for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
-                // The model counts by its fingerprint: another name or folder for the same weights is no change. How much
-                // memory the tuning takes changes no number.
-                let counts = match param.id {
-                    "model" | "tuning_mode" => false,
-                    "lora_rank" | "lora_layers" => trained.is_adapters(),
-                    _ => true,
-                };
-                if counts {
-                    hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
-                }
-            }
-            hash.update(format!("{}x{} {pixels}\n", request.layer.width(), request.layer.height()));
-            Self(hex(&hash.finalize()))
-        };
-        trained.into_iter().map(|trained| (trained, key(trained))).collect()
-    }
-}
-
-fn digest_of_pixels(request: &EditRequest) -> String {
-    let mut hash = Sha256::new();
-    for row in request.layer.rgba().chunks(1 << 16) {
-        let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-        hash.update(&bytes);
-    }
-    hex(&hash.finalize())
-}
 
 /// One file in the cache folder.
 #[derive(Clone, Debug)]
@@ -186,7 +116,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
         .collect();
     let about = json!({
         "format": FORMAT,
-        "key": key.0,
+        "key": key.to_string(),
         "digest": digest(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?,
         "prompt": request.params.prompt,
         "model": request.params.model,
@@ -196,7 +126,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
     });
     let metadata = HashMap::from([("imagic-edit".to_owned(), about.to_string())]);
     let file = path(folder, key);
-    let unfinished = folder.join(format!("{}.{}.tmp", key.0, std::process::id()));
+    let unfinished = folder.join(format!("{key}.{}.tmp", std::process::id()));
     let written = safetensors::serialize_to_file(&tensors, Some(metadata), &unfinished)
         .map_err(|error| std::io::Error::other(error.to_string()))
         .and_then(|()| File::open(&unfinished)?.sync_all())
@@ -210,7 +140,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
 }
 
 fn path(folder: &Path, key: &TuningKey) -> PathBuf {
-    folder.join(format!("{}.safetensors", key.0))
+    folder.join(format!("{key}.safetensors"))
 }
 
 /// Removes the least recently used entries, but never `keep`.

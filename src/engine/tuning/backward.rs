@@ -5,7 +5,7 @@
 //! bytes. What candle's own `backward` cannot do is to let go of a block's graph once it is through with it.
 #![forbid(unsafe_code)]
 
-use super::unet::{Skip, UNet};
+use crate::engine::model::unet::{Skip, UNet};
 use crate::error::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, Var};

@@ -4,10 +4,12 @@
 //! seed, and spends most of its time in a slow convolution.
 #![forbid(unsafe_code)]
 
-use super::layers::{Conv2d, GroupNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence};
-use super::memory::{Size, Trace};
-use super::ops::{self, Activation, Padding};
-use super::weights::{Config, Scope, Weights};
+use crate::engine::model::layers::{
+    Conv2d, GroupNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
+};
+use crate::engine::model::trace::{Size, Trace};
+use crate::engine::model::weights::{Config, Scope, Weights};
+use crate::engine::ops::{self, Activation, Padding};
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 use serde_json::json;

@@ -1,9 +1,10 @@
 //! What an edit will cost, from what earlier ones have taken on this machine.
 #![forbid(unsafe_code)]
 
-use super::checkpoint::Activations;
-use super::mode::{Mode, Plan};
-use super::{EditRequest, EngineOptions};
+use crate::engine::budget::plan::Plan;
+use crate::engine::request::{EditRequest, EngineOptions};
+use crate::engine::tuning::backward::Activations;
+use crate::engine::tuning::mode::Mode;
 use crate::error::Result;
 use crate::params::Params;
 use serde::{Deserialize, Serialize};

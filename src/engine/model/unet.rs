@@ -4,12 +4,12 @@
 //! A network is a tree over named tensors; training builds one over variables, inference over plain tensors.
 #![forbid(unsafe_code)]
 
-use super::layers::{
+use crate::engine::model::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
 };
-use super::memory::{Size, Trace, values};
-use super::ops::{self, Activation, Padding};
-use super::weights::{Config, Scope, Weights};
+use crate::engine::model::trace::{Size, Trace, values};
+use crate::engine::model::weights::{Config, Scope, Weights};
+use crate::engine::ops::{self, Activation, Padding};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde_json::json;
@@ -133,7 +133,7 @@ impl UNetConfig {
 pub struct UNet {
     config: UNetConfig,
     time_embedding: [Linear; 2],
-    /// In the order in which they run; [`super::checkpoint`] runs them too.
+    /// In the order in which they run; [`crate::engine::tuning::backward`] runs them too.
     pub blocks: Vec<Block>,
     /// What the tensors between its layers are stored in; weights and the time embedding are f32.
     pub storage: DType,

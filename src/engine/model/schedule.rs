@@ -9,8 +9,8 @@
 //! | `step` | formula 12 with sigma_t = 0 | - |
 #![forbid(unsafe_code)]
 
-use super::ops::{self, Sign};
-use super::weights::Config;
+use crate::engine::model::weights::Config;
+use crate::engine::ops::{self, Sign};
 use crate::error::Result;
 use candle_core::Tensor;
 use serde_json::json;

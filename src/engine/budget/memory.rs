@@ -1,68 +1,24 @@
 //! What an edit needs of memory, counted from the shapes of model and picture before anything is read or run.
 //!
 //! Every layer counts what its `forward` takes in its `trace`, beside it; a test compares the counts with real graphs. What
-//! stages A and B hold then follows from the order in which [`super::checkpoint`] makes and frees things.
+//! stages A and B hold then follows from the order in which [`crate::engine::tuning::backward`] makes and frees things.
 #![forbid(unsafe_code)]
 
-use super::EditRequest;
-use super::checkpoint::Activations;
-use super::device::Precision;
-use super::lora;
-use super::mode::{Mode, Trained};
-use super::pixels;
-use super::unet::{Skip, UNet, UNetConfig};
-use super::vae::Vae;
-use super::weights::{Config, Weights};
+use crate::engine::device::Precision;
+use crate::engine::model::lora;
+use crate::engine::model::trace::{Size, Trace, values};
+use crate::engine::model::unet::{Skip, UNet, UNetConfig};
+use crate::engine::model::vae::Vae;
+use crate::engine::model::weights::{Config, Weights};
+use crate::engine::picture::pixels;
+use crate::engine::request::EditRequest;
+use crate::engine::tuning::backward::Activations;
+use crate::engine::tuning::mode::{Mode, Trained};
 use crate::error::Result;
 use crate::params::Params;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeSet;
 use std::path::Path;
-
-/// (b, c, h, w).
-pub type Size = [usize; 4];
-
-/// Numbers in a tensor of that size.
-pub fn values(size: Size) -> usize {
-    size.iter().product()
-}
-
-/// What some layers take, in numbers of 4 bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Trace {
-    /// Results, all of which the backward pass needs.
-    pub kept: usize,
-    /// Most that the gradients of one operation's inputs and result take.
-    pub gradients: usize,
-    /// The same with the gradients of its weights.
-    pub all_gradients: usize,
-    /// Most that exist at a time when there is no backward pass.
-    pub alive: usize,
-}
-
-impl Trace {
-    /// Counts an operation that makes `output` numbers of `input` numbers and `weights` weights; gives `output`.
-    pub fn operation(&mut self, input: usize, output: usize, weights: usize) -> usize {
-        self.kept += output;
-        // candle adds a gradient to zeros: the gradient, the zeros and the sum exist together.
-        self.gradients = self.gradients.max(output + 3 * input);
-        self.all_gradients = self.all_gradients.max(output + 3 * input + weights);
-        self.alive(input + output);
-        output
-    }
-
-    /// Counts a layer's adapter: `low` numbers between A and B, and B's result, which is added to the layer's.
-    pub fn adapter(&mut self, input: usize, low: usize, output: usize) {
-        self.operation(input, low, 0);
-        self.operation(low, output, 0);
-        self.operation(output, output, 0);
-    }
-
-    /// Counts `values` numbers that exist at a time.
-    pub fn alive(&mut self, values: usize) {
-        self.alive = self.alive.max(values);
-    }
-}
 
 /// Bytes that an edit needs at most in each of its parts, all that the process holds included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +163,7 @@ impl Shapes {
         })
     }
 
-    /// What a step of stage A or B holds at most beside weights and moments, as [`super::checkpoint::backward`] does it.
+    /// What a step of stage A or B holds at most beside weights and moments, as [`crate::engine::tuning::backward::backward`] does it.
     fn training(&self, unet: &UNet, x_t: Size, activations: Activations, trains_weights: bool) -> usize {
         struct Step {
             trace: Trace,

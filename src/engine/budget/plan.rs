@@ -1,0 +1,61 @@
+//! The choice between the ways to tune by what memory allows.
+#![forbid(unsafe_code)]
+
+use crate::engine::budget::memory::{Needs, Shapes, Task};
+use crate::engine::tuning::mode::Mode;
+use crate::error::{Error, Result};
+
+/// Bytes that system and editor need to go on; with less an edit goes over to a lighter mode.
+pub const RESERVE: u64 = 128 << 20;
+
+/// How an edit will be tuned, and what it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The best of the allowed modes that fits; the lightest one if none does.
+    pub mode: Mode,
+    /// Bytes of the whole process at most.
+    pub need: u64,
+    /// Bytes that it can have: what is free and what it has already; `None` if the system does not say.
+    pub available: Option<u64>,
+    /// What the best of the allowed modes would need.
+    pub best: u64,
+}
+
+impl Plan {
+    /// Chooses from `allowed` for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve this edit or
+    /// are given up for it.
+    pub fn new(shapes: &Shapes, task: &Task<'_>, allowed: &[Mode], held: u64, free: Option<u64>) -> Result<Self> {
+        let modes = allowed.iter().map(|&mode| Ok((mode, shapes.needs(task, mode)?)));
+        let modes: Vec<(Mode, Needs)> = modes.collect::<Result<_>>()?;
+        let available = free.map(|free| free + held);
+        let chosen = modes.iter().find(|(_, needs)| fits(needs.peak(), available)).or(modes.last());
+        let (mode, needs) = chosen.expect("every setting allows a mode");
+        Ok(Self { mode: *mode, need: needs.peak(), available, best: modes[0].1.peak() })
+    }
+
+    /// What the user should know about the choice, if anything; an error if nothing fits.
+    pub fn note(&self) -> Result<Option<String>> {
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        let (need, best) = (gb(self.need), gb(self.best));
+        match self.available.map(gb) {
+            Some(available) if !fits(self.need, self.available) => Err(Error::Memory(format!(
+                "tuning needs {need:.1} GB of memory and {available:.1} GB can be had; close other programs, set the tuning mode \
+                 to automatic, or choose a smaller resolution, batch size or model"
+            ))),
+            Some(available) if self.need < self.best => Ok(Some(format!(
+                "tuned with {} ({need:.1} GB of memory instead of {best:.1} GB; {available:.1} GB could be had)",
+                self.mode.phrase()
+            ))),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Memory beside that of an edit, so that it can be begun: estimates err by some percent, and an editor has other things to do.
+pub fn margin(need: u64) -> u64 {
+    (need / 10).max(2 * RESERVE)
+}
+
+fn fits(need: u64, available: Option<u64>) -> bool {
+    available.is_none_or(|available| need + margin(need) <= available)
+}

@@ -1,0 +1,36 @@
+//! Where the gradient of a weight goes: to the optimizer at once, or back from the backward pass.
+#![forbid(unsafe_code)]
+
+use super::adam::Adam;
+use super::values::with_buffer;
+use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+/// What a layer learns.
+pub struct Parameters {
+    /// Weight.
+    pub weight: Tensor,
+    /// Bias.
+    pub bias: Tensor,
+    /// Takes their gradients in the middle of the backward pass; without it they come back from it.
+    pub optimizer: Option<Arc<Adam>>,
+}
+
+/// The gradient of `parameter` if one is wanted, unless the optimizer uses it up; `fill` computes it into values of any
+/// content. It changes the parameter, so whatever else needs that comes first.
+pub(super) fn hand_over(
+    optimizer: &Option<Arc<Adam>>,
+    parameter: &Tensor,
+    fill: impl FnOnce(&mut [f32]) -> Result<()>,
+) -> Result<Option<Tensor>> {
+    if !parameter.track_op() {
+        return Ok(None);
+    }
+    with_buffer(parameter.elem_count(), |gradient| {
+        fill(gradient)?;
+        match optimizer {
+            Some(optimizer) if optimizer.trains(parameter) => optimizer.take(parameter, gradient).map(|()| None),
+            _ => Tensor::from_slice(gradient, parameter.shape(), parameter.device()).map(Some),
+        }
+    })
+}

@@ -1,0 +1,4 @@
+//! Between layers of pixels and the tensors that networks read and make.
+
+pub mod pixels;
+pub mod untouched;

@@ -1,0 +1,4 @@
+//! Tuned models that outlive the program.
+
+pub mod cache;
+pub mod key;

@@ -1,0 +1,63 @@
+//! What a tuned model was tuned on, in one name.
+#![forbid(unsafe_code)]
+
+use crate::engine::model::weights::hex;
+use crate::engine::request::EditRequest;
+use crate::engine::tuning::mode::{Mode, Trained};
+use crate::params::{Affects, PARAMS};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
+pub const FORMAT: u32 = 3;
+
+/// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TuningKey(String);
+
+impl TuningKey {
+    /// One for each thing that a mode of `allowed` may train, the better first. `fingerprint` is the base model's,
+    /// see [`crate::engine::model::weights::fingerprint`].
+    pub fn all(request: &EditRequest, allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
+        let pixels = match request.layer_digest {
+            Some(digest) => format!("{digest:016x}"),
+            None => digest_of_pixels(request),
+        };
+        let mut trained: Vec<Trained> = allowed.iter().map(|mode| mode.trained()).collect();
+        trained.dedup();
+        let key = |trained: Trained| {
+            let mut hash = Sha256::new();
+            hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
+            for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
+                // The model counts by its fingerprint: another name or folder for the same weights is no change. How much
+                // memory the tuning takes changes no number.
+                let counts = match param.id {
+                    "model" | "tuning_mode" => false,
+                    "lora_rank" | "lora_layers" => trained.is_adapters(),
+                    _ => true,
+                };
+                if counts {
+                    hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
+                }
+            }
+            hash.update(format!("{}x{} {pixels}\n", request.layer.width(), request.layer.height()));
+            Self(hex(&hash.finalize()))
+        };
+        trained.into_iter().map(|trained| (trained, key(trained))).collect()
+    }
+}
+
+fn digest_of_pixels(request: &EditRequest) -> String {
+    let mut hash = Sha256::new();
+    for row in request.layer.rgba().chunks(1 << 16) {
+        let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+        hash.update(&bytes);
+    }
+    hex(&hash.finalize())
+}
+
+impl fmt::Display for TuningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

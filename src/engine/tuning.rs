@@ -1,0 +1,5 @@
+//! How stages A and B tune: what is trained, how its gradients are computed, and what comes of it.
+
+pub mod backward;
+pub mod mode;
+pub mod tuned_model;
