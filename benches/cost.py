@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""What an edit costs: seconds of each stage and peak memory, cold and with the tuned model kept; and what a dialog waits for.
+"""What an edit costs: seconds of each stage and peak memory, cold and with the tuned model kept; and what a dialog
+waits for.
 
-    cargo build --release && benches/cost.py --model models/scenes-64 [--repeats N] [--picture FILE] [--prompt TEXT] [imagic-edit's options ...]
+    cargo build --release && benches/cost.py --model models/scenes-64 [--repeats N] [--picture FILE] [--prompt TEXT] \\
+        [imagic-edit's options ...]
 
-Prints two tables. In the first every run is a process of its own with an empty cache, so that "cold" is what a user sees first.
-The second talks to `imagic-edit serve` as Krita's dialog does: seconds from an order to the first picture that forms, and to the result.
-Pictures are PNG files. Only the standard library is needed.
+Prints two tables. In the first every run is a process of its own with an empty cache, so that "cold" is what a user
+sees first. The second talks to `imagic-edit serve` as Krita's dialog does: seconds from an order to the first picture
+that forms, and to the result. Pictures are PNG files. Only the standard library is needed.
 """
 
 import argparse
@@ -27,7 +29,9 @@ def run(arguments, cache):
     """(seconds of each stage and in all, peak memory in MB) of one process."""
     command = [ROOT / "target/release/imagic-edit", "edit", *arguments, "--json"]
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env={**os.environ, "XDG_CACHE_HOME": cache})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, env={**os.environ, "XDG_CACHE_HOME": cache}
+        )
         printed = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         if status != 0:
@@ -43,8 +47,12 @@ class Dialog:
 
     def __init__(self, cache):
         start = time.perf_counter()
-        self.process = subprocess.Popen([ROOT / "target/release/imagic-edit", "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        env={**os.environ, "XDG_CACHE_HOME": cache})
+        self.process = subprocess.Popen(
+            [ROOT / "target/release/imagic-edit", "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "XDG_CACHE_HOME": cache},
+        )
         self.hello = self.message()
         self.start = time.perf_counter() - start
 
@@ -76,7 +84,14 @@ def waits(picture, prompt, settings):
     """Seconds that a dialog waits, by what for."""
     width, height, pixels = gradient(picture)
     params = dict(settings, prompt=prompt)
-    order = {"params": params, "document": "x", "width": width, "height": height, "format": "rgba8", "bytes": len(pixels)}
+    order = {
+        "params": params,
+        "document": "x",
+        "width": width,
+        "height": height,
+        "format": "rgba8",
+        "bytes": len(pixels),
+    }
     with tempfile.TemporaryDirectory() as cache:
         dialog = Dialog(cache)
         took = {"start, until the dialog can be used": (None, dialog.start)}
@@ -85,7 +100,14 @@ def waits(picture, prompt, settings):
         took["another eta"] = dialog.edit(order | {"params": params | {"eta": 0.8}})
         took["another seed"] = dialog.edit(order | {"params": params | {"seed": 7}})
         dialog.close()
-        order = {"params": params | {"eta": 0.7}, "document": "x", "width": width, "height": height, "format": "rgba8", "bytes": len(pixels)}
+        order = {
+            "params": params | {"eta": 0.7},
+            "document": "x",
+            "width": width,
+            "height": height,
+            "format": "rgba8",
+            "bytes": len(pixels),
+        }
         dialog = Dialog(cache)
         took["another eta after a new start"] = dialog.edit(order, pixels)
         dialog.close()
@@ -96,7 +118,16 @@ def gradient(picture):
     """Width and height of a PNG file, and as many pixels: what they show does not matter to how long it takes."""
     with open(picture, "rb") as file:
         width, height = struct.unpack(">16xII", file.read(24))
-    return width, height, bytes(value for y in range(height) for x in range(width) for value in (x * 255 // width, y * 255 // height, 128, 255))
+    return (
+        width,
+        height,
+        bytes(
+            value
+            for y in range(height)
+            for x in range(width)
+            for value in (x * 255 // width, y * 255 // height, 128, 255)
+        ),
+    )
 
 
 def main():
@@ -105,14 +136,27 @@ def main():
     parser.add_argument("--picture", default=ROOT / "models/samples/demo.png")
     parser.add_argument("--prompt", default="a photo of a blue car on a sandy beach")
     options, more = parser.parse_known_args()
-    model = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    model = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
     print(f"{os.cpu_count()} threads of {model}, {platform.system()}; medians of {options.repeats} runs\n")
     print("| run | load, s | A, s | B, s | C, s | in all, s | peak memory, MB |\n|---|---|---|---|---|---|---|")
     rows = {"first edit": [], "another eta, tuned model on disk": []}
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:
             for name, eta in zip(rows, ["1.0", "0.8"]):
-                arguments = [options.picture, "--prompt", options.prompt, "-o", f"{folder}/out.png", "--eta", eta, *more]
+                arguments = [
+                    options.picture,
+                    "--prompt",
+                    options.prompt,
+                    "-o",
+                    f"{folder}/out.png",
+                    "--eta",
+                    eta,
+                    *more,
+                ]
                 rows[name].append(run(arguments, f"{folder}/cache"))
     for name, runs in rows.items():
         seconds = [statistics.median(column) for column in zip(*(seconds for seconds, _ in runs))]
@@ -124,7 +168,11 @@ def main():
     print("\n| a dialog waits for | first picture as it forms, s | result, s |\n|---|---|---|")
     for name in rows[0]:
         columns = [[row[name][column] for row in rows] for column in (0, 1)]
-        print(f"| {name} | " + " | ".join("" if column[0] is None else f"{statistics.median(column):.2f}" for column in columns) + " |")
+        print(
+            f"| {name} | "
+            + " | ".join("" if column[0] is None else f"{statistics.median(column):.2f}" for column in columns)
+            + " |"
+        )
 
 
 if __name__ == "__main__":

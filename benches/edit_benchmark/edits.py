@@ -3,8 +3,9 @@
 import random
 from dataclasses import dataclass
 
-import data
 import numpy as np
+
+import data
 from drawing import edit_truth
 from edit_benchmark import Failed
 from scenes import ATTRIBUTES, Scene, caption, random_edit
@@ -40,5 +41,7 @@ def edits(split: str, seed: int, count: int, attributes=ATTRIBUTES) -> list[Edit
         rng = random.Random(f"{SPLITS[split] + seed} {attribute}")
         for number in range(count):
             scene, edited = random_edit(attribute, rng)
-            result.append(Edit(f"{attribute}-{number:02}", attribute, scene, edited, *edit_truth(scene, edited, data.SIZE)))
+            result.append(
+                Edit(f"{attribute}-{number:02}", attribute, scene, edited, *edit_truth(scene, edited, data.SIZE))
+            )
     return result

@@ -1,4 +1,5 @@
-"""The figures of docs/, in the manner of the Imagic paper's, made with the built program from the pictures in models/samples.
+"""The figures of docs/, in the manner of the Imagic paper's, made with the built program from the pictures in
+models/samples.
 
 scenes  edits with their true results, as they are drawn for the benchmark
 eta     one edit at growing eta
@@ -16,18 +17,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from drawing import render
 from edit_benchmark import Failed
 from edit_benchmark.program import ROOT, Program, assignment, read_preset
 from edit_benchmark.sheet import sheet
-from PIL import Image
 from samples import BIRD, CAR, DOG, SAMPLES
 from scenes import ATTRIBUTES, Scene, caption, random_edit
 
 ETAS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2)
 README_ETAS = (0.0, 0.6, 0.8, 1.0, 1.2)
-TEXTS = (replace(DOG, pose="sitting"), replace(DOG, pose="lying down"), replace(DOG, hat=True), replace(DOG, kind="cat"),
-         replace(DOG, color="white"), replace(DOG, background="snow"), replace(DOG, style="sketch"))
+TEXTS = (
+    replace(DOG, pose="sitting"),
+    replace(DOG, pose="lying down"),
+    replace(DOG, hat=True),
+    replace(DOG, kind="cat"),
+    replace(DOG, color="white"),
+    replace(DOG, background="snow"),
+    replace(DOG, style="sketch"),
+)
 SEEDS = range(6)
 
 
@@ -61,7 +70,7 @@ def texts(studio: Studio) -> Image.Image:
     picture, _ = sample("dog-on-grass.png")
     pictures = [picture, *(studio.edit(picture, wanted, [studio.eta])[0] for wanted in TEXTS)]
     words = ["picture", *(caption(wanted) for wanted in TEXTS)]
-    return stack([sheet([("", pictures[i:i + 4])], words[i:i + 4], cell=200, words=0) for i in (0, 4)])
+    return stack([sheet([("", pictures[i : i + 4])], words[i : i + 4], cell=200, words=0) for i in (0, 4)])
 
 
 def seeds(studio: Studio) -> Image.Image:
@@ -71,17 +80,27 @@ def seeds(studio: Studio) -> Image.Image:
 
 
 def etas(studio: Studio) -> Image.Image:
-    rows = [(sample("dog-on-grass.png")[0], replace(DOG, pose="sitting")), (sample("bird-on-beach.png")[0], replace(BIRD, pose="spreading its wings")),
-            (sample("car-on-beach.png")[0], replace(CAR, color="blue")), (sample("dog-on-grass.png")[0], replace(DOG, background="snow"))]
-    return sheet([(caption(wanted), [picture, *studio.edit(picture, wanted, ETAS)]) for picture, wanted in rows], columns(ETAS), cell=110)
+    rows = [
+        (sample("dog-on-grass.png")[0], replace(DOG, pose="sitting")),
+        (sample("bird-on-beach.png")[0], replace(BIRD, pose="spreading its wings")),
+        (sample("car-on-beach.png")[0], replace(CAR, color="blue")),
+        (sample("dog-on-grass.png")[0], replace(DOG, background="snow")),
+    ]
+    return sheet(
+        [(caption(wanted), [picture, *studio.edit(picture, wanted, ETAS)]) for picture, wanted in rows],
+        columns(ETAS),
+        cell=110,
+    )
 
 
 def tuned(studio: Studio) -> Image.Image:
     rows = []
     for name in ("dog-on-grass.png", "car-on-beach.png"):
         picture, wanted = sample(name)
-        rows += [(f"tuned: {caption(wanted)}", [picture, *studio.edit(picture, wanted, ETAS)]),
-                 ("not tuned: the same text and seed", [picture, *studio.edit(picture, wanted, ETAS, tuning_steps=0)])]
+        rows += [
+            (f"tuned: {caption(wanted)}", [picture, *studio.edit(picture, wanted, ETAS)]),
+            ("not tuned: the same text and seed", [picture, *studio.edit(picture, wanted, ETAS, tuning_steps=0)]),
+        ]
     return sheet(rows, columns(ETAS), cell=110)
 
 
@@ -105,11 +124,20 @@ def stack(images: list[Image.Image]) -> Image.Image:
 
 def main():
     makers = {"scenes": scenes, "eta": eta, "texts": texts, "seeds": seeds, "etas": etas, "tuned": tuned}
-    parser = argparse.ArgumentParser(prog="docs/make-figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="docs/make-figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="all of them if none is named")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--set", nargs="*", type=assignment, default=[], metavar="NAME=NUMBER", help="a parameter's value instead of the preset's")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        type=assignment,
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a parameter's value instead of the preset's",
+    )
     parser.add_argument("--program", type=Path, default=ROOT / "target/release/imagic-edit")
     parser.add_argument("--model", type=Path, default=ROOT / "models/scenes-64")
     options = parser.parse_args()
@@ -118,7 +146,9 @@ def main():
     preset = read_preset(options.model, "balanced", {})
     try:
         with tempfile.TemporaryDirectory() as cache:
-            studio = Studio(Program(options.program, options.model, options.threads, dict(options.set), Path(cache)), preset["eta"])
+            studio = Studio(
+                Program(options.program, options.model, options.threads, dict(options.set), Path(cache)), preset["eta"]
+            )
             studio.program.check()
             for name in options.figures or makers:
                 file = options.out / f"{name}.png"

@@ -2,9 +2,9 @@
 
     benches/edits --seed 0 --scenes 25 --json edits.json --sheet edits.png --curve eta --docs docs/BENCHMARK.md
 
-A test run reports; everything that is chosen is chosen with --split validation. Results are kept in --work, so that a run
-that was interrupted goes on and other measures of the same results cost nothing. docs/BENCHMARK.md says what is measured.
-"""
+A test run reports; everything that is chosen is chosen with --split validation. Results are kept in --work, so that a
+run that was interrupted goes on and other measures of the same results cost nothing. docs/BENCHMARK.md says what is
+measured."""
 
 import argparse
 import json
@@ -15,9 +15,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import data
 import numpy as np
 import torch
+
+import data
 from edit_benchmark import Failed, curve, measures, methods, report, summary
 from edit_benchmark.edits import SPLITS, Edit, edits
 from edit_benchmark.perceptual import FILE, SqueezeNet
@@ -57,16 +58,26 @@ def benchmark(options: argparse.Namespace):
     rows = measure_all(chosen, results, judges)
     tables_rows = summary.tables_rows(rows, options.methods, settings.eta, methods.STRENGTH)
     result = summarize(rows, tables_rows) | {
-        "command": "benches/edits " + shlex.join(sys.argv[1:]), "split": options.split, "seed": options.seed, "edits": len(chosen),
-        "model": f"{options.model.resolve().name} ({settings.model})", "preset": settings.preset | {"eta": settings.eta}, "classifier": accuracy,
-        "skipped": skipped, "levels": {"eta": settings.eta, "strength": methods.STRENGTH}, "processor": processor(), "jobs": options.jobs,
+        "command": "benches/edits " + shlex.join(sys.argv[1:]),
+        "split": options.split,
+        "seed": options.seed,
+        "edits": len(chosen),
+        "model": f"{options.model.resolve().name} ({settings.model})",
+        "preset": settings.preset | {"eta": settings.eta},
+        "classifier": accuracy,
+        "skipped": skipped,
+        "levels": {"eta": settings.eta, "strength": methods.STRENGTH},
+        "processor": processor(),
+        "jobs": options.jobs,
         "threads": options.threads,
     }
     text = report.markdown(result)
     points = curve.curve(rows, result["etas"], unrelated_distance(chosen, judges))
     if options.json:
         nearer = {f"{a} than {b}": shares for (a, b), shares in result["nearer"].items()}
-        options.json.write_text(json.dumps(result | {"nearer": nearer, "curve": points, "rows": rows}, indent=1, default=asdict) + "\n")
+        options.json.write_text(
+            json.dumps(result | {"nearer": nearer, "curve": points, "rows": rows}, indent=1, default=asdict) + "\n"
+        )
     if options.docs:
         report.write_into(options.docs, place, text)
     if options.sheet:
@@ -77,30 +88,62 @@ def benchmark(options: argparse.Namespace):
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benches/edits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="benches/edits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0, help="other edits of the same split")
     parser.add_argument("--scenes", type=int, default=25, help="edits of each attribute")
     parser.add_argument("--split", choices=SPLITS, default="test")
     for name, known in (("methods", tuple(report.METHODS)), ("attributes", ATTRIBUTES)):
-        parser.add_argument(f"--{name}", type=names_of(known), default=list(known), metavar="A,B,...", help=f"of {', '.join(known)}")
-    parser.add_argument("--etas", type=float, nargs="+", default=methods.ETAS, metavar="ETA",
-                        help="imagic's, for the oracle and the curve; the preset's is always one of them")
-    parser.add_argument("--strengths", type=float, nargs="*", metavar="STRENGTH",
-                        help=f"with --split validation: show sdedit at all of them; at {' '.join(map(str, methods.STRENGTHS))} if none is given")
+        parser.add_argument(
+            f"--{name}", type=names_of(known), default=list(known), metavar="A,B,...", help=f"of {', '.join(known)}"
+        )
+    parser.add_argument(
+        "--etas",
+        type=float,
+        nargs="+",
+        default=methods.ETAS,
+        metavar="ETA",
+        help="imagic's, for the oracle and the curve; the preset's is always one of them",
+    )
+    parser.add_argument(
+        "--strengths",
+        type=float,
+        nargs="*",
+        metavar="STRENGTH",
+        help="with --split validation: show sdedit at all of them; "
+        f"at {' '.join(map(str, methods.STRENGTHS))} if none is given",
+    )
     parser.add_argument("--preset", choices=("paper", "balanced", "fast"), default="balanced")
-    parser.add_argument("--set", nargs="*", type=assignment, default=[], metavar="NAME=NUMBER", help="a parameter's value instead of the preset's")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        type=assignment,
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a parameter's value instead of the preset's",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="edits at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each edit")
     parser.add_argument("--program", type=Path, default=ROOT / "target/release/imagic-edit")
     parser.add_argument("--model", type=Path, default=ROOT / "models/scenes-64")
     parser.add_argument("--classifier", type=Path, help="its weights, if not the ones in models/train")
     parser.add_argument("--metrics", type=Path, default=ROOT.parent / "shared/metrics", help=f"folder of {FILE}")
-    parser.add_argument("--work", type=Path, default=ROOT / "benches/edit_benchmark/work", help="where results are kept")
-    parser.add_argument("--tuned", type=Path, metavar="FOLDER", help="keep tuned models there: other guidance or steps of sampling then take seconds")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "benches/edit_benchmark/work", help="where results are kept"
+    )
+    parser.add_argument(
+        "--tuned",
+        type=Path,
+        metavar="FOLDER",
+        help="keep tuned models there: other guidance or steps of sampling then take seconds",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, and every row")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the report into this document")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="pictures: a row an edit")
-    parser.add_argument("--curve", type=Path, metavar="NAME", help="alignment and fidelity over eta: NAME.csv and NAME.png")
+    parser.add_argument(
+        "--curve", type=Path, metavar="NAME", help="alignment and fidelity over eta: NAME.csv and NAME.png"
+    )
     options = parser.parse_args()
     if options.strengths is not None and options.split != "validation":
         parser.error("the strength is chosen on validation scenes: --strengths needs --split validation")
@@ -135,9 +178,16 @@ def make_settings(options: argparse.Namespace) -> methods.Settings:
     if "sdedit-oracle" in options.methods:
         strengths |= set(methods.STRENGTHS)
     return methods.Settings(
-        program=Program(options.program, options.model, options.threads, {"preset": options.preset, **changes}, options.tuned), preset=preset, eta=eta,
-        etas=tuple(sorted({eta, *options.etas} if every_eta else {eta})), strengths=tuple(sorted(strengths)),
-        store=Store(options.work / "results"), jobs=options.jobs)
+        program=Program(
+            options.program, options.model, options.threads, {"preset": options.preset, **changes}, options.tuned
+        ),
+        preset=preset,
+        eta=eta,
+        etas=tuple(sorted({eta, *options.etas} if every_eta else {eta})),
+        strengths=tuple(sorted(strengths)),
+        store=Store(options.work / "results"),
+        jobs=options.jobs,
+    )
 
 
 def make_judges(options: argparse.Namespace) -> tuple[measures.Judges, dict[str, float] | None, list[str]]:
@@ -157,26 +207,47 @@ def make_judges(options: argparse.Namespace) -> tuple[measures.Judges, dict[str,
     return judges, accuracy, skipped
 
 
-def measure_all(chosen: list[Edit], results: dict[tuple[str, str], list[Result]], judges: measures.Judges) -> list[dict]:
+def measure_all(
+    chosen: list[Edit], results: dict[tuple[str, str], list[Result]], judges: measures.Judges
+) -> list[dict]:
     rows = []
     for edit in chosen:
-        of_edit = [(family, result) for (name, family), results in results.items() if name == edit.name for result in results]
+        of_edit = [
+            (family, result) for (name, family), results in results.items() if name == edit.name for result in results
+        ]
         measured = measures.measure(edit, [result.picture for _, result in of_edit], judges)
         for (family, result), values in zip(of_edit, measured):
-            rows.append({"edit": edit.name, "attribute": edit.attribute, "prompt": edit.prompt, "method": family, "level": result.level,
-                         "seconds": result.seconds if result.seconds else None, **values})
+            rows.append(
+                {
+                    "edit": edit.name,
+                    "attribute": edit.attribute,
+                    "prompt": edit.prompt,
+                    "method": family,
+                    "level": result.level,
+                    "seconds": result.seconds if result.seconds else None,
+                    **values,
+                }
+            )
     return rows
 
 
 def summarize(rows: list[dict], tables_rows: dict[str, list[dict]]) -> dict:
-    judged = [method for method in ("sdedit", "imagic", "imagic-oracle") if method in tables_rows and "success" in tables_rows[method][0]]
-    pairs = [(a, b) for a, b in (("imagic", "sdedit"), ("imagic-oracle", "sdedit-oracle"), ("imagic", "imagic-without-b"))
-             if a in tables_rows and b in tables_rows]
+    judged = [
+        method
+        for method in ("sdedit", "imagic", "imagic-oracle")
+        if method in tables_rows and "success" in tables_rows[method][0]
+    ]
+    pairs = [
+        (a, b)
+        for a, b in (("imagic", "sdedit"), ("imagic-oracle", "sdedit-oracle"), ("imagic", "imagic-without-b"))
+        if a in tables_rows and b in tables_rows
+    ]
     return {
         "methods": {method: summary.estimates(of_method) for method, of_method in tables_rows.items()},
         "attributes": {method: summary.by_attribute(tables_rows[method]) for method in judged},
         "nearer": {(a, b): summary.share_nearer(tables_rows[a], tables_rows[b]) for a, b in pairs},
-        "etas": summary.by_level(rows, "imagic"), "strengths": summary.by_level(rows, "sdedit"),
+        "etas": summary.by_level(rows, "imagic"),
+        "strengths": summary.by_level(rows, "sdedit"),
     }
 
 
@@ -202,7 +273,8 @@ def contact_sheet(chosen: list[Edit], results, tables_rows: dict[str, list[dict]
 
 def processor() -> str:
     if Path("/proc/cpuinfo").exists():
-        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         return f"{names[0] if names else platform.machine()} ({os.cpu_count()} threads)"
     return platform.processor() or platform.machine()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+
 from scenes import ATTRIBUTES, Scene
 
 KEPT = 20.0  # dB on the pixels that must stay; below, they are not kept
@@ -56,7 +57,8 @@ def measure(edit, pictures: list[np.ndarray], judges: Judges) -> list[dict]:
 
 
 def success(right: set[str], edited: Scene, kept: float | None) -> bool:
-    """`right`: the attributes that read as in the edited scene; `kept`: PSNR on the pixels that must stay, None if undefined."""
+    """`right`: the attributes that read as in the edited scene; `kept`: PSNR on the pixels that must stay, None if
+    undefined."""
     return right == readable_attributes(edited) and (kept is None or kept >= KEPT)
 
 

@@ -1,4 +1,5 @@
-"""The methods that are compared. Each makes results of an edit's source and prompt; the true result is not for them to see.
+"""The methods that are compared. Each makes results of an edit's source and prompt; the true result is not for them to
+see.
 
 source             the picture as it is
 vae                through the autoencoder and back: what no method on this model can be better than
@@ -14,11 +15,11 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 
-import data
 import numpy as np
 import torch
+
+import data
 from edit_benchmark.edits import Edit
 from edit_benchmark.program import Program
 from edit_benchmark.store import Result, Store, fingerprint, model_fingerprint
@@ -47,7 +48,13 @@ class Settings:
     @functools.cached_property
     def program_version(self) -> str:
         """Of the program and the library beside it, in which everything is."""
-        return fingerprint(*(file.read_bytes() for file in (self.program.path, self.program.path.parent / "libimagic_edit.so") if file.exists()))
+        return fingerprint(
+            *(
+                file.read_bytes()
+                for file in (self.program.path, self.program.path.parent / "libimagic_edit.so")
+                if file.exists()
+            )
+        )
 
     @functools.cached_property
     def pipeline(self):
@@ -69,7 +76,14 @@ class Settings:
 
 def run(families: set[str], edits: list[Edit], settings: Settings) -> dict[tuple[str, str], list[Result]]:
     """(name of an edit, method) -> results, one for each eta or strength."""
-    makers = {"imagic": imagic, "imagic-without-b": imagic_without_b, "sdedit": sdedit, "vae": vae, "source": source, "truth": truth}
+    makers = {
+        "imagic": imagic,
+        "imagic-without-b": imagic_without_b,
+        "sdedit": sdedit,
+        "vae": vae,
+        "source": source,
+        "truth": truth,
+    }
     results = {}
     for family, make in makers.items():
         if family not in families:
@@ -85,7 +99,11 @@ def run(families: set[str], edits: list[Edit], settings: Settings) -> dict[tuple
                     now = time.time()
                     if now - said > 5 or done == len(edits):
                         said, left = now, (now - start) / done * (len(edits) - done)
-                        print(f"{family}: {done} of {len(edits)} edits, {left / 60:.1f} minutes left", file=sys.stderr, flush=True)
+                        print(
+                            f"{family}: {done} of {len(edits)} edits, {left / 60:.1f} minutes left",
+                            file=sys.stderr,
+                            flush=True,
+                        )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -102,7 +120,8 @@ def imagic_without_b(edit: Edit, settings: Settings) -> list[Result]:
 
 def edit_with_program(edit: Edit, settings: Settings, etas: tuple[float, ...], **parameters) -> list[Result]:
     key = f"{edit.name}-imagic-" + fingerprint(
-        settings.model, settings.program_version, settings.preset | parameters, edit.prompt, edit.source.tobytes())
+        settings.model, settings.program_version, settings.preset | parameters, edit.prompt, edit.source.tobytes()
+    )
     results = settings.store.read(key, etas)
     if results is None:
         pictures, report = settings.program.edit(edit.source, edit.prompt, etas, **parameters)
@@ -118,7 +137,12 @@ def edit_with_program(edit: Edit, settings: Settings, etas: tuple[float, ...], *
 def sdedit(edit: Edit, settings: Settings) -> list[Result]:
     """As the image-to-image pipeline of diffusers does, but with the latents' mean where that takes a sample."""
     key = f"{edit.name}-sdedit-" + fingerprint(
-        settings.model, [settings.preset[name] for name in ("guidance", "sampling_steps")], seed(settings), edit.prompt, edit.source.tobytes())
+        settings.model,
+        [settings.preset[name] for name in ("guidance", "sampling_steps")],
+        seed(settings),
+        edit.prompt,
+        edit.source.tobytes(),
+    )
     results = []
     for strength in settings.strengths:
         kept = settings.store.read(key, [strength])
@@ -130,7 +154,7 @@ def sdedit(edit: Edit, settings: Settings) -> list[Result]:
             with_text_and_without = torch.cat([embed(pipeline, edit.prompt), embed(pipeline, "")])
             steps = settings.preset["sampling_steps"]
             schedule.set_timesteps(steps)
-            timesteps = schedule.timesteps[steps - max(1, round(steps * strength)):]
+            timesteps = schedule.timesteps[steps - max(1, round(steps * strength)) :]
             x_t = schedule.add_noise(x, noise, timesteps[:1])
             for t in timesteps:
                 with_text, without = pipeline.unet(torch.cat([x_t, x_t]), t, with_text_and_without).sample.chunk(2)

@@ -1,4 +1,5 @@
-"""Distance of two pictures as SqueezeNet 1.0 sees them: unit weights on its features, no trained heads (Zhang et al. 2018).
+"""Distance of two pictures as SqueezeNet 1.0 sees them: unit weights on its features, no trained heads (Zhang et al.
+2018).
 
 The weights are not part of this project; their folder's README says where they are from.
 """

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from edit_benchmark import Failed
 from PIL import Image
+
+from edit_benchmark import Failed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,21 +26,41 @@ class Program:
 
     def check(self):
         if not os.access(self.path, os.X_OK):
-            raise Failed(f"{self.path} is missing; build it with `cargo build --release`, or name another with --program PATH")
+            raise Failed(
+                f"{self.path} is missing; build it with `cargo build --release`, or name another with --program PATH"
+            )
 
     def edit(self, picture: np.ndarray, prompt: str, etas: list[float], **parameters):
         """(result by eta, the program's report); `parameters` go before those of the program."""
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
             Image.fromarray(picture).save(folder / "in.png")
-            command = [self.path, "edit", folder / "in.png", "--prompt", prompt, "--model", self.model, "-o", folder / "out.png", "--json"]
+            command = [
+                self.path,
+                "edit",
+                folder / "in.png",
+                "--prompt",
+                prompt,
+                "--model",
+                self.model,
+                "-o",
+                folder / "out.png",
+                "--json",
+            ]
             for name, value in (self.parameters | parameters).items():
                 command += ["--" + name.replace("_", "-"), str(value)]
             for eta in etas:
                 command += ["--eta", str(eta)]
-            process = subprocess.run(command, capture_output=True, text=True, env={
-                **os.environ, "XDG_CACHE_HOME": str(self.cache or folder / "cache"), "RAYON_NUM_THREADS": str(self.threads),
-            })
+            process = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                env={
+                    **os.environ,
+                    "XDG_CACHE_HOME": str(self.cache or folder / "cache"),
+                    "RAYON_NUM_THREADS": str(self.threads),
+                },
+            )
             if process.returncode != 0:
                 raise Failed(f"{' '.join(map(str, command))}: {process.stderr.strip()[-1000:]}")
             report = json.loads(process.stdout)

@@ -8,12 +8,37 @@ from edit_benchmark.measures import KEPT
 from edit_benchmark.summary import MEANS, RATES, best_level
 
 DIGITS = {"ssim": 3, "squeezenet": 3, "squeezenet_to_source": 3, "alignment": 2}  # after the point; 1 where not said
-COLUMNS = ("success", "asked", "alignment", "squeezenet", "psnr", "ssim", "keep_psnr", "squeezenet_to_source", "seconds")
-LEVEL_COLUMNS = ("success", "asked", "others", "alignment", "squeezenet", "psnr", "keep_psnr", "squeezenet_to_source", "psnr_to_source")
+COLUMNS = (
+    "success",
+    "asked",
+    "alignment",
+    "squeezenet",
+    "psnr",
+    "ssim",
+    "keep_psnr",
+    "squeezenet_to_source",
+    "seconds",
+)
+LEVEL_COLUMNS = (
+    "success",
+    "asked",
+    "others",
+    "alignment",
+    "squeezenet",
+    "psnr",
+    "keep_psnr",
+    "squeezenet_to_source",
+    "psnr_to_source",
+)
 METHODS = {
-    "source": "source, unedited", "vae": "autoencoder round trip", "sdedit": "SDEdit, strength {strength}",
-    "sdedit-oracle": "SDEdit, best strength of each edit", "imagic-without-b": "Imagic without stage B, eta {eta}",
-    "imagic": "**Imagic, eta {eta}**", "imagic-oracle": "Imagic, best eta of each edit", "truth": "the true result itself",
+    "source": "source, unedited",
+    "vae": "autoencoder round trip",
+    "sdedit": "SDEdit, strength {strength}",
+    "sdedit-oracle": "SDEdit, best strength of each edit",
+    "imagic-without-b": "Imagic without stage B, eta {eta}",
+    "imagic": "**Imagic, eta {eta}**",
+    "imagic-oracle": "Imagic, best eta of each edit",
+    "truth": "the true result itself",
 }
 
 
@@ -22,28 +47,57 @@ def markdown(result: dict) -> str:
     names = {method: text.format(**result["levels"]) for method, text in METHODS.items()}
     parts = [head(result)]
     measured = [column for column in COLUMNS if any(column in row for row in result["methods"].values())]
-    parts.append(table(["method", *map(title, measured)], [
-        [names[method], *(cell(column, row.get(column)) for column in measured)] for method, row in result["methods"].items()
-    ]) + "\n\nMeans and shares over all edits, in brackets their 95 % confidence intervals.")
+    parts.append(
+        table(
+            ["method", *map(title, measured)],
+            [
+                [names[method], *(cell(column, row.get(column)) for column in measured)]
+                for method, row in result["methods"].items()
+            ],
+        )
+        + "\n\nMeans and shares over all edits, in brackets their 95 % confidence intervals."
+    )
     if result["attributes"]:
         methods = list(result["attributes"])
-        parts.append("Success by what the prompt changes:\n\n" + table(["change", *(names[m] for m in methods)], [
-            [attribute, *(cell("success", result["attributes"][m][attribute]) for m in methods)]
-            for attribute in result["attributes"][methods[0]]
-        ]))
+        parts.append(
+            "Success by what the prompt changes:\n\n"
+            + table(
+                ["change", *(names[m] for m in methods)],
+                [
+                    [attribute, *(cell("success", result["attributes"][m][attribute]) for m in methods)]
+                    for attribute in result["attributes"][methods[0]]
+                ],
+            )
+        )
     parts += [
         f"{names[a].strip('*')} is nearer to the truth than {names[b]} in "
-        + " and ".join(f"{cell('success', share)} of the edits by {title(measure).removesuffix(' to the truth').removesuffix(' to the truth, dB')}"
-                       for measure, share in shares.items()) + "."
+        + " and ".join(
+            f"{cell('success', share)} of the edits by "
+            + title(measure).removesuffix(" to the truth").removesuffix(" to the truth, dB")
+            for measure, share in shares.items()
+        )
+        + "."
         for (a, b), shares in result["nearer"].items()
     ]
-    for heading, name, levels in (("Imagic at each eta:", "eta", result["etas"]), ("SDEdit at each strength:", "strength", result["strengths"])):
+    for heading, name, levels in (
+        ("Imagic at each eta:", "eta", result["etas"]),
+        ("SDEdit at each strength:", "strength", result["strengths"]),
+    ):
         if len(levels) > 1:
             measured = [column for column in LEVEL_COLUMNS if any(column in row for row in levels.values())]
-            parts.append(f"{heading}\n\n" + table([name, *map(title, measured)], [
-                [f"{level:g}", *(cell(column, row.get(column), with_interval=column in RATES) for column in measured)]
-                for level, row in levels.items()
-            ]))
+            parts.append(
+                f"{heading}\n\n"
+                + table(
+                    [name, *map(title, measured)],
+                    [
+                        [
+                            f"{level:g}",
+                            *(cell(column, row.get(column), with_interval=column in RATES) for column in measured),
+                        ]
+                        for level, row in levels.items()
+                    ],
+                )
+            )
             if result["split"] == "validation" and (best := best_level(levels)) is not None:
                 parts.append(f"The most successful {name} is {best:g}.")
     if result["classifier"]:
@@ -55,9 +109,13 @@ def markdown(result: dict) -> str:
 
 def head(result: dict) -> str:
     values = ", ".join(f"{name} {value}" for name, value in result["preset"].items())
-    return (f"{result['edits']} edits of the {result['split']} scenes (seed {result['seed']}), model {result['model']}; {values}. "
-            f"Success: all attributes read as they should, and {KEPT:g} dB or better on the pixels that must stay. "
-            f"Seconds on {result['processor']}: {result['jobs']} at a time, each on {result['threads']} thread{'s' * (result['threads'] > 1)}.")
+    return (
+        f"{result['edits']} edits of the {result['split']} scenes (seed {result['seed']}), "
+        f"model {result['model']}; {values}. "
+        f"Success: all attributes read as they should, and {KEPT:g} dB or better on the pixels that must stay. "
+        f"Seconds on {result['processor']}: {result['jobs']} at a time, "
+        f"each on {result['threads']} thread{'s' * (result['threads'] > 1)}."
+    )
 
 
 def title(measure: str) -> str:
@@ -76,7 +134,11 @@ def cell(measure: str, estimate: Estimate | None, with_interval=True) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)).replace("| --- ", "|---").replace("--- |", "---|")
+    return (
+        "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+        .replace("| --- ", "|---")
+        .replace("--- |", "---|")
+    )
 
 
 def write_into(document: Path, place: str, text: str, writer: str = "benches/edits"):
@@ -91,4 +153,4 @@ def around(document: Path, place: str, writer: str = "benches/edits") -> tuple[s
     text = document.read_text() if document.exists() else ""
     if first not in text or last not in text:
         raise Failed(f"{document} has no place for this report: add the lines {first.strip()} and {last}")
-    return text[:text.index(first) + len(first)], text[text.index(last):]
+    return text[: text.index(first) + len(first)], text[text.index(last) :]

@@ -1,4 +1,5 @@
-"""Keeps the results of a method on disk, so that an interrupted benchmark goes on where it was. Knows pictures, seconds and keys."""
+"""Keeps the results of a method on disk, so that an interrupted benchmark goes on where it was. Knows pictures, seconds
+and keys."""
 
 import hashlib
 import json
@@ -7,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from edit_benchmark import Failed
 from PIL import Image
+
+from edit_benchmark import Failed
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Store:
         results = []
         for level in levels:
             picture, seconds = self.files(folder, level)
-            results.append(Result(np.asarray(Image.open(picture).convert("RGB")), json.loads(seconds.read_text()), level))
+            results.append(
+                Result(np.asarray(Image.open(picture).convert("RGB")), json.loads(seconds.read_text()), level)
+            )
         return results
 
     def write(self, key: str, results: list[Result]):
@@ -62,8 +66,13 @@ def fingerprint(*parts) -> str:
 
 
 def model_fingerprint(model: Path) -> str:
-    """Of everything that a result depends on: not of the preset, whose values are in the key, nor of words and samples."""
-    files = [file for file in sorted(model.rglob("*")) if file.suffix in (".safetensors", ".json", ".txt") and file.name != "imagic.json"]
+    """Of everything that a result depends on: not of the preset, whose values are in the key, nor of words and
+    samples."""
+    files = [
+        file
+        for file in sorted(model.rglob("*"))
+        if file.suffix in (".safetensors", ".json", ".txt") and file.name != "imagic.json"
+    ]
     if not files:
         raise Failed(f"there is no model in {model}; name a folder with --model")
     return fingerprint(*(part for file in files for part in (str(file.relative_to(model)), file.read_bytes())))

@@ -8,9 +8,14 @@ from edit_benchmark.intervals import Estimate, mean, rate
 
 # id: what it is, its unit's digits after the point; rates are shares of edits
 MEANS = {
-    "alignment": "probability of the asked value", "squeezenet": "SqueezeNet distance to the truth",
-    "psnr": "PSNR to the truth, dB", "ssim": "SSIM to the truth", "keep_psnr": "PSNR on kept pixels, dB",
-    "squeezenet_to_source": "SqueezeNet distance to the source", "psnr_to_source": "PSNR to the source, dB", "seconds": "seconds",
+    "alignment": "probability of the asked value",
+    "squeezenet": "SqueezeNet distance to the truth",
+    "psnr": "PSNR to the truth, dB",
+    "ssim": "SSIM to the truth",
+    "keep_psnr": "PSNR on kept pixels, dB",
+    "squeezenet_to_source": "SqueezeNet distance to the source",
+    "psnr_to_source": "PSNR to the source, dB",
+    "seconds": "seconds",
 }
 RATES = {"success": "success", "asked": "asked attribute right", "others": "other attributes right"}
 
@@ -19,7 +24,8 @@ def tables_rows(rows: list[dict], methods: list[str], eta: float, strength: floa
     """Of each method in the tables, its row of every edit."""
     levels = {"imagic": eta, "imagic-without-b": eta, "sdedit": strength}
     return {
-        method: nearest(rows, method.removesuffix("-oracle")) if method.endswith("-oracle")
+        method: nearest(rows, method.removesuffix("-oracle"))
+        if method.endswith("-oracle")
         else [row for row in rows if row["method"] == method and row["level"] == levels.get(method)]
         for method in methods
     }
@@ -53,11 +59,14 @@ def estimates(rows: list[dict]) -> dict[str, Estimate]:
 def by_level(rows: list[dict], method: str) -> dict[float, dict[str, Estimate]]:
     """eta or strength -> estimates."""
     levels = sorted({row["level"] for row in rows if row["method"] == method})
-    return {level: estimates([row for row in rows if row["method"] == method and row["level"] == level]) for level in levels}
+    return {
+        level: estimates([row for row in rows if row["method"] == method and row["level"] == level]) for level in levels
+    }
 
 
 def best_level(levels: dict[float, dict[str, Estimate]]) -> float | None:
-    """The one with the most successful edits, the smaller one of two that are equal; None if success was not measured or never came."""
+    """The one with the most successful edits, the smaller one of two that are equal; None if success was not measured
+    or never came."""
     shares = {level: row["success"].value for level, row in levels.items() if "success" in row}
     return max(sorted(shares), key=shares.get) if any(shares.values()) else None
 
@@ -65,11 +74,14 @@ def best_level(levels: dict[float, dict[str, Estimate]]) -> float | None:
 def by_attribute(rows: list[dict]) -> dict[str, Estimate]:
     """Kind of edit -> success."""
     attributes = dict.fromkeys(row["attribute"] for row in rows)
-    return {attribute: rate([row["success"] for row in rows if row["attribute"] == attribute]) for attribute in attributes}
+    return {
+        attribute: rate([row["success"] for row in rows if row["attribute"] == attribute]) for attribute in attributes
+    }
 
 
 def share_nearer(rows: list[dict], others: list[dict]) -> dict[str, Estimate]:
-    """Share of the edits where the result in `rows` is nearer to the truth than the one in `others`, by either measure."""
+    """Share of the edits where the result in `rows` is nearer to the truth than the one in `others`, by either
+    measure."""
     pairs = [(row, {other["edit"]: other for other in others}[row["edit"]]) for row in rows]
     result = {"psnr": rate([row["psnr"] > other["psnr"] for row, other in pairs])}
     if all("squeezenet" in row for pair in pairs for row in pair):

@@ -1,4 +1,5 @@
-"""Edits, judges, store and program together. Needs the packages of models/train/requirements.txt; run with benches/edit_benchmark/python."""
+"""Edits, judges, store and program together. Needs the packages of models/train/requirements.txt; run with
+benches/edit_benchmark/python."""
 
 import json
 import subprocess
@@ -15,7 +16,7 @@ try:
     from PIL import Image
 except ModuleNotFoundError as error:
     print(f"skipped: the benchmark's edits ({error}; benches/edit_benchmark/python has it)")
-    raise unittest.SkipTest(str(error))
+    raise unittest.SkipTest(str(error)) from error
 
 import data
 from classifier import VALUES
@@ -31,14 +32,25 @@ class KnowsTheScenes:
     """A classifier of pictures that it has seen with their scenes."""
 
     def __init__(self, chosen):
-        self.scenes = {picture.tobytes(): scene for edit in chosen for picture, scene in ((edit.source, edit.scene), (edit.target, edit.edited))}
+        self.scenes = {
+            picture.tobytes(): scene
+            for edit in chosen
+            for picture, scene in ((edit.source, edit.scene), (edit.target, edit.edited))
+        }
 
     def read(self, pictures):
-        return [{attribute: getattr(self.scenes[picture.tobytes()], attribute) for attribute in ATTRIBUTES} for picture in pictures]
+        return [
+            {attribute: getattr(self.scenes[picture.tobytes()], attribute) for attribute in ATTRIBUTES}
+            for picture in pictures
+        ]
 
     def probabilities(self, pictures):
-        return {attribute: np.array([[float(reading[attribute] == value) for value in VALUES[attribute]] for reading in self.read(pictures)])
-                for attribute in ATTRIBUTES}
+        return {
+            attribute: np.array(
+                [[float(reading[attribute] == value) for value in VALUES[attribute]] for reading in self.read(pictures)]
+            )
+            for attribute in ATTRIBUTES
+        }
 
 
 class Edits(unittest.TestCase):
@@ -60,7 +72,9 @@ class Edits(unittest.TestCase):
     def test_more_edits_or_fewer_attributes_leave_the_others_as_they_are(self):
         few, more = edits.edits("test", 0, 1), edits.edits("test", 0, 2)
         self.assertEqual([edit.scene for edit in few], [edit.scene for edit in more if edit.name.endswith("00")])
-        self.assertEqual(edits.edits("test", 0, 1, ["hat"])[0].edited, next(edit for edit in few if edit.attribute == "hat").edited)
+        self.assertEqual(
+            edits.edits("test", 0, 1, ["hat"])[0].edited, next(edit for edit in few if edit.attribute == "hat").edited
+        )
 
     def test_the_mask_is_where_source_and_target_agree(self):
         for edit in edits.edits("test", 0, 2):
@@ -75,8 +89,12 @@ class Edits(unittest.TestCase):
         judges = measures.Judges(classifier=classifier, values=VALUES)
         for edit in chosen:
             source, truth = measures.measure(edit, [edit.source, edit.target], judges)
-            self.assertEqual((truth["success"], truth["asked"], truth["others"], truth["alignment"]), (True, True, True, 1.0))
-            self.assertEqual((source["success"], source["asked"], source["others"], source["alignment"]), (False, False, True, 0.0))
+            self.assertEqual(
+                (truth["success"], truth["asked"], truth["others"], truth["alignment"]), (True, True, True, 1.0)
+            )
+            self.assertEqual(
+                (source["success"], source["asked"], source["others"], source["alignment"]), (False, False, True, 0.0)
+            )
             self.assertIsNone(truth["psnr"])
             self.assertNotIn("squeezenet", truth)
 
@@ -86,7 +104,10 @@ class Judges(unittest.TestCase):
     def test_the_distance_grows_with_the_difference(self):
         edit = edits.edits("test", 0, 1, ["color"])[0]
         net = perceptual.SqueezeNet(METRICS)
-        noisy = [np.clip(edit.source + np.random.default_rng(0).normal(0, noise, edit.source.shape), 0, 255).astype(np.uint8) for noise in (4, 16, 64)]
+        noisy = [
+            np.clip(edit.source + np.random.default_rng(0).normal(0, noise, edit.source.shape), 0, 255).astype(np.uint8)
+            for noise in (4, 16, 64)
+        ]
         distances = net.distances([edit.source, *noisy], edit.source)
         self.assertAlmostEqual(distances[0], 0, places=6)
         self.assertEqual(distances, sorted(distances))
@@ -99,8 +120,23 @@ class Command(unittest.TestCase):
             folder = Path(folder)
             document, numbers, pictures = folder / "doc.md", folder / "edits.json", folder / "edits.png"
             document.write_text("<!-- edits test: written by benches/edits -->\n<!-- end of edits test -->\n")
-            command = [sys.executable, "-m", "edit_benchmark.main", "--scenes", "1", "--methods", "source,truth", "--work", folder,
-                       "--docs", document, "--json", numbers, "--sheet", pictures]
+            command = [
+                sys.executable,
+                "-m",
+                "edit_benchmark.main",
+                "--scenes",
+                "1",
+                "--methods",
+                "source,truth",
+                "--work",
+                folder,
+                "--docs",
+                document,
+                "--json",
+                numbers,
+                "--sheet",
+                pictures,
+            ]
             text = subprocess.run(command, cwd=ROOT / "benches", check=True, capture_output=True, text=True).stdout
             self.assertIn("| the true result itself |", text)
             self.assertIn(text.strip(), document.read_text())
@@ -124,20 +160,33 @@ class Methods(unittest.TestCase):
         [edit] = edits.edits("validation", 0, 1, ["pose"])
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             settings = methods.Settings(
-                program=Program(Path("none"), model), preset={"guidance": 2.0, "sampling_steps": 20, "seed": 3}, eta=1.0, etas=(),
-                strengths=(0.35, 0.8), store=Store(Path(folder)), jobs=1)
+                program=Program(Path("none"), model),
+                preset={"guidance": 2.0, "sampling_steps": 20, "seed": 3},
+                eta=1.0,
+                etas=(),
+                strengths=(0.35, 0.8),
+                store=Store(Path(folder)),
+                jobs=1,
+            )
             results = methods.sdedit(edit, settings)
             pipeline = settings.pipeline
             source = methods.encode(pipeline, edit.source)
             reference = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
             reference.set_progress_bar_config(disable=True)
-            # A picture of four channels would be taken for latents; with eight of them the pipeline has to be handed them.
+            # A picture of four channels would be taken for latents; with eight of them the pipeline has to be handed
+            # them.
             pipeline.vae.encode = lambda latents: SimpleNamespace(latents=latents / pipeline.vae.config.scaling_factor)
             for result in results:
                 [picture] = reference(
-                    prompt_embeds=methods.embed(pipeline, edit.prompt), negative_prompt_embeds=methods.embed(pipeline, ""),
-                    image=source, strength=result.level, guidance_scale=2.0, num_inference_steps=20,
-                    generator=torch.Generator().manual_seed(3), output_type="np").images
+                    prompt_embeds=methods.embed(pipeline, edit.prompt),
+                    negative_prompt_embeds=methods.embed(pipeline, ""),
+                    image=source,
+                    strength=result.level,
+                    guidance_scale=2.0,
+                    num_inference_steps=20,
+                    generator=torch.Generator().manual_seed(3),
+                    output_type="np",
+                ).images
                 self.assertLessEqual(np.abs(picture * 255 - result.picture).max(), 1)  # a level, for rounding
 
 
@@ -164,12 +213,23 @@ class Results(unittest.TestCase):
             preset = read_preset(model, "balanced", changes)
             eta = preset.pop("eta")
             settings = methods.Settings(
-                program=Program(program, model, 1, changes), preset=preset, eta=eta, etas=(0.0, eta), strengths=(0.5,),
-                store=Store(Path(folder)), jobs=1)
+                program=Program(program, model, 1, changes),
+                preset=preset,
+                eta=eta,
+                etas=(0.0, eta),
+                strengths=(0.5,),
+                store=Store(Path(folder)),
+                jobs=1,
+            )
             [edit] = edits.edits("validation", 0, 1, ["color"])
             results = methods.run({"imagic", "source"}, [edit], settings)
             self.assertEqual([result.level for result in results[edit.name, "imagic"]], [0.0, eta])
-            self.assertTrue(all(result.picture.shape == edit.source.shape and result.seconds > 0 for result in results[edit.name, "imagic"]))
+            self.assertTrue(
+                all(
+                    result.picture.shape == edit.source.shape and result.seconds > 0
+                    for result in results[edit.name, "imagic"]
+                )
+            )
             times = {file: file.stat().st_mtime_ns for file in Path(folder).rglob("*.png")}
             self.assertEqual(len(times), 2)
             methods.run({"imagic"}, [edit], settings)

@@ -11,7 +11,7 @@ try:
     import numpy as np
 except ModuleNotFoundError as error:
     print(f"skipped: the benchmark's measures ({error}; benches/edit_benchmark/python has it)")
-    raise unittest.SkipTest(str(error))
+    raise unittest.SkipTest(str(error)) from error
 
 from edit_benchmark import Failed, intervals, measures, report, summary
 from scenes import ATTRIBUTES, random_edit, random_scene
@@ -27,8 +27,9 @@ def gradients() -> tuple[np.ndarray, np.ndarray]:
 
 class PictureMeasures(unittest.TestCase):
     def test_psnr_and_ssim_are_those_of_scikit_image(self):
-        # scikit-image 0.26.0: structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-        # data_range=255, channel_axis=2) and peak_signal_noise_ratio(a, b, data_range=255).
+        # scikit-image 0.26.0: structural_similarity(a, b, gaussian_weights=True, sigma=1.5,
+        # use_sample_covariance=False, data_range=255, channel_axis=2) and peak_signal_noise_ratio(a, b,
+        # data_range=255).
         a, b = gradients()
         self.assertAlmostEqual(measures.ssim(a, b), 0.7599043094981233, places=12)
         self.assertAlmostEqual(measures.psnr(a, b), 26.86121601018356, places=12)
@@ -92,7 +93,12 @@ class Success(unittest.TestCase):
 class Intervals(unittest.TestCase):
     def test_wilson(self):
         # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
-        for right, of, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+        for right, of, low, high in (
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ):
             estimate = intervals.rate([True] * right + [False] * (of - right))
             self.assertAlmostEqual(estimate.value, right / of)
             self.assertAlmostEqual(estimate.low, low, places=4)
@@ -110,10 +116,22 @@ class Intervals(unittest.TestCase):
 
 class Tables(unittest.TestCase):
     rows = [
-        {"edit": edit, "attribute": "color", "method": method, "level": level, "psnr": psnr, "squeezenet": distance, "success": success}
+        {
+            "edit": edit,
+            "attribute": "color",
+            "method": method,
+            "level": level,
+            "psnr": psnr,
+            "squeezenet": distance,
+            "success": success,
+        }
         for edit, method, level, psnr, distance, success in (
-            ("color-00", "imagic", 0.4, 20.0, 2.0, False), ("color-00", "imagic", 0.8, 21.0, 1.0, True), ("color-00", "sdedit", 0.6, 22.0, 1.5, False),
-            ("color-01", "imagic", 0.4, 25.0, 0.5, True), ("color-01", "imagic", 0.8, 24.0, 1.5, False), ("color-01", "sdedit", 0.6, 22.0, 2.0, False),
+            ("color-00", "imagic", 0.4, 20.0, 2.0, False),
+            ("color-00", "imagic", 0.8, 21.0, 1.0, True),
+            ("color-00", "sdedit", 0.6, 22.0, 1.5, False),
+            ("color-01", "imagic", 0.4, 25.0, 0.5, True),
+            ("color-01", "imagic", 0.8, 24.0, 1.5, False),
+            ("color-01", "sdedit", 0.6, 22.0, 2.0, False),
         )
     ]
 
@@ -137,10 +155,15 @@ class Tables(unittest.TestCase):
     def test_a_report_replaces_the_one_before_and_nothing_else(self):
         with tempfile.TemporaryDirectory() as folder:
             document = Path(folder) / "doc.md"
-            document.write_text("a\n<!-- edits test: written by benches/edits -->\nold\n<!-- end of edits test -->\nb\n")
+            document.write_text(
+                "a\n<!-- edits test: written by benches/edits -->\nold\n<!-- end of edits test -->\nb\n"
+            )
             for text in ("new\n", "newer \\1\n"):
                 report.write_into(document, "edits test", text)
-                self.assertEqual(document.read_text(), f"a\n<!-- edits test: written by benches/edits -->\n{text}<!-- end of edits test -->\nb\n")
+                self.assertEqual(
+                    document.read_text(),
+                    f"a\n<!-- edits test: written by benches/edits -->\n{text}<!-- end of edits test -->\nb\n",
+                )
             with self.assertRaisesRegex(Failed, "no place"):
                 report.write_into(document, "edits validation", "text")
 

@@ -1,4 +1,5 @@
-"""Stable Diffusion's U-Net in plain PyTorch, with the names of diffusers: what the engine is timed against where there is no diffusers."""
+"""Stable Diffusion's U-Net in plain PyTorch, with the names of diffusers: what the engine is timed against where there
+is no diffusers."""
 
 import json
 import math
@@ -31,7 +32,10 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(c, c)])
 
     def forward(self, x, context):
-        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        q, k, v = (
+            y.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
         return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -115,19 +119,29 @@ class UNet(nn.Module):
             return nn.Conv2d(c, c, 3, stride, 1)
 
         self.conv_in = nn.Conv2d(config["in_channels"], channels[0], 3, padding=1)
-        self.time_embedding = nn.ModuleDict({"linear_1": nn.Linear(channels[0], time), "linear_2": nn.Linear(time, time)})
+        self.time_embedding = nn.ModuleDict(
+            {"linear_1": nn.Linear(channels[0], time), "linear_2": nn.Linear(time, time)}
+        )
         down, up = [], []
         for i, c in enumerate(channels):
             resnets = [resnet(channels[max(i - 1, 0)] if j == 0 else c, c) for j in range(layers)]
             attends = config["down_block_types"][i].startswith("Cross")
-            down.append(Block(resnets, transformers(i, layers) if attends else [], ("downsamplers", conv(c, 2)) if i + 1 < n else None))
+            down.append(
+                Block(
+                    resnets,
+                    transformers(i, layers) if attends else [],
+                    ("downsamplers", conv(c, 2)) if i + 1 < n else None,
+                )
+            )
         for i in range(n):
             level = n - 1 - i
             c, below, above = channels[level], channels[min(level + 1, n - 1)], channels[max(level - 1, 0)]
             ins = [(below if j == 0 else c) + (above if j == layers else c) for j in range(layers + 1)]
             attends = config["up_block_types"][i].startswith("Cross")
             attentions = transformers(level, layers + 1) if attends else []
-            up.append(Block([resnet(c_in, c) for c_in in ins], attentions, ("upsamplers", conv(c, 1)) if i + 1 < n else None))
+            up.append(
+                Block([resnet(c_in, c) for c_in in ins], attentions, ("upsamplers", conv(c, 1)) if i + 1 < n else None)
+            )
         last = channels[-1]
         self.down_blocks, self.up_blocks = nn.ModuleList(down), nn.ModuleList(up)
         self.mid_block = Block([resnet(last, last), resnet(last, last)], transformers(n - 1, 1), None)

@@ -1,8 +1,8 @@
 """PyTorch's side of the benchmark: prepares one operation, then runs it once for every line on its input.
 
-It speaks as `speed_worker.rs` does. What is usual to make PyTorch fast on a processor is used: channels_last, fused Adam, no gradients
-where none are wanted; fused or plain attention and torch.compile as the job says, because none of them always wins.
-"""
+It speaks as `speed_worker.rs` does. What is usual to make PyTorch fast on a processor is used: channels_last, fused
+Adam, no gradients where none are wanted; fused or plain attention and torch.compile as the job says, because none of
+them always wins."""
 
 import json
 import os
@@ -23,7 +23,10 @@ class Model:
 
     def __init__(self, job: dict):
         self.folder, self.latent, self.tokens, self.params = job["model"], job["latent"], job["tokens"], job["params"]
-        self.compiled, self.attention = job["compiled"], AttnProcessor if job["attention"] == "plain" else AttnProcessor2_0
+        self.compiled, self.attention = (
+            job["compiled"],
+            AttnProcessor if job["attention"] == "plain" else AttnProcessor2_0,
+        )
 
     def unet(self) -> torch.nn.Module:
         unet = UNet2DConditionModel.from_pretrained(self.folder, subfolder="unet", torch_dtype=torch.float32)
@@ -95,7 +98,9 @@ def stage_a(model: Model):
 
     def run():
         e = text(model, unet).requires_grad_()
-        return train(predict, scheduler, x, e, [e], params["embedding_steps"], params["batch_size"], params["embedding_lr"])
+        return train(
+            predict, scheduler, x, e, [e], params["embedding_steps"], params["batch_size"], params["embedding_lr"]
+        )
 
     return run
 
@@ -106,7 +111,16 @@ def stage_b(model: Model):
 
     def run():
         # The same network goes on: a copy of the weights for each run would only cost memory.
-        return train(predict, scheduler, x, e, list(unet.parameters()), params["tuning_steps"], params["batch_size"], params["tuning_lr"])
+        return train(
+            predict,
+            scheduler,
+            x,
+            e,
+            list(unet.parameters()),
+            params["tuning_steps"],
+            params["batch_size"],
+            params["tuning_lr"],
+        )
 
     return run
 
@@ -120,13 +134,18 @@ def ddim(model: Model):
 def vae_encode(model: Model):
     vae = model.vae()
     pixels = 0.3 * torch.randn(1, 3, *[model.latent * 2 ** (len(vae.config.block_out_channels) - 1)] * 2)
-    pixels, encode = pixels.contiguous(memory_format=torch.channels_last), torch.compile(vae.encode) if model.compiled else vae.encode
+    pixels, encode = (
+        pixels.contiguous(memory_format=torch.channels_last),
+        torch.compile(vae.encode) if model.compiled else vae.encode,
+    )
     return timed(torch.no_grad()(lambda: encode(pixels)))
 
 
 def vae_decode(model: Model):
     vae = model.vae()
-    x = torch.randn(1, vae.config.latent_channels, model.latent, model.latent).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(1, vae.config.latent_channels, model.latent, model.latent).contiguous(
+        memory_format=torch.channels_last
+    )
     decode = torch.compile(vae.decode) if model.compiled else vae.decode
     return timed(torch.no_grad()(lambda: decode(x)))
 
@@ -140,10 +159,18 @@ def edit(model: Model):
     def run():
         unet, vae, scheduler = model.unet(), model.vae(), model.scheduler()
         predict = model.callable(unet)
-        text_encoder = CLIPTextModel.from_pretrained(model.folder, subfolder="text_encoder", dtype=torch.float32).to(torch.get_default_device())
+        text_encoder = CLIPTextModel.from_pretrained(model.folder, subfolder="text_encoder", dtype=torch.float32).to(
+            torch.get_default_device()
+        )
         tokenizer = CLIPTokenizer.from_pretrained(model.folder, subfolder="tokenizer")
         with torch.no_grad():
-            tokens = tokenizer([params["prompt"], ""], padding="max_length", truncation=True, max_length=model.tokens, return_tensors="pt")
+            tokens = tokenizer(
+                [params["prompt"], ""],
+                padding="max_length",
+                truncation=True,
+                max_length=model.tokens,
+                return_tensors="pt",
+            )
             e_tgt, e_null = text_encoder(tokens.input_ids.to(torch.get_default_device()))[0].split(1)
             side = model.latent * 2 ** (len(vae.config.block_out_channels) - 1)
             x = vae.encode(picture(side)).latent_dist.sample() * vae.config.scaling_factor
@@ -151,11 +178,22 @@ def edit(model: Model):
         train(predict, scheduler, x, e, [e], params["embedding_steps"], params["batch_size"], params["embedding_lr"])
         e_opt = e.detach()
         unet.requires_grad_(True)
-        train(predict, scheduler, x, e_opt, list(unet.parameters()), params["tuning_steps"], params["batch_size"], params["tuning_lr"])
+        train(
+            predict,
+            scheduler,
+            x,
+            e_opt,
+            list(unet.parameters()),
+            params["tuning_steps"],
+            params["batch_size"],
+            params["tuning_lr"],
+        )
         unet.zero_grad(set_to_none=True)
         unet.requires_grad_(False)
         e_bar = params["eta"] * e_tgt + (1 - params["eta"]) * e_opt
-        x = generate(predict, scheduler, torch.randn(x.shape), e_bar, e_null, params["sampling_steps"], params["guidance"])
+        x = generate(
+            predict, scheduler, torch.randn(x.shape), e_bar, e_null, params["sampling_steps"], params["guidance"]
+        )
         with torch.no_grad():
             vae.decode(x / vae.config.scaling_factor)
 
@@ -192,8 +230,15 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-OPERATIONS = {"forward": forward, "stage A step": stage_a, "stage B step": stage_b, "DDIM": ddim, "vae encode": vae_encode,
-              "vae decode": vae_decode, "edit": edit}
+OPERATIONS = {
+    "forward": forward,
+    "stage A step": stage_a,
+    "stage B step": stage_b,
+    "DDIM": ddim,
+    "vae encode": vae_encode,
+    "vae decode": vae_decode,
+    "edit": edit,
+}
 
 
 def main():

@@ -22,9 +22,14 @@ import data
 from scenes import ATTRIBUTES, BACKGROUNDS, COLORS, KINDS, POSES, POSITIONS, SIZES, STYLES, Scene
 
 VALUES = {
-    "kind": KINDS, "color": COLORS, "background": tuple(BACKGROUNDS),
+    "kind": KINDS,
+    "color": COLORS,
+    "background": tuple(BACKGROUNDS),
     "pose": (None, *dict.fromkeys(pose for poses in POSES.values() for pose in poses)),
-    "hat": (False, True), "style": tuple(STYLES), "size": tuple(SIZES), "position": tuple(POSITIONS),
+    "hat": (False, True),
+    "style": tuple(STYLES),
+    "size": tuple(SIZES),
+    "position": tuple(POSITIONS),
 }
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 PEAK_RATE = 2e-3
@@ -39,7 +44,9 @@ class Network(nn.Module):
         for c, stride in ((32, 2), (48, 2), (64, 1), (96, 2), (96, 1), (128, 2)):
             layers += [nn.Conv2d(c_in, c, 3, stride, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU()]
             c_in = c
-        self.layers = nn.Sequential(*layers, nn.Conv2d(c_in, 48, 1), nn.Flatten(), nn.ReLU(), nn.Linear(48 * 16, 192), nn.ReLU())
+        self.layers = nn.Sequential(
+            *layers, nn.Conv2d(c_in, 48, 1), nn.Flatten(), nn.ReLU(), nn.Linear(48 * 16, 192), nn.ReLU()
+        )
         self.heads = nn.Linear(192, sum(map(len, VALUES.values())))
 
     def forward(self, pictures):
@@ -67,7 +74,7 @@ class Classifier:
 
 def load(path: Path | None = None) -> Classifier:
     with safe_open(path or WEIGHTS, "pt") as file:
-        weights = {name: file.get_tensor(name).float() for name in file.keys()}
+        weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 -- safe_open is no dictionary
     network = Network()
     network.load_state_dict(weights)
     return Classifier(network)
@@ -78,8 +85,10 @@ def accuracy(classifier: Classifier, scenes: list[Scene]) -> dict[str, float]:
     from drawing import render
 
     readings = classifier.read([render(scene, data.SIZE) for scene in scenes])
-    right = {name: [r[name] == getattr(s, name) for s, r in zip(scenes, readings) if name != "color" or s.style == "photo"]
-             for name in ATTRIBUTES}
+    right = {
+        name: [r[name] == getattr(s, name) for s, r in zip(scenes, readings) if name != "color" or s.style == "photo"]
+        for name in ATTRIBUTES
+    }
     return {name: float(np.mean(values)) for name, values in right.items()}
 
 
@@ -89,8 +98,8 @@ def spoil(batch: torch.Tensor) -> torch.Tensor:
     kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
     kernel = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
     blurred = F.conv2d(F.pad(batch[:third], (1, 1, 1, 1), "replicate"), kernel, groups=3)
-    noisy = batch[third:2 * third] + 0.12 * torch.rand(third, 1, 1, 1) * torch.randn(third, *batch.shape[1:])
-    return torch.cat([blurred, noisy, batch[2 * third:]])
+    noisy = batch[third : 2 * third] + 0.12 * torch.rand(third, 1, 1, 1) * torch.randn(third, *batch.shape[1:])
+    return torch.cat([blurred, noisy, batch[2 * third :]])
 
 
 def main():
@@ -106,7 +115,9 @@ def main():
     torch.manual_seed(options.seed)
 
     pictures, scenes = data.pictures(options.pictures, options.work), data.scenes(options.pictures)
-    labels = {name: torch.tensor([values.index(getattr(scene, name)) for scene in scenes]) for name, values in VALUES.items()}
+    labels = {
+        name: torch.tensor([values.index(getattr(scene, name)) for scene in scenes]) for name, values in VALUES.items()
+    }
     labels["color"][torch.tensor([scene.style == "sketch" for scene in scenes])] = -100  # what cross_entropy ignores
     network = Network().to(memory_format=torch.channels_last)
     steps = options.epochs * options.pictures // options.batch
@@ -129,7 +140,11 @@ def main():
     weights = {name: w.contiguous() for name, w in weights.items()}
     save_file(weights, WEIGHTS)
     shares = accuracy(load(), data.scenes(4000, data.HELD_OUT_SEED))
-    save_file(weights, WEIGHTS, metadata={"accuracy on 4000 held-out scenes": json.dumps({n: round(v, 4) for n, v in shares.items()})})
+    save_file(
+        weights,
+        WEIGHTS,
+        metadata={"accuracy on 4000 held-out scenes": json.dumps({n: round(v, 4) for n, v in shares.items()})},
+    )
     print(", ".join(f"{name} {share:.2%}" for name, share in shares.items()))
 
 

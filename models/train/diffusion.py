@@ -11,7 +11,6 @@ import random
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -53,16 +52,27 @@ SAMPLE_PROMPTS = (
 
 def scheduler() -> DDIMScheduler:
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=0,
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=0,
         timestep_spacing="trailing",
     )
 
 
 def build_unet(channels: list[int]) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
-        sample_size=data.SIZE // 4, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, cross_attention_dim=WIDTH,
-        block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
+        sample_size=data.SIZE // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        cross_attention_dim=WIDTH,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,  # the number of heads, as in Stable Diffusion 1.x
@@ -74,11 +84,21 @@ def build_unet(channels: list[int]) -> UNet2DConditionModel:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=MAX_LENGTH, hidden_act="quick_gelu", projection_dim=WIDTH,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_LENGTH,
+            hidden_act="quick_gelu",
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     # CLIP's 0.02 is for long trainings; with a short one the words must be told apart from the start.
     for name, parameter in text_encoder.named_parameters():
         if "embedding" in name:
@@ -100,16 +120,23 @@ def score_spreads(unet, x_t, t, embedding) -> dict[str, torch.Tensor]:
     spreads, handles = {}, []
 
     def measure(name, attention, hidden, context):
-        query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-                      for x in (attention.to_q(hidden), attention.to_k(hidden if context is None else context)))
+        query, key = (
+            x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            for x in (attention.to_q(hidden), attention.to_k(hidden if context is None else context))
+        )
         scores = query @ key.transpose(-1, -2) * attention.scale
         spreads[name] = scores.var(-1).mean((0, 2)).sqrt()
 
     for name, module in unet.named_modules():
         if name.endswith((".attn1", ".attn2")):
-            handles.append(module.register_forward_hook(
-                lambda module, inputs, named, _, name=name: measure(name, module, inputs[0], named.get("encoder_hidden_states")),
-                with_kwargs=True))
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, inputs, named, _, name=name: measure(
+                        name, module, inputs[0], named.get("encoder_hidden_states")
+                    ),
+                    with_kwargs=True,
+                )
+            )
     unet(x_t, t, embedding)
     for handle in handles:
         handle.remove()
@@ -146,7 +173,7 @@ def cached_latents(work: Path, count: int, device: str) -> torch.Tensor:
         pictures, parts = data.pictures(count, work), []
         for start in range(0, count, 200):
             with torch.autocast(device, torch.bfloat16):
-                batch = data.to_model_range(pictures[start:start + 200]).to(device)
+                batch = data.to_model_range(pictures[start : start + 200]).to(device)
                 parts.append(vae.encode(batch).latent_dist.mode().float())
         torch.save(torch.cat(parts) * vae.config.scaling_factor, cache)
     return torch.load(cache, map_location=device)
@@ -178,8 +205,14 @@ def sample_grid(work: Path, tokenizer, text_encoder, unet, columns=8, guidance=3
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("work"), help="caches and checkpoints, and the autoencoder in WORK/vae")
-    parser.add_argument("--init", type=Path, help="folder of a trained model to go on from where WORK has no checkpoint: weights, but no optimizer")
+    parser.add_argument(
+        "--work", type=Path, default=Path("work"), help="caches and checkpoints, and the autoencoder in WORK/vae"
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="folder of a trained model to go on from where WORK has no checkpoint: weights, but no optimizer",
+    )
     parser.add_argument("--steps", type=int, default=13_500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=100_000)
@@ -187,14 +220,18 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
     parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
-    parser.add_argument("--compile", action="store_true", help="minutes at the start, then faster steps; needs a C++ compiler")
+    parser.add_argument(
+        "--compile", action="store_true", help="minutes at the start, then faster steps; needs a C++ compiler"
+    )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
 
     if options.init and not (options.work / "vae").exists():
-        AutoencoderKL.from_pretrained(options.init / "vae", torch_dtype=torch.float32).save_pretrained(options.work / "vae")
+        AutoencoderKL.from_pretrained(options.init / "vae", torch_dtype=torch.float32).save_pretrained(
+            options.work / "vae"
+        )
     write_tokenizer(vocabulary(), options.work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(options.work / "tokenizer")
     latents = cached_latents(options.work, options.pictures, options.device)
@@ -206,19 +243,24 @@ def main():
     no_caption = tokenize(tokenizer, [""])[0]
     alphas_cumprod = scheduler().alphas_cumprod
 
-    text_encoder, unet = build_text_encoder(tokenizer).to(options.device), build_unet(options.channels).to(options.device)
+    text_encoder, unet = (
+        build_text_encoder(tokenizer).to(options.device),
+        build_unet(options.channels).to(options.device),
+    )
     unet = unet.to(memory_format=torch.channels_last)
     t = torch.linspace(0, 999, options.batch).long()
     a = alphas_cumprod[t][:, None, None, None]
-    noisy = a.sqrt() * latents[:options.batch].cpu() + (1 - a).sqrt() * torch.randn(options.batch, *latents.shape[1:])
-    probe = [tensor.to(options.device) for tensor in (noisy, t, tokens[:options.batch, 0])]
+    noisy = a.sqrt() * latents[: options.batch].cpu() + (1 - a).sqrt() * torch.randn(options.batch, *latents.shape[1:])
+    probe = [tensor.to(options.device) for tensor in (noisy, t, tokens[: options.batch, 0])]
 
     def probe_attention(text_encoder, unet):
         return score_spreads(unet, *probe[:2], text_encoder(probe[2])[0])
 
     if options.init:
         for model, part in ((text_encoder, "text_encoder"), (unet, "unet")):
-            model.load_state_dict(type(model).from_pretrained(options.init / part, torch_dtype=torch.float32).state_dict())
+            model.load_state_dict(
+                type(model).from_pretrained(options.init / part, torch_dtype=torch.float32).state_dict()
+            )
     soften_attention(unet, probe_attention(text_encoder, unet))
     parameters = [*text_encoder.parameters(), *unet.parameters()]
     average = copy.deepcopy((text_encoder, unet))
@@ -264,14 +306,21 @@ def main():
             soften_attention(unet, spreads)
         losses.append(loss.detach())
         if step % 100 == 0:
-            print(f"diffusion step {step} {time.time() - start:.0f} s loss {torch.stack(losses).mean().item():.4f}", flush=True)
+            print(
+                f"diffusion step {step} {time.time() - start:.0f} s loss {torch.stack(losses).mean().item():.4f}",
+                flush=True,
+            )
             losses = []
         if step % 500 == 0:
             name, spread = max(spreads.items(), key=lambda item: item[1].max())
             print(f"widest attention scores: {spread.max().item():.1f} in {name}", flush=True)
         if step % 500 == 0 or step == options.steps:
-            state = {"models": [m.state_dict() for m in (text_encoder, unet, *average)], "channels": options.channels,
-                     "optimizer": optimizer.state_dict(), "step": step}
+            state = {
+                "models": [m.state_dict() for m in (text_encoder, unet, *average)],
+                "channels": options.channels,
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+            }
             torch.save(state, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
         if step % options.sample_every == 0 or step == options.steps:

@@ -12,8 +12,16 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from scenes import Scene
 
 COLORS = {
-    "red": (214, 44, 40), "orange": (244, 138, 26), "yellow": (246, 220, 60), "green": (44, 160, 66), "blue": (46, 98, 214),
-    "purple": (128, 52, 176), "pink": (244, 132, 184), "white": (244, 244, 240), "black": (36, 36, 42), "brown": (122, 76, 42),
+    "red": (214, 44, 40),
+    "orange": (244, 138, 26),
+    "yellow": (246, 220, 60),
+    "green": (44, 160, 66),
+    "blue": (46, 98, 214),
+    "purple": (128, 52, 176),
+    "pink": (244, 132, 184),
+    "white": (244, 244, 240),
+    "black": (36, 36, 42),
+    "brown": (122, 76, 42),
 }
 # background: sky at the top, sky at the horizon, ground near the viewer, ground at the horizon
 PALETTES = {
@@ -123,12 +131,30 @@ def draw_background(pen, scene):
         sea = [(-3, horizon - 0.07), (4, horizon - 0.07), (4, horizon + 0.02), (-3, horizon + 0.03)]
         pen.polygon(sea, (40, 120, 190))
     elif scene.background == "desert":
-        dunes = [(-3, horizon), (0, horizon), (0.25, horizon - 0.1 - 0.05 * hills), (0.6, horizon),
-                 (0.8, horizon - 0.07 + 0.05 * hills), (1.1, horizon), (4, horizon), (4, horizon + 0.01), (-3, horizon + 0.01)]
+        dunes = [
+            (-3, horizon),
+            (0, horizon),
+            (0.25, horizon - 0.1 - 0.05 * hills),
+            (0.6, horizon),
+            (0.8, horizon - 0.07 + 0.05 * hills),
+            (1.1, horizon),
+            (4, horizon),
+            (4, horizon + 0.01),
+            (-3, horizon + 0.01),
+        ]
         pen.polygon(dunes, (215, 150, 85))
     elif scene.background == "snow":
-        peaks = [(-3, horizon), (0, horizon), (0.2, horizon - 0.16), (0.4, horizon - 0.02), (0.65, horizon - 0.2 - 0.04 * hills),
-                 (1.05, horizon), (4, horizon), (4, horizon + 0.01), (-3, horizon + 0.01)]
+        peaks = [
+            (-3, horizon),
+            (0, horizon),
+            (0.2, horizon - 0.16),
+            (0.4, horizon - 0.02),
+            (0.65, horizon - 0.2 - 0.04 * hills),
+            (1.05, horizon),
+            (4, horizon),
+            (4, horizon + 0.01),
+            (-3, horizon + 0.01),
+        ]
         pen.polygon(peaks, (190, 205, 222))
 
 
@@ -185,9 +211,20 @@ def draw_thing(pen, scene):
     if scene.kind != "balloon":
         reach = 0.2 * thing.scale * (0.7 if thing.lift else 1)
         pen.ellipse(scene.x, thing.ground + 0.005, reach, 0.03 * thing.scale, shadow)
-    {"dog": draw_dog_or_cat, "cat": draw_dog_or_cat, "bird": draw_bird, "person": draw_person, "ball": draw_ball,
-     "box": draw_box, "car": draw_car, "house": draw_house, "tree": draw_tree, "balloon": draw_balloon,
-     "cone": draw_cone, "fish": draw_fish}[scene.kind](thing)
+    {
+        "dog": draw_dog_or_cat,
+        "cat": draw_dog_or_cat,
+        "bird": draw_bird,
+        "person": draw_person,
+        "ball": draw_ball,
+        "box": draw_box,
+        "car": draw_car,
+        "house": draw_house,
+        "tree": draw_tree,
+        "balloon": draw_balloon,
+        "cone": draw_cone,
+        "fish": draw_fish,
+    }[scene.kind](thing)
     if scene.hat:
         draw_hat(thing)
 
@@ -197,12 +234,19 @@ def draw_dog_or_cat(t):
     leg = 0.055 if dog else 0.045
     if pose in ("standing", "jumping"):
         if pose == "jumping":
-            legs = ((-0.14, -0.17, -0.25, -0.06), (-0.1, -0.17, -0.2, -0.03), (0.12, -0.17, 0.24, -0.1), (0.15, -0.17, 0.28, -0.06))
+            legs = (
+                (-0.14, -0.17, -0.25, -0.06),
+                (-0.1, -0.17, -0.2, -0.03),
+                (0.12, -0.17, 0.24, -0.1),
+                (0.15, -0.17, 0.28, -0.06),
+            )
         else:
             legs = ((-0.14, -0.15, -0.15, 0), (-0.09, -0.15, -0.08, 0), (0.1, -0.15, 0.1, 0), (0.15, -0.15, 0.16, 0))
         for i, (u0, v0, u1, v1) in enumerate(legs):
             t.line([(u0, v0), (u1, v1)], leg, t.base if i % 2 else t.dark)
-        t.line([(-0.18, -0.23), (-0.27, -0.35)] if dog else [(-0.18, -0.22), (-0.27, -0.3), (-0.26, -0.42)], 0.04, t.base)
+        t.line(
+            [(-0.18, -0.23), (-0.27, -0.35)] if dog else [(-0.18, -0.22), (-0.27, -0.3), (-0.26, -0.42)], 0.04, t.base
+        )
         t.ellipse(0, -0.21, 0.2, 0.094 if dog else 0.081, t.base)
         t.ellipse(0.02, -0.18, 0.14, 0.035, t.pale)
         head = (0.2, -0.34)
@@ -252,7 +296,10 @@ def draw_bird(t):
         t.polygon([(-0.14, -0.15), (-0.3, -0.06), (-0.27, -0.12), (-0.12, -0.22)], t.dark)
         t.ellipse(0, -0.18, 0.16, 0.1, t.base)
         t.ellipse(0.03, -0.15, 0.1, 0.06, t.pale)
-        t.polygon([(0.06, -0.2), (-0.08, -0.46), (-0.3, -0.56), (-0.38, -0.47), (-0.34, -0.38), (-0.25, -0.3), (-0.1, -0.16)], t.base)
+        t.polygon(
+            [(0.06, -0.2), (-0.08, -0.46), (-0.3, -0.56), (-0.38, -0.47), (-0.34, -0.38), (-0.25, -0.3), (-0.1, -0.16)],
+            t.base,
+        )
         t.line([(-0.02, -0.22), (-0.26, -0.46)], 0.018, t.dark)
         t.line([(-0.06, -0.2), (-0.27, -0.37)], 0.018, t.dark)
     t.ellipse(0.13, -0.29, 0.085, 0.08, t.base)
@@ -299,11 +346,26 @@ def draw_hat(t):
     cloth = shade((150, 40, 40) if t.scene.color in ("purple", "blue", "black") else (50, 34, 110), t.light)
     t.polygon([(u - 0.07, v), (u - 0.058, v - 0.13), (u + 0.058, v - 0.13), (u + 0.07, v)], cloth)
     t.ellipse(u, v, 0.125, 0.026, cloth)
-    t.polygon([(u - 0.07, v - 0.012), (u - 0.066, v - 0.045), (u + 0.066, v - 0.045), (u + 0.07, v - 0.012)], shade((240, 210, 80), t.light))
+    t.polygon(
+        [(u - 0.07, v - 0.012), (u - 0.066, v - 0.045), (u + 0.066, v - 0.045), (u + 0.07, v - 0.012)],
+        shade((240, 210, 80), t.light),
+    )
 
 
 def draw_car(t):
-    t.polygon([(-0.28, -0.05), (-0.28, -0.15), (-0.17, -0.17), (-0.1, -0.28), (0.1, -0.28), (0.18, -0.17), (0.28, -0.14), (0.29, -0.05)], t.base)
+    t.polygon(
+        [
+            (-0.28, -0.05),
+            (-0.28, -0.15),
+            (-0.17, -0.17),
+            (-0.1, -0.28),
+            (0.1, -0.28),
+            (0.18, -0.17),
+            (0.28, -0.14),
+            (0.29, -0.05),
+        ],
+        t.base,
+    )
     t.polygon([(-0.28, -0.05), (-0.28, -0.09), (0.29, -0.09), (0.29, -0.05)], t.dark)
     glass = shade((180, 215, 235), t.light)
     t.polygon([(-0.13, -0.18), (-0.08, -0.255), (-0.01, -0.255), (-0.01, -0.18)], glass)
@@ -371,6 +433,6 @@ def grid(pictures, columns: int, zoom: int = 1) -> Image.Image:
     sheet = np.full((rows * (height + 2), columns * (width + 2), 3), 128, np.uint8)
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
-        sheet[row * (height + 2):, column * (width + 2):][:height, :width] = picture
+        sheet[row * (height + 2) :, column * (width + 2) :][:height, :width] = picture
     image = Image.fromarray(sheet)
     return image.resize((image.width * zoom, image.height * zoom), Image.NEAREST)

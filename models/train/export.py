@@ -13,11 +13,16 @@ from transformers import CLIPTokenizer
 from diffusion import build_text_encoder, build_unet, sample_grid, scheduler
 
 PIPELINE = {
-    "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1",
-    "feature_extractor": [None, None], "image_encoder": [None, None],
-    "requires_safety_checker": False, "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
@@ -49,7 +54,10 @@ def main():
     AutoencoderKL.from_pretrained(options.work / "vae").half().save_pretrained(options.folder / "vae")
     text_encoder.half().save_pretrained(options.folder / "text_encoder")
     # Checkpoints of Stable Diffusion name the keys as transformers did before 5.0; both versions read these.
-    weights = {"text_model." + name.removeprefix("text_model."): w.contiguous() for name, w in text_encoder.state_dict().items()}
+    weights = {
+        "text_model." + name.removeprefix("text_model."): w.contiguous()
+        for name, w in text_encoder.state_dict().items()
+    }
     save_file(weights, options.folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     scheduler().save_pretrained(options.folder / "scheduler")
     write_json(options.folder / "model_index.json", PIPELINE)

@@ -1,6 +1,6 @@
 """Measures a model on held-out scenes: the autoencoder's round trip, and whether generated samples show what was asked.
 
-    python gates.py ../scenes-64 --json gates.json
+python gates.py ../scenes-64 --json gates.json
 """
 
 import argparse
@@ -39,11 +39,13 @@ def samples_read_back(pipeline, judge, count: int, guidance: float = GUIDANCE, s
     empty = pipeline.text_encoder(tokenize(pipeline.tokenizer, [""]))[0]
     pictures = []
     for start in range(0, count, 50):
-        part = scenes[start:start + 50]
+        part = scenes[start : start + 50]
         embedding = pipeline.text_encoder(tokenize(pipeline.tokenizer, [caption(scene) for scene in part]))[0]
         config = pipeline.unet.config
         noise = torch.randn(len(part), config.in_channels, config.sample_size, config.sample_size, generator=generator)
-        latents = generate(pipeline.unet, embedding, empty, noise, steps=steps, guidance=guidance, schedule=pipeline.scheduler)
+        latents = generate(
+            pipeline.unet, embedding, empty, noise, steps=steps, guidance=guidance, schedule=pipeline.scheduler
+        )
         pictures += data.to_pictures(pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample)
     right = {name: [] for name in ATTRIBUTES}
     for scene, reading in zip(scenes, judge.read(pictures)):
@@ -75,7 +77,9 @@ def main():
         "autoencoder round trip, dB": round_trip(pipeline, options.scenes),
         "samples read back": samples_read_back(pipeline, judge, options.scenes, options.guidance, options.steps),
         "classifier on held-out scenes": classifier.accuracy(judge, data.scenes(4000, data.HELD_OUT_SEED)),
-        "scenes": options.scenes, "guidance": options.guidance, "sampling steps": options.steps,
+        "scenes": options.scenes,
+        "guidance": options.guidance,
+        "sampling steps": options.steps,
     }
     print(json.dumps(report, indent=2))
     if options.json:

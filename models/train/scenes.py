@@ -20,15 +20,22 @@ KINDS = tuple(POSES) + RIGID
 WITH_HEAD_FOR_HAT = ("dog", "cat", "person")
 # background: phrases in captions, the usual one first
 BACKGROUNDS = {
-    "grass": ("on a grassy field", "on the grass"), "beach": ("on a sandy beach", "on a beach"),
-    "snow": ("in the snow", "on a snowy field"), "desert": ("in the desert", "in a desert"),
-    "night": ("at night", "under a night sky"), "sunset": ("at sunset", "under a sunset sky"),
+    "grass": ("on a grassy field", "on the grass"),
+    "beach": ("on a sandy beach", "on a beach"),
+    "snow": ("in the snow", "on a snowy field"),
+    "desert": ("in the desert", "in a desert"),
+    "night": ("at night", "under a night sky"),
+    "sunset": ("at sunset", "under a sunset sky"),
 }
 STYLES = {"photo": ("a photo of", "a picture of", ""), "sketch": ("a pencil sketch of", "a sketch of")}
 HAT = ("wearing a hat", "with a hat")
 # size, position: the word in captions, none for the usual one; the range of the number behind it
 SIZES = {"small": ("small", (0.58, 0.66)), "normal": ("", (0.88, 0.98)), "big": ("big", (1.22, 1.34))}
-POSITIONS = {"left": ("on the left", (0.28, 0.36)), "middle": ("", (0.46, 0.54)), "right": ("on the right", (0.64, 0.72))}
+POSITIONS = {
+    "left": ("on the left", (0.28, 0.36)),
+    "middle": ("", (0.46, 0.54)),
+    "right": ("on the right", (0.64, 0.72)),
+}
 # What a caption can name, and so what an edit can change.
 ATTRIBUTES = ("kind", "color", "background", "pose", "hat", "style", "size", "position")
 
@@ -95,13 +102,18 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def changes(scene: Scene, attribute: str) -> list:
-    """The other values that `attribute` can take while all others stay as they are; for an edit, those a caption names."""
+    """The other values that `attribute` can take while all others stay as they are; for an edit, those a caption
+    names."""
     if attribute == "kind":
         # The pose must stay, so only kinds that know it; a hat needs a head.
         if scene.pose is None:
             kinds = RIGID
         else:
-            kinds = [kind for kind, poses in POSES.items() if scene.pose in poses and (kind in WITH_HEAD_FOR_HAT or not scene.hat)]
+            kinds = [
+                kind
+                for kind, poses in POSES.items()
+                if scene.pose in poses and (kind in WITH_HEAD_FOR_HAT or not scene.hat)
+            ]
         return [kind for kind in kinds if kind != scene.kind]
     if attribute == "pose":
         return [pose for pose in POSES.get(scene.kind, ()) if pose != scene.pose]
@@ -138,13 +150,18 @@ def article(word: str) -> str:
 
 def caption(scene: Scene, rng: random.Random | None = None) -> str:
     """The scene in words: in full, or with parts left out at random if there is an `rng`."""
+
     def pick(usual, *others):
         return usual if rng is None or rng.random() < 0.6 else rng.choice(others)
 
     def said(share):
         return rng is None or rng.random() < share
 
-    thing = [SIZES[scene.size][0] if said(0.85) else "", scene.color if scene.style == "photo" or said(0.5) else "", scene.kind]
+    thing = [
+        SIZES[scene.size][0] if said(0.85) else "",
+        scene.color if scene.style == "photo" or said(0.5) else "",
+        scene.kind,
+    ]
     thing = " ".join(word for word in thing if word)
     words = [pick(*STYLES[scene.style]), article(thing), thing]
     if scene.pose and said(0.95):

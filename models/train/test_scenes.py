@@ -33,10 +33,22 @@ class Captions(unittest.TestCase):
                 self.assertNotEqual(caption(scene), caption(edited))
 
     def test_what_is_usual_is_not_said(self):
-        scene = replace(scenes(1)[0], kind="dog", color="orange", background="snow", pose="sitting", hat=False, style="photo", size="normal", position="middle")
+        scene = replace(
+            scenes(1)[0],
+            kind="dog",
+            color="orange",
+            background="snow",
+            pose="sitting",
+            hat=False,
+            style="photo",
+            size="normal",
+            position="middle",
+        )
         self.assertEqual(caption(scene), "a photo of an orange dog sitting in the snow")
         said = replace(scene, hat=True, style="sketch", size="small", position="left")
-        self.assertEqual(caption(said), f"a pencil sketch of a small orange dog sitting {HAT[0]} on the left in the snow")
+        self.assertEqual(
+            caption(said), f"a pencil sketch of a small orange dog sitting {HAT[0]} on the left in the snow"
+        )
 
 
 class Edits(unittest.TestCase):
@@ -45,7 +57,9 @@ class Edits(unittest.TestCase):
         for attribute in ATTRIBUTES:
             for _ in range(50):
                 scene, edited = random_edit(attribute, rng)
-                different = [field.name for field in fields(scene) if getattr(scene, field.name) != getattr(edited, field.name)]
+                different = [
+                    field.name for field in fields(scene) if getattr(scene, field.name) != getattr(edited, field.name)
+                ]
                 self.assertEqual(different, [attribute])
 
     def test_siblings_differ_in_one_attribute(self):
@@ -87,7 +101,15 @@ class Pictures(unittest.TestCase):
                 source, target, keep = edit_truth(scene, edited, 64)
                 self.assertLess(keep.mean(), 0.9999, f"{scene} {edited}")
                 self.assertTrue((np.abs(source.astype(int) - target)[keep] < 8).all())
-        self.assertEqual(len({render(replace(scenes(1)[0], kind=kind, pose=POSES.get(kind, (None,))[0], hat=False), 64).tobytes() for kind in KINDS}), len(KINDS))
+        self.assertEqual(
+            len(
+                {
+                    render(replace(scenes(1)[0], kind=kind, pose=POSES.get(kind, (None,))[0], hat=False), 64).tobytes()
+                    for kind in KINDS
+                }
+            ),
+            len(KINDS),
+        )
 
 
 if __name__ == "__main__":

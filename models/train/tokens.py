@@ -30,8 +30,8 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
         for word, p in pieces.items():
             merged, i = [], 0
             while i < len(p):
-                step = 2 if tuple(p[i:i + 2]) == best else 1
-                merged.append("".join(p[i:i + step]))
+                step = 2 if tuple(p[i : i + 2]) == best else 1
+                merged.append("".join(p[i : i + step]))
                 i += step
             pieces[word] = merged
     return merges
@@ -46,7 +46,13 @@ def write_tokenizer(words: list[str], folder: Path):
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False) + "\n")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "do_lower_case": True,
-              "add_prefix_space": False, "errors": "replace", **special}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MAX_LENGTH,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+        **special,
+    }
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

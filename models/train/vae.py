@@ -1,9 +1,8 @@
 """Trains the autoencoder (AutoencoderKL, 64 x 64 x 3 pixels to 16 x 16 x 8 latents).
 
-Loss: L1 + L1 of the picture's gradients, both with more weight where the picture has detail, + a tiny KL term. The rate is constant after a warm-up and falls
-to zero over the last 30 % of --steps, so a run can be resumed and made longer. The best way to read the
-log: `psnr` on 64 held-out scenes, 28 dB is usable, 30 dB good.
-"""
+Loss: L1 + L1 of the picture's gradients, both with more weight where the picture has detail, + a tiny KL term. The rate
+is constant after a warm-up and falls to zero over the last 30 % of --steps, so a run can be resumed and made longer.
+The best way to read the log: `psnr` on 64 held-out scenes, 28 dB is usable, 30 dB good."""
 
 import argparse
 import time
@@ -27,9 +26,16 @@ DECAY = 0.3  # share of the steps
 
 def build(channels: list[int]) -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=LATENT_CHANNELS, sample_size=data.SIZE,
-        down_block_types=["DownEncoderBlock2D"] * len(channels), up_block_types=["UpDecoderBlock2D"] * len(channels),
-        block_out_channels=channels, layers_per_block=1, norm_num_groups=8, act_fn="silu",
+        in_channels=3,
+        out_channels=3,
+        latent_channels=LATENT_CHANNELS,
+        sample_size=data.SIZE,
+        down_block_types=["DownEncoderBlock2D"] * len(channels),
+        up_block_types=["UpDecoderBlock2D"] * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=8,
+        act_fn="silu",
     )
 
 
@@ -39,6 +45,7 @@ def rate(step: int, steps: int) -> float:
 
 def detail_weights(x: torch.Tensor) -> torch.Tensor:
     """Weights of mean 1 that are larger where pixels differ from their neighbours: skies are easy, faces are not."""
+
     def mean(y):
         return F.avg_pool2d(y, 9, 1, 4, count_include_pad=False)
 
@@ -118,10 +125,12 @@ def main():
     start = time.time()
     while step < options.steps:
         optimizer.param_groups[0]["lr"] = rate(step, options.steps)
-        x = data.to_model_range(x_train[torch.randint(len(x_train), (options.batch,)).sort().values.numpy()]).to(options.device)
+        x = data.to_model_range(x_train[torch.randint(len(x_train), (options.batch,)).sort().values.numpy()]).to(
+            options.device
+        )
         if step % 2:  # crops, so that borders and middles of pictures are not told apart
             top, left = torch.randint(0, data.SIZE - 47, (2,)).tolist()
-            x = x[:, :, top:top + 48, left:left + 48]
+            x = x[:, :, top : top + 48, left : left + 48]
         loss = loss_of(vae, x)
         optimizer.zero_grad()
         loss.backward()
@@ -130,14 +139,27 @@ def main():
         step += 1
         if step % 500 == 0 or step == options.steps:
             quality = psnr(vae, x_held_out)
-            print(f"vae step {step} {time.time() - start:.0f} s loss {loss.item():.4f} psnr {quality:.2f} dB", flush=True)
-            torch.save({"vae": vae.state_dict(), "channels": options.channels, "optimizer": optimizer.state_dict(), "step": step, "psnr": quality}, checkpoint)
+            print(
+                f"vae step {step} {time.time() - start:.0f} s loss {loss.item():.4f} psnr {quality:.2f} dB", flush=True
+            )
+            torch.save(
+                {
+                    "vae": vae.state_dict(),
+                    "channels": options.channels,
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "psnr": quality,
+                },
+                checkpoint,
+            )
     normalize_latents(vae, data.to_model_range(x_train[:2000]).to(options.device))
     vae.save_pretrained(options.work / options.name)
     print(f"vae saved, scaling factor {vae.config.scaling_factor}, psnr {psnr(vae, x_held_out):.2f} dB")
     with torch.no_grad():
         y = vae.decode(vae.encode(x_held_out[:16]).latent_dist.mode()).sample
-    grid(data.to_pictures(x_held_out[:16].cpu()) + data.to_pictures(y.cpu()), 16, 2).save(options.work / f"{options.name}.png")
+    grid(data.to_pictures(x_held_out[:16].cpu()) + data.to_pictures(y.cpu()), 16, 2).save(
+        options.work / f"{options.name}.png"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Runs inside a real Krita, started by tests/krita.rs: each function here is one check, in this order. Every check tells "ok" or
-"FAILED" in the report; the last line is "the end"."""
+"""Runs inside a real Krita, started by tests/krita.rs: each function here is one check, in this order. Every check
+tells "ok" or "FAILED" in the report; the last line is "the end"."""
 
 import array
 import importlib
@@ -124,7 +124,7 @@ def gradient(model, depth, is_opaque):
     """Colors from dark to light and perhaps some transparency, as Krita keeps them."""
     colors = {"RGBA": 3, "GRAYA": 1, "CMYKA": 4}[model]
     values = []
-    for y in range(HEIGHT):
+    for _ in range(HEIGHT):
         for x in range(WIDTH):
             values += [(20 + 3 * x + 20 * color) / 255 for color in range(colors)]
             values.append(0.5 if x < 5 and not is_opaque else 1.0)
@@ -148,7 +148,14 @@ def status(dialog):
 
 
 def fill(dialog, **params):
-    quick = {"prompt": "a red square", "eta": 0.7, "seed": 0, "embedding_steps": 2, "tuning_steps": 2, "sampling_steps": 2}
+    quick = {
+        "prompt": "a red square",
+        "eta": 0.7,
+        "seed": 0,
+        "embedding_steps": 2,
+        "tuning_steps": 2,
+        "sampling_steps": 2,
+    }
     for name, value in dict(quick, **params).items():
         dialog._form.fields[name].set_value(value)
 
@@ -557,7 +564,7 @@ def another_strength_is_seen_without_a_click_and_edit_only_inserts_it():
         before, start = dialog._area.shown(), time.monotonic()
         dialog._form.fields["eta"].number.setValue(1.1)
         wait_until("the look", lambda: dialog._area.shown() != before)
-        tell("another strength is seen after {:.2f} s".format(time.monotonic() - start))
+        tell(f"another strength is seen after {time.monotonic() - start:.2f} s")
         assert len(opened.layers()) == 2, "looking inserted a layer"
         assert "Edit makes a layer of it" in status(dialog), status(dialog)
         button(dialog, "Edit").click()
@@ -697,7 +704,7 @@ def a_file_with_an_embedded_profile_keeps_it_and_its_pixels():
         Source(document, layer).insert([Edited(picture, "same", picture.pixels, report)], "same", 100)
         there = array.array("H", bytes(document.topLevelNodes()[-1].pixelData(0, 0, WIDTH, HEIGHT)))
         worst = max(abs(a - b) for a, b in zip(there, array.array("H", before)))
-        tell("to 16-bit sRGB and back from {}: at most {} of 65535".format(profile, worst))
+        tell(f"to 16-bit sRGB and back from {profile}: at most {worst} of 65535")
     finally:
         for dialog in dialogs():
             dialog.reject()
@@ -736,9 +743,9 @@ def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
         for page in range(dialog._form.count()):
             dialog._form.setCurrentIndex(page)
             settle()
-            dialog.grab().save(os.path.join(PICTURES, "3-page-{}.png".format(page + 1)))
+            dialog.grab().save(os.path.join(PICTURES, f"3-page-{page + 1}.png"))
             size = dialog.frameGeometry()
-            tell("the largest window: {} x {}".format(size.width(), size.height()))
+            tell(f"the largest window: {size.width()} x {size.height()}")
             assert size.height() <= 740 and size.width() <= 1024, size
             assert room.contains(size), (room, size)
             # KDE gives what is visible keys as it likes.
@@ -765,7 +772,7 @@ def the_dialog_is_usable_with_the_keyboard_alone():
         settle()
         for arguments in (["type", "--delay", "20", "typed text"], ["key", "Return"]):
             keyboard = subprocess.Popen(["xdotool"] + arguments)
-            wait_until("the keyboard", lambda: keyboard.poll() is not None)
+            wait_until("the keyboard", lambda keyboard=keyboard: keyboard.poll() is not None)
         wait_until("the result", lambda: len(opened.layers()) == 2)
         assert opened.layers()[1] == "typed text (eta 0.7)", opened.layers()
         compare(dialog, "Compare strengths")
@@ -791,7 +798,7 @@ def quitting_during_an_edit_ends_krita_and_the_engine():
     opened = Opened()
     dialog = opened.dialog()
     start_slow_edit(dialog, "quit")
-    tell("engine {}".format(engine_pid(dialog)))
+    tell(f"engine {engine_pid(dialog)}")
     opened.document.setModified(False)
 
 
@@ -832,8 +839,8 @@ class Checks(Extension):
         QTimer.singleShot(1500, self.wait)
 
     def wait(self):
-        # From the loop and not from an event of it: while an event is handled, Krita puts off signals of its own. In Krita 6 a
-        # new view would not become the active one before all checks are done.
+        # From the loop and not from an event of it: while an event is handled, Krita puts off signals of its own. In
+        # Krita 6 a new view would not become the active one before all checks are done.
         QAbstractEventDispatcher.instance().aboutToBlock.connect(self.run)
 
     def run(self):
@@ -847,7 +854,7 @@ class Checks(Extension):
                 check()
                 tell("ok " + check.__name__)
             except Exception:
-                tell("FAILED {}\n{}".format(check.__name__, traceback.format_exc()))
+                tell(f"FAILED {check.__name__}\n{traceback.format_exc()}")
                 for dialog in dialogs():
                     dialog.reject()
         tell("the end")

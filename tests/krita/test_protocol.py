@@ -14,7 +14,11 @@ _spec.loader.exec_module(protocol)
 
 class ReaderTest(unittest.TestCase):
     def test_messages_come_whole_however_the_pipe_cuts_them(self):
-        sent = [({"event": "progress", "text": "Übung"}, b""), ({"event": "done", "bytes": 5}, b"\n{}\n\0"), ({"event": "x"}, b"")]
+        sent = [
+            ({"event": "progress", "text": "Übung"}, b""),
+            ({"event": "done", "bytes": 5}, b"\n{}\n\0"),
+            ({"event": "x"}, b""),
+        ]
         stream = b"".join(json.dumps(message).encode() + b"\n" + pixels for message, pixels in sent)
         for size in (1, 2, 7, len(stream)):
             reader = protocol.Reader()

@@ -1,11 +1,14 @@
-"""Writes what Adam with moments of 8 bits does to some parameters: with the code books of bitsandbytes, and by its own optimizer.
+"""Writes what Adam with moments of 8 bits does to some parameters: with the code books of bitsandbytes, and by its own
+optimizer.
 
-    cd tests/reference && .venv/bin/pip install --no-deps bitsandbytes==0.50.2 && .venv/bin/python make_adam8.py ../fixtures/adam8.safetensors
+    cd tests/reference
+    .venv/bin/pip install --no-deps bitsandbytes==0.50.2
+    .venv/bin/python make_adam8.py ../fixtures/adam8.safetensors
 
-Start and gradients are the engine's own random numbers, so that only results need to be kept: parameters after steps 1, 5 and 20, (3, values),
-as `nearest` with the code next to each moment in f64, and as `bitsandbytes` by its optimizer on the processor, which looks codes up
-in a coarser table; `codes`, (2, values), of both moments after the last step of `nearest`.
-"""
+Start and gradients are the engine's own random numbers, so that only results need to be kept: parameters after steps 1,
+5 and 20, (3, values), as `nearest` with the code next to each moment in f64, and as `bitsandbytes` by its optimizer on
+the processor, which looks codes up in a coarser table; `codes`, (2, values), of both moments after the last step of
+`nearest`."""
 
 import sys
 
@@ -17,7 +20,8 @@ from safetensors.torch import save_file
 
 import noise
 
-# Three whole blocks and a part of one. Gradients of five sizes from 1 to 0.01, as those of the weights of a layer are of several.
+# Three whole blocks and a part of one. Gradients of five sizes from 1 to 0.01, as those of the weights of a layer are
+# of several.
 SEED, VALUES, STEPS, BLOCK = 11, 1000, (1, 5, 20), 256
 LEARNING_RATE, BETA_1, BETA_2, EPS = 1e-3, 0.9, 0.999, 1e-8
 
@@ -25,7 +29,9 @@ LEARNING_RATE, BETA_1, BETA_2, EPS = 1e-3, 0.9, 0.999, 1e-8
 def main():
     sizes = (10.0 ** -(np.arange(VALUES) % 5 / 2)).astype(np.float32)
     parameter = torch.nn.Parameter(torch.from_numpy(normals(0)))
-    optimizer = bitsandbytes.optim.Adam8bit([parameter], LEARNING_RATE, (BETA_1, BETA_2), EPS, weight_decay=0, min_8bit_size=1)
+    optimizer = bitsandbytes.optim.Adam8bit(
+        [parameter], LEARNING_RATE, (BETA_1, BETA_2), EPS, weight_decay=0, min_8bit_size=1
+    )
     p, m, v = normals(0).astype(np.float64), np.zeros(VALUES), np.zeros(VALUES)
     nearest, theirs = [], []
     for step in range(1, STEPS[-1] + 1):

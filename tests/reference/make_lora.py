@@ -1,10 +1,10 @@
-"""Adds what adapters (LoRA) do to a folder of `make_reference.py`: their gradients, and some steps of stage B, with torch and diffusers.
+"""Adds what adapters (LoRA) do to a folder of `make_reference.py`: their gradients, and some steps of stage B, with
+torch and diffusers.
 
     cd tests/reference && .venv/bin/python make_lora.py ../fixtures/small-sd1 ../fixtures/small-v
 
-LoRA is written out below after Hu et al. (ICLR 2022), with the names and the start of the library PEFT: W x + B A x, A of `rank` rows
-uniform within 1 / sqrt(inputs), B zero.
-"""
+LoRA is written out below after Hu et al. (ICLR 2022), with the names and the start of the library PEFT: W x + B A x, A
+of `rank` rows uniform within 1 / sqrt(inputs), B zero."""
 
 import json
 import pathlib
@@ -70,8 +70,12 @@ def reference(unet, scheduler, layers, inputs, facts):
 
 def add_adapters(unet, layers, seed):
     """Gives the chosen layers an A and a B, by name, in the order of the layers' names."""
-    modules = {name: module for name, module in unet.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))}
-    chosen = sorted((name for name in modules if layers == "all" or ".attentions." in name), key=lambda name: f"{name}.weight")
+    modules = {
+        name: module for name, module in unet.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+    }
+    chosen = sorted(
+        (name for name in modules if layers == "all" or ".attentions." in name), key=lambda name: f"{name}.weight"
+    )
     adapters = {}
     for index, name in enumerate(chosen):
         weight = modules[name].weight

@@ -1,7 +1,7 @@
 """Makes reference data for `tests/parity.rs` with diffusers, transformers and torch, none of it our code.
 
-Imagic itself (Kawar et al., CVPR 2023) is written out below the way the diffusers community pipeline does it, except that
-every random number comes from `noise.py`, so that the engine draws the same ones. See README.md for what is made.
+Imagic itself (Kawar et al., CVPR 2023) is written out below the way the diffusers community pipeline does it, except
+that every random number comes from `noise.py`, so that the engine draws the same ones. See README.md for what is made.
 
 name -> symbol of the paper
     e_tgt, e_opt, e_bar, eta   embedding of the text, the optimized one, and e_bar = eta * e_tgt + (1 - eta) * e_opt
@@ -26,8 +26,8 @@ import random_model
 
 HERE = pathlib.Path(__file__).parent
 
-# Values for whatever the configuration's "settings" leaves open. The learning rates are larger than those of a real edit
-# (1e-3 and some 1e-6), so that in few steps the changes stand well above the rounding of f32.
+# Values for whatever the configuration's "settings" leaves open. The learning rates are larger than those of a real
+# edit (1e-3 and some 1e-6), so that in few steps the changes stand well above the rounding of f32.
 SETTINGS = {
     "latents": [8, 12],
     "square": [8, 8],
@@ -59,7 +59,8 @@ TEXTS = [
     "a photo of a cat wearing a hat, with flowers; the tree on the hill and people standing at night " * 6,
     "A PHOTO of TWO Dogs, jumping over 3 boxes (2024)!",
     "don't  stop:   it's 1,234.50 -- we're 50% there... \"wow\"?!",
-    "na\u00efve caf\u00e9, cafe\u0301, \u00dcN\u00cfC\u00d6D\u00c9 stra\u00dfe \u5199\u771f \U0001f426 \u03b1\u03b2\u03b3 \u00bd \u0663",
+    "na\u00efve caf\u00e9, cafe\u0301, \u00dcN\u00cfC\u00d6D\u00c9 stra\u00dfe \u5199\u771f \U0001f426 "
+    "\u03b1\u03b2\u03b3 \u00bd \u0663",
     " \ttabs\tand\nnew  lines \u00a0",
     "   ",
     "x",
@@ -97,7 +98,7 @@ def main():
             {f"gradients.{name}": gradient for name, gradient in load_file(exact_gradients).items()},
         )
         exact_gradients.unlink()
-        for name, worst in rounding.items():
+        for worst in rounding.values():
             print(f"torch's own rounding  {worst['error']:.1e}  {worst['tensor']}")
 
     if settings["gradients"] == "sketch":
@@ -120,14 +121,16 @@ def main():
 def sketch(gradient):
     """SKETCH numbers that change with every element: sums of the elements times normal numbers. The relative error of a
     sketch is that of the gradient, but for the luck of the draw."""
-    weighted = gradient.flatten().double() * torch.from_numpy(noise.normals((0, noise.INITIAL_LATENTS, 0), gradient.numel()))
+    weighted = gradient.flatten().double() * torch.from_numpy(
+        noise.normals((0, noise.INITIAL_LATENTS, 0), gradient.numel())
+    )
     padding = -weighted.numel() % SKETCH
     return torch.nn.functional.pad(weighted, (0, padding)).reshape(-1, SKETCH).sum(0).float()
 
 
 def reference(model, settings, seed, dtype, gradients_file):
-    """Tensors by name and facts for the JSON file. The U-Net's gradients go straight to their file: of a real one they are
-    3.4 GB, which would stand beside Adam's moments."""
+    """Tensors by name and facts for the JSON file. The U-Net's gradients go straight to their file: of a real one they
+    are 3.4 GB, which would stand beside Adam's moments."""
     unet = load(UNet2DConditionModel, model / "unet", dtype)
     vae = load(AutoencoderKL, model / "vae", dtype)
     text_encoder = load(CLIPTextModel, model / "text_encoder", dtype)
@@ -168,7 +171,12 @@ class Inputs:
 
 
 def random_streams(tensors):
-    streams = [(0, noise.VAE_SAMPLE, 0), (42, noise.NOISE_A, 9), (2**32 - 1, noise.NOISE_B, 1499), (7, noise.INITIAL_LATENTS, 0)]
+    streams = [
+        (0, noise.VAE_SAMPLE, 0),
+        (42, noise.NOISE_A, 9),
+        (2**32 - 1, noise.NOISE_B, 1499),
+        (7, noise.INITIAL_LATENTS, 0),
+    ]
     facts = []
     for number, (seed, purpose, step) in enumerate(streams):
         stream = (seed, purpose, step)

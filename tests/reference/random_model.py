@@ -1,9 +1,8 @@
 """Writes a complete diffusers folder with seeded random weights, in the form in which Stable Diffusion is published.
 
-Weights are drawn so that every part shows in the output: no norm weight is 1, no bias is 0, no layer starts at zero, and
-every matrix keeps the size of what goes in, so that attention is far from uniform but not so sharp that gradients amplify
-the rounding of f32.
-"""
+Weights are drawn so that every part shows in the output: no norm weight is 1, no bias is 0, no layer starts at zero,
+and every matrix keeps the size of what goes in, so that attention is far from uniform but not so sharp that gradients
+amplify the rounding of f32."""
 
 import json
 from collections import Counter
@@ -20,7 +19,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 CORPUS = """a photo of a bird spreading its wings a photo of a dog sitting on the grass a painting of a house in the snow
 a cat wearing a hat a child jumping over the box two people standing in front of the red car at night the photograph of
 an open door a drawing of the tree on the hill with birds and flowers a horse raising its head a person giving thumbs up
-a cake with three candles it's don't we're isn't it the cafe near the river was painted in blue and yellow colours"""
+a cake with three candles it's don't we're isn't it the cafe near the river was painted in blue and yellow colours"""  # noqa: E501
 
 
 def write(folder, config, seed):
@@ -99,7 +98,8 @@ def randomize(model, generator):
 
 
 def write_tokenizer(folder, config, text_config):
-    """CLIP's layout: 256 bytes, 256 bytes that end a word, one token per merge, start, end. Answers the number of tokens."""
+    """CLIP's layout: 256 bytes, 256 bytes that end a word, one token per merge, start, end. Answers the number of
+    tokens."""
     alphabet = list(bytes_to_unicode().values())
     merges = learn_merges(CORPUS, config["merges"])
     tokens = alphabet + [letter + "</w>" for letter in alphabet] + ["".join(pair) for pair in merges] + [START, END]

@@ -53,7 +53,7 @@ class LossCurve(QWidget):
             painter.drawPolyline(QPolygonF(points))
         painter.setPen(palette.color(QPalette.ColorRole.Text))
         latest = list(self._stages.values())[-1][-1]
-        text = tr("loss {}", "{:.3f}".format(latest))
+        text = tr("loss {}", f"{latest:.3f}")
         place = Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight
         painter.drawText(self.rect().adjusted(4, 2, -4, -2), place, text)
 

@@ -1,4 +1,5 @@
-"""The dialog Filter > Imagic Edit: settings on the left, pictures on the right, one edit after the other in the engine's process."""
+"""The dialog Filter > Imagic Edit: settings on the left, pictures on the right, one edit after the other in the
+engine's process."""
 
 import os
 
@@ -159,7 +160,8 @@ class Dialog(QDialog):
         self._show_state()
 
     def _show_first_values(self):
-        """The recipe of the result from which the dialog was opened, else the last values of this document, else of any."""
+        """The recipe of the result from which the dialog was opened, else the last values of this document, else of
+        any."""
         texts, runs = self._hello["texts"], self._source.history()["runs"]
         if self._source.recipe is not None:
             params, text = self._source.recipe["params"], "These are the settings with which the active layer was made."

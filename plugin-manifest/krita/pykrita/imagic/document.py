@@ -1,5 +1,5 @@
-"""One paint layer of a Krita document: what is read, where results go and what the document remembers; knows neither engine nor
-widgets."""
+"""One paint layer of a Krita document: what is read, where results go and what the document remembers; knows neither
+engine nor widgets."""
 
 import collections
 import json
@@ -33,8 +33,9 @@ KINDS = {
 # Krita keeps red, green and blue of whole numbers the other way round.
 FORMATS = {SRGB8: "bgra8", SRGB16: "bgra16"}
 
-# Runs that were removed together with their layers, and where they stood, by the document's name in its history: an undo that
-# brings a layer back brings its run back. Only here, because the document shall forget them; an undo ends with the program, too.
+# Runs that were removed together with their layers, and where they stood, by the document's name in its history: an
+# undo that brings a layer back brings its run back. Only here, because the document shall forget them; an undo ends
+# with the program, too.
 _removed = collections.defaultdict(list)
 
 # The same colors under another name.
@@ -42,8 +43,8 @@ SRGB_TOO = "sRGB built-in"
 
 
 class Picture(collections.namedtuple("Picture", "area space pixels own_space own_pixels coverage note")):
-    """What was read of a layer: `area` of the document in `space` for the engine and as it lies in the layer, its coverage by the
-    selection (or None), and what the user should know of it."""
+    """What was read of a layer: `area` of the document in `space` for the engine and as it lies in the layer, its
+    coverage by the selection (or None), and what the user should know of it."""
 
     def layout(self):
         """What the engine has to know of the pixels."""
@@ -94,7 +95,8 @@ class Source:
         )
 
     def history(self):
-        """What the document remembers; something that cannot be read counts as nothing, because it only serves convenience."""
+        """What the document remembers; something that cannot be read counts as nothing, because it only serves
+        convenience."""
         history = self._written()
         for at, run in reversed(_removed[history["document"]]):
             if run not in history["runs"] and _find(self.document, run["layer"]) is not None:
@@ -113,7 +115,8 @@ class Source:
         return {"version": 1, "document": self._first_id, "runs": []}
 
     def read(self, known=None):
-        """The pixels of the layer, cut to canvas and selection, in sRGB; `known` itself, if they still are what was read then."""
+        """The pixels of the layer, cut to canvas and selection, in sRGB; `known` itself, if they still are what was
+        read then."""
         if not self.is_open():
             raise Refused("The document was closed; open it and choose Filter > Imagic Edit again.")
         node = self.node()
@@ -143,18 +146,21 @@ class Source:
             return Picture(area, same, pixels, space, pixels, coverage, "")
         text = "The layer is {} {} ({}). The model works in sRGB, so it got a copy in 16-bit sRGB."
         if space.depth[0] == "F":
-            text = "The layer is {} {} ({}). The model works in sRGB, so it got a copy in 16-bit sRGB without what is brighter than white."
+            text = (
+                "The layer is {} {} ({}). The model works in sRGB, so it got a copy in 16-bit sRGB"
+                " without what is brighter than white."
+            )
         note = tr(text, *space)
         return Picture(area, SRGB16, converted(area, space, pixels), space, pixels, coverage, note)
 
     def insert(self, edits, group_name, remembered_runs):
-        """Puts one result, or several in a group, above the newest one of this layer, in one step of undo; returns the lasting
-        names of the layers, and what the user should know."""
+        """Puts one result, or several in a group, above the newest one of this layer, in one step of undo; returns the
+        lasting names of the layers, and what the user should know."""
         document = self.document
         if not self.is_open():
             raise Refused(
-                "The document was closed while the edit ran. Open it and edit again: the tuned model is kept, so that takes"
-                " only the last stage."
+                "The document was closed while the edit ran. Open it and edit again: the tuned model is kept,"
+                " so that takes only the last stage."
             )
         history = self.history()
         top = self._make_layers(edits, group_name)
@@ -187,8 +193,8 @@ class Source:
         return layers, "\n".join(notes)
 
     def remove(self, run, with_layer):
-        """Forgets `run` of the history; its layer, if it is to go as well, in one step of undo, with the group of several results
-        if it was the last one there."""
+        """Forgets `run` of the history; its layer, if it is to go as well, in one step of undo, with the group of
+        several results if it was the last one there."""
         if not self.is_open():
             raise Refused("The document was closed; there is nothing to remove.")
         history = self.history()

@@ -35,8 +35,8 @@ class Engine(QObject):
         # Who listens, by job number.
         self._listeners = {}
         self._last_job = 0
-        # The picture that was sent last, with which job, and whether the engine took it: then it need not be sent again. The
-        # engine keeps one picture for all dialogs.
+        # The picture that was sent last, with which job, and whether the engine took it: then it need not be sent
+        # again. The engine keeps one picture for all dialogs.
         self._sent, self._sent_with, self._taken = None, None, False
         self._messages = ""
 
@@ -60,7 +60,8 @@ class Engine(QObject):
             process.closeWriteChannel()
 
     def edit(self, order, picture, listener):
-        """Starts an edit of `picture` and returns its number; `listener(message, pixels)` hears of it until it has ended."""
+        """Starts an edit of `picture` and returns its number; `listener(message, pixels)` hears of it until it has
+        ended."""
         if self._process is None:
             self._start()
         return self._submit("edit", order, picture, listener)
@@ -151,7 +152,9 @@ class Engine(QObject):
         what = tr("The engine crashed") if crashed else tr("The engine ended with status {}", status)
         last = self._messages.strip().splitlines()[-1:]
         said = tr(" It said last: {}", last[0]) if last else ""
-        remedy = "the next edit starts it anew; if this comes again, imagic-edit doctor in a terminal says what is wrong"
+        remedy = (
+            "the next edit starts it anew; if this comes again, imagic-edit doctor in a terminal says what is wrong"
+        )
         self._end(tr("{}. The document is untouched, and {}.{}", what, tr(remedy), said))
 
     def _end(self, reason):

@@ -35,8 +35,8 @@ class Mnemonics:
         self._taken = set()
 
     def mark(self, label, wish=""):
-        """The translated `label` with `&` before its key: the letter `wish`, or the first free one, beginnings of words first;
-        a label without Latin letters gets one in brackets."""
+        """The translated `label` with `&` before its key: the letter `wish`, or the first free one, beginnings of words
+        first; a label without Latin letters gets one in brackets."""
         label = tr(label)
         letters = [at for at, letter in enumerate(label) if letter.isascii() and letter.isalpha()]
         begins = [at for at in letters if at == 0 or not label[at - 1].isalnum()]
@@ -49,7 +49,7 @@ class Mnemonics:
             for key in string.ascii_uppercase:
                 if key not in self._taken:
                     self._taken.add(key)
-                    return "{}(&{})".format(label, key)
+                    return f"{label}(&{key})"
         return label
 
 
@@ -116,10 +116,13 @@ class Prompt(Field):
 
     def eventFilter(self, watched, event):
         """Shift+Enter begins a new line."""
-        if event.type() == QEvent.Type.KeyPress and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            if not event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier:
-                self.entered.emit()
-                return True
+        if (
+            event.type() == QEvent.Type.KeyPress
+            and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+            and not event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier
+        ):
+            self.entered.emit()
+            return True
         return super().eventFilter(watched, event)
 
     def value(self):
@@ -176,7 +179,8 @@ class Seed(Field):
 
 
 class AnyPoint(QDoubleSpinBox):
-    """A number that is shown as the user's language writes it, and may be typed with a comma as well as with a point."""
+    """A number that is shown as the user's language writes it, and may be typed with a comma as well as with a
+    point."""
 
     def validate(self, text, at):
         return super().validate(_localized(text), at)

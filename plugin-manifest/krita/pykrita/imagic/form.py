@@ -1,7 +1,7 @@
-"""The settings of an edit: one field for each row of the table of parameters, which the engine sends; knows no documents."""
+"""The settings of an edit: one field for each row of the table of parameters, which the engine sends; knows no
+documents."""
 
 from . import fields
-from .language import tr
 from .qt import QFormLayout, QGridLayout, QLabel, QTabWidget, QVBoxLayout, QWidget, pyqtSignal
 from .sentences import Sentences
 

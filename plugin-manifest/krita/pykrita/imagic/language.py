@@ -7,7 +7,8 @@ import re
 # Put here by the installer: one catalogue for each language besides English.
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "locale")
 
-# A place for a value: `{}`, `{0}`, in the catalogue also `{#}` for a number and `{!}` for a text that is translated itself.
+# A place for a value: `{}`, `{0}`, in the catalogue also `{#}` for a number and `{!}` for a text that is translated
+# itself.
 _PLACE = re.compile(r"\{(\d*)([#!]?)\}")
 
 # The entry that tells how numbers are written.
@@ -52,8 +53,8 @@ def number(text):
 
 
 def tr(text, *values):
-    """`text` with `values` in its places. Values stay as they are, but for the sign in a number: a name is not translated, a
-    sentence goes through tr first."""
+    """`text` with `values` in its places. Values stay as they are, but for the sign in a number: a name is not
+    translated, a sentence goes through tr first."""
     key = _PLACE.sub("{}", text)
     translation = _translations.get(key, text)
     if not values:

@@ -50,5 +50,5 @@ def _decode(line):
     except ValueError:
         message = None
     if not isinstance(message, dict) or "event" not in message:
-        raise ProtocolError("the engine said {!r}".format(line[:80]))
+        raise ProtocolError(f"the engine said {line[:80]!r}")
     return message

@@ -3,7 +3,8 @@
 
 from krita import Krita
 
-# Of Krita's own classes, because both may be installed, and another package may have loaded the one that is not Krita's.
+# Of Krita's own classes, because both may be installed, and another package may have loaded the one that is not
+# Krita's.
 PYQT = Krita.__base__.__module__.split(".")[0]
 
 if PYQT == "PyQt6":

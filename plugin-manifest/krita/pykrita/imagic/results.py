@@ -1,5 +1,5 @@
-"""Finished pictures of one layer, kept while its dialog is open, so that none is computed twice; knows neither engine nor
-widgets."""
+"""Finished pictures of one layer, kept while its dialog is open, so that none is computed twice; knows neither engine
+nor widgets."""
 
 import json
 import sys

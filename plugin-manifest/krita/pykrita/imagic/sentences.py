@@ -5,8 +5,8 @@ from .qt import QLabel, Qt
 # Higher than any text.
 ENDLESS = 1 << 20
 
-# Characters that a line has room for, about. Without it a text would be very high until it is given its place, and the window
-# with it, which does not shrink again by itself.
+# Characters that a line has room for, about. Without it a text would be very high until it is given its place, and the
+# window with it, which does not shrink again by itself.
 LEAST_CHARACTERS = 36
 
 

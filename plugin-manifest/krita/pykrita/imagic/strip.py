@@ -1,5 +1,5 @@
-"""Small pictures of one edit with different strengths or seeds, side by side; the marked ones become layers. Knows neither engine
-nor documents."""
+"""Small pictures of one edit with different strengths or seeds, side by side; the marked ones become layers. Knows
+neither engine nor documents."""
 
 from .language import number, tr
 from .qt import (
@@ -53,7 +53,9 @@ class Strip(QWidget):
         self._seeds = QPushButton(mnemonics.mark("Compare seeds", "p"))
         self._seeds.setToolTip(tr("Computes this edit with this seed and five more; none becomes a layer yet."))
         self._insert = QPushButton(mnemonics.mark("Insert marked"))
-        self._insert.setToolTip(tr("The marked pictures become layers; several come in a group. Ctrl marks more than one."))
+        self._insert.setToolTip(
+            tr("The marked pictures become layers; several come in a group. Ctrl marks more than one.")
+        )
         self._pictures = QListWidget()
         self._pictures.setViewMode(QListWidget.ViewMode.IconMode)
         self._pictures.setFlow(QListWidget.Flow.LeftToRight)
@@ -104,7 +106,7 @@ class Strip(QWidget):
         self._pictures.clear()
         self._pictures.show()
         for one in several:
-            item = QListWidgetItem(number("{:g}".format(one[what])))
+            item = QListWidgetItem(number(f"{one[what]:g}"))
             item.setData(PARAMS, one)
             item.setIcon(self._icon(None))
             item.setFlags(Qt.ItemFlag.NoItemFlags)

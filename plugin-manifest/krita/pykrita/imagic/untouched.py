@@ -11,8 +11,9 @@ PIXEL_TYPES = {4: "I", 8: "Q"}
 
 
 def restored(result, source, came, sent, pixels):
-    """`result` is the picture that `came` from the engine, in the document's color space. Wherever `came` is what was `sent`, the
-    pixels of `source` take its place: the way to sRGB and back would change them a little. All have as many `pixels`."""
+    """`result` is the picture that `came` from the engine, in the document's color space. Wherever `came` is what was
+    `sent`, the pixels of `source` take its place: the way to sRGB and back would change them a little. All have as many
+    `pixels`."""
     size, own_size = len(sent) // pixels, len(source) // pixels
     before, after = (memoryview(picture).cast(PIXEL_TYPES[size]) for picture in (sent, came))
     mixed = bytearray(result)

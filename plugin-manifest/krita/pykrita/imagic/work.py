@@ -1,4 +1,5 @@
-"""What one dialog has the engine do for its layer: one edit at a time, and what the next one will cost. Knows no widgets."""
+"""What one dialog has the engine do for its layer: one edit at a time, and what the next one will cost. Knows no
+widgets."""
 
 from .qt import QImage, QObject, pyqtSignal
 from .results import Result, Results, image

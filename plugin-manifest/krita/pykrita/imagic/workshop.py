@@ -1,5 +1,5 @@
-"""Documents that nobody sees, in which layers are converted and finished: every change in the user's document would be a step of
-undo."""
+"""Documents that nobody sees, in which layers are converted and finished: every change in the user's document would be
+a step of undo."""
 
 import collections
 import os
@@ -90,8 +90,8 @@ _DOCUMENT_WITH_MASK = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def new_mask():
-    """A transparency mask that can be written to: one that Krita 5.1 makes with createNode() has no pixels until somebody
-    paints on it, but one that was read from a file has."""
+    """A transparency mask that can be written to: one that Krita 5.1 makes with createNode() has no pixels until
+    somebody paints on it, but one that was read from a file has."""
     application = Krita.instance()
     handle, path = tempfile.mkstemp(suffix=".kra")
     os.close(handle)
@@ -100,9 +100,9 @@ def new_mask():
             file.writestr("mimetype", "application/x-krita")
             file.writestr("maindoc.xml", _DOCUMENT_WITH_MASK)
             for name, size in (("layer1", 4), ("mask1.pixelselection", 1)):
-                tiles = "VERSION 2\nTILEWIDTH 64\nTILEHEIGHT 64\nPIXELSIZE {}\nDATA 0\n".format(size)
+                tiles = f"VERSION 2\nTILEWIDTH 64\nTILEHEIGHT 64\nPIXELSIZE {size}\nDATA 0\n"
                 file.writestr("mask/layers/" + name, tiles)
-                file.writestr("mask/layers/{}.defaultpixel".format(name), bytes(size))
+                file.writestr(f"mask/layers/{name}.defaultpixel", bytes(size))
             # Without it Krita warns in a window that waits for an answer.
             profile = QColorSpace(QColorSpace.NamedColorSpace.SRgb).iccProfile()
             file.writestr("mask/layers/layer1.icc", bytes(profile))
