@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the one library of CUDA that the engine needs on a GPU beside NVIDIA's driver: cuBLAS, from the Python package index, into the
-# folder `cuda` of the installed copy. Not needed where the system's loader finds libcublas.so.13.
+# Fetches the one library of CUDA that the engine needs on a GPU beside NVIDIA's driver: cuBLAS, from the Python package
+# index, into the folder `cuda` of the installed copy. Not needed where the system's loader finds libcublas.so.13.
 # Usage: installer/cuda-runtime.sh [FOLDER]   (420 MB are downloaded, 600 MB on disk)
 set -euo pipefail
 folder=${1:-${XDG_DATA_HOME:-$HOME/.local/share}/imagic-edit/cuda}
@@ -13,7 +13,9 @@ if ! python3 -m pip --version >/dev/null 2>&1; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --target "$work" "$package"
+python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile \
+    --target "$work" "$package"
 mkdir -p "$folder"
 mv "$work"/nvidia/cu13/lib/libcublas.so.13 "$work"/nvidia/cu13/lib/libcublasLt.so.13 "$folder"
-echo "cuda-runtime.sh: cuBLAS in $folder, $(du -sm "$folder" | cut -f1) MB; see what runs where with: imagic-edit doctor"
+echo "cuda-runtime.sh: cuBLAS in $folder, $(du -sm "$folder" | cut -f1) MB"
+echo "see what runs where with: imagic-edit doctor"

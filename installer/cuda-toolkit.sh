@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Makes a folder with what `cargo build --features cuda` needs of NVIDIA's CUDA toolkit, out of wheels from the Python package index.
-# No GPU and no driver is needed, and nothing is installed outside of the folder. Prints the command to build with.
+# Makes a folder with what `cargo build --features cuda` needs of NVIDIA's CUDA toolkit, out of wheels from the Python
+# package index. No GPU and no driver is needed, and nothing is installed outside of the folder. Prints the command to
+# build with.
 # Usage: installer/cuda-toolkit.sh [FOLDER]   (default: target/cuda-toolkit; 105 MB are downloaded, 271 MB on disk)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=$(realpath -m "${1:-target/cuda-toolkit}")
 
-# The compiler's own parts and the headers; a newer compiler than the driver of a user's machine makes PTX that it cannot read.
+# The compiler's own parts and the headers; a newer compiler than the driver of a user's machine makes PTX that it
+# cannot read.
 packages=(
     nvidia-cuda-nvcc==13.0.88
     nvidia-nvvm==13.0.88
@@ -14,8 +16,8 @@ packages=(
     nvidia-cuda-runtime==13.0.96
     nvidia-cuda-cccl==13.0.85
 )
-# What cudarc asks the linker for. The library that is built refers to none of them (src/engine/cuda/symbols.rs loads what it needs
-# when it runs), so that empty ones do, and 600 MB of downloads are saved.
+# What cudarc asks the linker for. The library that is built refers to none of them (src/engine/device/symbols.rs
+# loads what it needs when it runs), so that empty ones do, and 600 MB of downloads are saved.
 stubs=(cuda cudart cublas cublasLt curand nvrtc)
 
 if [[ $(uname -sm) != "Linux x86_64" ]]; then
@@ -36,7 +38,8 @@ fi
 if [[ $(cat "$folder/packages.txt" 2>/dev/null) != "${packages[*]}" ]]; then
     rm -rf "$folder"
     mkdir -p "$folder"
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --target "$folder/wheels" "${packages[@]}"
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile \
+        --target "$folder/wheels" "${packages[@]}"
     for part in bin include nvvm; do
         ln -s "wheels/nvidia/cu13/$part" "$folder/$part"
     done
@@ -46,8 +49,8 @@ if [[ $(cat "$folder/packages.txt" 2>/dev/null) != "${packages[*]}" ]]; then
     for stub in "${stubs[@]}"; do
         cc -shared -o "$folder/lib64/lib$stub.so" -x c /dev/null
     done
-    # candle-kernels compiles matrix products of quantized numbers for half an hour, and nothing here calls them: an empty file is
-    # compiled in the place of each. Set NVCC to bin/nvcc itself to compile them all the same.
+    # candle-kernels compiles matrix products of quantized numbers for half an hour, and nothing here calls them: an
+    # empty file is compiled in the place of each. Set NVCC to bin/nvcc itself to compile them all the same.
     : >"$folder/empty.cu"
     cat >"$folder/nvcc" <<'WRAPPER'
 #!/usr/bin/env bash
@@ -71,5 +74,6 @@ cat >"$folder/environment.sh" <<EOF2
 export CUDA_HOME='$folder' CUDA_PATH='$folder' NVCC='$folder/nvcc' CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=80
 export LIBRARY_PATH='$folder/lib64'\${LIBRARY_PATH:+:\$LIBRARY_PATH}
 EOF2
-echo "cuda-toolkit.sh: $("$folder/bin/nvcc" --version | sed -n 's/.*release \([^,]*\),.*/CUDA \1/p') in $folder, $(du -smL "$folder" | cut -f1) MB"
+version=$("$folder/bin/nvcc" --version | sed -n 's/.*release \([^,]*\),.*/CUDA \1/p')
+echo "cuda-toolkit.sh: $version in $folder, $(du -smL "$folder" | cut -f1) MB"
 echo "build with:  (. $folder/environment.sh && cargo build --release --features cuda)"

@@ -8,7 +8,10 @@ program=$1
 samples=$root/models/samples
 out=$root/demo
 
-fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+fail() {
+    printf 'demo: %s\n' "$*" >&2
+    exit 1
+}
 
 # The row of demo.png in the table of samples: | `demo.png` ... | what it shows | prompt | ...
 picture=$samples/demo.png

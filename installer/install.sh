@@ -15,7 +15,7 @@ gimp3_profiles=("${GIMP3_DIRECTORY:-$config/GIMP/3.0}" "$config/GIMP/3.2" "$HOME
     "$HOME/snap/gimp/current/.config/GIMP/3.2")
 link=$HOME/.local/bin/imagic-edit
 # Krita's folders and settings: of this account, and of the flatpak.
-krita_data=(${XDG_DATA_HOME:-$HOME/.local/share}/krita "$HOME/.var/app/org.kde.krita/data/krita")
+krita_data=("${XDG_DATA_HOME:-$HOME/.local/share}/krita" "$HOME/.var/app/org.kde.krita/data/krita")
 krita_settings=("$config/kritarc" "$HOME/.var/app/org.kde.krita/config/kritarc")
 # Every file and folder that an installation made, so that uninstalling removes these and nothing else.
 manifest=$data/installed
@@ -53,7 +53,10 @@ END
 }
 
 say() { printf '%s\n' "$*"; }
-fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
+fail() {
+    printf 'install.sh: %s\n' "$*" >&2
+    exit 1
+}
 have() { command -v "$1" >/dev/null 2>&1; }
 
 demo=no cuda=no packages=yes uninstall=no purge=no editors=()
@@ -64,9 +67,16 @@ for argument in "$@"; do
         --no-packages) packages=no ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
-        --help | -h) help; exit 0 ;;
+        --help | -h)
+            help
+            exit 0
+            ;;
         gimp2 | gimp3 | krita) editors+=("$argument") ;;
-        *) printf 'install.sh: there is no option %s\n' "$argument" >&2; help >&2; exit 2 ;;
+        *)
+            printf 'install.sh: there is no option %s\n' "$argument" >&2
+            help >&2
+            exit 2
+            ;;
     esac
 done
 if [[ $purge = yes && $uninstall = no ]]; then
@@ -96,7 +106,8 @@ krita_is_there() {
     esac
 }
 
-# Krita starts only packages that its settings name. What the user has chosen stays: on a second run there is a line already.
+# Krita starts only packages that its settings name. What the user has chosen stays: on a second run there is a line
+# already.
 enable_in_krita() {
     local settings=$1
     if grep -qs '^enable_imagic=' "$settings"; then return; fi
@@ -203,14 +214,19 @@ if [[ ${#editors[@]} = 0 ]]; then
     [[ ${#editors[@]} -gt 0 ]] || fail "the GIMP of this system is neither 2.10 nor 3; see README.md"
 fi
 for editor in "${editors[@]}"; do
-    "found_$editor" || fail "there is no ${editor/gimp/GIMP } for this account; install it, start it once, and start again"
+    "found_$editor" ||
+        fail "there is no ${editor/gimp/GIMP } for this account; install it, start it once, and start again"
 done
 
 # Rust: what Cargo.toml asks for is newer than what Debian 12 has.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 rust_found() { cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
-rust_is_new_enough() { [[ -n $(rust_found) && $(printf '%s\n' "$rust_wanted" "$(rust_found)" | sort -V | head -n1) = "$rust_wanted" ]]; }
+rust_is_new_enough() {
+    local found
+    found=$(rust_found)
+    [[ -n $found && $(printf '%s\n' "$rust_wanted" "$found" | sort -V | head -n1) = "$rust_wanted" ]]
+}
 if ! rust_is_new_enough; then
     if have rustup; then
         say "Rust $rust_wanted is needed; updating with rustup ..."
@@ -223,7 +239,8 @@ if ! rust_is_new_enough; then
         curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal --no-modify-path
         PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
     fi
-    rust_is_new_enough || fail "Rust is still $(rust_found); install $rust_wanted or newer from https://rustup.rs and start again"
+    rust_is_new_enough ||
+        fail "Rust is still $(rust_found); install $rust_wanted or newer from https://rustup.rs and start again"
 fi
 
 say "Building (some minutes the first time) ..."
@@ -255,7 +272,13 @@ make_folder() {
 }
 
 # Kept up to date when something fails in between, so that uninstalling still finds everything.
-record() { { cat "$manifest" 2>/dev/null || true; printf '%s\n' "${installed[@]}"; } | sort -u >"$manifest.new" && mv "$manifest.new" "$manifest"; }
+record() {
+    {
+        if [[ -f $manifest ]]; then cat "$manifest"; fi
+        printf '%s\n' "${installed[@]}"
+    } | sort -u >"$manifest.new"
+    mv "$manifest.new" "$manifest"
+}
 make_folder "$data"
 trap record EXIT
 
@@ -285,7 +308,8 @@ into_gimp() {
     if [[ -n $program ]] && ! profiles "$editor" | grep -v -e "^$HOME/\.var/" -e "^$HOME/snap/" >/dev/null; then
         # A folder of ours in its place would keep GIMP from making its profile on the first start.
         say "Starting $program once, so that it makes its profile ..."
-        "$program" -i -d -f -s --batch-interpreter plug-in-script-fu-eval -b '(gimp-quit 0)' >/dev/null 2>&1 || fail "$program does not start"
+        "$program" -i -d -f -s --batch-interpreter plug-in-script-fu-eval -b '(gimp-quit 0)' >/dev/null 2>&1 ||
+            fail "$program does not start"
     fi
     while IFS= read -r folder; do
         put 0644 "$built/libimagic_edit.so" "$folder/plug-ins/imagic-edit/libimagic_edit.so"
@@ -346,7 +370,7 @@ say "$("$data/imagic-edit" --version) is installed:"
 for place in "${places[@]}"; do say "  GIMP           $place (start GIMP again: Filters > Imagic Edit)"; done
 for folder in "${in_krita[@]}"; do say "  Krita          $folder (start Krita again: Filter > Imagic Edit)"; done
 say "  command line   $link"
-say "  models         $(cd "$data/models" 2>/dev/null && ls | tr '\n' ' ')in $data/models"
+say "  models         $(find "$data/models" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort | tr '\n' ' ')in $data/models"
 case :$PATH: in
     *:"$(dirname "$link")":*) ;;
     *) say "  note: $(dirname "$link") is not in PATH yet; log in again or call $link" ;;

@@ -14,23 +14,23 @@
 
 enum { WIDTH = 24, HEIGHT = 20, STRIDE = WIDTH * 4 + 12 };
 
-#define CHECK(condition)                                                                    \
-    do {                                                                                    \
-        if (!(condition)) {                                                                 \
-            char error[512] = "";                                                           \
-            imagic_last_error(error, sizeof error, NULL);                                   \
+#define CHECK(condition) \
+    do { \
+        if (!(condition)) { \
+            char error[512] = ""; \
+            imagic_last_error(error, sizeof error, NULL); \
             fprintf(stderr, "line %d: %s (last error: %s)\n", __LINE__, #condition, error); \
-            exit(1);                                                                        \
-        }                                                                                   \
+            exit(1); \
+        } \
     } while (0)
 
 /* The call is refused with this status and a text that holds these words. */
-#define REFUSED(call, expected, words)                                    \
-    do {                                                                  \
-        char text[512] = "";                                              \
-        CHECK((call) == (expected));                                      \
+#define REFUSED(call, expected, words) \
+    do { \
+        char text[512] = ""; \
+        CHECK((call) == (expected)); \
         CHECK(imagic_last_error(text, sizeof text, NULL) == IMAGIC_STATUS_OK); \
-        CHECK(strstr(text, words) != NULL);                               \
+        CHECK(strstr(text, words) != NULL); \
     } while (0)
 
 static unsigned char source[STRIDE * HEIGHT];
@@ -98,11 +98,15 @@ static void mistakes(const char *models) {
     REFUSED(imagic_worker_submit(worker, REQUEST(QUICK), NULL, &job), IMAGIC_STATUS_ARGUMENT, "picture is NULL");
     REFUSED(imagic_worker_submit(worker, REQUEST(QUICK), &lent, NULL), IMAGIC_STATUS_ARGUMENT, "job is NULL");
     REFUSED(imagic_worker_submit(worker, "{}", &lent, &job), IMAGIC_STATUS_ARGUMENT, "no object params");
-    REFUSED(imagic_worker_submit(worker, "{\"params\": {}}", &lent, &job), IMAGIC_STATUS_PARAMETER, "target text is empty");
+    REFUSED(imagic_worker_submit(worker, "{\"params\": {}}", &lent, &job), IMAGIC_STATUS_PARAMETER,
+            "target text is empty");
     REFUSED(imagic_worker_submit(worker, REQUEST("\"eta\": 9"), &lent, &job), IMAGIC_STATUS_PARAMETER, "eta is 9");
-    REFUSED(imagic_worker_submit(worker, REQUEST("\"alpha\": 1"), &lent, &job), IMAGIC_STATUS_PARAMETER, "no parameter alpha");
-    REFUSED(imagic_worker_submit(worker, REQUEST("\"model\": \"no\""), &lent, &job), IMAGIC_STATUS_MODEL, "no such model");
-    REFUSED(imagic_worker_submit(worker, REQUEST("\"model\": \"a.ckpt\""), &lent, &job), IMAGIC_STATUS_MODEL, "refused");
+    REFUSED(imagic_worker_submit(worker, REQUEST("\"alpha\": 1"), &lent, &job), IMAGIC_STATUS_PARAMETER,
+            "no parameter alpha");
+    REFUSED(imagic_worker_submit(worker, REQUEST("\"model\": \"no\""), &lent, &job), IMAGIC_STATUS_MODEL,
+            "no such model");
+    REFUSED(imagic_worker_submit(worker, REQUEST("\"model\": \"a.ckpt\""), &lent, &job), IMAGIC_STATUS_MODEL,
+            "refused");
 
     lent.format = 4;
     REFUSED(imagic_worker_submit(worker, REQUEST(QUICK), &lent, &job), IMAGIC_STATUS_ARGUMENT, "format is 4");
@@ -184,11 +188,14 @@ static void an_edit_from_start_to_end(const char *models) {
     }
 
     memset(packed, 0xA5, PACKED);
-    REFUSED(imagic_job_result(job, IMAGIC_FORMAT_RGBA8, WIDTH * 4, packed, PACKED - 1), IMAGIC_STATUS_BUFFER_TOO_SMALL, "pixels_len");
-    REFUSED(imagic_job_result(job, IMAGIC_FORMAT_RGBA8, WIDTH * 4 - 1, packed, PACKED), IMAGIC_STATUS_ARGUMENT, "stride");
+    REFUSED(imagic_job_result(job, IMAGIC_FORMAT_RGBA8, WIDTH * 4, packed, PACKED - 1), IMAGIC_STATUS_BUFFER_TOO_SMALL,
+            "pixels_len");
+    REFUSED(imagic_job_result(job, IMAGIC_FORMAT_RGBA8, WIDTH * 4 - 1, packed, PACKED), IMAGIC_STATUS_ARGUMENT,
+            "stride");
     REFUSED(imagic_job_result(job, IMAGIC_FORMAT_RGBA8, SIZE_MAX, packed, PACKED), IMAGIC_STATUS_ARGUMENT, "stride");
     REFUSED(imagic_job_result(job, 7, WIDTH * 4, packed, PACKED), IMAGIC_STATUS_ARGUMENT, "format is 7");
-    REFUSED(imagic_job_result(job, IMAGIC_FORMAT_RGBA8, WIDTH * 4, NULL, PACKED), IMAGIC_STATUS_ARGUMENT, "pixels is NULL");
+    REFUSED(imagic_job_result(job, IMAGIC_FORMAT_RGBA8, WIDTH * 4, NULL, PACKED), IMAGIC_STATUS_ARGUMENT,
+            "pixels is NULL");
     CHECK(packed[0] == 0xA5 && packed[PACKED - 1] == 0xA5);
 
     CHECK(imagic_job_report_json(job, NULL, 0, &needed) == IMAGIC_STATUS_BUFFER_TOO_SMALL);

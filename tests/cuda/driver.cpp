@@ -1,19 +1,21 @@
-// A driver of CUDA whose card is the processor, for tests on machines without a GPU: what `libcuda.so.1` and `libcublas.so.13`
-// export, as far as the engine calls it. Its memory is the machine's, and a kernel has run when the call that launches it returns.
+// A driver of CUDA whose card is the processor, for tests on machines without a GPU: what `libcuda.so.1` and
+// `libcublas.so.13` export, as far as the engine calls it. Its memory is the machine's, and a kernel has run when the
+// call that launches it returns.
 //
-// Our own kernels are those of src/engine/ops/gpu, compiled as C++. candle's are written anew here, as far as they are needed;
-// what is not known stops the program with its name. So this tests every call of ours, but neither candle's kernels nor
-// anything that only happens when threads run at once.
+// Our own kernels are those of src/engine/ops/gpu, compiled as C++. candle's are written anew here, as far as they are
+// needed; what is not known stops the program with its name. So this tests every call of ours, but neither candle's
+// kernels nor anything that only happens when threads run at once.
 //
-// STUB_CUDA_VERSION, STUB_CARDS, STUB_CAPABILITY (80 is 8.0) and STUB_MEMORY (in MB) make it another driver and another card;
-// with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation that finds the memory full,
-// and STUB_FULL_AGAIN that of another one.
+// STUB_CUDA_VERSION, STUB_CARDS, STUB_CAPABILITY (80 is 8.0) and STUB_MEMORY (in MB) make it another driver and another
+// card; with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation
+// that finds the memory full, and STUB_FULL_AGAIN that of another one.
 //
-// A stream that is captured runs nothing: launches, products, copies, allocations become nodes of a graph, with their arguments by
-// value, and run when the graph is launched. Memory that a graph allocates is NaN before and after; waiting for the stream, copies from
-// and to the host, and freeing memory that was there before end a capture as they do with NVIDIA's driver. STUB_NO_GRAPHS is a driver that
-// refuses to capture, at the beginning (1) or in the middle (2), STUB_GRAPHS_FULL one whose memory is full when a graph is made (1) or
-// launched (2). Whenever the host waits, a line is added to the file STUB_LOG that counts what it asked for since it waited last.
+// A stream that is captured runs nothing: launches, products, copies, allocations become nodes of a graph, with their
+// arguments by value, and run when the graph is launched. Memory that a graph allocates is NaN before and after;
+// waiting for the stream, copies from and to the host, and freeing memory that was there before end a capture as they
+// do with NVIDIA's driver. STUB_NO_GRAPHS is a driver that refuses to capture, at the beginning (1) or in the middle
+// (2), STUB_GRAPHS_FULL one whose memory is full when a graph is made (1) or launched (2). Whenever the host waits, a
+// line is added to the file STUB_LOG that counts what it asked for since it waited last.
 
 #include "../../src/engine/ops/gpu/host.cpp"
 
@@ -42,7 +44,8 @@ struct Graph {
     std::vector<std::function<Result()>> nodes;
     // Bytes of each piece of memory that it allocates.
     std::map<Pointer, std::size_t> memory;
-    // Pieces that are free again at this point of the capture, by their size: as in NVIDIA's graphs, the next ones lie in their place.
+    // Pieces that are free again at this point of the capture, by their size: as in NVIDIA's graphs, the next ones lie
+    // in their place.
     std::multimap<std::size_t, Pointer> free;
     bool instantiated = false;
 };
@@ -64,8 +67,8 @@ static struct {
 static void waited(const char *why) {
     if (const char *path = std::getenv("STUB_LOG")) {
         std::FILE *file = std::fopen(path, "a");
-        std::fprintf(file, "%s launches %lu copies %lu allocations %lu graphs %lu nodes %lu\n", why, asked.launches, asked.copies,
-                     asked.allocations, asked.graphs, asked.nodes);
+        std::fprintf(file, "%s launches %lu copies %lu allocations %lu graphs %lu nodes %lu\n", why, asked.launches,
+                     asked.copies, asked.allocations, asked.graphs, asked.nodes);
         std::fclose(file);
     }
     asked = {};
@@ -164,7 +167,8 @@ static T argument(void **arguments, int index) {
     return *static_cast<T *>(arguments[index]);
 }
 
-// Where element `index` of a tensor of candle lies; `info` holds sizes, then strides, or is null where it lies in a row.
+// Where element `index` of a tensor of candle lies; `info` holds sizes, then strides, or is null where it lies in a
+// row.
 static std::size_t strided(std::size_t index, std::size_t dims, const std::size_t *info, int operand = 1) {
     if (!info) return index;
     std::size_t at = 0;
@@ -176,14 +180,10 @@ typedef float (*Unary)(float);
 typedef float (*Binary)(float, float);
 
 static const std::map<std::string, Unary> UNARY = {
-    {"ucopy", [](float x) { return x; }},
-    {"usilu", [](float x) { return x / (1.0f + std::exp(-x)); }},
-    {"uexp", [](float x) { return std::exp(x); }},
-    {"uneg", [](float x) { return -x; }},
-    {"usqr", [](float x) { return x * x; }},
-    {"usqrt", [](float x) { return std::sqrt(x); }},
-    {"uabs", [](float x) { return std::fabs(x); }},
-    {"urecip", [](float x) { return 1.0f / x; }},
+    {"ucopy", [](float x) { return x; }},           {"usilu", [](float x) { return x / (1.0f + std::exp(-x)); }},
+    {"uexp", [](float x) { return std::exp(x); }},  {"uneg", [](float x) { return -x; }},
+    {"usqr", [](float x) { return x * x; }},        {"usqrt", [](float x) { return std::sqrt(x); }},
+    {"uabs", [](float x) { return std::fabs(x); }}, {"urecip", [](float x) { return 1.0f / x; }},
 };
 
 static const std::map<std::string, Binary> BINARY = {
@@ -213,14 +213,18 @@ static bool launch_of_candle(const std::string &name, void **a) {
         const float mul = argument<T>(a, 5), add = argument<T>(a, 6);
         return for_each(a, argument<T *>(a, 4), argument<const T *>(a, 3), [=](float x) { return x * mul + add; });
     }
-    if (name == "cast_f32") return for_each(a, argument<T *>(a, 4), argument<const float *>(a, 3), [](float x) { return x; });
-    if (name == "cast_bf16") return for_each(a, argument<T *>(a, 4), argument<const bf16 *>(a, 3), [](float x) { return x; });
-    if (name == "cast_f16") return for_each(a, argument<T *>(a, 4), argument<const f16 *>(a, 3), [](float x) { return x; });
+    if (name == "cast_f32")
+        return for_each(a, argument<T *>(a, 4), argument<const float *>(a, 3), [](float x) { return x; });
+    if (name == "cast_bf16")
+        return for_each(a, argument<T *>(a, 4), argument<const bf16 *>(a, 3), [](float x) { return x; });
+    if (name == "cast_f16")
+        return for_each(a, argument<T *>(a, 4), argument<const f16 *>(a, 3), [](float x) { return x; });
     if (BINARY.count(name)) {
         const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
         const T *x = argument<const T *>(a, 3), *y = argument<const T *>(a, 4);
         T *out = argument<T *>(a, 5);
-        for (std::size_t i = 0; i < count; ++i) out[i] = BINARY.at(name)(x[strided(i, dims, info)], y[strided(i, dims, info, 2)]);
+        for (std::size_t i = 0; i < count; ++i)
+            out[i] = BINARY.at(name)(x[strided(i, dims, info)], y[strided(i, dims, info, 2)]);
     } else if (name == "const_set") {
         const std::size_t *info = argument<const std::size_t *>(a, 2), dims = argument<std::size_t>(a, 1);
         const T value = argument<T>(a, 3);
@@ -262,7 +266,8 @@ static bool launch_of_candle(const std::string &name, void **a) {
     if (kind == "bf16") return launch_of_candle<bf16>(operation, a);
     if (kind == "f16") return launch_of_candle<f16>(operation, a);
     // What the tests compare in.
-    return name == "cast_f32_f64" && for_each(a, argument<double *>(a, 4), argument<const float *>(a, 3), [](float x) { return x; });
+    return name == "cast_f32_f64" &&
+           for_each(a, argument<double *>(a, 4), argument<const float *>(a, 3), [](float x) { return x; });
 }
 
 // Bytes of each argument of a kernel of candle's; none if it is not known.
@@ -291,7 +296,9 @@ EXPORT Result cuInit(unsigned) { return setting("STUB_CARDS", 1) ? 0 : 100; }
 EXPORT Result cuDriverGetVersion(int *version) { return *version = int(setting("STUB_CUDA_VERSION", 13000)), 0; }
 EXPORT Result cuDeviceGetCount(int *count) { return *count = 1, 0; }
 EXPORT Result cuDeviceGet(int *device, int ordinal) { return *device = ordinal, 0; }
-EXPORT Result cuDeviceGetName(char *name, int size, int) { return std::snprintf(name, size, "a processor as a card"), 0; }
+EXPORT Result cuDeviceGetName(char *name, int size, int) {
+    return std::snprintf(name, size, "a processor as a card"), 0;
+}
 EXPORT Result cuDeviceTotalMem_v2(std::size_t *bytes, int) { return *bytes = memory(), 0; }
 EXPORT Result cuDeviceGetAttribute(int *value, int attribute, int) {
     const int capability = int(setting("STUB_CAPABILITY", 80));
@@ -316,15 +323,23 @@ EXPORT Result cuMemPoolSetAttribute(void *, int attribute, void *) {
     return 0;
 }
 EXPORT Result cuMemPoolTrimTo(void *, std::size_t) { return 0; }
-EXPORT Result cuDeviceGetGraphMemAttribute(int, int, void *value) { return *static_cast<std::uint64_t *>(value) = of_graphs, 0; }
+EXPORT Result cuDeviceGetGraphMemAttribute(int, int, void *value) {
+    return *static_cast<std::uint64_t *>(value) = of_graphs, 0;
+}
 EXPORT Result cuDeviceGraphMemTrim(int) { return 0; }
-EXPORT Result cuMemGetInfo_v2(std::size_t *free, std::size_t *total) { return *total = memory(), *free = *total - used - of_graphs, 0; }
-EXPORT Result cuMemAlloc_v2(Pointer *pointer, std::size_t size) { return capturing ? not_in_capture() : allocate(pointer, size); }
+EXPORT Result cuMemGetInfo_v2(std::size_t *free, std::size_t *total) {
+    return *total = memory(), *free = *total - used - of_graphs, 0;
+}
+EXPORT Result cuMemAlloc_v2(Pointer *pointer, std::size_t size) {
+    return capturing ? not_in_capture() : allocate(pointer, size);
+}
 EXPORT Result cuMemAllocAsync(Pointer *pointer, std::size_t size, void *) {
     return capturing ? allocate_in_graph(pointer, size) : allocate(pointer, size);
 }
 EXPORT Result cuMemFree_v2(Pointer pointer) { return capturing ? not_in_capture() : release(pointer); }
-EXPORT Result cuMemFreeAsync(Pointer pointer, void *) { return capturing ? release_in_graph(pointer) : release(pointer); }
+EXPORT Result cuMemFreeAsync(Pointer pointer, void *) {
+    return capturing ? release_in_graph(pointer) : release(pointer);
+}
 EXPORT Result cuMemcpyHtoDAsync_v2(Pointer to, const void *from, std::size_t size, void *) {
     // What the host has there when the graph runs is another thing.
     if (capturing) return not_in_capture();
@@ -358,7 +373,8 @@ EXPORT Result cuStreamSynchronize(void *) { return capturing ? not_in_capture() 
 EXPORT Result cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
 EXPORT Result cuStreamIsCapturing(void *, int *status) { return *status = capturing ? 1 + invalidated : 0, 0; }
 EXPORT Result cuStreamBeginCapture_v2(void *stream, int) {
-    if (!stream || setting("STUB_NO_GRAPHS", 0) == 1) return CAPTURE_UNSUPPORTED;  // NULL is the stream that cannot be captured
+    if (!stream || setting("STUB_NO_GRAPHS", 0) == 1)
+        return CAPTURE_UNSUPPORTED;  // NULL is the stream that cannot be captured
     if (capturing) return INVALID_VALUE;
     return capturing = new Graph, invalidated = false, 0;
 }
@@ -408,13 +424,12 @@ EXPORT Result cuModuleLoadData(void **module, const void *image) {
 }
 EXPORT Result cuModuleUnload(void *) { return 0; }
 EXPORT Result cuModuleGetFunction(void **function, void *module, const char *name) {
-    if (static_cast<std::string *>(module)->find(".entry " + std::string(name) + "(") == std::string::npos) return 500;  // CUDA_ERROR_NOT_FOUND
+    if (static_cast<std::string *>(module)->find(".entry " + std::string(name) + "(") == std::string::npos)
+        return 500;  // CUDA_ERROR_NOT_FOUND
     return *function = new std::string(name), 0;
 }
-EXPORT Result cuLaunchKernel(
-    void *function, unsigned blocks, unsigned grid_y, unsigned grid_z, unsigned threads, unsigned block_y, unsigned block_z,
-    unsigned, void *, void **arguments, void **
-) {
+EXPORT Result cuLaunchKernel(void *function, unsigned blocks, unsigned grid_y, unsigned grid_z, unsigned threads,
+                             unsigned block_y, unsigned block_z, unsigned, void *, void **arguments, void **) {
     const std::string &name = *static_cast<std::string *>(function);
     if (!blocks || grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1) return INVALID_VALUE;
     ++asked.launches;
@@ -423,7 +438,8 @@ EXPORT Result cuLaunchKernel(
     sizes_wanted = &sizes;
     if (launch_kernel(name.c_str(), blocks, nullptr, arguments, false) != 0) sizes = sizes_of_candle(name);
     sizes_wanted = nullptr;
-    if (sizes.empty()) std::fprintf(stderr, "tests/cuda/driver.cpp: no kernel %s to capture\n", name.c_str()), std::abort();
+    if (sizes.empty())
+        std::fprintf(stderr, "tests/cuda/driver.cpp: no kernel %s to capture\n", name.c_str()), std::abort();
     std::vector<std::uint64_t> values(sizes.size());
     for (std::size_t i = 0; i < sizes.size(); ++i) std::memcpy(&values[i], arguments[i], sizes[i]);
     return now_or_later([=]() mutable {
@@ -452,16 +468,20 @@ static float tf32(float x) {
 EXPORT Result cublasCreate_v2(void **handle) { return *handle = &lock, 0; }
 EXPORT Result cublasDestroy_v2(void *) { return 0; }
 EXPORT Result cublasSetStream_v2(void *, void *) { return 0; }
-EXPORT Result cublasSetWorkspace_v2(void *, void *workspace, std::size_t size) { return is_inside(Pointer(workspace), size) ? 0 : 7; }
+EXPORT Result cublasSetWorkspace_v2(void *, void *workspace, std::size_t size) {
+    return is_inside(Pointer(workspace), size) ? 0 : 7;
+}
 EXPORT Result cublasSetMathMode(void *, int) { return 0; }
 EXPORT Result cublasDgemmStridedBatched() { return 15; }  // not supported
-// Columns first, as NVIDIA's documentation defines it; refuses what leaves a block. A and B are factors, C is the result.
+// Columns first, as NVIDIA's documentation defines it; refuses what leaves a block. A and B are factors, C is the
+// result.
 template <typename Factor, typename Out>
-static Result products(
-    bool a_transposed, bool b_transposed, int m, int n, int k, float alpha, const Factor *a, int a_column, long long a_batch,
-    const Factor *b, int b_column, long long b_batch, float beta, Out *c, int c_column, long long c_batch, int batches, bool as_tf32
-) {
-    const auto bytes = [](long long column, int columns, int rows, std::size_t size) { return size * std::size_t(column * (columns - 1) + rows); };
+static Result products(bool a_transposed, bool b_transposed, int m, int n, int k, float alpha, const Factor *a,
+                       int a_column, long long a_batch, const Factor *b, int b_column, long long b_batch, float beta,
+                       Out *c, int c_column, long long c_batch, int batches, bool as_tf32) {
+    const auto bytes = [](long long column, int columns, int rows, std::size_t size) {
+        return size * std::size_t(column * (columns - 1) + rows);
+    };
     for (long long batch = 0; batch < batches; ++batch) {
         const Factor *x = a + batch * a_batch, *y = b + batch * b_batch;
         Out *out = c + batch * c_batch;
@@ -492,11 +512,11 @@ static Result products(
     return 0;
 }
 
-EXPORT Result cublasGemmStridedBatchedEx(
-    void *, int a_operation, int b_operation, int m, int n, int k, const float *alpha_at, const void *a, int a_type, int a_column,
-    long long a_batch, const void *b, int b_type, int b_column, long long b_batch, const float *beta_at, void *c, int c_type,
-    int c_column, long long c_batch, int batches, int compute, int
-) {
+EXPORT Result cublasGemmStridedBatchedEx(void *, int a_operation, int b_operation, int m, int n, int k,
+                                         const float *alpha_at, const void *a, int a_type, int a_column,
+                                         long long a_batch, const void *b, int b_type, int b_column, long long b_batch,
+                                         const float *beta_at, void *c, int c_type, int c_column, long long c_batch,
+                                         int batches, int compute, int) {
     const float alpha = *alpha_at, beta = *beta_at;
     ++asked.launches;
     // CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF; CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32.
@@ -508,10 +528,9 @@ EXPORT Result cublasGemmStridedBatchedEx(
         using Factor = std::remove_pointer_t<decltype(factors)>;
         using Out = std::remove_pointer_t<decltype(out)>;
         return now_or_later([=] {
-            return products(
-                a_operation, b_operation, m, n, k, alpha, static_cast<const Factor *>(a), a_column, a_batch, static_cast<const Factor *>(b),
-                b_column, b_batch, beta, static_cast<Out *>(c), c_column, c_batch, batches, compute == TF32
-            );
+            return products(a_operation, b_operation, m, n, k, alpha, static_cast<const Factor *>(a), a_column, a_batch,
+                            static_cast<const Factor *>(b), b_column, b_batch, beta, static_cast<Out *>(c), c_column,
+                            c_batch, batches, compute == TF32);
         });
     };
     float *const real = nullptr;

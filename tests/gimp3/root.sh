@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
-# Makes a Debian 13 root with GIMP 3 in FOLDER, for machines whose own GIMP is older; does nothing where it is there already.
-# Takes about 4 minutes and 0.5 GB. Needs root and mmdebstrap; packages come from where this machine's apt gets its own.
-# SUITE=sid makes one of what Debian is working on instead, with a newer GIMP.
+# Makes a Debian 13 root with GIMP 3 in FOLDER, for machines whose own GIMP is older; does nothing where it is there
+# already. Takes about 4 minutes and 0.5 GB. Needs root and mmdebstrap; packages come from where this machine's apt gets
+# its own. SUITE=sid makes one of what Debian is working on instead, with a newer GIMP.
 # Usage: tests/gimp3/root.sh FOLDER [PACKAGE...]    (for `cargo build --features bindgen` add libgimp-3.0-dev libc6-dev)
 set -euo pipefail
 
 root=${1:?usage: tests/gimp3/root.sh FOLDER [PACKAGE...]}
 shift
 suite=${SUITE:-trixie}
-packages=$(IFS=,; printf '%s' "gimp,dbus,fonts-dejavu-core${*:+,$*}")
+packages=$(printf '%s,' gimp dbus fonts-dejavu-core "$@")
+packages=${packages%,}
 # Lies in a root that is complete and says with what.
 stamp=etc/imagic-edit-test-root
 if [[ -f $root/$stamp && $(<"$root/$stamp") = "$packages" ]]; then exit 0; fi
 
 # The archive of the system's own release also holds Debian 13; the security archive has another layout.
-mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p' | head -n1)
-[[ -n $mirror ]] || { echo "root.sh: apt on this machine knows no Debian archive" >&2; exit 1; }
+# apt itself expands these.
+# shellcheck disable=SC2016
+mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+    sed -n 's/^Debian //p' | head -n1)
+[[ -n $mirror ]] || {
+    echo "root.sh: apt on this machine knows no Debian archive" >&2
+    exit 1
+}
 
 mkdir -p "$(dirname "$root")"
 rm -rf "$root" "$root.new"
@@ -30,9 +37,12 @@ mkdir "$root.new/imagic-profile"
 printf '(show-welcome-dialog no)\n(color-profile-policy keep)\n(check-updates no)\n' >"$root.new/imagic-profile/gimprc"
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
-"$(dirname "${BASH_SOURCE[0]}")/in-root" "$root.new" "$home" /usr/bin/env -i PATH=/usr/bin:/bin HOME="$home" LC_ALL=C.UTF-8 \
-    GIMP3_DIRECTORY=/imagic-profile gimp-console-3 -i -s --quit --batch-interpreter plug-in-script-fu-eval -b '(begin)' \
-    >/dev/null 2>&1 || true
-[[ -f $root.new/imagic-profile/pluginrc ]] || { echo "root.sh: GIMP 3 does not start in $root.new" >&2; exit 1; }
+"$(dirname "${BASH_SOURCE[0]}")/in-root" "$root.new" "$home" \
+    /usr/bin/env -i PATH=/usr/bin:/bin HOME="$home" LC_ALL=C.UTF-8 GIMP3_DIRECTORY=/imagic-profile \
+    gimp-console-3 -i -s --quit --batch-interpreter plug-in-script-fu-eval -b '(begin)' >/dev/null 2>&1 || true
+[[ -f $root.new/imagic-profile/pluginrc ]] || {
+    echo "root.sh: GIMP 3 does not start in $root.new" >&2
+    exit 1
+}
 printf '%s' "$packages" >"$root.new/$stamp"
 mv "$root.new" "$root"

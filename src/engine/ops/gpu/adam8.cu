@@ -1,11 +1,13 @@
-// Adam with moments of 8 bits: blocks of 256 values and their largest one, as in Dettmers et al., "8-bit Optimizers via Block-wise
-// Quantization", ICLR 2022, section 2, with the blocks and the sizes of code books of its authors' library bitsandbytes.
+// Adam with moments of 8 bits: blocks of 256 values and their largest one, as in Dettmers et al., "8-bit Optimizers via
+// Block-wise Quantization", ICLR 2022, section 2, with the blocks and the sizes of code books of its authors' library
+// bitsandbytes.
 //
-// A step reads and writes 16 bytes for each number where f32 moments are 28: 4.1 ms instead of 7.2 for Stable Diffusion 1.5's 860 million
-// on an H100 (3.35 TB/s), if memory is what limits it.
+// A step reads and writes 16 bytes for each number where f32 moments are 28: 4.1 ms instead of 7.2 for Stable
+// Diffusion 1.5's 860 million on an H100 (3.35 TB/s), if memory is what limits it.
 #include "tile.h"
 
-// Values of a block, for which there are their codes of the first and of the second moment and the largest of each. As in `adam8.rs`.
+// Values of a block, for which there are their codes of the first and of the second moment and the largest of each. As
+// in `adam8.rs`.
 #define CODED 256u
 #define BYTES_OF_CODED (2 * CODED + 2 * 4)
 #define EACH_LANE (CODED / LANES)
@@ -52,13 +54,14 @@ FUNCTION unsigned char nearest(const float *values, float x) {
     return (unsigned char)(x - values[low] <= values[high] - x ? low : high);
 }
 
-// A step of Adam, as `adam` in kernels.cu; the parameters change by moments of f32, which are then coded. A warp for each block.
+// A step of Adam, as `adam` in kernels.cu; the parameters change by moments of f32, which are then coded. A warp for
+// each block.
 //
-// Unlike in bitsandbytes no second moment but 0 is coded as 0, the fate of those below 1.6e-7 of their block's largest: the next step
-// would be over the last gradient alone, many times too large where that one happens to be small. As code 1 it is too small at worst.
-KERNEL adam8(
-    float *p, const float *g, float *moments, const float *numbers, float beta_1, float beta_2, float eps, unsigned count
-) {
+// Unlike in bitsandbytes no second moment but 0 is coded as 0, the fate of those below 1.6e-7 of their block's largest:
+// the next step would be over the last gradient alone, many times too large where that one happens to be small. As code
+// 1 it is too small at worst.
+KERNEL adam8(float *p, const float *g, float *moments, const float *numbers, float beta_1, float beta_2, float eps,
+             unsigned count) {
     const float size = numbers[0], root_of_bias_2 = numbers[1];
     SHARED float values_1[256], values_2[256], largest_1[THREADS], largest_2[THREADS];
     float first[PER_THREAD][EACH_LANE], second[PER_THREAD][EACH_LANE];
@@ -101,7 +104,8 @@ KERNEL adam8(
             }
         }
         FOR_EACH_LANE(lane) {
-            const float(&m)[EACH_LANE] = first[OF(warp * LANES + lane)], (&v)[EACH_LANE] = second[OF(warp * LANES + lane)];
+            const float (&m)[EACH_LANE] = first[OF(warp * LANES + lane)],
+                        (&v)[EACH_LANE] = second[OF(warp * LANES + lane)];
             UNROLL
             for (unsigned i = 0; i < EACH_LANE; ++i) {
                 const unsigned at = lane + LANES * i;

@@ -1,11 +1,13 @@
 // Attention whose scores never leave a block, forward and backward, as in FlashAttention-2 (Dao, ICLR 2024).
 //
-// q, out, dq, dout: (b, n, c); k, v, dk, dv: (b, m, c); c = heads * d, d <= D. A block has some rows of one head in its registers and
-// goes through the rows of the other side in steps, which it lays into shared memory, rounded to what tensor cores multiply. Scores of
-// a step are a few rows for each warp, in shared memory too. Sums are taken in the order of the steps, so a result is the same bytes
-// every time: unlike in the paper no block adds to what another one adds to, at the price of scores that two kernels compute.
+// q, out, dq, dout: (b, n, c); k, v, dk, dv: (b, m, c); c = heads * d, d <= D. A block has some rows of one head in its
+// registers and goes through the rows of the other side in steps, which it lays into shared memory, rounded to what
+// tensor cores multiply. Scores of a step are a few rows for each warp, in shared memory too. Sums are taken in the
+// order of the steps, so a result is the same bytes every time: unlike in the paper no block adds to what another one
+// adds to, at the price of scores that two kernels compute.
 //
-// For d = 40 and n = m = 4096 of one head, D = 40 and steps of 32 (H100: 132 SMs, 3.35 TB/s, 2100 operations of TF32 a clock and SM):
+// For d = 40 and n = m = 4096 of one head, D = 40 and steps of 32 (H100: 132 SMs, 3.35 TB/s, 2100 operations of TF32 a
+// clock and SM):
 //
 // | kernel | products of 16x16x8 | operations | read from the L2 cache | shared memory | blocks |
 // |---|---|---|---|---|---|
@@ -14,20 +16,21 @@
 // | gradient of q | 5 + 5 + 6 | 4.3 G | 84 MB | 32 KB | 64 |
 // | gradients of k, v | 5 + 5 + 6 + 6 | 5.9 G | 84 MB | 32 KB | 64 |
 //
-// All of them together with 8 heads are 116 G operations, and 1.8 GB from the L2 cache. Written out, the same scores would go 14 times
-// through 537 MB of memory that no cache holds, 7.5 GB. What limits these kernels is shared memory: a product of 16x16x8
-// takes 2 clocks of the tensor cores, and its right factor 4 clocks of 128 bytes. With what scores take there, a quarter to a third of
-// the tensor cores' speed is what can be expected, about a millisecond for all.
+// All of them together with 8 heads are 116 G operations, and 1.8 GB from the L2 cache. Written out, the same scores
+// would go 14 times through 537 MB of memory that no cache holds, 7.5 GB. What limits these kernels is shared memory: a
+// product of 16x16x8 takes 2 clocks of the tensor cores, and its right factor 4 clocks of 128 bytes. With what scores
+// take there, a quarter to a third of the tensor cores' speed is what can be expected, about a millisecond for all.
 //
-// Occupancy, as ptxas says it: with D up to 80 at most 128 registers and 44 KB of shared memory, so that a multiprocessor has two blocks
-// or three, and one computes while another one waits for its step; with 160 one block. Loops that are rolled keep it so.
+// Occupancy, as ptxas says it: with D up to 80 at most 128 registers and 44 KB of shared memory, so that a
+// multiprocessor has two blocks or three, and one computes while another one waits for its step; with 160 one block.
+// Loops that are rolled keep it so.
 //
-// T is what tensors are stored in. TF32 has all bits of f16 and bf16, whose tensors can be read by the same kernels; what would be left for
-// them is to multiply them as such, in half of the time.
+// T is what tensors are stored in. TF32 has all bits of f16 and bf16, whose tensors can be read by the same kernels;
+// what would be left for them is to multiply them as such, in half of the time.
 //
-// Banks: 8 lanes read 8 rows at a time, 4 numbers of each. Where rows are factors transposed (k in q k^T), and where lanes read scores by
-// fours, they must lie an odd number of fours apart; where rows are rows (v in p v), an odd number of eights. A tile that is both (k in the
-// gradient of q) has the first and takes up to twice the time in the second.
+// Banks: 8 lanes read 8 rows at a time, 4 numbers of each. Where rows are factors transposed (k in q k^T), and where
+// lanes read scores by fours, they must lie an odd number of fours apart; where rows are rows (v in p v), an odd number
+// of eights. A tile that is both (k in the gradient of q) has the first and takes up to twice the time in the second.
 #include "tile.h"
 
 // Four numbers as they lie in memory.
@@ -112,7 +115,8 @@ FUNCTION void scores(float *own, const Left (&left)[D / 8], const float *tile) {
     WARP_BARRIER();
 }
 
-// Of one warp: 16x16 numbers into rows from `first` on of a head, from `column` on; what lies outside of the head is left out.
+// Of one warp: 16x16 numbers into rows from `first` on of a head, from `column` on; what lies outside of the head is
+// left out.
 template <unsigned ROW, typename R, typename T>
 FUNCTION void write_out(R *to, const Head<T> &shape, unsigned first, unsigned column, const Sum &sum, float *own) {
     store(own, sum, ROW);
@@ -127,8 +131,8 @@ FUNCTION void write_out(R *to, const Head<T> &shape, unsigned first, unsigned co
     }
 }
 
-// Of one lane: half a row of scores, x, becomes numbers over the largest of the row so far, and their sum joins `sum`. Both lanes of
-// a row have the same `before` and `now`; `scale` is log2(e) / sqrt(d), as all exponents are of 2.
+// Of one lane: half a row of scores, x, becomes numbers over the largest of the row so far, and their sum joins `sum`.
+// Both lanes of a row have the same `before` and `now`; `scale` is log2(e) / sqrt(d), as all exponents are of 2.
 template <unsigned COUNT>
 FUNCTION float softmax_step(float *x, unsigned valid, float before, float now, float scale, float &sum) {
     const float factor_before = exp2f((before - now) * scale);
@@ -170,13 +174,11 @@ FUNCTION unsigned valid_of(unsigned length, unsigned first) { return first < len
 // Queries of a block of the forward pass: 16 for each warp.
 #define QUERIES (16 * WARPS)
 
-// A block for each 128 queries of each head. `statistics` instead of `out` gets the logarithm of 2 of the sum of each row's
-// exponentials, and out * dout summed over the row: (b, heads, n, 2). Nothing else reads `dout`.
+// A block for each 128 queries of each head. `statistics` instead of `out` gets the logarithm of 2 of the sum of each
+// row's exponentials, and out * dout summed over the row: (b, heads, n, 2). Nothing else reads `dout`.
 template <unsigned D, unsigned STEP, bool STATISTICS, typename T, typename R>
-FUNCTION void forward(
-    R *result, const T *q, const T *k, const T *v_or_out, const T *dout, float scale, unsigned n,
-    unsigned m, unsigned heads, unsigned d
-) {
+FUNCTION void forward(R *result, const T *q, const T *k, const T *v_or_out, const T *dout, float scale, unsigned n,
+                      unsigned m, unsigned heads, unsigned d) {
     constexpr unsigned TILES = (D + 15) / 16, ROW = STEP + 4, K_ROW = D + 4, V_ROW = 16 * TILES + 8, HALF = STEP / 2;
     SHARED alignas(32) float keys[STEP * K_ROW], values[STATISTICS ? 1 : STEP * V_ROW], own_rows[QUERIES * ROW];
     SHARED float largest[THREADS], largest_here[THREADS], sums[THREADS], factors[QUERIES];
@@ -280,16 +282,17 @@ FUNCTION void forward(
     }
 }
 
-// In the backward pass two warps have 16 rows together: one the scores, the other what the gradient of the result makes of them.
+// In the backward pass two warps have 16 rows together: one the scores, the other what the gradient of the result makes
+// of them.
 #define PAIRS (WARPS / 2)
 #define ROWS_OF_PAIRS (16 * PAIRS)
 
-// Of one lane in the middle of a step, for some scores in 8 rows: where scores were in `ds`, their gradient, and where the gradient of
-// p was in `p`, p itself if rows are keys, which need it. Statistics are the queries', of the columns if rows are keys, else of the rows.
+// Of one lane in the middle of a step, for some scores in 8 rows: where scores were in `ds`, their gradient, and where
+// the gradient of p was in `p`, p itself if rows are keys, which need it. Statistics are the queries', of the columns
+// if rows are keys, else of the rows.
 template <unsigned STEP, unsigned ROW, bool ROWS_ARE_KEYS>
-FUNCTION void score_gradients(
-    float *p, float *ds, unsigned half, unsigned lane, const float *statistics, unsigned valid, float scale
-) {
+FUNCTION void score_gradients(float *p, float *ds, unsigned half, unsigned lane, const float *statistics,
+                              unsigned valid, float scale) {
     const unsigned row = 8 * half + lane % 8;
     UNROLL
     for (unsigned i = 0; i < STEP; i += 16) {
@@ -306,24 +309,22 @@ FUNCTION void score_gradients(
         }
         *reinterpret_cast<Four *>(s_at) = {ds_here[0], ds_here[1], ds_here[2], ds_here[3]};
         if (ROWS_ARE_KEYS)
-            *reinterpret_cast<Four *>(dp_at) = {factor(p_here[0]), factor(p_here[1]), factor(p_here[2]), factor(p_here[3])};
+            *reinterpret_cast<Four *>(dp_at) = {factor(p_here[0]), factor(p_here[1]), factor(p_here[2]),
+                                                factor(p_here[3])};
     }
 }
 
 // In a phase: the statistics of `count` rows from `first` on; zeros where there are none.
-FUNCTION void load_statistics(
-    float *to, const float *statistics, unsigned index, unsigned n, unsigned first, unsigned count, unsigned thread
-) {
+FUNCTION void load_statistics(float *to, const float *statistics, unsigned index, unsigned n, unsigned first,
+                              unsigned count, unsigned thread) {
     for (unsigned i = thread; i < 2 * count; i += THREADS)
         to[i] = first + i / 2 < n ? statistics[2 * ((unsigned long long)index * n + first) + i] : 0.0f;
 }
 
 // A block for each 64 queries of each head. The pair's second product is shared between its warps by columns.
 template <unsigned D, unsigned STEP, typename T>
-FUNCTION void query_gradient(
-    T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale,
-    unsigned n, unsigned m, unsigned heads, unsigned d
-) {
+FUNCTION void query_gradient(T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics,
+                             float scale, unsigned n, unsigned m, unsigned heads, unsigned d) {
     constexpr unsigned TILES = (D + 15) / 16, ROW = STEP + 4, TILE_ROW = 16 * TILES + 4;
     SHARED alignas(32) float tiles[2][STEP * TILE_ROW], own_rows[2][ROWS_OF_PAIRS * ROW];
     SHARED float of_rows[2 * ROWS_OF_PAIRS];
@@ -386,13 +387,12 @@ FUNCTION void query_gradient(
     }
 }
 
-// A block for each 64 keys of each head and each of `parts` parts of the queries: (parts, b, m, c), `count` numbers in a part. One warp
-// of a pair has k and its gradient, the other v and its.
+// A block for each 64 keys of each head and each of `parts` parts of the queries: (parts, b, m, c), `count` numbers in
+// a part. One warp of a pair has k and its gradient, the other v and its.
 template <unsigned D, unsigned STEP, typename T>
-FUNCTION void key_gradients(
-    float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics,
-    float scale, unsigned n, unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count
-) {
+FUNCTION void key_gradients(float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout,
+                            const float *statistics, float scale, unsigned n, unsigned m, unsigned heads, unsigned d,
+                            unsigned parts, unsigned count) {
     constexpr unsigned TILES = (D + 15) / 16, ROW = STEP + 4, TILE_ROW = 16 * TILES + 4;
     SHARED alignas(32) float tiles[2][STEP * TILE_ROW], own_rows[2][ROWS_OF_PAIRS * ROW];
     SHARED float of_columns[2 * STEP];

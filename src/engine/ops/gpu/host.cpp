@@ -1,5 +1,5 @@
-// The kernels for the processor, behind one function that is called as the driver's cuLaunchKernel is: for tests, here and in
-// tests/cuda.
+// The kernels for the processor, behind one function that is called as the driver's cuLaunchKernel is: for tests, here
+// and in tests/cuda.
 #include "kernels.cu"
 
 #include <cstring>
@@ -36,8 +36,8 @@ static int launch(void (*kernel)(Arguments...), unsigned blocks, const char *kin
     return 0;
 }
 
-// Runs all blocks of a kernel on arguments of these kinds, which are null if they are not known; the last block and the last thread
-// go first if `last_first`. 0, or 1 if there is no such kernel, 2 if it has other arguments.
+// Runs all blocks of a kernel on arguments of these kinds, which are null if they are not known; the last block and the
+// last thread go first if `last_first`. 0, or 1 if there is no such kernel, 2 if it has other arguments.
 extern "C" int launch_kernel(const char *name, unsigned blocks, const char *kinds, void **arguments, bool last_first) {
     backwards = last_first;
 #define TRY(kernel) \

@@ -1,7 +1,9 @@
-// What the kernels are written in: CUDA, or C++ for the processor, so that a test can run the same source without a GPU.
+// What the kernels are written in: CUDA, or C++ for the processor, so that a test can run the same source without a
+// GPU.
 //
-// A kernel is a sequence of phases. Within a phase every thread of a block works for itself; between two phases all of them
-// wait for each other. What stands outside of a phase is the same for all threads. On the processor a phase is a loop.
+// A kernel is a sequence of phases. Within a phase every thread of a block works for itself; between two phases all of
+// them wait for each other. What stands outside of a phase is the same for all threads. On the processor a phase is a
+// loop.
 #pragma once
 
 // Threads of every block.
@@ -34,14 +36,14 @@ static thread_local bool backwards;
 #define SHARED
 #define BLOCK current_block
 #define BARRIER()
-#define FOR_EACH_THREAD(thread)                                \
+#define FOR_EACH_THREAD(thread) \
     for (unsigned turn = 0, thread; turn < THREADS; ++turn) \
         if (thread = backwards ? THREADS - 1 - turn : turn; true)
 
 #endif
 
-// Numbers of 16 bits, which only lie in memory: they become f32 where they are read, and f32 is rounded to the nearest of them, of
-// two equally near ones to the even one.
+// Numbers of 16 bits, which only lie in memory: they become f32 where they are read, and f32 is rounded to the nearest
+// of them, of two equally near ones to the even one.
 
 FUNCTION float bits_as_float(unsigned bits) {
 #ifdef __CUDACC__
@@ -94,7 +96,7 @@ struct f16 {
         asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
 #else
         const float size = std::fabs(x);
-        unsigned short without_sign = 0x7fff;  // NaN
+        unsigned short without_sign = 0x7fff;         // NaN
         if (size >= 65520.0f) without_sign = 0x7c00;  // infinity; 65520 is in the middle to the next power of two
         else if (size == size) {
             int exponent;
@@ -110,14 +112,14 @@ struct f16 {
 };
 
 // A phase in which every thread has one of `count` numbers.
-#define FOR_EACH(index, count)                                                             \
-    FOR_EACH_THREAD(thread_)                                                               \
-    for (unsigned index = BLOCK * THREADS + thread_, index##_once = 1; index##_once && index < (count); index##_once = 0)
+#define FOR_EACH(index, count) \
+    FOR_EACH_THREAD(thread_) \
+    for (unsigned index = BLOCK * THREADS + thread_, index##_once = 1; index##_once && index < (count); \
+         index##_once = 0)
 
 // Sum of THREADS values, always taken in the same order. Not to be called in a phase; uses up `values`.
 FUNCTION float block_sum(float *values) {
-    for (unsigned half = THREADS / 2; half; half /= 2)
-        FOR_EACH_THREAD(thread) {
+    for (unsigned half = THREADS / 2; half; half /= 2) FOR_EACH_THREAD(thread) {
             if (thread < half) values[thread] += values[thread + half];
         }
     const float sum = values[0];
@@ -127,8 +129,7 @@ FUNCTION float block_sum(float *values) {
 
 // The largest of THREADS values, as block_sum.
 FUNCTION float block_max(float *values) {
-    for (unsigned half = THREADS / 2; half; half /= 2)
-        FOR_EACH_THREAD(thread) {
+    for (unsigned half = THREADS / 2; half; half /= 2) FOR_EACH_THREAD(thread) {
             if (thread < half) values[thread] = fmaxf(values[thread], values[thread + half]);
         }
     const float largest = values[0];

@@ -1,7 +1,7 @@
 // The engine's operations on the GPU, but for matrix products; `gpu.rs` calls them and says what they are good for.
 //
-// All tensors lie in a row. Counts are less than 2^31, which `gpu.rs` checks. Sums are taken in a fixed order. All arithmetic is
-// of f32; typed.cu has the kernels whose tensors may be stored in 16 bits.
+// All tensors lie in a row. Counts are less than 2^31, which `gpu.rs` checks. Sums are taken in a fixed order. All
+// arithmetic is of f32; typed.cu has the kernels whose tensors may be stored in 16 bits.
 #include "kernel.h"
 
 #include "adam8.cu"
@@ -11,16 +11,16 @@
 KERNEL column_sums(float *sums, const float *x, unsigned rows, unsigned columns, unsigned stride, unsigned place) {
     FOR_EACH(column, columns) {
         float sum = 0;
-        for (unsigned row = 0; row < rows; ++row) sum += x[((unsigned long long)row * columns + column) * stride + place];
+        for (unsigned row = 0; row < rows; ++row)
+            sum += x[((unsigned long long)row * columns + column) * stride + place];
         sums[column] = sum;
     }
 }
 
-// Means of dz weight x_hat and of dz weight over each group, from the sums of its planes: (groups, 2), counted through the batch.
-KERNEL group_norm_means(
-    float *means, const float *sums, const float *weight, unsigned channels, unsigned channels_in_group,
-    unsigned in_group, unsigned count
-) {
+// Means of dz weight x_hat and of dz weight over each group, from the sums of its planes: (groups, 2), counted through
+// the batch.
+KERNEL group_norm_means(float *means, const float *sums, const float *weight, unsigned channels,
+                        unsigned channels_in_group, unsigned in_group, unsigned count) {
     FOR_EACH(group, count) {
         float mean_dx = 0, mean_d = 0;
         for (unsigned i = 0; i < channels_in_group; ++i) {
@@ -33,11 +33,10 @@ KERNEL group_norm_means(
     }
 }
 
-// A step of Adam, as in optimizer.rs. What differs between steps, the step's size and the root of the second bias, is read from
-// memory, so that a launch is the same in every step.
-KERNEL adam(
-    float *p, const float *g, float *m, float *v, const float *numbers, float beta_1, float beta_2, float eps, unsigned count
-) {
+// A step of Adam, as in optimizer.rs. What differs between steps, the step's size and the root of the second bias, is
+// read from memory, so that a launch is the same in every step.
+KERNEL adam(float *p, const float *g, float *m, float *v, const float *numbers, float beta_1, float beta_2, float eps,
+            unsigned count) {
     const float size = numbers[0], root_of_bias_2 = numbers[1];
     FOR_EACH(i, count) {
         m[i] = beta_1 * m[i] + (1.0f - beta_1) * g[i];
@@ -49,10 +48,8 @@ KERNEL adam(
 // What an example of a step is made of and compared with.
 
 // y = a x + sign b z, where a and b have a number for each `item` numbers, and x begins anew after x_count.
-KERNEL weighted_sum(
-    float *y, const float *x, const float *a, const float *z, const float *b, float sign, unsigned item, unsigned x_count,
-    unsigned z_count, unsigned count
-) {
+KERNEL weighted_sum(float *y, const float *x, const float *a, const float *z, const float *b, float sign, unsigned item,
+                    unsigned x_count, unsigned z_count, unsigned count) {
     FOR_EACH(i, count) y[i] = a[i / item] * x[i % x_count] + sign * (b[i / item] * z[i % z_count]);
 }
 
@@ -72,7 +69,8 @@ KERNEL squared_error_sums(float *sums, const float *x, const float *y, float sca
 }
 
 // Gradient of x in `scale` (x - y)^2, where that of the sum is `dsum`.
-KERNEL squared_error_backward(float *dx, const float *x, const float *y, const float *dsum, float scale, unsigned count) {
+KERNEL squared_error_backward(float *dx, const float *x, const float *y, const float *dsum, float scale,
+                              unsigned count) {
     const float d = 2.0f * scale * dsum[0];
     FOR_EACH(i, count) dx[i] = d * (x[i] - y[i]);
 }
@@ -89,7 +87,8 @@ FUNCTION float before_silu(float dy, float z, unsigned silu) {
 // Probability that a standard normal number is below x.
 FUNCTION float normal_cdf(float x) { return 0.5f * (1.0f + erff(x * 0.70710678f)); }
 
-// Softmax of each row of scores, (rows, columns), as p, which may be the same place; uses up scores. One row for each block.
+// Softmax of each row of scores, (rows, columns), as p, which may be the same place; uses up scores. One row for each
+// block.
 template <typename T>
 FUNCTION void softmax_of(T *p, float *scores, unsigned columns) {
     SHARED float partial[THREADS];

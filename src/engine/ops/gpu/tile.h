@@ -1,8 +1,8 @@
 // Products of small matrices by the warps of a block: on tensor cores, or, compiled as C++, by loops.
 //
-// A warp multiplies 16x8 numbers by 8x16 and adds to 16x16, as CUDA's wmma does it with factors in TF32. Which lane has which of
-// them is NVIDIA's secret, and nothing here needs to know it. The loops take f32 as it is, so that tests see the kernels' own errors
-// and not those of 10 bits behind the point.
+// A warp multiplies 16x8 numbers by 8x16 and adds to 16x16, as CUDA's wmma does it with factors in TF32. Which lane has
+// which of them is NVIDIA's secret, and nothing here needs to know it. The loops take f32 as it is, so that tests see
+// the kernels' own errors and not those of 10 bits behind the point.
 #pragma once
 #include "kernel.h"
 
@@ -17,7 +17,8 @@
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
 
-// What a warp or a thread has for itself from one phase to the next is in its registers: arrays of one, of which it takes the one.
+// What a warp or a thread has for itself from one phase to the next is in its registers: arrays of one, of which it
+// takes the one.
 #define PER_WARP 1
 #define PER_THREAD 1
 #define OF(index) ((index) * 0)
@@ -29,46 +30,56 @@
 #define WARP_BARRIER() __syncwarp()
 
 typedef float4 Four;
-typedef nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, 16, 16, 8, nvcuda::wmma::precision::tf32, nvcuda::wmma::row_major> Left;
+typedef nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, 16, 16, 8, nvcuda::wmma::precision::tf32,
+                               nvcuda::wmma::row_major>
+    Left;
 // The rows of the right factor lie in rows, or, transposed, in columns.
-typedef nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, 16, 16, 8, nvcuda::wmma::precision::tf32, nvcuda::wmma::row_major> Right;
-typedef nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, 16, 16, 8, nvcuda::wmma::precision::tf32, nvcuda::wmma::col_major> Transposed;
+typedef nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, 16, 16, 8, nvcuda::wmma::precision::tf32,
+                               nvcuda::wmma::row_major>
+    Right;
+typedef nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, 16, 16, 8, nvcuda::wmma::precision::tf32,
+                               nvcuda::wmma::col_major>
+    Transposed;
 typedef nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 8, float> Sum;
 
 // The nearest number that a factor can be. What is loaded as a factor has been through this.
 FUNCTION float factor(float x) { return nvcuda::wmma::__float_to_tf32(x); }
 
-// Memory of a block from a multiple of 32 bytes on, rows a multiple of 16 bytes apart: `row` counts numbers. Not by wmma's functions of
-// C++, which do not say that it is a block's own: these would become loads that find out each time, with addresses twice as long.
-#define LOAD_FACTOR(Factor, which)                                                            \
-    FUNCTION void load(Factor &x, const float *from, unsigned row) {                          \
-        unsigned bits[4];                                                                     \
-        asm volatile("wmma.load." which ".m16n16k8.shared.tf32 {%0, %1, %2, %3}, [%4], %5;"   \
-                     : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])             \
-                     : "r"(unsigned(__cvta_generic_to_shared(from))), "r"(row)                \
-                     : "memory");                                                             \
-        UNROLL                                                                                \
-        for (int i = 0; i < 4; ++i) x.x[i] = __uint_as_float(bits[i]);                        \
+// Memory of a block from a multiple of 32 bytes on, rows a multiple of 16 bytes apart: `row` counts numbers. Not by
+// wmma's functions of C++, which do not say that it is a block's own: these would become loads that find out each time,
+// with addresses twice as long.
+#define LOAD_FACTOR(Factor, which) \
+    FUNCTION void load(Factor &x, const float *from, unsigned row) { \
+        unsigned bits[4]; \
+        asm volatile("wmma.load." which ".m16n16k8.shared.tf32 {%0, %1, %2, %3}, [%4], %5;" \
+                     : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3]) \
+                     : "r"(unsigned(__cvta_generic_to_shared(from))), "r"(row) \
+                     : "memory"); \
+        UNROLL \
+        for (int i = 0; i < 4; ++i) x.x[i] = __uint_as_float(bits[i]); \
     }
 LOAD_FACTOR(Left, "a.sync.aligned.row")
 LOAD_FACTOR(Right, "b.sync.aligned.row")
 LOAD_FACTOR(Transposed, "b.sync.aligned.col")
 FUNCTION void load_sum(Sum &x, const float *from, unsigned row) {
     asm volatile("wmma.load.c.sync.aligned.row.m16n16k8.shared.f32 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"
-                 : "=f"(x.x[0]), "=f"(x.x[1]), "=f"(x.x[2]), "=f"(x.x[3]), "=f"(x.x[4]), "=f"(x.x[5]), "=f"(x.x[6]), "=f"(x.x[7])
+                 : "=f"(x.x[0]), "=f"(x.x[1]), "=f"(x.x[2]), "=f"(x.x[3]), "=f"(x.x[4]), "=f"(x.x[5]), "=f"(x.x[6]),
+                   "=f"(x.x[7])
                  : "r"(unsigned(__cvta_generic_to_shared(from))), "r"(row)
                  : "memory");
 }
 FUNCTION void store(float *to, const Sum &x, unsigned row) {
     asm volatile("wmma.store.d.sync.aligned.row.m16n16k8.shared.f32 [%8], {%0, %1, %2, %3, %4, %5, %6, %7}, %9;"
                  :
-                 : "f"(x.x[0]), "f"(x.x[1]), "f"(x.x[2]), "f"(x.x[3]), "f"(x.x[4]), "f"(x.x[5]), "f"(x.x[6]), "f"(x.x[7]),
-                   "r"(unsigned(__cvta_generic_to_shared(to))), "r"(row)
+                 : "f"(x.x[0]), "f"(x.x[1]), "f"(x.x[2]), "f"(x.x[3]), "f"(x.x[4]), "f"(x.x[5]), "f"(x.x[6]),
+                   "f"(x.x[7]), "r"(unsigned(__cvta_generic_to_shared(to))), "r"(row)
                  : "memory");
 }
 FUNCTION void clear(Sum &x) { nvcuda::wmma::fill_fragment(x, 0.0f); }
 template <typename Factor>
-FUNCTION void multiply(Sum &sum, const Left &x, const Factor &y) { nvcuda::wmma::mma_sync(sum, x, y, sum); }
+FUNCTION void multiply(Sum &sum, const Left &x, const Factor &y) {
+    nvcuda::wmma::mma_sync(sum, x, y, sum);
+}
 
 // x times the factor of each row; `rows`, loaded as x would be, holds the number of its row at each place.
 FUNCTION void scale_rows(Sum &x, const Sum &rows, const float *factors) {
@@ -87,10 +98,10 @@ FUNCTION void scale_rows(Sum &x, const Sum &rows, const float *factors) {
 #define PER_WARP WARPS
 #define PER_THREAD THREADS
 #define OF(index) (index)
-#define FOR_EACH_WARP(warp)                                  \
+#define FOR_EACH_WARP(warp) \
     for (unsigned turn_ = 0, warp; turn_ < WARPS; ++turn_) \
         if (warp = backwards ? WARPS - 1 - turn_ : turn_; true)
-#define FOR_EACH_LANE(lane)                                  \
+#define FOR_EACH_LANE(lane) \
     for (unsigned turn_ = 0, lane; turn_ < LANES; ++turn_) \
         if (lane = backwards ? LANES - 1 - turn_ : turn_; true)
 #define WARP_BARRIER()

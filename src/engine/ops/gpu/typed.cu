@@ -1,6 +1,6 @@
-// Kernels over tensors that are stored as T, read as f32 and rounded to the nearest T where they are written. kernels.cu includes
-// this once for each T. What is not a tensor of the network is f32: statistics, sums, weights of normalizations, biases, and what the
-// time embedding adds.
+// Kernels over tensors that are stored as T, read as f32 and rounded to the nearest T where they are written.
+// kernels.cu includes this once for each T. What is not a tensor of the network is f32: statistics, sums, weights of
+// normalizations, biases, and what the time embedding adds.
 
 #define KERNEL_OF_T(name) KERNEL OF_T(name)
 
@@ -43,17 +43,15 @@ KERNEL_OF_T(column_part_sums)(float *sums, const T *x, unsigned rows, unsigned c
 // Convolution.
 
 // Patches of x, (items, c, h, w), under `rows` output rows from `first` on, as columns: (items, c k k, rows out_w).
-KERNEL_OF_T(gather_columns)(
-    T *columns, const T *x, unsigned h, unsigned w, unsigned k, unsigned out_w, unsigned stride,
-    unsigned before, unsigned first, unsigned rows, unsigned count
-) {
+KERNEL_OF_T(gather_columns)(T *columns, const T *x, unsigned h, unsigned w, unsigned k, unsigned out_w, unsigned stride,
+                            unsigned before, unsigned first, unsigned rows, unsigned count) {
     FOR_EACH(i, count) {
         const unsigned out_x = i % out_w;
         unsigned rest = i / out_w;
         const unsigned out_y = rest % rows + first;
         rest /= rows;
         const unsigned kx = rest % k, ky = rest / k % k;
-        const unsigned plane = rest / (k * k); // item * c + channel
+        const unsigned plane = rest / (k * k);  // item * c + channel
         // What lies before the picture wraps around and is too large.
         const unsigned y = out_y * stride + ky - before, x_ = out_x * stride + kx - before;
         columns[i] = y < h && x_ < w ? x[((unsigned long long)plane * h + y) * w + x_] : 0.0f;
@@ -61,13 +59,12 @@ KERNEL_OF_T(gather_columns)(
 }
 
 // Sums up what gather_columns copied of each place of dx, (items, c, h, w); `add` to what is there, or in its place.
-KERNEL_OF_T(scatter_columns)(
-    T *dx, const T *columns, unsigned h, unsigned w, unsigned k, unsigned out_w, unsigned stride,
-    unsigned before, unsigned first, unsigned rows, unsigned add, unsigned count
-) {
+KERNEL_OF_T(scatter_columns)(T *dx, const T *columns, unsigned h, unsigned w, unsigned k, unsigned out_w,
+                             unsigned stride, unsigned before, unsigned first, unsigned rows, unsigned add,
+                             unsigned count) {
     FOR_EACH(i, count) {
         const unsigned x = i % w, y = i / w % h;
-        const unsigned plane = i / (w * h); // item * c + channel
+        const unsigned plane = i / (w * h);  // item * c + channel
         float sum = add ? dx[i] : 0.0f;
         for (unsigned ky = 0; ky < k; ++ky) {
             const unsigned down = y + before - ky;
@@ -112,10 +109,8 @@ KERNEL_OF_T(statistics)(float *stats, const T *x, unsigned length, float eps) {
 }
 
 // x, (..., channels, plane), normalized in groups of `in_group` numbers that lie in a row, and SiLU of it.
-KERNEL_OF_T(normalize)(
-    T *y, const T *x, const float *stats, const float *weight, const float *bias, unsigned channels,
-    unsigned plane, unsigned in_group, unsigned silu, unsigned count
-) {
+KERNEL_OF_T(normalize)(T *y, const T *x, const float *stats, const float *weight, const float *bias, unsigned channels,
+                       unsigned plane, unsigned in_group, unsigned silu, unsigned count) {
     FOR_EACH(i, count) {
         const unsigned channel = i / plane % channels, group = i / in_group;
         const float z = (x[i] - stats[2 * group]) * stats[2 * group + 1] * weight[channel] + bias[channel];
@@ -124,10 +119,8 @@ KERNEL_OF_T(normalize)(
 }
 
 // Sums of dz x_hat and of dz for each plane of each item, one for each block: (b channels, 2).
-KERNEL_OF_T(group_norm_sums)(
-    float *sums, const T *x, const T *dy, const float *stats, const float *weight, const float *bias,
-    unsigned channels, unsigned plane, unsigned in_group, unsigned silu
-) {
+KERNEL_OF_T(group_norm_sums)(float *sums, const T *x, const T *dy, const float *stats, const float *weight,
+                             const float *bias, unsigned channels, unsigned plane, unsigned in_group, unsigned silu) {
     SHARED float partial_dx[THREADS], partial_d[THREADS];
     const unsigned long long start = (unsigned long long)BLOCK * plane;
     const unsigned channel = BLOCK % channels, group = (unsigned)(start / in_group);
@@ -152,10 +145,9 @@ KERNEL_OF_T(group_norm_sums)(
     }
 }
 
-KERNEL_OF_T(group_norm_backward)(
-    T *dx, const T *x, const T *dy, const float *stats, const float *means, const float *weight,
-    const float *bias, unsigned channels, unsigned plane, unsigned in_group, unsigned silu, unsigned count
-) {
+KERNEL_OF_T(group_norm_backward)(T *dx, const T *x, const T *dy, const float *stats, const float *means,
+                                 const float *weight, const float *bias, unsigned channels, unsigned plane,
+                                 unsigned in_group, unsigned silu, unsigned count) {
     FOR_EACH(i, count) {
         const unsigned channel = i / plane % channels, group = i / in_group;
         const float rstd = stats[2 * group + 1], x_hat = (x[i] - stats[2 * group]) * rstd;
@@ -165,9 +157,8 @@ KERNEL_OF_T(group_norm_backward)(
 }
 
 // One row of x, (rows, columns), for each block.
-KERNEL_OF_T(layer_norm_backward)(
-    T *dx, const T *x, const T *dy, const float *stats, const float *weight, unsigned columns
-) {
+KERNEL_OF_T(layer_norm_backward)(T *dx, const T *x, const T *dy, const float *stats, const float *weight,
+                                 unsigned columns) {
     SHARED float partial_dx[THREADS], partial_d[THREADS];
     const unsigned long long start = (unsigned long long)BLOCK * columns;
     const float mean = stats[2 * BLOCK], rstd = stats[2 * BLOCK + 1];
@@ -191,10 +182,8 @@ KERNEL_OF_T(layer_norm_backward)(
 }
 
 // Sums of dy x_hat and of dy over parts of `part` rows: (parts, columns, 2).
-KERNEL_OF_T(layer_norm_part_sums)(
-    float *sums, const T *x, const T *dy, const float *stats, unsigned rows, unsigned columns, unsigned part,
-    unsigned count
-) {
+KERNEL_OF_T(layer_norm_part_sums)(float *sums, const T *x, const T *dy, const float *stats, unsigned rows,
+                                  unsigned columns, unsigned part, unsigned count) {
     FOR_EACH(i, count) {
         const unsigned column = i % columns, first = i / columns * part;
         float sum_dx = 0, sum_d = 0;
@@ -215,7 +204,8 @@ KERNEL_OF_T(layer_norm_part_sums)(
 KERNEL_OF_T(softmax)(T *p, float *scores, unsigned columns) { softmax_of(p, scores, columns); }
 #endif
 
-// p, (rows, columns), becomes the gradient of the scores over `scale`: scale p (dp - sum(p dp)); one row for each block.
+// p, (rows, columns), becomes the gradient of the scores over `scale`: scale p (dp - sum(p dp)); one row for each
+// block.
 KERNEL_OF_T(softmax_backward)(T *p, const float *dp, float scale, unsigned columns) {
     SHARED float partial[THREADS];
     const unsigned long long start = (unsigned long long)BLOCK * columns;
@@ -233,11 +223,10 @@ KERNEL_OF_T(softmax_backward)(T *p, const float *dp, float scale, unsigned colum
 
 // Attention whose scores never leave a block, see attention.cu: for heads of at most D numbers, in steps of STEP rows.
 
-#define ATTENTION(D, STEP)                                                                                                  \
-    KERNEL_OF_T(attention_##D)(                                                                                             \
-        T *out, const T *q, const T *k, const T *v, float scale, unsigned n, unsigned m, unsigned heads, unsigned d         \
-    ) {                                                                                                                     \
-        forward<D, STEP, false>(out, q, k, v, q, scale, n, m, heads, d);                                                    \
+#define ATTENTION(D, STEP) \
+    KERNEL_OF_T(attention_##D)(T * out, const T *q, const T *k, const T *v, float scale, unsigned n, unsigned m, \
+                               unsigned heads, unsigned d) { \
+        forward<D, STEP, false>(out, q, k, v, q, scale, n, m, heads, d); \
     }
 ATTENTION(40, 32)
 ATTENTION(64, 32)
@@ -246,24 +235,20 @@ ATTENTION(160, 16)
 #undef ATTENTION
 
 #ifdef TRAINING
-#define ATTENTION_GRADIENTS(D, STEP)                                                                                        \
-    KERNEL_OF_T(attention_statistics_##D)(                                                                                  \
-        float *statistics, const T *q, const T *k, const T *out, const T *dout, float scale, unsigned n, unsigned m,        \
-        unsigned heads, unsigned d                                                                                          \
-    ) {                                                                                                                     \
-        forward<D, STEP, true>(statistics, q, k, out, dout, scale, n, m, heads, d);                                         \
-    }                                                                                                                       \
-    KERNEL_OF_T(attention_query_gradient_##D)(                                                                              \
-        T *dq, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale, unsigned n,         \
-        unsigned m, unsigned heads, unsigned d                                                                              \
-    ) {                                                                                                                     \
-        query_gradient<D, STEP>(dq, q, k, v, dout, statistics, scale, n, m, heads, d);                                      \
-    }                                                                                                                       \
-    KERNEL_OF_T(attention_key_gradients_##D)(                                                                               \
-        float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, const float *statistics, float scale,      \
-        unsigned n, unsigned m, unsigned heads, unsigned d, unsigned parts, unsigned count                                  \
-    ) {                                                                                                                     \
-        key_gradients<D, STEP>(dk, dv, q, k, v, dout, statistics, scale, n, m, heads, d, parts, count);                     \
+#define ATTENTION_GRADIENTS(D, STEP) \
+    KERNEL_OF_T(attention_statistics_##D)(float *statistics, const T *q, const T *k, const T *out, const T *dout, \
+                                          float scale, unsigned n, unsigned m, unsigned heads, unsigned d) { \
+        forward<D, STEP, true>(statistics, q, k, out, dout, scale, n, m, heads, d); \
+    } \
+    KERNEL_OF_T(attention_query_gradient_##D)(T * dq, const T *q, const T *k, const T *v, const T *dout, \
+                                              const float *statistics, float scale, unsigned n, unsigned m, \
+                                              unsigned heads, unsigned d) { \
+        query_gradient<D, STEP>(dq, q, k, v, dout, statistics, scale, n, m, heads, d); \
+    } \
+    KERNEL_OF_T(attention_key_gradients_##D)(float *dk, float *dv, const T *q, const T *k, const T *v, const T *dout, \
+                                             const float *statistics, float scale, unsigned n, unsigned m, \
+                                             unsigned heads, unsigned d, unsigned parts, unsigned count) { \
+        key_gradients<D, STEP>(dk, dv, q, k, v, dout, statistics, scale, n, m, heads, d, parts, count); \
     }
 ATTENTION_GRADIENTS(40, 32)
 ATTENTION_GRADIENTS(64, 32)
@@ -276,9 +261,7 @@ ATTENTION_GRADIENTS(160, 16)
 
 #ifdef NARROW
 // A weight as a factor of a product, or sums.
-KERNEL_OF_T(narrow)(T *y, const float *x, unsigned count) {
-    FOR_EACH(i, count) y[i] = x[i];
-}
+KERNEL_OF_T(narrow)(T *y, const float *x, unsigned count) { FOR_EACH(i, count) y[i] = x[i]; }
 #endif
 
 // y, (..., d), of x, (..., 2 d): the first half times gelu of the second.
@@ -310,7 +293,7 @@ KERNEL_OF_T(upsample)(T *y, const T *x, unsigned h, unsigned w, unsigned count) 
 
 KERNEL_OF_T(upsample_backward)(T *dx, const T *dy, unsigned w, unsigned count) {
     FOR_EACH(i, count) {
-        const unsigned column = i % w, row = i / w; // through all planes
+        const unsigned column = i % w, row = i / w;  // through all planes
         const T *first = dy + (unsigned long long)row * 4 * w + 2 * column, *second = first + 2 * w;
         dx[i] = first[0] + first[1] + second[0] + second[1];
     }
@@ -328,12 +311,14 @@ KERNEL_OF_T(transpose)(T *y, const T *x, unsigned m, unsigned n) {
     FOR_EACH_THREAD(thread) {
         const unsigned j = first_n + thread % TILE;
         for (unsigned row = thread / TILE; row < TILE; row += THREADS / TILE)
-            if (j < n && first_m + row < m) tile[row][thread % TILE] = x[start + (unsigned long long)(first_m + row) * n + j];
+            if (j < n && first_m + row < m)
+                tile[row][thread % TILE] = x[start + (unsigned long long)(first_m + row) * n + j];
     }
     FOR_EACH_THREAD(thread) {
         const unsigned i = first_m + thread % TILE;
         for (unsigned row = thread / TILE; row < TILE; row += THREADS / TILE)
-            if (i < m && first_n + row < n) y[start + (unsigned long long)(first_n + row) * m + i] = tile[thread % TILE][row];
+            if (i < m && first_n + row < n)
+                y[start + (unsigned long long)(first_n + row) * m + i] = tile[thread % TILE][row];
     }
 }
 
