@@ -50,7 +50,7 @@ mod kernels {
 
 #[cfg(feature = "bindgen")]
 mod bindings {
-    use quote::{format_ident, quote};
+    use quote::quote;
     use std::collections::BTreeSet;
     use std::path::PathBuf;
     use std::process::Command;
@@ -166,7 +166,6 @@ mod bindings {
                     .unzip();
                 let c_name =
                     syn::LitCStr::new(&std::ffi::CString::new(name.to_string()).expect("a C name"), name.span());
-                let has_name = format_ident!("has_{name}");
                 items.extend(if function.sig.variadic.is_some() {
                     // A Rust function cannot be variadic: it hands out the pointer, to be called as f()(a, b, ...).
                     quote! {
@@ -183,9 +182,6 @@ mod bindings {
                             unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(#(#arguments),*) }
                         }
                     }
-                });
-                items.extend(quote! {
-                    pub fn #has_name() -> bool { Symbol::new(#c_name).find().is_some() }
                 });
                 names.push(c_name);
             }

@@ -137,9 +137,6 @@ pub unsafe fn g_free(mem: gpointer) {
     type Function = unsafe extern "C" fn(gpointer);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(mem) }
 }
-pub fn has_g_free() -> bool {
-    Symbol::new(c"g_free").find().is_some()
-}
 pub type GSourceFunc = ::std::option::Option<unsafe extern "C" fn(user_data: gpointer) -> gboolean>;
 pub unsafe fn g_timeout_add_full(
     priority: gint,
@@ -155,9 +152,6 @@ pub unsafe fn g_timeout_add_full(
             priority, interval, function, data, notify,
         )
     }
-}
-pub fn has_g_timeout_add_full() -> bool {
-    Symbol::new(c"g_timeout_add_full").find().is_some()
 }
 pub type GClosure = _GClosure;
 pub type GCallback = ::std::option::Option<unsafe extern "C" fn()>;
@@ -181,9 +175,6 @@ pub unsafe fn g_signal_stop_emission_by_name(instance: gpointer, detailed_signal
     type Function = unsafe extern "C" fn(gpointer, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(instance, detailed_signal) }
 }
-pub fn has_g_signal_stop_emission_by_name() -> bool {
-    Symbol::new(c"g_signal_stop_emission_by_name").find().is_some()
-}
 pub unsafe fn g_signal_connect_data(
     instance: gpointer,
     detailed_signal: *const gchar,
@@ -206,32 +197,20 @@ pub unsafe fn g_signal_connect_data(
         )
     }
 }
-pub fn has_g_signal_connect_data() -> bool {
-    Symbol::new(c"g_signal_connect_data").find().is_some()
-}
 pub unsafe fn g_object_ref_sink(object: gpointer) -> gpointer {
     static SYMBOL: Symbol = Symbol::new(c"g_object_ref_sink");
     type Function = unsafe extern "C" fn(gpointer) -> gpointer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(object) }
-}
-pub fn has_g_object_ref_sink() -> bool {
-    Symbol::new(c"g_object_ref_sink").find().is_some()
 }
 pub unsafe fn g_object_ref(object: gpointer) -> gpointer {
     static SYMBOL: Symbol = Symbol::new(c"g_object_ref");
     type Function = unsafe extern "C" fn(gpointer) -> gpointer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(object) }
 }
-pub fn has_g_object_ref() -> bool {
-    Symbol::new(c"g_object_ref").find().is_some()
-}
 pub unsafe fn g_object_unref(object: gpointer) {
     static SYMBOL: Symbol = Symbol::new(c"g_object_unref");
     type Function = unsafe extern "C" fn(gpointer);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(object) }
-}
-pub fn has_g_object_unref() -> bool {
-    Symbol::new(c"g_object_unref").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -244,24 +223,15 @@ pub unsafe fn babl_format(encoding: *const ::std::os::raw::c_char) -> *const Bab
     type Function = unsafe extern "C" fn(*const ::std::os::raw::c_char) -> *const Babl;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(encoding) }
 }
-pub fn has_babl_format() -> bool {
-    Symbol::new(c"babl_format").find().is_some()
-}
 pub unsafe fn babl_get_name(babl: *const Babl) -> *const ::std::os::raw::c_char {
     static SYMBOL: Symbol = Symbol::new(c"babl_get_name");
     type Function = unsafe extern "C" fn(*const Babl) -> *const ::std::os::raw::c_char;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(babl) }
 }
-pub fn has_babl_get_name() -> bool {
-    Symbol::new(c"babl_get_name").find().is_some()
-}
 pub unsafe fn babl_format_get_bytes_per_pixel(format: *const Babl) -> ::std::os::raw::c_int {
     static SYMBOL: Symbol = Symbol::new(c"babl_format_get_bytes_per_pixel");
     type Function = unsafe extern "C" fn(*const Babl) -> ::std::os::raw::c_int;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(format) }
-}
-pub fn has_babl_format_get_bytes_per_pixel() -> bool {
-    Symbol::new(c"babl_format_get_bytes_per_pixel").find().is_some()
 }
 impl GeglAbyssPolicy {
     pub const GEGL_ABYSS_NONE: GeglAbyssPolicy = GeglAbyssPolicy(0);
@@ -324,9 +294,6 @@ pub unsafe fn gegl_buffer_get(
         )
     }
 }
-pub fn has_gegl_buffer_get() -> bool {
-    Symbol::new(c"gegl_buffer_get").find().is_some()
-}
 pub unsafe fn gegl_buffer_set(
     buffer: *mut GeglBuffer,
     rect: *const GeglRectangle,
@@ -355,16 +322,10 @@ pub unsafe fn gegl_buffer_set(
         )
     }
 }
-pub fn has_gegl_buffer_set() -> bool {
-    Symbol::new(c"gegl_buffer_set").find().is_some()
-}
 pub unsafe fn gegl_buffer_get_format(buffer: *mut GeglBuffer) -> *const Babl {
     static SYMBOL: Symbol = Symbol::new(c"gegl_buffer_get_format");
     type Function = unsafe extern "C" fn(*mut GeglBuffer) -> *const Babl;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer) }
-}
-pub fn has_gegl_buffer_get_format() -> bool {
-    Symbol::new(c"gegl_buffer_get_format").find().is_some()
 }
 pub unsafe fn gegl_buffer_copy(
     src: *mut GeglBuffer,
@@ -391,16 +352,10 @@ pub unsafe fn gegl_buffer_copy(
         )
     }
 }
-pub fn has_gegl_buffer_copy() -> bool {
-    Symbol::new(c"gegl_buffer_copy").find().is_some()
-}
 pub unsafe fn gegl_init(argc: *mut gint, argv: *mut *mut *mut gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gegl_init");
     type Function = unsafe extern "C" fn(*mut gint, *mut *mut *mut gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(argc, argv) }
-}
-pub fn has_gegl_init() -> bool {
-    Symbol::new(c"gegl_init").find().is_some()
 }
 impl GdkColorspace {
     pub const GDK_COLORSPACE_RGB: GdkColorspace = GdkColorspace(0);
@@ -419,16 +374,10 @@ pub unsafe fn gdk_pixbuf_get_pixels(pixbuf: *const GdkPixbuf) -> *mut guchar {
     type Function = unsafe extern "C" fn(*const GdkPixbuf) -> *mut guchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
 }
-pub fn has_gdk_pixbuf_get_pixels() -> bool {
-    Symbol::new(c"gdk_pixbuf_get_pixels").find().is_some()
-}
 pub unsafe fn gdk_pixbuf_get_rowstride(pixbuf: *const GdkPixbuf) -> ::std::os::raw::c_int {
     static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_get_rowstride");
     type Function = unsafe extern "C" fn(*const GdkPixbuf) -> ::std::os::raw::c_int;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
-}
-pub fn has_gdk_pixbuf_get_rowstride() -> bool {
-    Symbol::new(c"gdk_pixbuf_get_rowstride").find().is_some()
 }
 pub unsafe fn gdk_pixbuf_new(
     colorspace: GdkColorspace,
@@ -454,9 +403,6 @@ pub unsafe fn gdk_pixbuf_new(
             height,
         )
     }
-}
-pub fn has_gdk_pixbuf_new() -> bool {
-    Symbol::new(c"gdk_pixbuf_new").find().is_some()
 }
 pub type GimpRGB = _GimpRGB;
 #[repr(C)]
@@ -587,16 +533,10 @@ pub unsafe fn gimp_parasite_new(
     type Function = unsafe extern "C" fn(*const gchar, guint32, guint32, gconstpointer) -> *mut GimpParasite;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(name, flags, size, data) }
 }
-pub fn has_gimp_parasite_new() -> bool {
-    Symbol::new(c"gimp_parasite_new").find().is_some()
-}
 pub unsafe fn gimp_parasite_free(parasite: *mut GimpParasite) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_parasite_free");
     type Function = unsafe extern "C" fn(*mut GimpParasite);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(parasite) }
-}
-pub fn has_gimp_parasite_free() -> bool {
-    Symbol::new(c"gimp_parasite_free").find().is_some()
 }
 impl GimpLayerMode {
     pub const GIMP_LAYER_MODE_NORMAL_LEGACY: GimpLayerMode = GimpLayerMode(0);
@@ -675,9 +615,6 @@ pub unsafe fn gimp_drawable_get_buffer(drawable_ID: gint32) -> *mut GeglBuffer {
     type Function = unsafe extern "C" fn(gint32) -> *mut GeglBuffer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
 }
-pub fn has_gimp_drawable_get_buffer() -> bool {
-    Symbol::new(c"gimp_drawable_get_buffer").find().is_some()
-}
 pub unsafe fn gimp_layer_new(
     image_ID: gint32,
     name: *const gchar,
@@ -696,56 +633,35 @@ pub unsafe fn gimp_layer_new(
         )
     }
 }
-pub fn has_gimp_layer_new() -> bool {
-    Symbol::new(c"gimp_layer_new").find().is_some()
-}
 pub unsafe fn gimp_progress_init(message: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_init");
     type Function = unsafe extern "C" fn(*const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(message) }
-}
-pub fn has_gimp_progress_init() -> bool {
-    Symbol::new(c"gimp_progress_init").find().is_some()
 }
 pub unsafe fn gimp_progress_update(percentage: gdouble) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_update");
     type Function = unsafe extern "C" fn(gdouble) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(percentage) }
 }
-pub fn has_gimp_progress_update() -> bool {
-    Symbol::new(c"gimp_progress_update").find().is_some()
-}
 pub unsafe fn gimp_displays_flush() -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_displays_flush");
     type Function = unsafe extern "C" fn() -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_displays_flush() -> bool {
-    Symbol::new(c"gimp_displays_flush").find().is_some()
 }
 pub unsafe fn gimp_drawable_has_alpha(drawable_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_has_alpha");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
 }
-pub fn has_gimp_drawable_has_alpha() -> bool {
-    Symbol::new(c"gimp_drawable_has_alpha").find().is_some()
-}
 pub unsafe fn gimp_drawable_width(drawable_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_width");
     type Function = unsafe extern "C" fn(gint32) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
 }
-pub fn has_gimp_drawable_width() -> bool {
-    Symbol::new(c"gimp_drawable_width").find().is_some()
-}
 pub unsafe fn gimp_drawable_height(drawable_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_height");
     type Function = unsafe extern "C" fn(gint32) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID) }
-}
-pub fn has_gimp_drawable_height() -> bool {
-    Symbol::new(c"gimp_drawable_height").find().is_some()
 }
 pub unsafe fn gimp_drawable_offsets(drawable_ID: gint32, offset_x: *mut gint, offset_y: *mut gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_offsets");
@@ -753,9 +669,6 @@ pub unsafe fn gimp_drawable_offsets(drawable_ID: gint32, offset_x: *mut gint, of
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID, offset_x, offset_y)
     }
-}
-pub fn has_gimp_drawable_offsets() -> bool {
-    Symbol::new(c"gimp_drawable_offsets").find().is_some()
 }
 pub unsafe fn gimp_drawable_mask_intersect(
     drawable_ID: gint32,
@@ -770,9 +683,6 @@ pub unsafe fn gimp_drawable_mask_intersect(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID, x, y, width, height)
     }
 }
-pub fn has_gimp_drawable_mask_intersect() -> bool {
-    Symbol::new(c"gimp_drawable_mask_intersect").find().is_some()
-}
 pub unsafe fn gimp_drawable_update(drawable_ID: gint32, x: gint, y: gint, width: gint, height: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_update");
     type Function = unsafe extern "C" fn(gint32, gint, gint, gint, gint) -> gboolean;
@@ -780,40 +690,25 @@ pub unsafe fn gimp_drawable_update(drawable_ID: gint32, x: gint, y: gint, width:
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable_ID, x, y, width, height)
     }
 }
-pub fn has_gimp_drawable_update() -> bool {
-    Symbol::new(c"gimp_drawable_update").find().is_some()
-}
 pub unsafe fn gimp_image_is_valid(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_is_valid");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
-}
-pub fn has_gimp_image_is_valid() -> bool {
-    Symbol::new(c"gimp_image_is_valid").find().is_some()
 }
 pub unsafe fn gimp_image_base_type(image_ID: gint32) -> GimpImageBaseType {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_base_type");
     type Function = unsafe extern "C" fn(gint32) -> GimpImageBaseType;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
-pub fn has_gimp_image_base_type() -> bool {
-    Symbol::new(c"gimp_image_base_type").find().is_some()
-}
 pub unsafe fn gimp_image_get_default_new_layer_mode(image_ID: gint32) -> GimpLayerMode {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_default_new_layer_mode");
     type Function = unsafe extern "C" fn(gint32) -> GimpLayerMode;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
-pub fn has_gimp_image_get_default_new_layer_mode() -> bool {
-    Symbol::new(c"gimp_image_get_default_new_layer_mode").find().is_some()
-}
 pub unsafe fn gimp_image_get_floating_sel(image_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_floating_sel");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
-}
-pub fn has_gimp_image_get_floating_sel() -> bool {
-    Symbol::new(c"gimp_image_get_floating_sel").find().is_some()
 }
 pub unsafe fn gimp_image_insert_layer(
     image_ID: gint32,
@@ -829,280 +724,175 @@ pub unsafe fn gimp_image_insert_layer(
         )
     }
 }
-pub fn has_gimp_image_insert_layer() -> bool {
-    Symbol::new(c"gimp_image_insert_layer").find().is_some()
-}
 pub unsafe fn gimp_image_remove_layer(image_ID: gint32, layer_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_remove_layer");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, layer_ID) }
-}
-pub fn has_gimp_image_remove_layer() -> bool {
-    Symbol::new(c"gimp_image_remove_layer").find().is_some()
 }
 pub unsafe fn gimp_image_get_item_position(image_ID: gint32, item_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_item_position");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, item_ID) }
 }
-pub fn has_gimp_image_get_item_position() -> bool {
-    Symbol::new(c"gimp_image_get_item_position").find().is_some()
-}
 pub unsafe fn gimp_image_get_active_layer(image_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_active_layer");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
-}
-pub fn has_gimp_image_get_active_layer() -> bool {
-    Symbol::new(c"gimp_image_get_active_layer").find().is_some()
 }
 pub unsafe fn gimp_image_set_active_layer(image_ID: gint32, active_layer_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_set_active_layer");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, active_layer_ID) }
 }
-pub fn has_gimp_image_set_active_layer() -> bool {
-    Symbol::new(c"gimp_image_set_active_layer").find().is_some()
-}
 pub unsafe fn gimp_image_get_selection(image_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_selection");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
-}
-pub fn has_gimp_image_get_selection() -> bool {
-    Symbol::new(c"gimp_image_get_selection").find().is_some()
 }
 pub unsafe fn gimp_image_get_name(image_ID: gint32) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_name");
     type Function = unsafe extern "C" fn(gint32) -> *mut gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
-pub fn has_gimp_image_get_name() -> bool {
-    Symbol::new(c"gimp_image_get_name").find().is_some()
-}
 pub unsafe fn gimp_image_get_layer_by_tattoo(image_ID: gint32, tattoo: gint) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_layer_by_tattoo");
     type Function = unsafe extern "C" fn(gint32, gint) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, tattoo) }
-}
-pub fn has_gimp_image_get_layer_by_tattoo() -> bool {
-    Symbol::new(c"gimp_image_get_layer_by_tattoo").find().is_some()
 }
 pub unsafe fn gimp_image_attach_parasite(image_ID: gint32, parasite: *const GimpParasite) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_attach_parasite");
     type Function = unsafe extern "C" fn(gint32, *const GimpParasite) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, parasite) }
 }
-pub fn has_gimp_image_attach_parasite() -> bool {
-    Symbol::new(c"gimp_image_attach_parasite").find().is_some()
-}
 pub unsafe fn gimp_image_get_parasite(image_ID: gint32, name: *const gchar) -> *mut GimpParasite {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_parasite");
     type Function = unsafe extern "C" fn(gint32, *const gchar) -> *mut GimpParasite;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID, name) }
-}
-pub fn has_gimp_image_get_parasite() -> bool {
-    Symbol::new(c"gimp_image_get_parasite").find().is_some()
 }
 pub unsafe fn gimp_image_undo_group_start(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_undo_group_start");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
 }
-pub fn has_gimp_image_undo_group_start() -> bool {
-    Symbol::new(c"gimp_image_undo_group_start").find().is_some()
-}
 pub unsafe fn gimp_image_undo_group_end(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_undo_group_end");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
-}
-pub fn has_gimp_image_undo_group_end() -> bool {
-    Symbol::new(c"gimp_image_undo_group_end").find().is_some()
 }
 pub unsafe fn gimp_item_is_valid(item_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_is_valid");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID) }
 }
-pub fn has_gimp_item_is_valid() -> bool {
-    Symbol::new(c"gimp_item_is_valid").find().is_some()
-}
 pub unsafe fn gimp_item_delete(item_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_delete");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID) }
-}
-pub fn has_gimp_item_delete() -> bool {
-    Symbol::new(c"gimp_item_delete").find().is_some()
 }
 pub unsafe fn gimp_item_is_layer(item_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_is_layer");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID) }
 }
-pub fn has_gimp_item_is_layer() -> bool {
-    Symbol::new(c"gimp_item_is_layer").find().is_some()
-}
 pub unsafe fn gimp_item_is_layer_mask(item_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_is_layer_mask");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID) }
-}
-pub fn has_gimp_item_is_layer_mask() -> bool {
-    Symbol::new(c"gimp_item_is_layer_mask").find().is_some()
 }
 pub unsafe fn gimp_item_get_parent(item_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_parent");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID) }
 }
-pub fn has_gimp_item_get_parent() -> bool {
-    Symbol::new(c"gimp_item_get_parent").find().is_some()
-}
 pub unsafe fn gimp_item_get_children(item_ID: gint32, num_children: *mut gint) -> *mut gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_children");
     type Function = unsafe extern "C" fn(gint32, *mut gint) -> *mut gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, num_children) }
-}
-pub fn has_gimp_item_get_children() -> bool {
-    Symbol::new(c"gimp_item_get_children").find().is_some()
 }
 pub unsafe fn gimp_item_get_name(item_ID: gint32) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_name");
     type Function = unsafe extern "C" fn(gint32) -> *mut gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID) }
 }
-pub fn has_gimp_item_get_name() -> bool {
-    Symbol::new(c"gimp_item_get_name").find().is_some()
-}
 pub unsafe fn gimp_item_set_name(item_ID: gint32, name: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_set_name");
     type Function = unsafe extern "C" fn(gint32, *const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, name) }
-}
-pub fn has_gimp_item_set_name() -> bool {
-    Symbol::new(c"gimp_item_set_name").find().is_some()
 }
 pub unsafe fn gimp_item_get_tattoo(item_ID: gint32) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_tattoo");
     type Function = unsafe extern "C" fn(gint32) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID) }
 }
-pub fn has_gimp_item_get_tattoo() -> bool {
-    Symbol::new(c"gimp_item_get_tattoo").find().is_some()
-}
 pub unsafe fn gimp_item_attach_parasite(item_ID: gint32, parasite: *const GimpParasite) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_attach_parasite");
     type Function = unsafe extern "C" fn(gint32, *const GimpParasite) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, parasite) }
-}
-pub fn has_gimp_item_attach_parasite() -> bool {
-    Symbol::new(c"gimp_item_attach_parasite").find().is_some()
 }
 pub unsafe fn gimp_item_get_parasite(item_ID: gint32, name: *const gchar) -> *mut GimpParasite {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_parasite");
     type Function = unsafe extern "C" fn(gint32, *const gchar) -> *mut GimpParasite;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_ID, name) }
 }
-pub fn has_gimp_item_get_parasite() -> bool {
-    Symbol::new(c"gimp_item_get_parasite").find().is_some()
-}
 pub unsafe fn gimp_layer_group_new(image_ID: gint32) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_group_new");
     type Function = unsafe extern "C" fn(gint32) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
-}
-pub fn has_gimp_layer_group_new() -> bool {
-    Symbol::new(c"gimp_layer_group_new").find().is_some()
 }
 pub unsafe fn gimp_layer_set_offsets(layer_ID: gint32, offx: gint, offy: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_offsets");
     type Function = unsafe extern "C" fn(gint32, gint, gint) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, offx, offy) }
 }
-pub fn has_gimp_layer_set_offsets() -> bool {
-    Symbol::new(c"gimp_layer_set_offsets").find().is_some()
-}
 pub unsafe fn gimp_layer_create_mask(layer_ID: gint32, mask_type: GimpAddMaskType) -> gint32 {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_create_mask");
     type Function = unsafe extern "C" fn(gint32, GimpAddMaskType) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, mask_type) }
-}
-pub fn has_gimp_layer_create_mask() -> bool {
-    Symbol::new(c"gimp_layer_create_mask").find().is_some()
 }
 pub unsafe fn gimp_layer_add_mask(layer_ID: gint32, mask_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_add_mask");
     type Function = unsafe extern "C" fn(gint32, gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, mask_ID) }
 }
-pub fn has_gimp_layer_add_mask() -> bool {
-    Symbol::new(c"gimp_layer_add_mask").find().is_some()
-}
 pub unsafe fn gimp_layer_is_floating_sel(layer_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_is_floating_sel");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID) }
-}
-pub fn has_gimp_layer_is_floating_sel() -> bool {
-    Symbol::new(c"gimp_layer_is_floating_sel").find().is_some()
 }
 pub unsafe fn gimp_layer_set_edit_mask(layer_ID: gint32, edit_mask: gboolean) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_edit_mask");
     type Function = unsafe extern "C" fn(gint32, gboolean) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer_ID, edit_mask) }
 }
-pub fn has_gimp_layer_set_edit_mask() -> bool {
-    Symbol::new(c"gimp_layer_set_edit_mask").find().is_some()
-}
 pub unsafe fn gimp_message(message: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_message");
     type Function = unsafe extern "C" fn(*const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(message) }
-}
-pub fn has_gimp_message() -> bool {
-    Symbol::new(c"gimp_message").find().is_some()
 }
 pub unsafe fn gimp_plugin_menu_register(procedure_name: *const gchar, menu_path: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_plugin_menu_register");
     type Function = unsafe extern "C" fn(*const gchar, *const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure_name, menu_path) }
 }
-pub fn has_gimp_plugin_menu_register() -> bool {
-    Symbol::new(c"gimp_plugin_menu_register").find().is_some()
-}
 pub unsafe fn gimp_plugin_set_pdb_error_handler(handler: GimpPDBErrorHandler) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_plugin_set_pdb_error_handler");
     type Function = unsafe extern "C" fn(GimpPDBErrorHandler) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(handler) }
-}
-pub fn has_gimp_plugin_set_pdb_error_handler() -> bool {
-    Symbol::new(c"gimp_plugin_set_pdb_error_handler").find().is_some()
 }
 pub unsafe fn gimp_progress_set_text(message: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_set_text");
     type Function = unsafe extern "C" fn(*const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(message) }
 }
-pub fn has_gimp_progress_set_text() -> bool {
-    Symbol::new(c"gimp_progress_set_text").find().is_some()
-}
 pub unsafe fn gimp_progress_end() -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_end");
     type Function = unsafe extern "C" fn() -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gimp_progress_end() -> bool {
-    Symbol::new(c"gimp_progress_end").find().is_some()
-}
 pub unsafe fn gimp_selection_is_empty(image_ID: gint32) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_selection_is_empty");
     type Function = unsafe extern "C" fn(gint32) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_ID) }
-}
-pub fn has_gimp_selection_is_empty() -> bool {
-    Symbol::new(c"gimp_selection_is_empty").find().is_some()
 }
 pub type GimpInitProc = ::std::option::Option<unsafe extern "C" fn()>;
 pub type GimpQuitProc = ::std::option::Option<unsafe extern "C" fn()>;
@@ -1182,9 +972,6 @@ pub unsafe fn gimp_main(info: *const GimpPlugInInfo, argc: gint, argv: *mut *mut
     type Function = unsafe extern "C" fn(*const GimpPlugInInfo, gint, *mut *mut gchar) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(info, argc, argv) }
 }
-pub fn has_gimp_main() -> bool {
-    Symbol::new(c"gimp_main").find().is_some()
-}
 pub unsafe fn gimp_install_procedure(
     name: *const gchar,
     blurb: *const gchar,
@@ -1234,16 +1021,10 @@ pub unsafe fn gimp_install_procedure(
         )
     }
 }
-pub fn has_gimp_install_procedure() -> bool {
-    Symbol::new(c"gimp_install_procedure").find().is_some()
-}
 pub unsafe fn gimp_get_pdb_error() -> *const gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_get_pdb_error");
     type Function = unsafe extern "C" fn() -> *const gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_get_pdb_error() -> bool {
-    Symbol::new(c"gimp_get_pdb_error").find().is_some()
 }
 impl PangoEllipsizeMode {
     pub const PANGO_ELLIPSIZE_NONE: PangoEllipsizeMode = PangoEllipsizeMode(0);
@@ -1440,32 +1221,20 @@ pub unsafe fn gtk_adjustment_get_value(adjustment: *mut GtkAdjustment) -> gdoubl
     type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
 }
-pub fn has_gtk_adjustment_get_value() -> bool {
-    Symbol::new(c"gtk_adjustment_get_value").find().is_some()
-}
 pub unsafe fn gtk_adjustment_set_value(adjustment: *mut GtkAdjustment, value: gdouble) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_set_value");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment, gdouble);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment, value) }
-}
-pub fn has_gtk_adjustment_set_value() -> bool {
-    Symbol::new(c"gtk_adjustment_set_value").find().is_some()
 }
 pub unsafe fn gtk_adjustment_get_upper(adjustment: *mut GtkAdjustment) -> gdouble {
     static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_upper");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
 }
-pub fn has_gtk_adjustment_get_upper() -> bool {
-    Symbol::new(c"gtk_adjustment_get_upper").find().is_some()
-}
 pub unsafe fn gtk_adjustment_get_page_size(adjustment: *mut GtkAdjustment) -> gdouble {
     static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_page_size");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
-}
-pub fn has_gtk_adjustment_get_page_size() -> bool {
-    Symbol::new(c"gtk_adjustment_get_page_size").find().is_some()
 }
 pub type GtkWidget = _GtkWidget;
 pub type GtkWindow = _GtkWindow;
@@ -1480,80 +1249,50 @@ pub unsafe fn gtk_widget_destroy(widget: *mut GtkWidget) {
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
 }
-pub fn has_gtk_widget_destroy() -> bool {
-    Symbol::new(c"gtk_widget_destroy").find().is_some()
-}
 pub unsafe fn gtk_widget_hide(widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_hide");
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
-}
-pub fn has_gtk_widget_hide() -> bool {
-    Symbol::new(c"gtk_widget_hide").find().is_some()
 }
 pub unsafe fn gtk_widget_show_all(widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_show_all");
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
 }
-pub fn has_gtk_widget_show_all() -> bool {
-    Symbol::new(c"gtk_widget_show_all").find().is_some()
-}
 pub unsafe fn gtk_widget_set_no_show_all(widget: *mut GtkWidget, no_show_all: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_no_show_all");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, no_show_all) }
-}
-pub fn has_gtk_widget_set_no_show_all() -> bool {
-    Symbol::new(c"gtk_widget_set_no_show_all").find().is_some()
 }
 pub unsafe fn gtk_widget_set_can_focus(widget: *mut GtkWidget, can_focus: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_can_focus");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, can_focus) }
 }
-pub fn has_gtk_widget_set_can_focus() -> bool {
-    Symbol::new(c"gtk_widget_set_can_focus").find().is_some()
-}
 pub unsafe fn gtk_widget_grab_focus(widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_grab_focus");
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
-}
-pub fn has_gtk_widget_grab_focus() -> bool {
-    Symbol::new(c"gtk_widget_grab_focus").find().is_some()
 }
 pub unsafe fn gtk_widget_set_sensitive(widget: *mut GtkWidget, sensitive: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_sensitive");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, sensitive) }
 }
-pub fn has_gtk_widget_set_sensitive() -> bool {
-    Symbol::new(c"gtk_widget_set_sensitive").find().is_some()
-}
 pub unsafe fn gtk_widget_set_visible(widget: *mut GtkWidget, visible: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_visible");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, visible) }
-}
-pub fn has_gtk_widget_set_visible() -> bool {
-    Symbol::new(c"gtk_widget_set_visible").find().is_some()
 }
 pub unsafe fn gtk_widget_set_size_request(widget: *mut GtkWidget, width: gint, height: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_size_request");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gint, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, width, height) }
 }
-pub fn has_gtk_widget_set_size_request() -> bool {
-    Symbol::new(c"gtk_widget_set_size_request").find().is_some()
-}
 pub unsafe fn gtk_widget_set_tooltip_text(widget: *mut GtkWidget, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_tooltip_text");
     type Function = unsafe extern "C" fn(*mut GtkWidget, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, text) }
-}
-pub fn has_gtk_widget_set_tooltip_text() -> bool {
-    Symbol::new(c"gtk_widget_set_tooltip_text").find().is_some()
 }
 pub type GtkContainer = _GtkContainer;
 #[repr(C)]
@@ -1567,16 +1306,10 @@ pub unsafe fn gtk_container_set_border_width(container: *mut GtkContainer, borde
     type Function = unsafe extern "C" fn(*mut GtkContainer, guint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(container, border_width) }
 }
-pub fn has_gtk_container_set_border_width() -> bool {
-    Symbol::new(c"gtk_container_set_border_width").find().is_some()
-}
 pub unsafe fn gtk_container_add(container: *mut GtkContainer, widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_container_add");
     type Function = unsafe extern "C" fn(*mut GtkContainer, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(container, widget) }
-}
-pub fn has_gtk_container_add() -> bool {
-    Symbol::new(c"gtk_container_add").find().is_some()
 }
 pub type GtkBin = _GtkBin;
 #[repr(C)]
@@ -1590,9 +1323,6 @@ pub unsafe fn gtk_bin_get_child(bin: *mut GtkBin) -> *mut GtkWidget {
     type Function = unsafe extern "C" fn(*mut GtkBin) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(bin) }
 }
-pub fn has_gtk_bin_get_child() -> bool {
-    Symbol::new(c"gtk_bin_get_child").find().is_some()
-}
 #[repr(C)]
 #[repr(align(8))]
 #[derive(Copy, Clone)]
@@ -1603,9 +1333,6 @@ pub unsafe fn gtk_window_set_resizable(window: *mut GtkWindow, resizable: gboole
     static SYMBOL: Symbol = Symbol::new(c"gtk_window_set_resizable");
     type Function = unsafe extern "C" fn(*mut GtkWindow, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(window, resizable) }
-}
-pub fn has_gtk_window_set_resizable() -> bool {
-    Symbol::new(c"gtk_window_set_resizable").find().is_some()
 }
 impl GtkDialogFlags {
     pub const GTK_DIALOG_MODAL: GtkDialogFlags = GtkDialogFlags(1);
@@ -1648,32 +1375,20 @@ pub unsafe fn gtk_dialog_add_button(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, button_text, response_id)
     }
 }
-pub fn has_gtk_dialog_add_button() -> bool {
-    Symbol::new(c"gtk_dialog_add_button").find().is_some()
-}
 pub unsafe fn gtk_dialog_set_default_response(dialog: *mut GtkDialog, response_id: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_set_default_response");
     type Function = unsafe extern "C" fn(*mut GtkDialog, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, response_id) }
-}
-pub fn has_gtk_dialog_set_default_response() -> bool {
-    Symbol::new(c"gtk_dialog_set_default_response").find().is_some()
 }
 pub unsafe fn gtk_dialog_run(dialog: *mut GtkDialog) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_run");
     type Function = unsafe extern "C" fn(*mut GtkDialog) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog) }
 }
-pub fn has_gtk_dialog_run() -> bool {
-    Symbol::new(c"gtk_dialog_run").find().is_some()
-}
 pub unsafe fn gtk_dialog_get_content_area(dialog: *mut GtkDialog) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_get_content_area");
     type Function = unsafe extern "C" fn(*mut GtkDialog) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog) }
-}
-pub fn has_gtk_dialog_get_content_area() -> bool {
-    Symbol::new(c"gtk_dialog_get_content_area").find().is_some()
 }
 pub type GtkMisc = _GtkMisc;
 #[repr(C)]
@@ -1687,9 +1402,6 @@ pub unsafe fn gtk_misc_set_alignment(misc: *mut GtkMisc, xalign: gfloat, yalign:
     type Function = unsafe extern "C" fn(*mut GtkMisc, gfloat, gfloat);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(misc, xalign, yalign) }
 }
-pub fn has_gtk_misc_set_alignment() -> bool {
-    Symbol::new(c"gtk_misc_set_alignment").find().is_some()
-}
 pub type GtkLabel = _GtkLabel;
 #[repr(C)]
 #[repr(align(8))]
@@ -1702,64 +1414,40 @@ pub unsafe fn gtk_label_new(str_: *const gchar) -> *mut GtkWidget {
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(str_) }
 }
-pub fn has_gtk_label_new() -> bool {
-    Symbol::new(c"gtk_label_new").find().is_some()
-}
 pub unsafe fn gtk_label_new_with_mnemonic(str_: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(str_) }
-}
-pub fn has_gtk_label_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_label_new_with_mnemonic").find().is_some()
 }
 pub unsafe fn gtk_label_set_text(label: *mut GtkLabel, str_: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_text");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_) }
 }
-pub fn has_gtk_label_set_text() -> bool {
-    Symbol::new(c"gtk_label_set_text").find().is_some()
-}
 pub unsafe fn gtk_label_set_markup(label: *mut GtkLabel, str_: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_markup");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_) }
-}
-pub fn has_gtk_label_set_markup() -> bool {
-    Symbol::new(c"gtk_label_set_markup").find().is_some()
 }
 pub unsafe fn gtk_label_set_mnemonic_widget(label: *mut GtkLabel, widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_mnemonic_widget");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, widget) }
 }
-pub fn has_gtk_label_set_mnemonic_widget() -> bool {
-    Symbol::new(c"gtk_label_set_mnemonic_widget").find().is_some()
-}
 pub unsafe fn gtk_label_set_ellipsize(label: *mut GtkLabel, mode: PangoEllipsizeMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_ellipsize");
     type Function = unsafe extern "C" fn(*mut GtkLabel, PangoEllipsizeMode);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, mode) }
-}
-pub fn has_gtk_label_set_ellipsize() -> bool {
-    Symbol::new(c"gtk_label_set_ellipsize").find().is_some()
 }
 pub unsafe fn gtk_label_set_line_wrap(label: *mut GtkLabel, wrap: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_line_wrap");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, wrap) }
 }
-pub fn has_gtk_label_set_line_wrap() -> bool {
-    Symbol::new(c"gtk_label_set_line_wrap").find().is_some()
-}
 pub unsafe fn gtk_label_set_selectable(label: *mut GtkLabel, setting: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_selectable");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, setting) }
-}
-pub fn has_gtk_label_set_selectable() -> bool {
-    Symbol::new(c"gtk_label_set_selectable").find().is_some()
 }
 pub type GtkBox = _GtkBox;
 #[repr(C)]
@@ -1781,9 +1469,6 @@ pub unsafe fn gtk_box_pack_start(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(box_, child, expand, fill, padding)
     }
 }
-pub fn has_gtk_box_pack_start() -> bool {
-    Symbol::new(c"gtk_box_pack_start").find().is_some()
-}
 pub type GtkImage = _GtkImage;
 #[repr(C)]
 #[repr(align(8))]
@@ -1802,40 +1487,25 @@ pub unsafe fn gtk_image_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_image_new() -> bool {
-    Symbol::new(c"gtk_image_new").find().is_some()
-}
 pub unsafe fn gtk_image_set_from_pixbuf(image: *mut GtkImage, pixbuf: *mut GdkPixbuf) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_pixbuf");
     type Function = unsafe extern "C" fn(*mut GtkImage, *mut GdkPixbuf);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, pixbuf) }
-}
-pub fn has_gtk_image_set_from_pixbuf() -> bool {
-    Symbol::new(c"gtk_image_set_from_pixbuf").find().is_some()
 }
 pub unsafe fn gtk_image_set_from_stock(image: *mut GtkImage, stock_id: *const gchar, size: GtkIconSize) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_stock");
     type Function = unsafe extern "C" fn(*mut GtkImage, *const gchar, GtkIconSize);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, stock_id, size) }
 }
-pub fn has_gtk_image_set_from_stock() -> bool {
-    Symbol::new(c"gtk_image_set_from_stock").find().is_some()
-}
 pub unsafe fn gtk_button_new() -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_button_new");
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_button_new() -> bool {
-    Symbol::new(c"gtk_button_new").find().is_some()
-}
 pub unsafe fn gtk_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_button_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
-}
-pub fn has_gtk_button_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_button_new_with_mnemonic").find().is_some()
 }
 pub type GtkToggleButton = _GtkToggleButton;
 #[repr(C)]
@@ -1849,24 +1519,15 @@ pub unsafe fn gtk_toggle_button_set_active(toggle_button: *mut GtkToggleButton, 
     type Function = unsafe extern "C" fn(*mut GtkToggleButton, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button, is_active) }
 }
-pub fn has_gtk_toggle_button_set_active() -> bool {
-    Symbol::new(c"gtk_toggle_button_set_active").find().is_some()
-}
 pub unsafe fn gtk_toggle_button_get_active(toggle_button: *mut GtkToggleButton) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gtk_toggle_button_get_active");
     type Function = unsafe extern "C" fn(*mut GtkToggleButton) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button) }
 }
-pub fn has_gtk_toggle_button_get_active() -> bool {
-    Symbol::new(c"gtk_toggle_button_get_active").find().is_some()
-}
 pub unsafe fn gtk_check_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_check_button_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
-}
-pub fn has_gtk_check_button_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_check_button_new_with_mnemonic").find().is_some()
 }
 pub type GtkTextIter = _GtkTextIter;
 pub type GtkTextBuffer = _GtkTextBuffer;
@@ -1881,9 +1542,6 @@ pub unsafe fn gtk_vbox_new(homogeneous: gboolean, spacing: gint) -> *mut GtkWidg
     type Function = unsafe extern "C" fn(gboolean, gint) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(homogeneous, spacing) }
 }
-pub fn has_gtk_vbox_new() -> bool {
-    Symbol::new(c"gtk_vbox_new").find().is_some()
-}
 pub type GtkEntry = _GtkEntry;
 #[repr(C)]
 #[repr(align(8))]
@@ -1896,40 +1554,25 @@ pub unsafe fn gtk_entry_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_entry_new() -> bool {
-    Symbol::new(c"gtk_entry_new").find().is_some()
-}
 pub unsafe fn gtk_entry_set_activates_default(entry: *mut GtkEntry, setting: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_activates_default");
     type Function = unsafe extern "C" fn(*mut GtkEntry, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, setting) }
-}
-pub fn has_gtk_entry_set_activates_default() -> bool {
-    Symbol::new(c"gtk_entry_set_activates_default").find().is_some()
 }
 pub unsafe fn gtk_entry_set_width_chars(entry: *mut GtkEntry, n_chars: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_width_chars");
     type Function = unsafe extern "C" fn(*mut GtkEntry, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, n_chars) }
 }
-pub fn has_gtk_entry_set_width_chars() -> bool {
-    Symbol::new(c"gtk_entry_set_width_chars").find().is_some()
-}
 pub unsafe fn gtk_entry_set_text(entry: *mut GtkEntry, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_text");
     type Function = unsafe extern "C" fn(*mut GtkEntry, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, text) }
 }
-pub fn has_gtk_entry_set_text() -> bool {
-    Symbol::new(c"gtk_entry_set_text").find().is_some()
-}
 pub unsafe fn gtk_entry_get_text(entry: *mut GtkEntry) -> *const gchar {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_get_text");
     type Function = unsafe extern "C" fn(*mut GtkEntry) -> *const gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry) }
-}
-pub fn has_gtk_entry_get_text() -> bool {
-    Symbol::new(c"gtk_entry_get_text").find().is_some()
 }
 pub type GtkComboBox = _GtkComboBox;
 #[repr(C)]
@@ -1943,16 +1586,10 @@ pub unsafe fn gtk_combo_box_get_active(combo_box: *mut GtkComboBox) -> gint {
     type Function = unsafe extern "C" fn(*mut GtkComboBox) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box) }
 }
-pub fn has_gtk_combo_box_get_active() -> bool {
-    Symbol::new(c"gtk_combo_box_get_active").find().is_some()
-}
 pub unsafe fn gtk_combo_box_set_active(combo_box: *mut GtkComboBox, index_: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_set_active");
     type Function = unsafe extern "C" fn(*mut GtkComboBox, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, index_) }
-}
-pub fn has_gtk_combo_box_set_active() -> bool {
-    Symbol::new(c"gtk_combo_box_set_active").find().is_some()
 }
 pub type GtkComboBoxText = _GtkComboBoxText;
 #[repr(C)]
@@ -1966,32 +1603,20 @@ pub unsafe fn gtk_combo_box_text_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_combo_box_text_new() -> bool {
-    Symbol::new(c"gtk_combo_box_text_new").find().is_some()
-}
 pub unsafe fn gtk_combo_box_text_new_with_entry() -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_new_with_entry");
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gtk_combo_box_text_new_with_entry() -> bool {
-    Symbol::new(c"gtk_combo_box_text_new_with_entry").find().is_some()
 }
 pub unsafe fn gtk_combo_box_text_append_text(combo_box: *mut GtkComboBoxText, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_append_text");
     type Function = unsafe extern "C" fn(*mut GtkComboBoxText, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, text) }
 }
-pub fn has_gtk_combo_box_text_append_text() -> bool {
-    Symbol::new(c"gtk_combo_box_text_append_text").find().is_some()
-}
 pub unsafe fn gtk_combo_box_text_remove(combo_box: *mut GtkComboBoxText, position: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_remove");
     type Function = unsafe extern "C" fn(*mut GtkComboBoxText, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, position) }
-}
-pub fn has_gtk_combo_box_text_remove() -> bool {
-    Symbol::new(c"gtk_combo_box_text_remove").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2013,40 +1638,25 @@ pub unsafe fn gtk_file_chooser_get_filename(chooser: *mut GtkFileChooser) -> *mu
     type Function = unsafe extern "C" fn(*mut GtkFileChooser) -> *mut gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(chooser) }
 }
-pub fn has_gtk_file_chooser_get_filename() -> bool {
-    Symbol::new(c"gtk_file_chooser_get_filename").find().is_some()
-}
 pub unsafe fn gtk_hbox_new(homogeneous: gboolean, spacing: gint) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_hbox_new");
     type Function = unsafe extern "C" fn(gboolean, gint) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(homogeneous, spacing) }
-}
-pub fn has_gtk_hbox_new() -> bool {
-    Symbol::new(c"gtk_hbox_new").find().is_some()
 }
 pub unsafe fn gtk_file_chooser_dialog_new()
 -> unsafe extern "C" fn(*const gchar, *mut GtkWindow, GtkFileChooserAction, *const gchar, ...) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_file_chooser_dialog_new");
     unsafe { ::std::mem::transmute(SYMBOL.address()) }
 }
-pub fn has_gtk_file_chooser_dialog_new() -> bool {
-    Symbol::new(c"gtk_file_chooser_dialog_new").find().is_some()
-}
 pub unsafe fn gtk_main() {
     static SYMBOL: Symbol = Symbol::new(c"gtk_main");
     type Function = unsafe extern "C" fn();
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_main() -> bool {
-    Symbol::new(c"gtk_main").find().is_some()
-}
 pub unsafe fn gtk_main_quit() {
     static SYMBOL: Symbol = Symbol::new(c"gtk_main_quit");
     type Function = unsafe extern "C" fn();
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gtk_main_quit() -> bool {
-    Symbol::new(c"gtk_main_quit").find().is_some()
 }
 pub type GtkNotebook = _GtkNotebook;
 #[repr(C)]
@@ -2060,9 +1670,6 @@ pub unsafe fn gtk_notebook_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_notebook_new() -> bool {
-    Symbol::new(c"gtk_notebook_new").find().is_some()
-}
 pub unsafe fn gtk_notebook_append_page(
     notebook: *mut GtkNotebook,
     child: *mut GtkWidget,
@@ -2072,9 +1679,6 @@ pub unsafe fn gtk_notebook_append_page(
     type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, *mut GtkWidget) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, child, tab_label) }
 }
-pub fn has_gtk_notebook_append_page() -> bool {
-    Symbol::new(c"gtk_notebook_append_page").find().is_some()
-}
 pub unsafe fn gtk_notebook_set_action_widget(
     notebook: *mut GtkNotebook,
     widget: *mut GtkWidget,
@@ -2083,9 +1687,6 @@ pub unsafe fn gtk_notebook_set_action_widget(
     static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_set_action_widget");
     type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, GtkPackType);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, widget, pack_type) }
-}
-pub fn has_gtk_notebook_set_action_widget() -> bool {
-    Symbol::new(c"gtk_notebook_set_action_widget").find().is_some()
 }
 pub type GtkProgressBar = _GtkProgressBar;
 #[repr(C)]
@@ -2099,32 +1700,20 @@ pub unsafe fn gtk_progress_bar_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_progress_bar_new() -> bool {
-    Symbol::new(c"gtk_progress_bar_new").find().is_some()
-}
 pub unsafe fn gtk_progress_bar_set_text(pbar: *mut GtkProgressBar, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_text");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, text) }
-}
-pub fn has_gtk_progress_bar_set_text() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_text").find().is_some()
 }
 pub unsafe fn gtk_progress_bar_set_fraction(pbar: *mut GtkProgressBar, fraction: gdouble) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_fraction");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, gdouble);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, fraction) }
 }
-pub fn has_gtk_progress_bar_set_fraction() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_fraction").find().is_some()
-}
 pub unsafe fn gtk_progress_bar_set_ellipsize(pbar: *mut GtkProgressBar, mode: PangoEllipsizeMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_ellipsize");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, PangoEllipsizeMode);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, mode) }
-}
-pub fn has_gtk_progress_bar_set_ellipsize() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_ellipsize").find().is_some()
 }
 pub type GtkScrolledWindow = _GtkScrolledWindow;
 #[repr(C)]
@@ -2141,16 +1730,10 @@ pub unsafe fn gtk_scrolled_window_new(
     type Function = unsafe extern "C" fn(*mut GtkAdjustment, *mut GtkAdjustment) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(hadjustment, vadjustment) }
 }
-pub fn has_gtk_scrolled_window_new() -> bool {
-    Symbol::new(c"gtk_scrolled_window_new").find().is_some()
-}
 pub unsafe fn gtk_scrolled_window_get_vadjustment(scrolled_window: *mut GtkScrolledWindow) -> *mut GtkAdjustment {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_get_vadjustment");
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow) -> *mut GtkAdjustment;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window) }
-}
-pub fn has_gtk_scrolled_window_get_vadjustment() -> bool {
-    Symbol::new(c"gtk_scrolled_window_get_vadjustment").find().is_some()
 }
 pub unsafe fn gtk_scrolled_window_set_policy(
     scrolled_window: *mut GtkScrolledWindow,
@@ -2167,24 +1750,15 @@ pub unsafe fn gtk_scrolled_window_set_policy(
         )
     }
 }
-pub fn has_gtk_scrolled_window_set_policy() -> bool {
-    Symbol::new(c"gtk_scrolled_window_set_policy").find().is_some()
-}
 pub unsafe fn gtk_scrolled_window_set_shadow_type(scrolled_window: *mut GtkScrolledWindow, type_: GtkShadowType) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_set_shadow_type");
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, GtkShadowType);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, type_) }
 }
-pub fn has_gtk_scrolled_window_set_shadow_type() -> bool {
-    Symbol::new(c"gtk_scrolled_window_set_shadow_type").find().is_some()
-}
 pub unsafe fn gtk_scrolled_window_add_with_viewport(scrolled_window: *mut GtkScrolledWindow, child: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_add_with_viewport");
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, child) }
-}
-pub fn has_gtk_scrolled_window_add_with_viewport() -> bool {
-    Symbol::new(c"gtk_scrolled_window_add_with_viewport").find().is_some()
 }
 pub type GtkSpinButton = _GtkSpinButton;
 #[repr(C)]
@@ -2198,40 +1772,25 @@ pub unsafe fn gtk_spin_button_new_with_range(min: gdouble, max: gdouble, step: g
     type Function = unsafe extern "C" fn(gdouble, gdouble, gdouble) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(min, max, step) }
 }
-pub fn has_gtk_spin_button_new_with_range() -> bool {
-    Symbol::new(c"gtk_spin_button_new_with_range").find().is_some()
-}
 pub unsafe fn gtk_spin_button_get_value(spin_button: *mut GtkSpinButton) -> gdouble {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_get_value");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton) -> gdouble;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button) }
-}
-pub fn has_gtk_spin_button_get_value() -> bool {
-    Symbol::new(c"gtk_spin_button_get_value").find().is_some()
 }
 pub unsafe fn gtk_spin_button_set_value(spin_button: *mut GtkSpinButton, value: gdouble) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_set_value");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton, gdouble);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button, value) }
 }
-pub fn has_gtk_spin_button_set_value() -> bool {
-    Symbol::new(c"gtk_spin_button_set_value").find().is_some()
-}
 pub unsafe fn gtk_spin_button_set_numeric(spin_button: *mut GtkSpinButton, numeric: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_set_numeric");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button, numeric) }
 }
-pub fn has_gtk_spin_button_set_numeric() -> bool {
-    Symbol::new(c"gtk_spin_button_set_numeric").find().is_some()
-}
 pub unsafe fn gtk_spin_button_update(spin_button: *mut GtkSpinButton) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_update");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button) }
-}
-pub fn has_gtk_spin_button_update() -> bool {
-    Symbol::new(c"gtk_spin_button_update").find().is_some()
 }
 pub type GtkTable = _GtkTable;
 #[repr(C)]
@@ -2244,9 +1803,6 @@ pub unsafe fn gtk_table_new(rows: guint, columns: guint, homogeneous: gboolean) 
     static SYMBOL: Symbol = Symbol::new(c"gtk_table_new");
     type Function = unsafe extern "C" fn(guint, guint, gboolean) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(rows, columns, homogeneous) }
-}
-pub fn has_gtk_table_new() -> bool {
-    Symbol::new(c"gtk_table_new").find().is_some()
 }
 pub unsafe fn gtk_table_attach(
     table: *mut GtkTable,
@@ -2288,24 +1844,15 @@ pub unsafe fn gtk_table_attach(
         )
     }
 }
-pub fn has_gtk_table_attach() -> bool {
-    Symbol::new(c"gtk_table_attach").find().is_some()
-}
 pub unsafe fn gtk_table_set_row_spacings(table: *mut GtkTable, spacing: guint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_table_set_row_spacings");
     type Function = unsafe extern "C" fn(*mut GtkTable, guint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(table, spacing) }
 }
-pub fn has_gtk_table_set_row_spacings() -> bool {
-    Symbol::new(c"gtk_table_set_row_spacings").find().is_some()
-}
 pub unsafe fn gtk_table_set_col_spacings(table: *mut GtkTable, spacing: guint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_table_set_col_spacings");
     type Function = unsafe extern "C" fn(*mut GtkTable, guint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(table, spacing) }
-}
-pub fn has_gtk_table_set_col_spacings() -> bool {
-    Symbol::new(c"gtk_table_set_col_spacings").find().is_some()
 }
 #[repr(C)]
 #[repr(align(8))]
@@ -2317,9 +1864,6 @@ pub unsafe fn gtk_text_buffer_set_text(buffer: *mut GtkTextBuffer, text: *const 
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_set_text");
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *const gchar, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, text, len) }
-}
-pub fn has_gtk_text_buffer_set_text() -> bool {
-    Symbol::new(c"gtk_text_buffer_set_text").find().is_some()
 }
 pub unsafe fn gtk_text_buffer_get_text(
     buffer: *mut GtkTextBuffer,
@@ -2339,9 +1883,6 @@ pub unsafe fn gtk_text_buffer_get_text(
         )
     }
 }
-pub fn has_gtk_text_buffer_get_text() -> bool {
-    Symbol::new(c"gtk_text_buffer_get_text").find().is_some()
-}
 pub unsafe fn gtk_text_buffer_select_range(
     buffer: *mut GtkTextBuffer,
     ins: *const GtkTextIter,
@@ -2351,16 +1892,10 @@ pub unsafe fn gtk_text_buffer_select_range(
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *const GtkTextIter, *const GtkTextIter);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, ins, bound) }
 }
-pub fn has_gtk_text_buffer_select_range() -> bool {
-    Symbol::new(c"gtk_text_buffer_select_range").find().is_some()
-}
 pub unsafe fn gtk_text_buffer_get_bounds(buffer: *mut GtkTextBuffer, start: *mut GtkTextIter, end: *mut GtkTextIter) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_get_bounds");
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *mut GtkTextIter, *mut GtkTextIter);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, start, end) }
-}
-pub fn has_gtk_text_buffer_get_bounds() -> bool {
-    Symbol::new(c"gtk_text_buffer_get_bounds").find().is_some()
 }
 pub type GtkTextView = _GtkTextView;
 #[repr(C)]
@@ -2373,32 +1908,20 @@ pub unsafe fn gtk_text_view_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_text_view_new() -> bool {
-    Symbol::new(c"gtk_text_view_new").find().is_some()
-}
 pub unsafe fn gtk_text_view_get_buffer(text_view: *mut GtkTextView) -> *mut GtkTextBuffer {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_get_buffer");
     type Function = unsafe extern "C" fn(*mut GtkTextView) -> *mut GtkTextBuffer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view) }
-}
-pub fn has_gtk_text_view_get_buffer() -> bool {
-    Symbol::new(c"gtk_text_view_get_buffer").find().is_some()
 }
 pub unsafe fn gtk_text_view_set_wrap_mode(text_view: *mut GtkTextView, wrap_mode: GtkWrapMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_set_wrap_mode");
     type Function = unsafe extern "C" fn(*mut GtkTextView, GtkWrapMode);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view, wrap_mode) }
 }
-pub fn has_gtk_text_view_set_wrap_mode() -> bool {
-    Symbol::new(c"gtk_text_view_set_wrap_mode").find().is_some()
-}
 pub unsafe fn gtk_text_view_set_accepts_tab(text_view: *mut GtkTextView, accepts_tab: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_set_accepts_tab");
     type Function = unsafe extern "C" fn(*mut GtkTextView, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view, accepts_tab) }
-}
-pub fn has_gtk_text_view_set_accepts_tab() -> bool {
-    Symbol::new(c"gtk_text_view_set_accepts_tab").find().is_some()
 }
 pub type GimpHelpFunc = ::std::option::Option<unsafe extern "C" fn(help_id: *const gchar, help_data: gpointer)>;
 pub unsafe fn gimp_dialog_new() -> unsafe extern "C" fn(
@@ -2412,9 +1935,6 @@ pub unsafe fn gimp_dialog_new() -> unsafe extern "C" fn(
 ) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gimp_dialog_new");
     unsafe { ::std::mem::transmute(SYMBOL.address()) }
-}
-pub fn has_gimp_dialog_new() -> bool {
-    Symbol::new(c"gimp_dialog_new").find().is_some()
 }
 pub unsafe fn gimp_scale_entry_new(
     table: *mut GtkTable,
@@ -2477,24 +1997,15 @@ pub unsafe fn gimp_scale_entry_new(
         )
     }
 }
-pub fn has_gimp_scale_entry_new() -> bool {
-    Symbol::new(c"gimp_scale_entry_new").find().is_some()
-}
 pub unsafe fn gimp_ui_init(prog_name: *const gchar, preview: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_ui_init");
     type Function = unsafe extern "C" fn(*const gchar, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(prog_name, preview) }
 }
-pub fn has_gimp_ui_init() -> bool {
-    Symbol::new(c"gimp_ui_init").find().is_some()
-}
 pub unsafe fn gimp_window_set_transient(window: *mut GtkWindow) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_window_set_transient");
     type Function = unsafe extern "C" fn(*mut GtkWindow);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(window) }
-}
-pub fn has_gimp_window_set_transient() -> bool {
-    Symbol::new(c"gimp_window_set_transient").find().is_some()
 }
 #[doc = r" Every function of this file, for the test that looks them all up."]
 pub const FUNCTIONS: &[&::std::ffi::CStr] = &[

@@ -149,16 +149,10 @@ pub unsafe fn g_error_new_literal(domain: GQuark, code: gint, message: *const gc
     type Function = unsafe extern "C" fn(GQuark, gint, *const gchar) -> *mut GError;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(domain, code, message) }
 }
-pub fn has_g_error_new_literal() -> bool {
-    Symbol::new(c"g_error_new_literal").find().is_some()
-}
 pub unsafe fn g_free(mem: gpointer) {
     static SYMBOL: Symbol = Symbol::new(c"g_free");
     type Function = unsafe extern "C" fn(gpointer);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(mem) }
-}
-pub fn has_g_free() -> bool {
-    Symbol::new(c"g_free").find().is_some()
 }
 pub type GList = _GList;
 #[repr(C)]
@@ -173,9 +167,6 @@ pub unsafe fn g_list_append(list: *mut GList, data: gpointer) -> *mut GList {
     type Function = unsafe extern "C" fn(*mut GList, gpointer) -> *mut GList;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(list, data) }
 }
-pub fn has_g_list_append() -> bool {
-    Symbol::new(c"g_list_append").find().is_some()
-}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct _GMainContext {
@@ -187,9 +178,6 @@ pub unsafe fn g_main_context_iteration(context: *mut GMainContext, may_block: gb
     static SYMBOL: Symbol = Symbol::new(c"g_main_context_iteration");
     type Function = unsafe extern "C" fn(*mut GMainContext, gboolean) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(context, may_block) }
-}
-pub fn has_g_main_context_iteration() -> bool {
-    Symbol::new(c"g_main_context_iteration").find().is_some()
 }
 pub unsafe fn g_timeout_add_full(
     priority: gint,
@@ -206,16 +194,10 @@ pub unsafe fn g_timeout_add_full(
         )
     }
 }
-pub fn has_g_timeout_add_full() -> bool {
-    Symbol::new(c"g_timeout_add_full").find().is_some()
-}
 pub unsafe fn g_strdup(str_: *const gchar) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"g_strdup");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(str_) }
-}
-pub fn has_g_strdup() -> bool {
-    Symbol::new(c"g_strdup").find().is_some()
 }
 pub type GType = gsize;
 pub type GValue = _GValue;
@@ -239,9 +221,6 @@ pub unsafe fn g_type_query(type_: GType, query: *mut GTypeQuery) {
     static SYMBOL: Symbol = Symbol::new(c"g_type_query");
     type Function = unsafe extern "C" fn(GType, *mut GTypeQuery);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(type_, query) }
-}
-pub fn has_g_type_query() -> bool {
-    Symbol::new(c"g_type_query").find().is_some()
 }
 pub type GClassInitFunc = ::std::option::Option<unsafe extern "C" fn(g_class: gpointer, class_data: gpointer)>;
 pub type GInstanceInitFunc =
@@ -279,9 +258,6 @@ pub unsafe fn g_type_register_static_simple(
             flags,
         )
     }
-}
-pub fn has_g_type_register_static_simple() -> bool {
-    Symbol::new(c"g_type_register_static_simple").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -341,9 +317,6 @@ pub unsafe fn g_signal_stop_emission_by_name(instance: gpointer, detailed_signal
     type Function = unsafe extern "C" fn(gpointer, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(instance, detailed_signal) }
 }
-pub fn has_g_signal_stop_emission_by_name() -> bool {
-    Symbol::new(c"g_signal_stop_emission_by_name").find().is_some()
-}
 pub unsafe fn g_signal_connect_data(
     instance: gpointer,
     detailed_signal: *const gchar,
@@ -366,9 +339,6 @@ pub unsafe fn g_signal_connect_data(
         )
     }
 }
-pub fn has_g_signal_connect_data() -> bool {
-    Symbol::new(c"g_signal_connect_data").find().is_some()
-}
 pub type GObject = _GObject;
 pub type GObjectClass = _GObjectClass;
 #[repr(C)]
@@ -387,47 +357,29 @@ pub unsafe fn g_object_set() -> unsafe extern "C" fn(gpointer, *const gchar, ...
     static SYMBOL: Symbol = Symbol::new(c"g_object_set");
     unsafe { ::std::mem::transmute(SYMBOL.address()) }
 }
-pub fn has_g_object_set() -> bool {
-    Symbol::new(c"g_object_set").find().is_some()
-}
 pub unsafe fn g_object_get() -> unsafe extern "C" fn(gpointer, *const gchar, ...) {
     static SYMBOL: Symbol = Symbol::new(c"g_object_get");
     unsafe { ::std::mem::transmute(SYMBOL.address()) }
-}
-pub fn has_g_object_get() -> bool {
-    Symbol::new(c"g_object_get").find().is_some()
 }
 pub unsafe fn g_object_ref_sink(object: gpointer) -> gpointer {
     static SYMBOL: Symbol = Symbol::new(c"g_object_ref_sink");
     type Function = unsafe extern "C" fn(gpointer) -> gpointer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(object) }
 }
-pub fn has_g_object_ref_sink() -> bool {
-    Symbol::new(c"g_object_ref_sink").find().is_some()
-}
 pub unsafe fn g_object_ref(object: gpointer) -> gpointer {
     static SYMBOL: Symbol = Symbol::new(c"g_object_ref");
     type Function = unsafe extern "C" fn(gpointer) -> gpointer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(object) }
-}
-pub fn has_g_object_ref() -> bool {
-    Symbol::new(c"g_object_ref").find().is_some()
 }
 pub unsafe fn g_object_unref(object: gpointer) {
     static SYMBOL: Symbol = Symbol::new(c"g_object_unref");
     type Function = unsafe extern "C" fn(gpointer);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(object) }
 }
-pub fn has_g_object_unref() -> bool {
-    Symbol::new(c"g_object_unref").find().is_some()
-}
 pub unsafe fn g_value_set_object(value: *mut GValue, v_object: gpointer) {
     static SYMBOL: Symbol = Symbol::new(c"g_value_set_object");
     type Function = unsafe extern "C" fn(*mut GValue, gpointer);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(value, v_object) }
-}
-pub fn has_g_value_set_object() -> bool {
-    Symbol::new(c"g_value_set_object").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -464,9 +416,6 @@ pub unsafe fn g_object_bind_property(
         )
     }
 }
-pub fn has_g_object_bind_property() -> bool {
-    Symbol::new(c"g_object_bind_property").find().is_some()
-}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct _Babl {
@@ -478,24 +427,15 @@ pub unsafe fn babl_format(encoding: *const ::std::os::raw::c_char) -> *const Bab
     type Function = unsafe extern "C" fn(*const ::std::os::raw::c_char) -> *const Babl;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(encoding) }
 }
-pub fn has_babl_format() -> bool {
-    Symbol::new(c"babl_format").find().is_some()
-}
 pub unsafe fn babl_get_name(babl: *const Babl) -> *const ::std::os::raw::c_char {
     static SYMBOL: Symbol = Symbol::new(c"babl_get_name");
     type Function = unsafe extern "C" fn(*const Babl) -> *const ::std::os::raw::c_char;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(babl) }
 }
-pub fn has_babl_get_name() -> bool {
-    Symbol::new(c"babl_get_name").find().is_some()
-}
 pub unsafe fn babl_format_get_bytes_per_pixel(format: *const Babl) -> ::std::os::raw::c_int {
     static SYMBOL: Symbol = Symbol::new(c"babl_format_get_bytes_per_pixel");
     type Function = unsafe extern "C" fn(*const Babl) -> ::std::os::raw::c_int;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(format) }
-}
-pub fn has_babl_format_get_bytes_per_pixel() -> bool {
-    Symbol::new(c"babl_format_get_bytes_per_pixel").find().is_some()
 }
 impl GeglAbyssPolicy {
     pub const GEGL_ABYSS_NONE: GeglAbyssPolicy = GeglAbyssPolicy(0);
@@ -558,9 +498,6 @@ pub unsafe fn gegl_buffer_get(
         )
     }
 }
-pub fn has_gegl_buffer_get() -> bool {
-    Symbol::new(c"gegl_buffer_get").find().is_some()
-}
 pub unsafe fn gegl_buffer_set(
     buffer: *mut GeglBuffer,
     rect: *const GeglRectangle,
@@ -589,16 +526,10 @@ pub unsafe fn gegl_buffer_set(
         )
     }
 }
-pub fn has_gegl_buffer_set() -> bool {
-    Symbol::new(c"gegl_buffer_set").find().is_some()
-}
 pub unsafe fn gegl_buffer_get_format(buffer: *mut GeglBuffer) -> *const Babl {
     static SYMBOL: Symbol = Symbol::new(c"gegl_buffer_get_format");
     type Function = unsafe extern "C" fn(*mut GeglBuffer) -> *const Babl;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer) }
-}
-pub fn has_gegl_buffer_get_format() -> bool {
-    Symbol::new(c"gegl_buffer_get_format").find().is_some()
 }
 pub unsafe fn gegl_buffer_copy(
     src: *mut GeglBuffer,
@@ -625,16 +556,10 @@ pub unsafe fn gegl_buffer_copy(
         )
     }
 }
-pub fn has_gegl_buffer_copy() -> bool {
-    Symbol::new(c"gegl_buffer_copy").find().is_some()
-}
 pub unsafe fn gegl_init(argc: *mut gint, argv: *mut *mut *mut gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gegl_init");
     type Function = unsafe extern "C" fn(*mut gint, *mut *mut *mut gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(argc, argv) }
-}
-pub fn has_gegl_init() -> bool {
-    Symbol::new(c"gegl_init").find().is_some()
 }
 impl GdkColorspace {
     pub const GDK_COLORSPACE_RGB: GdkColorspace = GdkColorspace(0);
@@ -653,16 +578,10 @@ pub unsafe fn gdk_pixbuf_get_pixels(pixbuf: *const GdkPixbuf) -> *mut guchar {
     type Function = unsafe extern "C" fn(*const GdkPixbuf) -> *mut guchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
 }
-pub fn has_gdk_pixbuf_get_pixels() -> bool {
-    Symbol::new(c"gdk_pixbuf_get_pixels").find().is_some()
-}
 pub unsafe fn gdk_pixbuf_get_rowstride(pixbuf: *const GdkPixbuf) -> ::std::os::raw::c_int {
     static SYMBOL: Symbol = Symbol::new(c"gdk_pixbuf_get_rowstride");
     type Function = unsafe extern "C" fn(*const GdkPixbuf) -> ::std::os::raw::c_int;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pixbuf) }
-}
-pub fn has_gdk_pixbuf_get_rowstride() -> bool {
-    Symbol::new(c"gdk_pixbuf_get_rowstride").find().is_some()
 }
 pub unsafe fn gdk_pixbuf_new(
     colorspace: GdkColorspace,
@@ -688,9 +607,6 @@ pub unsafe fn gdk_pixbuf_new(
             height,
         )
     }
-}
-pub fn has_gdk_pixbuf_new() -> bool {
-    Symbol::new(c"gdk_pixbuf_new").find().is_some()
 }
 impl PangoEllipsizeMode {
     pub const PANGO_ELLIPSIZE_NONE: PangoEllipsizeMode = PangoEllipsizeMode(0);
@@ -784,9 +700,6 @@ pub unsafe fn gimp_choice_new() -> *mut GimpChoice {
     type Function = unsafe extern "C" fn() -> *mut GimpChoice;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gimp_choice_new() -> bool {
-    Symbol::new(c"gimp_choice_new").find().is_some()
-}
 pub unsafe fn gimp_choice_add(
     choice: *mut GimpChoice,
     nick: *const gchar,
@@ -799,9 +712,6 @@ pub unsafe fn gimp_choice_add(
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(choice, nick, id, label, help)
     }
-}
-pub fn has_gimp_choice_add() -> bool {
-    Symbol::new(c"gimp_choice_add").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -821,32 +731,20 @@ pub unsafe fn gimp_parasite_new(
     type Function = unsafe extern "C" fn(*const gchar, guint32, guint32, gconstpointer) -> *mut GimpParasite;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(name, flags, size, data) }
 }
-pub fn has_gimp_parasite_new() -> bool {
-    Symbol::new(c"gimp_parasite_new").find().is_some()
-}
 pub unsafe fn gimp_parasite_free(parasite: *mut GimpParasite) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_parasite_free");
     type Function = unsafe extern "C" fn(*mut GimpParasite);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(parasite) }
-}
-pub fn has_gimp_parasite_free() -> bool {
-    Symbol::new(c"gimp_parasite_free").find().is_some()
 }
 pub unsafe fn gimp_parasite_get_data(parasite: *const GimpParasite, num_bytes: *mut guint32) -> gconstpointer {
     static SYMBOL: Symbol = Symbol::new(c"gimp_parasite_get_data");
     type Function = unsafe extern "C" fn(*const GimpParasite, *mut guint32) -> gconstpointer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(parasite, num_bytes) }
 }
-pub fn has_gimp_parasite_get_data() -> bool {
-    Symbol::new(c"gimp_parasite_get_data").find().is_some()
-}
 pub unsafe fn gimp_value_array_index(value_array: *const GimpValueArray, index: gint) -> *mut GValue {
     static SYMBOL: Symbol = Symbol::new(c"gimp_value_array_index");
     type Function = unsafe extern "C" fn(*const GimpValueArray, gint) -> *mut GValue;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(value_array, index) }
-}
-pub fn has_gimp_value_array_index() -> bool {
-    Symbol::new(c"gimp_value_array_index").find().is_some()
 }
 impl GimpLayerMode {
     pub const GIMP_LAYER_MODE_NORMAL_LEGACY: GimpLayerMode = GimpLayerMode(0);
@@ -968,32 +866,20 @@ pub unsafe fn gimp_procedure_set_image_types(procedure: *mut GimpProcedure, imag
     type Function = unsafe extern "C" fn(*mut GimpProcedure, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, image_types) }
 }
-pub fn has_gimp_procedure_set_image_types() -> bool {
-    Symbol::new(c"gimp_procedure_set_image_types").find().is_some()
-}
 pub unsafe fn gimp_procedure_set_sensitivity_mask(procedure: *mut GimpProcedure, sensitivity_mask: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_set_sensitivity_mask");
     type Function = unsafe extern "C" fn(*mut GimpProcedure, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, sensitivity_mask) }
-}
-pub fn has_gimp_procedure_set_sensitivity_mask() -> bool {
-    Symbol::new(c"gimp_procedure_set_sensitivity_mask").find().is_some()
 }
 pub unsafe fn gimp_procedure_set_menu_label(procedure: *mut GimpProcedure, menu_label: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_set_menu_label");
     type Function = unsafe extern "C" fn(*mut GimpProcedure, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, menu_label) }
 }
-pub fn has_gimp_procedure_set_menu_label() -> bool {
-    Symbol::new(c"gimp_procedure_set_menu_label").find().is_some()
-}
 pub unsafe fn gimp_procedure_add_menu_path(procedure: *mut GimpProcedure, menu_path: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_add_menu_path");
     type Function = unsafe extern "C" fn(*mut GimpProcedure, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, menu_path) }
-}
-pub fn has_gimp_procedure_add_menu_path() -> bool {
-    Symbol::new(c"gimp_procedure_add_menu_path").find().is_some()
 }
 pub unsafe fn gimp_procedure_set_documentation(
     procedure: *mut GimpProcedure,
@@ -1006,9 +892,6 @@ pub unsafe fn gimp_procedure_set_documentation(
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, blurb, help, help_id)
     }
-}
-pub fn has_gimp_procedure_set_documentation() -> bool {
-    Symbol::new(c"gimp_procedure_set_documentation").find().is_some()
 }
 pub unsafe fn gimp_procedure_set_attribution(
     procedure: *mut GimpProcedure,
@@ -1024,9 +907,6 @@ pub unsafe fn gimp_procedure_set_attribution(
         )
     }
 }
-pub fn has_gimp_procedure_set_attribution() -> bool {
-    Symbol::new(c"gimp_procedure_set_attribution").find().is_some()
-}
 pub unsafe fn gimp_procedure_new_return_values(
     procedure: *mut GimpProcedure,
     status: GimpPDBStatusType,
@@ -1035,9 +915,6 @@ pub unsafe fn gimp_procedure_new_return_values(
     static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_new_return_values");
     type Function = unsafe extern "C" fn(*mut GimpProcedure, GimpPDBStatusType, *mut GError) -> *mut GimpValueArray;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, status, error) }
-}
-pub fn has_gimp_procedure_new_return_values() -> bool {
-    Symbol::new(c"gimp_procedure_new_return_values").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1049,16 +926,10 @@ pub unsafe fn gimp_item_get_id(item: *mut GimpItem) -> gint32 {
     type Function = unsafe extern "C" fn(*mut GimpItem) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item) }
 }
-pub fn has_gimp_item_get_id() -> bool {
-    Symbol::new(c"gimp_item_get_id").find().is_some()
-}
 pub unsafe fn gimp_item_get_by_id(item_id: gint32) -> *mut GimpItem {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_by_id");
     type Function = unsafe extern "C" fn(gint32) -> *mut GimpItem;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_id) }
-}
-pub fn has_gimp_item_get_by_id() -> bool {
-    Symbol::new(c"gimp_item_get_by_id").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1070,9 +941,6 @@ pub unsafe fn gimp_drawable_get_buffer(drawable: *mut GimpDrawable) -> *mut Gegl
     type Function = unsafe extern "C" fn(*mut GimpDrawable) -> *mut GeglBuffer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
 }
-pub fn has_gimp_drawable_get_buffer() -> bool {
-    Symbol::new(c"gimp_drawable_get_buffer").find().is_some()
-}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct _GimpLayer {
@@ -1083,16 +951,10 @@ pub unsafe fn gimp_image_get_id(image: *mut GimpImage) -> gint32 {
     type Function = unsafe extern "C" fn(*mut GimpImage) -> gint32;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
 }
-pub fn has_gimp_image_get_id() -> bool {
-    Symbol::new(c"gimp_image_get_id").find().is_some()
-}
 pub unsafe fn gimp_image_get_by_id(image_id: gint32) -> *mut GimpImage {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_by_id");
     type Function = unsafe extern "C" fn(gint32) -> *mut GimpImage;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_id) }
-}
-pub fn has_gimp_image_get_by_id() -> bool {
-    Symbol::new(c"gimp_image_get_by_id").find().is_some()
 }
 pub type GimpRunImageFunc = ::std::option::Option<
     unsafe extern "C" fn(
@@ -1132,24 +994,15 @@ pub unsafe fn gimp_image_procedure_new(
         )
     }
 }
-pub fn has_gimp_image_procedure_new() -> bool {
-    Symbol::new(c"gimp_image_procedure_new").find().is_some()
-}
 pub unsafe fn gimp_pdb_get_last_error(pdb: *mut GimpPDB) -> *const gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_pdb_get_last_error");
     type Function = unsafe extern "C" fn(*mut GimpPDB) -> *const gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pdb) }
 }
-pub fn has_gimp_pdb_get_last_error() -> bool {
-    Symbol::new(c"gimp_pdb_get_last_error").find().is_some()
-}
 pub unsafe fn gimp_plug_in_get_type() -> GType {
     static SYMBOL: Symbol = Symbol::new(c"gimp_plug_in_get_type");
     type Function = unsafe extern "C" fn() -> GType;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_plug_in_get_type() -> bool {
-    Symbol::new(c"gimp_plug_in_get_type").find().is_some()
 }
 pub type GimpPlugInClass = _GimpPlugInClass;
 #[repr(C)]
@@ -1191,16 +1044,10 @@ pub unsafe fn gimp_plug_in_error_quark() -> GQuark {
     type Function = unsafe extern "C" fn() -> GQuark;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gimp_plug_in_error_quark() -> bool {
-    Symbol::new(c"gimp_plug_in_error_quark").find().is_some()
-}
 pub unsafe fn gimp_plug_in_set_pdb_error_handler(plug_in: *mut GimpPlugIn, handler: GimpPDBErrorHandler) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_plug_in_set_pdb_error_handler");
     type Function = unsafe extern "C" fn(*mut GimpPlugIn, GimpPDBErrorHandler);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(plug_in, handler) }
-}
-pub fn has_gimp_plug_in_set_pdb_error_handler() -> bool {
-    Symbol::new(c"gimp_plug_in_set_pdb_error_handler").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1223,9 +1070,6 @@ pub unsafe fn gimp_procedure_add_boolean_argument(
             procedure, name, nick, blurb, value, flags,
         )
     }
-}
-pub fn has_gimp_procedure_add_boolean_argument() -> bool {
-    Symbol::new(c"gimp_procedure_add_boolean_argument").find().is_some()
 }
 pub unsafe fn gimp_procedure_add_int_argument(
     procedure: *mut GimpProcedure,
@@ -1254,9 +1098,6 @@ pub unsafe fn gimp_procedure_add_int_argument(
         )
     }
 }
-pub fn has_gimp_procedure_add_int_argument() -> bool {
-    Symbol::new(c"gimp_procedure_add_int_argument").find().is_some()
-}
 pub unsafe fn gimp_procedure_add_double_argument(
     procedure: *mut GimpProcedure,
     name: *const gchar,
@@ -1284,9 +1125,6 @@ pub unsafe fn gimp_procedure_add_double_argument(
         )
     }
 }
-pub fn has_gimp_procedure_add_double_argument() -> bool {
-    Symbol::new(c"gimp_procedure_add_double_argument").find().is_some()
-}
 pub unsafe fn gimp_procedure_add_choice_argument(
     procedure: *mut GimpProcedure,
     name: *const gchar,
@@ -1312,9 +1150,6 @@ pub unsafe fn gimp_procedure_add_choice_argument(
         )
     }
 }
-pub fn has_gimp_procedure_add_choice_argument() -> bool {
-    Symbol::new(c"gimp_procedure_add_choice_argument").find().is_some()
-}
 pub unsafe fn gimp_procedure_add_string_argument(
     procedure: *mut GimpProcedure,
     name: *const gchar,
@@ -1331,9 +1166,6 @@ pub unsafe fn gimp_procedure_add_string_argument(
             procedure, name, nick, blurb, value, flags,
         )
     }
-}
-pub fn has_gimp_procedure_add_string_argument() -> bool {
-    Symbol::new(c"gimp_procedure_add_string_argument").find().is_some()
 }
 pub unsafe fn gimp_procedure_add_layer_return_value(
     procedure: *mut GimpProcedure,
@@ -1352,56 +1184,35 @@ pub unsafe fn gimp_procedure_add_layer_return_value(
         )
     }
 }
-pub fn has_gimp_procedure_add_layer_return_value() -> bool {
-    Symbol::new(c"gimp_procedure_add_layer_return_value").find().is_some()
-}
 pub unsafe fn gimp_progress_init(message: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_init");
     type Function = unsafe extern "C" fn(*const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(message) }
-}
-pub fn has_gimp_progress_init() -> bool {
-    Symbol::new(c"gimp_progress_init").find().is_some()
 }
 pub unsafe fn gimp_progress_update(percentage: gdouble) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_update");
     type Function = unsafe extern "C" fn(gdouble) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(percentage) }
 }
-pub fn has_gimp_progress_update() -> bool {
-    Symbol::new(c"gimp_progress_update").find().is_some()
-}
 pub unsafe fn gimp_displays_flush() -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_displays_flush");
     type Function = unsafe extern "C" fn() -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_displays_flush() -> bool {
-    Symbol::new(c"gimp_displays_flush").find().is_some()
 }
 pub unsafe fn gimp_drawable_has_alpha(drawable: *mut GimpDrawable) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_has_alpha");
     type Function = unsafe extern "C" fn(*mut GimpDrawable) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
 }
-pub fn has_gimp_drawable_has_alpha() -> bool {
-    Symbol::new(c"gimp_drawable_has_alpha").find().is_some()
-}
 pub unsafe fn gimp_drawable_get_width(drawable: *mut GimpDrawable) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_get_width");
     type Function = unsafe extern "C" fn(*mut GimpDrawable) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
 }
-pub fn has_gimp_drawable_get_width() -> bool {
-    Symbol::new(c"gimp_drawable_get_width").find().is_some()
-}
 pub unsafe fn gimp_drawable_get_height(drawable: *mut GimpDrawable) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_get_height");
     type Function = unsafe extern "C" fn(*mut GimpDrawable) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
-}
-pub fn has_gimp_drawable_get_height() -> bool {
-    Symbol::new(c"gimp_drawable_get_height").find().is_some()
 }
 pub unsafe fn gimp_drawable_get_offsets(
     drawable: *mut GimpDrawable,
@@ -1413,9 +1224,6 @@ pub unsafe fn gimp_drawable_get_offsets(
     unsafe {
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable, offset_x, offset_y)
     }
-}
-pub fn has_gimp_drawable_get_offsets() -> bool {
-    Symbol::new(c"gimp_drawable_get_offsets").find().is_some()
 }
 pub unsafe fn gimp_drawable_mask_intersect(
     drawable: *mut GimpDrawable,
@@ -1430,24 +1238,15 @@ pub unsafe fn gimp_drawable_mask_intersect(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable, x, y, width, height)
     }
 }
-pub fn has_gimp_drawable_mask_intersect() -> bool {
-    Symbol::new(c"gimp_drawable_mask_intersect").find().is_some()
-}
 pub unsafe fn gimp_drawable_get_filters(drawable: *mut GimpDrawable) -> *mut *mut GimpDrawableFilter {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_get_filters");
     type Function = unsafe extern "C" fn(*mut GimpDrawable) -> *mut *mut GimpDrawableFilter;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
 }
-pub fn has_gimp_drawable_get_filters() -> bool {
-    Symbol::new(c"gimp_drawable_get_filters").find().is_some()
-}
 pub unsafe fn gimp_drawable_merge_filters(drawable: *mut GimpDrawable) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_drawable_merge_filters");
     type Function = unsafe extern "C" fn(*mut GimpDrawable) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable) }
-}
-pub fn has_gimp_drawable_merge_filters() -> bool {
-    Symbol::new(c"gimp_drawable_merge_filters").find().is_some()
 }
 pub unsafe fn gimp_drawable_update(
     drawable: *mut GimpDrawable,
@@ -1462,48 +1261,30 @@ pub unsafe fn gimp_drawable_update(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(drawable, x, y, width, height)
     }
 }
-pub fn has_gimp_drawable_update() -> bool {
-    Symbol::new(c"gimp_drawable_update").find().is_some()
-}
 pub unsafe fn gimp_group_layer_new(image: *mut GimpImage, name: *const gchar) -> *mut GimpGroupLayer {
     static SYMBOL: Symbol = Symbol::new(c"gimp_group_layer_new");
     type Function = unsafe extern "C" fn(*mut GimpImage, *const gchar) -> *mut GimpGroupLayer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, name) }
-}
-pub fn has_gimp_group_layer_new() -> bool {
-    Symbol::new(c"gimp_group_layer_new").find().is_some()
 }
 pub unsafe fn gimp_image_id_is_valid(image_id: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_id_is_valid");
     type Function = unsafe extern "C" fn(gint) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image_id) }
 }
-pub fn has_gimp_image_id_is_valid() -> bool {
-    Symbol::new(c"gimp_image_id_is_valid").find().is_some()
-}
 pub unsafe fn gimp_image_get_base_type(image: *mut GimpImage) -> GimpImageBaseType {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_base_type");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> GimpImageBaseType;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
-}
-pub fn has_gimp_image_get_base_type() -> bool {
-    Symbol::new(c"gimp_image_get_base_type").find().is_some()
 }
 pub unsafe fn gimp_image_get_default_new_layer_mode(image: *mut GimpImage) -> GimpLayerMode {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_default_new_layer_mode");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> GimpLayerMode;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
 }
-pub fn has_gimp_image_get_default_new_layer_mode() -> bool {
-    Symbol::new(c"gimp_image_get_default_new_layer_mode").find().is_some()
-}
 pub unsafe fn gimp_image_get_floating_sel(image: *mut GimpImage) -> *mut GimpLayer {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_floating_sel");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> *mut GimpLayer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
-}
-pub fn has_gimp_image_get_floating_sel() -> bool {
-    Symbol::new(c"gimp_image_get_floating_sel").find().is_some()
 }
 pub unsafe fn gimp_image_insert_layer(
     image: *mut GimpImage,
@@ -1517,176 +1298,110 @@ pub unsafe fn gimp_image_insert_layer(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, layer, parent, position)
     }
 }
-pub fn has_gimp_image_insert_layer() -> bool {
-    Symbol::new(c"gimp_image_insert_layer").find().is_some()
-}
 pub unsafe fn gimp_image_remove_layer(image: *mut GimpImage, layer: *mut GimpLayer) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_remove_layer");
     type Function = unsafe extern "C" fn(*mut GimpImage, *mut GimpLayer) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, layer) }
-}
-pub fn has_gimp_image_remove_layer() -> bool {
-    Symbol::new(c"gimp_image_remove_layer").find().is_some()
 }
 pub unsafe fn gimp_image_get_item_position(image: *mut GimpImage, item: *mut GimpItem) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_item_position");
     type Function = unsafe extern "C" fn(*mut GimpImage, *mut GimpItem) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, item) }
 }
-pub fn has_gimp_image_get_item_position() -> bool {
-    Symbol::new(c"gimp_image_get_item_position").find().is_some()
-}
 pub unsafe fn gimp_image_get_selected_layers(image: *mut GimpImage) -> *mut *mut GimpLayer {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_selected_layers");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> *mut *mut GimpLayer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
-}
-pub fn has_gimp_image_get_selected_layers() -> bool {
-    Symbol::new(c"gimp_image_get_selected_layers").find().is_some()
 }
 pub unsafe fn gimp_image_set_selected_layers(image: *mut GimpImage, layers: *mut *const GimpLayer) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_set_selected_layers");
     type Function = unsafe extern "C" fn(*mut GimpImage, *mut *const GimpLayer) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, layers) }
 }
-pub fn has_gimp_image_set_selected_layers() -> bool {
-    Symbol::new(c"gimp_image_set_selected_layers").find().is_some()
-}
 pub unsafe fn gimp_image_get_selection(image: *mut GimpImage) -> *mut GimpSelection {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_selection");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> *mut GimpSelection;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
-}
-pub fn has_gimp_image_get_selection() -> bool {
-    Symbol::new(c"gimp_image_get_selection").find().is_some()
 }
 pub unsafe fn gimp_image_get_name(image: *mut GimpImage) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_name");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> *mut gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
 }
-pub fn has_gimp_image_get_name() -> bool {
-    Symbol::new(c"gimp_image_get_name").find().is_some()
-}
 pub unsafe fn gimp_image_get_layer_by_tattoo(image: *mut GimpImage, tattoo: guint) -> *mut GimpLayer {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_layer_by_tattoo");
     type Function = unsafe extern "C" fn(*mut GimpImage, guint) -> *mut GimpLayer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, tattoo) }
-}
-pub fn has_gimp_image_get_layer_by_tattoo() -> bool {
-    Symbol::new(c"gimp_image_get_layer_by_tattoo").find().is_some()
 }
 pub unsafe fn gimp_image_attach_parasite(image: *mut GimpImage, parasite: *const GimpParasite) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_attach_parasite");
     type Function = unsafe extern "C" fn(*mut GimpImage, *const GimpParasite) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, parasite) }
 }
-pub fn has_gimp_image_attach_parasite() -> bool {
-    Symbol::new(c"gimp_image_attach_parasite").find().is_some()
-}
 pub unsafe fn gimp_image_get_parasite(image: *mut GimpImage, name: *const gchar) -> *mut GimpParasite {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_get_parasite");
     type Function = unsafe extern "C" fn(*mut GimpImage, *const gchar) -> *mut GimpParasite;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, name) }
-}
-pub fn has_gimp_image_get_parasite() -> bool {
-    Symbol::new(c"gimp_image_get_parasite").find().is_some()
 }
 pub unsafe fn gimp_image_undo_group_start(image: *mut GimpImage) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_undo_group_start");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
 }
-pub fn has_gimp_image_undo_group_start() -> bool {
-    Symbol::new(c"gimp_image_undo_group_start").find().is_some()
-}
 pub unsafe fn gimp_image_undo_group_end(image: *mut GimpImage) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_image_undo_group_end");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
-}
-pub fn has_gimp_image_undo_group_end() -> bool {
-    Symbol::new(c"gimp_image_undo_group_end").find().is_some()
 }
 pub unsafe fn gimp_item_id_is_valid(item_id: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_id_is_valid");
     type Function = unsafe extern "C" fn(gint) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_id) }
 }
-pub fn has_gimp_item_id_is_valid() -> bool {
-    Symbol::new(c"gimp_item_id_is_valid").find().is_some()
-}
 pub unsafe fn gimp_item_id_is_layer(item_id: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_id_is_layer");
     type Function = unsafe extern "C" fn(gint) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_id) }
-}
-pub fn has_gimp_item_id_is_layer() -> bool {
-    Symbol::new(c"gimp_item_id_is_layer").find().is_some()
 }
 pub unsafe fn gimp_item_id_is_layer_mask(item_id: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_id_is_layer_mask");
     type Function = unsafe extern "C" fn(gint) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item_id) }
 }
-pub fn has_gimp_item_id_is_layer_mask() -> bool {
-    Symbol::new(c"gimp_item_id_is_layer_mask").find().is_some()
-}
 pub unsafe fn gimp_item_delete(item: *mut GimpItem) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_delete");
     type Function = unsafe extern "C" fn(*mut GimpItem) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item) }
-}
-pub fn has_gimp_item_delete() -> bool {
-    Symbol::new(c"gimp_item_delete").find().is_some()
 }
 pub unsafe fn gimp_item_get_parent(item: *mut GimpItem) -> *mut GimpItem {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_parent");
     type Function = unsafe extern "C" fn(*mut GimpItem) -> *mut GimpItem;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item) }
 }
-pub fn has_gimp_item_get_parent() -> bool {
-    Symbol::new(c"gimp_item_get_parent").find().is_some()
-}
 pub unsafe fn gimp_item_get_children(item: *mut GimpItem) -> *mut *mut GimpItem {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_children");
     type Function = unsafe extern "C" fn(*mut GimpItem) -> *mut *mut GimpItem;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item) }
-}
-pub fn has_gimp_item_get_children() -> bool {
-    Symbol::new(c"gimp_item_get_children").find().is_some()
 }
 pub unsafe fn gimp_item_get_name(item: *mut GimpItem) -> *mut gchar {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_name");
     type Function = unsafe extern "C" fn(*mut GimpItem) -> *mut gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item) }
 }
-pub fn has_gimp_item_get_name() -> bool {
-    Symbol::new(c"gimp_item_get_name").find().is_some()
-}
 pub unsafe fn gimp_item_get_tattoo(item: *mut GimpItem) -> guint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_tattoo");
     type Function = unsafe extern "C" fn(*mut GimpItem) -> guint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item) }
-}
-pub fn has_gimp_item_get_tattoo() -> bool {
-    Symbol::new(c"gimp_item_get_tattoo").find().is_some()
 }
 pub unsafe fn gimp_item_attach_parasite(item: *mut GimpItem, parasite: *const GimpParasite) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_attach_parasite");
     type Function = unsafe extern "C" fn(*mut GimpItem, *const GimpParasite) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item, parasite) }
 }
-pub fn has_gimp_item_attach_parasite() -> bool {
-    Symbol::new(c"gimp_item_attach_parasite").find().is_some()
-}
 pub unsafe fn gimp_item_get_parasite(item: *mut GimpItem, name: *const gchar) -> *mut GimpParasite {
     static SYMBOL: Symbol = Symbol::new(c"gimp_item_get_parasite");
     type Function = unsafe extern "C" fn(*mut GimpItem, *const gchar) -> *mut GimpParasite;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(item, name) }
-}
-pub fn has_gimp_item_get_parasite() -> bool {
-    Symbol::new(c"gimp_item_get_parasite").find().is_some()
 }
 pub unsafe fn gimp_layer_new(
     image: *mut GimpImage,
@@ -1713,112 +1428,70 @@ pub unsafe fn gimp_layer_new(
         )
     }
 }
-pub fn has_gimp_layer_new() -> bool {
-    Symbol::new(c"gimp_layer_new").find().is_some()
-}
 pub unsafe fn gimp_layer_copy(layer: *mut GimpLayer) -> *mut GimpLayer {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_copy");
     type Function = unsafe extern "C" fn(*mut GimpLayer) -> *mut GimpLayer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer) }
-}
-pub fn has_gimp_layer_copy() -> bool {
-    Symbol::new(c"gimp_layer_copy").find().is_some()
 }
 pub unsafe fn gimp_layer_set_offsets(layer: *mut GimpLayer, offx: gint, offy: gint) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_offsets");
     type Function = unsafe extern "C" fn(*mut GimpLayer, gint, gint) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer, offx, offy) }
 }
-pub fn has_gimp_layer_set_offsets() -> bool {
-    Symbol::new(c"gimp_layer_set_offsets").find().is_some()
-}
 pub unsafe fn gimp_layer_create_mask(layer: *mut GimpLayer, mask_type: GimpAddMaskType) -> *mut GimpLayerMask {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_create_mask");
     type Function = unsafe extern "C" fn(*mut GimpLayer, GimpAddMaskType) -> *mut GimpLayerMask;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer, mask_type) }
-}
-pub fn has_gimp_layer_create_mask() -> bool {
-    Symbol::new(c"gimp_layer_create_mask").find().is_some()
 }
 pub unsafe fn gimp_layer_add_mask(layer: *mut GimpLayer, mask: *mut GimpLayerMask) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_add_mask");
     type Function = unsafe extern "C" fn(*mut GimpLayer, *mut GimpLayerMask) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer, mask) }
 }
-pub fn has_gimp_layer_add_mask() -> bool {
-    Symbol::new(c"gimp_layer_add_mask").find().is_some()
-}
 pub unsafe fn gimp_layer_is_floating_sel(layer: *mut GimpLayer) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_is_floating_sel");
     type Function = unsafe extern "C" fn(*mut GimpLayer) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer) }
-}
-pub fn has_gimp_layer_is_floating_sel() -> bool {
-    Symbol::new(c"gimp_layer_is_floating_sel").find().is_some()
 }
 pub unsafe fn gimp_layer_set_edit_mask(layer: *mut GimpLayer, edit_mask: gboolean) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_layer_set_edit_mask");
     type Function = unsafe extern "C" fn(*mut GimpLayer, gboolean) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(layer, edit_mask) }
 }
-pub fn has_gimp_layer_set_edit_mask() -> bool {
-    Symbol::new(c"gimp_layer_set_edit_mask").find().is_some()
-}
 pub unsafe fn gimp_message(message: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_message");
     type Function = unsafe extern "C" fn(*const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(message) }
-}
-pub fn has_gimp_message() -> bool {
-    Symbol::new(c"gimp_message").find().is_some()
 }
 pub unsafe fn gimp_progress_set_text(message: *const gchar) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_set_text");
     type Function = unsafe extern "C" fn(*const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(message) }
 }
-pub fn has_gimp_progress_set_text() -> bool {
-    Symbol::new(c"gimp_progress_set_text").find().is_some()
-}
 pub unsafe fn gimp_progress_end() -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_progress_end");
     type Function = unsafe extern "C" fn() -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_progress_end() -> bool {
-    Symbol::new(c"gimp_progress_end").find().is_some()
 }
 pub unsafe fn gimp_selection_is_empty(image: *mut GimpImage) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_selection_is_empty");
     type Function = unsafe extern "C" fn(*mut GimpImage) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image) }
 }
-pub fn has_gimp_selection_is_empty() -> bool {
-    Symbol::new(c"gimp_selection_is_empty").find().is_some()
-}
 pub unsafe fn gimp_main(plug_in_type: GType, argc: gint, argv: *mut *mut gchar) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gimp_main");
     type Function = unsafe extern "C" fn(GType, gint, *mut *mut gchar) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(plug_in_type, argc, argv) }
-}
-pub fn has_gimp_main() -> bool {
-    Symbol::new(c"gimp_main").find().is_some()
 }
 pub unsafe fn gimp_get_plug_in() -> *mut GimpPlugIn {
     static SYMBOL: Symbol = Symbol::new(c"gimp_get_plug_in");
     type Function = unsafe extern "C" fn() -> *mut GimpPlugIn;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gimp_get_plug_in() -> bool {
-    Symbol::new(c"gimp_get_plug_in").find().is_some()
-}
 pub unsafe fn gimp_get_pdb() -> *mut GimpPDB {
     static SYMBOL: Symbol = Symbol::new(c"gimp_get_pdb");
     type Function = unsafe extern "C" fn() -> *mut GimpPDB;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_get_pdb() -> bool {
-    Symbol::new(c"gimp_get_pdb").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2005,80 +1678,50 @@ pub unsafe fn gtk_widget_destroy(widget: *mut GtkWidget) {
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
 }
-pub fn has_gtk_widget_destroy() -> bool {
-    Symbol::new(c"gtk_widget_destroy").find().is_some()
-}
 pub unsafe fn gtk_widget_hide(widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_hide");
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
-}
-pub fn has_gtk_widget_hide() -> bool {
-    Symbol::new(c"gtk_widget_hide").find().is_some()
 }
 pub unsafe fn gtk_widget_show_all(widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_show_all");
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
 }
-pub fn has_gtk_widget_show_all() -> bool {
-    Symbol::new(c"gtk_widget_show_all").find().is_some()
-}
 pub unsafe fn gtk_widget_set_no_show_all(widget: *mut GtkWidget, no_show_all: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_no_show_all");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, no_show_all) }
-}
-pub fn has_gtk_widget_set_no_show_all() -> bool {
-    Symbol::new(c"gtk_widget_set_no_show_all").find().is_some()
 }
 pub unsafe fn gtk_widget_set_can_focus(widget: *mut GtkWidget, can_focus: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_can_focus");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, can_focus) }
 }
-pub fn has_gtk_widget_set_can_focus() -> bool {
-    Symbol::new(c"gtk_widget_set_can_focus").find().is_some()
-}
 pub unsafe fn gtk_widget_grab_focus(widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_grab_focus");
     type Function = unsafe extern "C" fn(*mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget) }
-}
-pub fn has_gtk_widget_grab_focus() -> bool {
-    Symbol::new(c"gtk_widget_grab_focus").find().is_some()
 }
 pub unsafe fn gtk_widget_set_sensitive(widget: *mut GtkWidget, sensitive: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_sensitive");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, sensitive) }
 }
-pub fn has_gtk_widget_set_sensitive() -> bool {
-    Symbol::new(c"gtk_widget_set_sensitive").find().is_some()
-}
 pub unsafe fn gtk_widget_set_visible(widget: *mut GtkWidget, visible: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_visible");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, visible) }
-}
-pub fn has_gtk_widget_set_visible() -> bool {
-    Symbol::new(c"gtk_widget_set_visible").find().is_some()
 }
 pub unsafe fn gtk_widget_set_size_request(widget: *mut GtkWidget, width: gint, height: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_size_request");
     type Function = unsafe extern "C" fn(*mut GtkWidget, gint, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, width, height) }
 }
-pub fn has_gtk_widget_set_size_request() -> bool {
-    Symbol::new(c"gtk_widget_set_size_request").find().is_some()
-}
 pub unsafe fn gtk_widget_set_tooltip_text(widget: *mut GtkWidget, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_tooltip_text");
     type Function = unsafe extern "C" fn(*mut GtkWidget, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, text) }
-}
-pub fn has_gtk_widget_set_tooltip_text() -> bool {
-    Symbol::new(c"gtk_widget_set_tooltip_text").find().is_some()
 }
 pub type GtkContainer = _GtkContainer;
 #[repr(C)]
@@ -2092,16 +1735,10 @@ pub unsafe fn gtk_container_set_border_width(container: *mut GtkContainer, borde
     type Function = unsafe extern "C" fn(*mut GtkContainer, guint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(container, border_width) }
 }
-pub fn has_gtk_container_set_border_width() -> bool {
-    Symbol::new(c"gtk_container_set_border_width").find().is_some()
-}
 pub unsafe fn gtk_container_add(container: *mut GtkContainer, widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_container_add");
     type Function = unsafe extern "C" fn(*mut GtkContainer, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(container, widget) }
-}
-pub fn has_gtk_container_add() -> bool {
-    Symbol::new(c"gtk_container_add").find().is_some()
 }
 pub type GtkBin = _GtkBin;
 #[repr(C)]
@@ -2115,9 +1752,6 @@ pub unsafe fn gtk_bin_get_child(bin: *mut GtkBin) -> *mut GtkWidget {
     type Function = unsafe extern "C" fn(*mut GtkBin) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(bin) }
 }
-pub fn has_gtk_bin_get_child() -> bool {
-    Symbol::new(c"gtk_bin_get_child").find().is_some()
-}
 #[repr(C)]
 #[repr(align(8))]
 #[derive(Copy, Clone)]
@@ -2128,9 +1762,6 @@ pub unsafe fn gtk_window_set_resizable(window: *mut GtkWindow, resizable: gboole
     static SYMBOL: Symbol = Symbol::new(c"gtk_window_set_resizable");
     type Function = unsafe extern "C" fn(*mut GtkWindow, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(window, resizable) }
-}
-pub fn has_gtk_window_set_resizable() -> bool {
-    Symbol::new(c"gtk_window_set_resizable").find().is_some()
 }
 impl GtkResponseType {
     pub const GTK_RESPONSE_NONE: GtkResponseType = GtkResponseType(-1);
@@ -2166,9 +1797,6 @@ pub unsafe fn gtk_dialog_add_button(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, button_text, response_id)
     }
 }
-pub fn has_gtk_dialog_add_button() -> bool {
-    Symbol::new(c"gtk_dialog_add_button").find().is_some()
-}
 pub unsafe fn gtk_dialog_set_response_sensitive(dialog: *mut GtkDialog, response_id: gint, setting: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_set_response_sensitive");
     type Function = unsafe extern "C" fn(*mut GtkDialog, gint, gboolean);
@@ -2176,40 +1804,25 @@ pub unsafe fn gtk_dialog_set_response_sensitive(dialog: *mut GtkDialog, response
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, response_id, setting)
     }
 }
-pub fn has_gtk_dialog_set_response_sensitive() -> bool {
-    Symbol::new(c"gtk_dialog_set_response_sensitive").find().is_some()
-}
 pub unsafe fn gtk_dialog_set_default_response(dialog: *mut GtkDialog, response_id: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_set_default_response");
     type Function = unsafe extern "C" fn(*mut GtkDialog, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, response_id) }
-}
-pub fn has_gtk_dialog_set_default_response() -> bool {
-    Symbol::new(c"gtk_dialog_set_default_response").find().is_some()
 }
 pub unsafe fn gtk_dialog_get_widget_for_response(dialog: *mut GtkDialog, response_id: gint) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_get_widget_for_response");
     type Function = unsafe extern "C" fn(*mut GtkDialog, gint) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, response_id) }
 }
-pub fn has_gtk_dialog_get_widget_for_response() -> bool {
-    Symbol::new(c"gtk_dialog_get_widget_for_response").find().is_some()
-}
 pub unsafe fn gtk_dialog_run(dialog: *mut GtkDialog) -> gint {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_run");
     type Function = unsafe extern "C" fn(*mut GtkDialog) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog) }
 }
-pub fn has_gtk_dialog_run() -> bool {
-    Symbol::new(c"gtk_dialog_run").find().is_some()
-}
 pub unsafe fn gtk_dialog_get_content_area(dialog: *mut GtkDialog) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_dialog_get_content_area");
     type Function = unsafe extern "C" fn(*mut GtkDialog) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog) }
-}
-pub fn has_gtk_dialog_get_content_area() -> bool {
-    Symbol::new(c"gtk_dialog_get_content_area").find().is_some()
 }
 pub type GtkMisc = _GtkMisc;
 #[repr(C)]
@@ -2223,9 +1836,6 @@ pub unsafe fn gtk_misc_set_alignment(misc: *mut GtkMisc, xalign: gfloat, yalign:
     type Function = unsafe extern "C" fn(*mut GtkMisc, gfloat, gfloat);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(misc, xalign, yalign) }
 }
-pub fn has_gtk_misc_set_alignment() -> bool {
-    Symbol::new(c"gtk_misc_set_alignment").find().is_some()
-}
 pub type GtkLabel = _GtkLabel;
 #[repr(C)]
 #[repr(align(8))]
@@ -2238,72 +1848,45 @@ pub unsafe fn gtk_label_new(str_: *const gchar) -> *mut GtkWidget {
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(str_) }
 }
-pub fn has_gtk_label_new() -> bool {
-    Symbol::new(c"gtk_label_new").find().is_some()
-}
 pub unsafe fn gtk_label_new_with_mnemonic(str_: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(str_) }
-}
-pub fn has_gtk_label_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_label_new_with_mnemonic").find().is_some()
 }
 pub unsafe fn gtk_label_set_text(label: *mut GtkLabel, str_: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_text");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_) }
 }
-pub fn has_gtk_label_set_text() -> bool {
-    Symbol::new(c"gtk_label_set_text").find().is_some()
-}
 pub unsafe fn gtk_label_set_markup(label: *mut GtkLabel, str_: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_markup");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, str_) }
-}
-pub fn has_gtk_label_set_markup() -> bool {
-    Symbol::new(c"gtk_label_set_markup").find().is_some()
 }
 pub unsafe fn gtk_label_set_mnemonic_widget(label: *mut GtkLabel, widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_mnemonic_widget");
     type Function = unsafe extern "C" fn(*mut GtkLabel, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, widget) }
 }
-pub fn has_gtk_label_set_mnemonic_widget() -> bool {
-    Symbol::new(c"gtk_label_set_mnemonic_widget").find().is_some()
-}
 pub unsafe fn gtk_label_set_ellipsize(label: *mut GtkLabel, mode: PangoEllipsizeMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_ellipsize");
     type Function = unsafe extern "C" fn(*mut GtkLabel, PangoEllipsizeMode);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, mode) }
-}
-pub fn has_gtk_label_set_ellipsize() -> bool {
-    Symbol::new(c"gtk_label_set_ellipsize").find().is_some()
 }
 pub unsafe fn gtk_label_set_max_width_chars(label: *mut GtkLabel, n_chars: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_max_width_chars");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, n_chars) }
 }
-pub fn has_gtk_label_set_max_width_chars() -> bool {
-    Symbol::new(c"gtk_label_set_max_width_chars").find().is_some()
-}
 pub unsafe fn gtk_label_set_line_wrap(label: *mut GtkLabel, wrap: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_line_wrap");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, wrap) }
 }
-pub fn has_gtk_label_set_line_wrap() -> bool {
-    Symbol::new(c"gtk_label_set_line_wrap").find().is_some()
-}
 pub unsafe fn gtk_label_set_selectable(label: *mut GtkLabel, setting: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_label_set_selectable");
     type Function = unsafe extern "C" fn(*mut GtkLabel, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label, setting) }
-}
-pub fn has_gtk_label_set_selectable() -> bool {
-    Symbol::new(c"gtk_label_set_selectable").find().is_some()
 }
 #[repr(C)]
 #[repr(align(8))]
@@ -2316,24 +1899,15 @@ pub unsafe fn gtk_adjustment_set_value(adjustment: *mut GtkAdjustment, value: gd
     type Function = unsafe extern "C" fn(*mut GtkAdjustment, gdouble);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment, value) }
 }
-pub fn has_gtk_adjustment_set_value() -> bool {
-    Symbol::new(c"gtk_adjustment_set_value").find().is_some()
-}
 pub unsafe fn gtk_adjustment_get_upper(adjustment: *mut GtkAdjustment) -> gdouble {
     static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_upper");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
 }
-pub fn has_gtk_adjustment_get_upper() -> bool {
-    Symbol::new(c"gtk_adjustment_get_upper").find().is_some()
-}
 pub unsafe fn gtk_adjustment_get_page_size(adjustment: *mut GtkAdjustment) -> gdouble {
     static SYMBOL: Symbol = Symbol::new(c"gtk_adjustment_get_page_size");
     type Function = unsafe extern "C" fn(*mut GtkAdjustment) -> gdouble;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(adjustment) }
-}
-pub fn has_gtk_adjustment_get_page_size() -> bool {
-    Symbol::new(c"gtk_adjustment_get_page_size").find().is_some()
 }
 pub type GtkBox = _GtkBox;
 #[repr(C)]
@@ -2355,16 +1929,10 @@ pub unsafe fn gtk_box_pack_start(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(box_, child, expand, fill, padding)
     }
 }
-pub fn has_gtk_box_pack_start() -> bool {
-    Symbol::new(c"gtk_box_pack_start").find().is_some()
-}
 pub unsafe fn gtk_box_set_spacing(box_: *mut GtkBox, spacing: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_box_set_spacing");
     type Function = unsafe extern "C" fn(*mut GtkBox, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(box_, spacing) }
-}
-pub fn has_gtk_box_set_spacing() -> bool {
-    Symbol::new(c"gtk_box_set_spacing").find().is_some()
 }
 pub type GtkTextIter = _GtkTextIter;
 pub type GtkTextBuffer = _GtkTextBuffer;
@@ -2386,24 +1954,15 @@ pub unsafe fn gtk_image_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_image_new() -> bool {
-    Symbol::new(c"gtk_image_new").find().is_some()
-}
 pub unsafe fn gtk_image_set_from_pixbuf(image: *mut GtkImage, pixbuf: *mut GdkPixbuf) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_pixbuf");
     type Function = unsafe extern "C" fn(*mut GtkImage, *mut GdkPixbuf);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, pixbuf) }
 }
-pub fn has_gtk_image_set_from_pixbuf() -> bool {
-    Symbol::new(c"gtk_image_set_from_pixbuf").find().is_some()
-}
 pub unsafe fn gtk_image_set_from_icon_name(image: *mut GtkImage, icon_name: *const gchar, size: GtkIconSize) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_image_set_from_icon_name");
     type Function = unsafe extern "C" fn(*mut GtkImage, *const gchar, GtkIconSize);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(image, icon_name, size) }
-}
-pub fn has_gtk_image_set_from_icon_name() -> bool {
-    Symbol::new(c"gtk_image_set_from_icon_name").find().is_some()
 }
 pub type GtkEntry = _GtkEntry;
 #[repr(C)]
@@ -2417,40 +1976,25 @@ pub unsafe fn gtk_entry_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_entry_new() -> bool {
-    Symbol::new(c"gtk_entry_new").find().is_some()
-}
 pub unsafe fn gtk_entry_set_activates_default(entry: *mut GtkEntry, setting: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_activates_default");
     type Function = unsafe extern "C" fn(*mut GtkEntry, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, setting) }
-}
-pub fn has_gtk_entry_set_activates_default() -> bool {
-    Symbol::new(c"gtk_entry_set_activates_default").find().is_some()
 }
 pub unsafe fn gtk_entry_set_width_chars(entry: *mut GtkEntry, n_chars: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_width_chars");
     type Function = unsafe extern "C" fn(*mut GtkEntry, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, n_chars) }
 }
-pub fn has_gtk_entry_set_width_chars() -> bool {
-    Symbol::new(c"gtk_entry_set_width_chars").find().is_some()
-}
 pub unsafe fn gtk_entry_set_text(entry: *mut GtkEntry, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_set_text");
     type Function = unsafe extern "C" fn(*mut GtkEntry, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry, text) }
 }
-pub fn has_gtk_entry_set_text() -> bool {
-    Symbol::new(c"gtk_entry_set_text").find().is_some()
-}
 pub unsafe fn gtk_entry_get_text(entry: *mut GtkEntry) -> *const gchar {
     static SYMBOL: Symbol = Symbol::new(c"gtk_entry_get_text");
     type Function = unsafe extern "C" fn(*mut GtkEntry) -> *const gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(entry) }
-}
-pub fn has_gtk_entry_get_text() -> bool {
-    Symbol::new(c"gtk_entry_get_text").find().is_some()
 }
 pub type GtkComboBox = _GtkComboBox;
 #[repr(C)]
@@ -2464,16 +2008,10 @@ pub unsafe fn gtk_combo_box_get_active(combo_box: *mut GtkComboBox) -> gint {
     type Function = unsafe extern "C" fn(*mut GtkComboBox) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box) }
 }
-pub fn has_gtk_combo_box_get_active() -> bool {
-    Symbol::new(c"gtk_combo_box_get_active").find().is_some()
-}
 pub unsafe fn gtk_combo_box_set_active(combo_box: *mut GtkComboBox, index_: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_set_active");
     type Function = unsafe extern "C" fn(*mut GtkComboBox, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, index_) }
-}
-pub fn has_gtk_combo_box_set_active() -> bool {
-    Symbol::new(c"gtk_combo_box_set_active").find().is_some()
 }
 pub type GtkButton = _GtkButton;
 #[repr(C)]
@@ -2487,24 +2025,15 @@ pub unsafe fn gtk_button_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_button_new() -> bool {
-    Symbol::new(c"gtk_button_new").find().is_some()
-}
 pub unsafe fn gtk_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_button_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
 }
-pub fn has_gtk_button_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_button_new_with_mnemonic").find().is_some()
-}
 pub unsafe fn gtk_button_set_label(button: *mut GtkButton, label: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_button_set_label");
     type Function = unsafe extern "C" fn(*mut GtkButton, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(button, label) }
-}
-pub fn has_gtk_button_set_label() -> bool {
-    Symbol::new(c"gtk_button_set_label").find().is_some()
 }
 pub type GtkToggleButton = _GtkToggleButton;
 #[repr(C)]
@@ -2518,32 +2047,20 @@ pub unsafe fn gtk_toggle_button_set_active(toggle_button: *mut GtkToggleButton, 
     type Function = unsafe extern "C" fn(*mut GtkToggleButton, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button, is_active) }
 }
-pub fn has_gtk_toggle_button_set_active() -> bool {
-    Symbol::new(c"gtk_toggle_button_set_active").find().is_some()
-}
 pub unsafe fn gtk_toggle_button_get_active(toggle_button: *mut GtkToggleButton) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gtk_toggle_button_get_active");
     type Function = unsafe extern "C" fn(*mut GtkToggleButton) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(toggle_button) }
-}
-pub fn has_gtk_toggle_button_get_active() -> bool {
-    Symbol::new(c"gtk_toggle_button_get_active").find().is_some()
 }
 pub unsafe fn gtk_check_button_get_type() -> GType {
     static SYMBOL: Symbol = Symbol::new(c"gtk_check_button_get_type");
     type Function = unsafe extern "C" fn() -> GType;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_check_button_get_type() -> bool {
-    Symbol::new(c"gtk_check_button_get_type").find().is_some()
-}
 pub unsafe fn gtk_check_button_new_with_mnemonic(label: *const gchar) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_check_button_new_with_mnemonic");
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
-}
-pub fn has_gtk_check_button_new_with_mnemonic() -> bool {
-    Symbol::new(c"gtk_check_button_new_with_mnemonic").find().is_some()
 }
 pub type GtkComboBoxText = _GtkComboBoxText;
 #[repr(C)]
@@ -2557,32 +2074,20 @@ pub unsafe fn gtk_combo_box_text_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_combo_box_text_new() -> bool {
-    Symbol::new(c"gtk_combo_box_text_new").find().is_some()
-}
 pub unsafe fn gtk_combo_box_text_new_with_entry() -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_new_with_entry");
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gtk_combo_box_text_new_with_entry() -> bool {
-    Symbol::new(c"gtk_combo_box_text_new_with_entry").find().is_some()
 }
 pub unsafe fn gtk_combo_box_text_append_text(combo_box: *mut GtkComboBoxText, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_append_text");
     type Function = unsafe extern "C" fn(*mut GtkComboBoxText, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, text) }
 }
-pub fn has_gtk_combo_box_text_append_text() -> bool {
-    Symbol::new(c"gtk_combo_box_text_append_text").find().is_some()
-}
 pub unsafe fn gtk_combo_box_text_remove(combo_box: *mut GtkComboBoxText, position: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_combo_box_text_remove");
     type Function = unsafe extern "C" fn(*mut GtkComboBoxText, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(combo_box, position) }
-}
-pub fn has_gtk_combo_box_text_remove() -> bool {
-    Symbol::new(c"gtk_combo_box_text_remove").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2604,16 +2109,10 @@ pub unsafe fn gtk_file_chooser_get_filename(chooser: *mut GtkFileChooser) -> *mu
     type Function = unsafe extern "C" fn(*mut GtkFileChooser) -> *mut gchar;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(chooser) }
 }
-pub fn has_gtk_file_chooser_get_filename() -> bool {
-    Symbol::new(c"gtk_file_chooser_get_filename").find().is_some()
-}
 pub unsafe fn gtk_file_chooser_dialog_new()
 -> unsafe extern "C" fn(*const gchar, *mut GtkWindow, GtkFileChooserAction, *const gchar, ...) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_file_chooser_dialog_new");
     unsafe { ::std::mem::transmute(SYMBOL.address()) }
-}
-pub fn has_gtk_file_chooser_dialog_new() -> bool {
-    Symbol::new(c"gtk_file_chooser_dialog_new").find().is_some()
 }
 pub type GtkGrid = _GtkGrid;
 #[repr(C)]
@@ -2634,16 +2133,10 @@ pub unsafe fn gtk_size_group_new(mode: GtkSizeGroupMode) -> *mut GtkSizeGroup {
     type Function = unsafe extern "C" fn(GtkSizeGroupMode) -> *mut GtkSizeGroup;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(mode) }
 }
-pub fn has_gtk_size_group_new() -> bool {
-    Symbol::new(c"gtk_size_group_new").find().is_some()
-}
 pub unsafe fn gtk_size_group_add_widget(size_group: *mut GtkSizeGroup, widget: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_size_group_add_widget");
     type Function = unsafe extern "C" fn(*mut GtkSizeGroup, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(size_group, widget) }
-}
-pub fn has_gtk_size_group_add_widget() -> bool {
-    Symbol::new(c"gtk_size_group_add_widget").find().is_some()
 }
 pub type GtkNotebook = _GtkNotebook;
 #[repr(C)]
@@ -2657,9 +2150,6 @@ pub unsafe fn gtk_notebook_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_notebook_new() -> bool {
-    Symbol::new(c"gtk_notebook_new").find().is_some()
-}
 pub unsafe fn gtk_notebook_append_page(
     notebook: *mut GtkNotebook,
     child: *mut GtkWidget,
@@ -2669,9 +2159,6 @@ pub unsafe fn gtk_notebook_append_page(
     type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, *mut GtkWidget) -> gint;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, child, tab_label) }
 }
-pub fn has_gtk_notebook_append_page() -> bool {
-    Symbol::new(c"gtk_notebook_append_page").find().is_some()
-}
 pub unsafe fn gtk_notebook_set_action_widget(
     notebook: *mut GtkNotebook,
     widget: *mut GtkWidget,
@@ -2680,9 +2167,6 @@ pub unsafe fn gtk_notebook_set_action_widget(
     static SYMBOL: Symbol = Symbol::new(c"gtk_notebook_set_action_widget");
     type Function = unsafe extern "C" fn(*mut GtkNotebook, *mut GtkWidget, GtkPackType);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(notebook, widget, pack_type) }
-}
-pub fn has_gtk_notebook_set_action_widget() -> bool {
-    Symbol::new(c"gtk_notebook_set_action_widget").find().is_some()
 }
 pub type GtkProgressBar = _GtkProgressBar;
 #[repr(C)]
@@ -2696,40 +2180,25 @@ pub unsafe fn gtk_progress_bar_new() -> *mut GtkWidget {
     type Function = unsafe extern "C" fn() -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_progress_bar_new() -> bool {
-    Symbol::new(c"gtk_progress_bar_new").find().is_some()
-}
 pub unsafe fn gtk_progress_bar_set_text(pbar: *mut GtkProgressBar, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_text");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, text) }
-}
-pub fn has_gtk_progress_bar_set_text() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_text").find().is_some()
 }
 pub unsafe fn gtk_progress_bar_set_fraction(pbar: *mut GtkProgressBar, fraction: gdouble) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_fraction");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, gdouble);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, fraction) }
 }
-pub fn has_gtk_progress_bar_set_fraction() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_fraction").find().is_some()
-}
 pub unsafe fn gtk_progress_bar_set_ellipsize(pbar: *mut GtkProgressBar, mode: PangoEllipsizeMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_ellipsize");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, PangoEllipsizeMode);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, mode) }
 }
-pub fn has_gtk_progress_bar_set_ellipsize() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_ellipsize").find().is_some()
-}
 pub unsafe fn gtk_progress_bar_set_show_text(pbar: *mut GtkProgressBar, show_text: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_progress_bar_set_show_text");
     type Function = unsafe extern "C" fn(*mut GtkProgressBar, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(pbar, show_text) }
-}
-pub fn has_gtk_progress_bar_set_show_text() -> bool {
-    Symbol::new(c"gtk_progress_bar_set_show_text").find().is_some()
 }
 pub type GtkScrolledWindow = _GtkScrolledWindow;
 #[repr(C)]
@@ -2755,16 +2224,10 @@ pub unsafe fn gtk_scrolled_window_new(
     type Function = unsafe extern "C" fn(*mut GtkAdjustment, *mut GtkAdjustment) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(hadjustment, vadjustment) }
 }
-pub fn has_gtk_scrolled_window_new() -> bool {
-    Symbol::new(c"gtk_scrolled_window_new").find().is_some()
-}
 pub unsafe fn gtk_scrolled_window_get_vadjustment(scrolled_window: *mut GtkScrolledWindow) -> *mut GtkAdjustment {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_get_vadjustment");
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow) -> *mut GtkAdjustment;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window) }
-}
-pub fn has_gtk_scrolled_window_get_vadjustment() -> bool {
-    Symbol::new(c"gtk_scrolled_window_get_vadjustment").find().is_some()
 }
 pub unsafe fn gtk_scrolled_window_set_policy(
     scrolled_window: *mut GtkScrolledWindow,
@@ -2781,24 +2244,15 @@ pub unsafe fn gtk_scrolled_window_set_policy(
         )
     }
 }
-pub fn has_gtk_scrolled_window_set_policy() -> bool {
-    Symbol::new(c"gtk_scrolled_window_set_policy").find().is_some()
-}
 pub unsafe fn gtk_scrolled_window_set_shadow_type(scrolled_window: *mut GtkScrolledWindow, type_: GtkShadowType) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_set_shadow_type");
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, GtkShadowType);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, type_) }
 }
-pub fn has_gtk_scrolled_window_set_shadow_type() -> bool {
-    Symbol::new(c"gtk_scrolled_window_set_shadow_type").find().is_some()
-}
 pub unsafe fn gtk_scrolled_window_add_with_viewport(scrolled_window: *mut GtkScrolledWindow, child: *mut GtkWidget) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_scrolled_window_add_with_viewport");
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, child) }
-}
-pub fn has_gtk_scrolled_window_add_with_viewport() -> bool {
-    Symbol::new(c"gtk_scrolled_window_add_with_viewport").find().is_some()
 }
 #[repr(C)]
 #[repr(align(8))]
@@ -2810,9 +2264,6 @@ pub unsafe fn gtk_text_buffer_set_text(buffer: *mut GtkTextBuffer, text: *const 
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_set_text");
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *const gchar, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, text, len) }
-}
-pub fn has_gtk_text_buffer_set_text() -> bool {
-    Symbol::new(c"gtk_text_buffer_set_text").find().is_some()
 }
 pub unsafe fn gtk_text_buffer_get_text(
     buffer: *mut GtkTextBuffer,
@@ -2832,9 +2283,6 @@ pub unsafe fn gtk_text_buffer_get_text(
         )
     }
 }
-pub fn has_gtk_text_buffer_get_text() -> bool {
-    Symbol::new(c"gtk_text_buffer_get_text").find().is_some()
-}
 pub unsafe fn gtk_text_buffer_select_range(
     buffer: *mut GtkTextBuffer,
     ins: *const GtkTextIter,
@@ -2844,16 +2292,10 @@ pub unsafe fn gtk_text_buffer_select_range(
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *const GtkTextIter, *const GtkTextIter);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, ins, bound) }
 }
-pub fn has_gtk_text_buffer_select_range() -> bool {
-    Symbol::new(c"gtk_text_buffer_select_range").find().is_some()
-}
 pub unsafe fn gtk_text_buffer_get_bounds(buffer: *mut GtkTextBuffer, start: *mut GtkTextIter, end: *mut GtkTextIter) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_buffer_get_bounds");
     type Function = unsafe extern "C" fn(*mut GtkTextBuffer, *mut GtkTextIter, *mut GtkTextIter);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(buffer, start, end) }
-}
-pub fn has_gtk_text_buffer_get_bounds() -> bool {
-    Symbol::new(c"gtk_text_buffer_get_bounds").find().is_some()
 }
 pub type GtkTextView = _GtkTextView;
 #[repr(C)]
@@ -2867,48 +2309,30 @@ pub unsafe fn gtk_text_view_get_type() -> GType {
     type Function = unsafe extern "C" fn() -> GType;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
 }
-pub fn has_gtk_text_view_get_type() -> bool {
-    Symbol::new(c"gtk_text_view_get_type").find().is_some()
-}
 pub unsafe fn gtk_text_view_get_buffer(text_view: *mut GtkTextView) -> *mut GtkTextBuffer {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_get_buffer");
     type Function = unsafe extern "C" fn(*mut GtkTextView) -> *mut GtkTextBuffer;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view) }
-}
-pub fn has_gtk_text_view_get_buffer() -> bool {
-    Symbol::new(c"gtk_text_view_get_buffer").find().is_some()
 }
 pub unsafe fn gtk_text_view_set_wrap_mode(text_view: *mut GtkTextView, wrap_mode: GtkWrapMode) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_set_wrap_mode");
     type Function = unsafe extern "C" fn(*mut GtkTextView, GtkWrapMode);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view, wrap_mode) }
 }
-pub fn has_gtk_text_view_set_wrap_mode() -> bool {
-    Symbol::new(c"gtk_text_view_set_wrap_mode").find().is_some()
-}
 pub unsafe fn gtk_text_view_set_accepts_tab(text_view: *mut GtkTextView, accepts_tab: gboolean) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_text_view_set_accepts_tab");
     type Function = unsafe extern "C" fn(*mut GtkTextView, gboolean);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(text_view, accepts_tab) }
-}
-pub fn has_gtk_text_view_set_accepts_tab() -> bool {
-    Symbol::new(c"gtk_text_view_set_accepts_tab").find().is_some()
 }
 pub unsafe fn gtk_hbox_new(homogeneous: gboolean, spacing: gint) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_hbox_new");
     type Function = unsafe extern "C" fn(gboolean, gint) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(homogeneous, spacing) }
 }
-pub fn has_gtk_hbox_new() -> bool {
-    Symbol::new(c"gtk_hbox_new").find().is_some()
-}
 pub unsafe fn gtk_vbox_new(homogeneous: gboolean, spacing: gint) -> *mut GtkWidget {
     static SYMBOL: Symbol = Symbol::new(c"gtk_vbox_new");
     type Function = unsafe extern "C" fn(gboolean, gint) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(homogeneous, spacing) }
-}
-pub fn has_gtk_vbox_new() -> bool {
-    Symbol::new(c"gtk_vbox_new").find().is_some()
 }
 pub type GimpDialog = _GimpDialog;
 pub type GimpLabeled = _GimpLabeled;
@@ -2923,16 +2347,10 @@ pub unsafe fn gimp_labeled_get_label(labeled: *mut GimpLabeled) -> *mut GtkWidge
     type Function = unsafe extern "C" fn(*mut GimpLabeled) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(labeled) }
 }
-pub fn has_gimp_labeled_get_label() -> bool {
-    Symbol::new(c"gimp_labeled_get_label").find().is_some()
-}
 pub unsafe fn gimp_label_spin_get_type() -> GType {
     static SYMBOL: Symbol = Symbol::new(c"gimp_label_spin_get_type");
     type Function = unsafe extern "C" fn() -> GType;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_label_spin_get_type() -> bool {
-    Symbol::new(c"gimp_label_spin_get_type").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2944,24 +2362,15 @@ pub unsafe fn gimp_label_spin_set_increments(spin: *mut GimpLabelSpin, step: gdo
     type Function = unsafe extern "C" fn(*mut GimpLabelSpin, gdouble, gdouble);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin, step, page) }
 }
-pub fn has_gimp_label_spin_set_increments() -> bool {
-    Symbol::new(c"gimp_label_spin_set_increments").find().is_some()
-}
 pub unsafe fn gimp_label_spin_set_digits(spin: *mut GimpLabelSpin, digits: gint) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_label_spin_set_digits");
     type Function = unsafe extern "C" fn(*mut GimpLabelSpin, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin, digits) }
 }
-pub fn has_gimp_label_spin_set_digits() -> bool {
-    Symbol::new(c"gimp_label_spin_set_digits").find().is_some()
-}
 pub unsafe fn gimp_scale_entry_get_type() -> GType {
     static SYMBOL: Symbol = Symbol::new(c"gimp_scale_entry_get_type");
     type Function = unsafe extern "C" fn() -> GType;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
-}
-pub fn has_gimp_scale_entry_get_type() -> bool {
-    Symbol::new(c"gimp_scale_entry_get_type").find().is_some()
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2983,16 +2392,10 @@ pub unsafe fn gimp_procedure_dialog_new(
     type Function = unsafe extern "C" fn(*mut GimpProcedure, *mut GimpProcedureConfig, *const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, config, title) }
 }
-pub fn has_gimp_procedure_dialog_new() -> bool {
-    Symbol::new(c"gimp_procedure_dialog_new").find().is_some()
-}
 pub unsafe fn gimp_procedure_dialog_set_ok_label(dialog: *mut GimpProcedureDialog, ok_label: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_dialog_set_ok_label");
     type Function = unsafe extern "C" fn(*mut GimpProcedureDialog, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, ok_label) }
-}
-pub fn has_gimp_procedure_dialog_set_ok_label() -> bool {
-    Symbol::new(c"gimp_procedure_dialog_set_ok_label").find().is_some()
 }
 pub unsafe fn gimp_procedure_dialog_get_widget(
     dialog: *mut GimpProcedureDialog,
@@ -3005,24 +2408,15 @@ pub unsafe fn gimp_procedure_dialog_get_widget(
         ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog, property, widget_type)
     }
 }
-pub fn has_gimp_procedure_dialog_get_widget() -> bool {
-    Symbol::new(c"gimp_procedure_dialog_get_widget").find().is_some()
-}
 pub unsafe fn gimp_procedure_dialog_run(dialog: *mut GimpProcedureDialog) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_dialog_run");
     type Function = unsafe extern "C" fn(*mut GimpProcedureDialog) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(dialog) }
 }
-pub fn has_gimp_procedure_dialog_run() -> bool {
-    Symbol::new(c"gimp_procedure_dialog_run").find().is_some()
-}
 pub unsafe fn gimp_ui_init(prog_name: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_ui_init");
     type Function = unsafe extern "C" fn(*const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(prog_name) }
-}
-pub fn has_gimp_ui_init() -> bool {
-    Symbol::new(c"gimp_ui_init").find().is_some()
 }
 #[doc = r" Every function of this file, for the test that looks them all up."]
 pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
