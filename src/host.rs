@@ -8,8 +8,11 @@ mod gimp2;
 mod gimp2_sys;
 mod gimp3;
 mod gimp3_sys;
+mod installed;
 mod language;
+mod last_values;
 mod loader;
+mod recipe;
 mod report;
 mod system;
 mod thumbnail;
@@ -118,7 +121,7 @@ pub fn engine_options_in(cache_folder: Option<PathBuf>) -> EngineOptions {
 /// told one by one what to do, to find out what a fault or the speed comes from.
 pub fn processor() -> Processor {
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
-    let folders = entry::library_folder().into_iter().chain(installed);
+    let folders = installed::library_folder().into_iter().chain(installed);
     let libraries = folders.map(|folder| folder.join("cuda")).collect();
     let one_by_one = std::env::var_os("IMAGIC_CUDA_GRAPHS").is_some_and(|graphs| graphs == "0");
     let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };

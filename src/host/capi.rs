@@ -7,7 +7,7 @@
 mod calls;
 pub(super) mod pixels;
 
-use super::entry::library_folder;
+use super::installed::library_folder;
 use super::report::{edit_report, model_report, parameters_report};
 use super::request_for;
 use crate::catalog;

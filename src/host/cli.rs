@@ -10,7 +10,7 @@ mod progress;
 mod serve;
 
 use super::engine_options;
-use super::entry::library_folder;
+use super::installed::library_folder;
 use crate::catalog::{self, Model};
 use crate::engine::store::cache;
 use crate::error::Error;

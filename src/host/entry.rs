@@ -1,10 +1,12 @@
 //! The one entry the launcher calls: decides who started us. Knows neither GIMP's protocol nor the command line's options.
 
-use super::{cli, gimp, system};
+use super::{cli, gimp2, gimp3, system};
 use crate::job::panic_text;
-use std::ffi::{CStr, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, OsString, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+
+/// Exit status of a plug-in that could not start, or that has a defect.
+const FAILED: c_int = 1;
 
 /// Serves GIMP when GIMP started us, otherwise the person at the command line; returns the exit status.
 ///
@@ -14,15 +16,44 @@ use std::path::{Path, PathBuf};
 pub unsafe extern "C" fn imagic_main(argc: c_int, argv: *mut *mut c_char) -> c_int {
     let run = || {
         // SAFETY: the caller's promise is handed on.
-        unsafe { gimp::run_if_started_by_gimp(argc, argv) }.unwrap_or_else(|| {
+        let arguments = unsafe { arguments(argc, argv) };
+        let served = match starter(&arguments) {
             // SAFETY: as above.
-            cli::run(&unsafe { arguments(argc, argv) })
+            Starter::Gimp2 => unsafe { gimp2::main(argc, argv) },
+            // SAFETY: as above.
+            Starter::Gimp3 => unsafe { gimp3::main(argc, argv) },
+            Starter::Person => Ok(cli::run(&arguments)),
+        };
+        served.unwrap_or_else(|error| {
+            eprintln!("imagic-edit: {error}");
+            FAILED
         })
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         eprintln!("imagic-edit: this is a defect of Imagic Edit, please report it: {}", panic_text(&*panic));
-        1
+        FAILED
     })
+}
+
+#[derive(Debug, PartialEq)]
+enum Starter {
+    Gimp2,
+    Gimp3,
+    Person,
+}
+
+/// GIMP 2.10 calls `PROGRAM -gimp READ WRITE MODE STACK`, GIMP 3 `PROGRAM -gimp PROTOCOL READ WRITE MODE STACK`;
+/// `arguments` come without the program.
+fn starter(arguments: &[OsString]) -> Starter {
+    let is_mode = |at: usize| {
+        let argument = arguments.get(at).and_then(|text| text.to_str());
+        argument.is_some_and(|text| ["-query", "-init", "-run"].contains(&text))
+    };
+    match arguments.first() {
+        Some(first) if first == "-gimp" && is_mode(3) => Starter::Gimp2,
+        Some(first) if first == "-gimp" => Starter::Gimp3,
+        _ => Starter::Person,
+    }
 }
 
 /// The arguments without the program's name.
@@ -39,7 +70,16 @@ unsafe fn arguments(argc: c_int, argv: *mut *mut c_char) -> Vec<OsString> {
         .collect()
 }
 
-/// Folder of the loaded library; models may lie beside it.
-pub fn library_folder() -> Option<PathBuf> {
-    system::file_of(imagic_main as *const c_void)?.parent().map(Path::to_owned)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_say_which_gimp_started_the_plug_in() {
+        let start = |arguments: &str| starter(&arguments.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(start("-gimp 8 9 -query 0"), Starter::Gimp2);
+        assert_eq!(start("-gimp 272 8 9 -run 0"), Starter::Gimp3);
+        assert_eq!(start("edit --prompt x -run"), Starter::Person);
+        assert_eq!(start(""), Starter::Person);
+    }
 }

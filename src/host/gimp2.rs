@@ -25,9 +25,10 @@ mod widgets;
 use crate::catalog;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::host::entry::library_folder;
-use crate::host::gimp::{self, c_string, guard, panicked};
+use crate::host::gimp::ffi::{c_string, guard, panicked};
+use crate::host::installed::library_folder;
 use crate::host::language::translate;
+use crate::host::last_values::last_values;
 use crate::host::{self, gimp2_sys as sys, loader, system};
 use crate::job::Worker;
 use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
@@ -217,7 +218,7 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
         sys::GimpRunMode::GIMP_RUN_INTERACTIVE => return dialog::run(Session::new(document, worker, folders)),
         sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => {
             let missing = "there are no values of a last edit; choose Filters > Imagic Edit once";
-            gimp::last_values().ok_or_else(|| Error::Host(missing.into()))?
+            last_values().ok_or_else(|| Error::Host(missing.into()))?
         }
         _ => params_of(arguments, &folders)?,
     };

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::engine::request::{EditRequest, EngineOptions};
 use crate::error::Error;
 use crate::host::engine_options;
-use crate::host::entry::library_folder;
+use crate::host::installed::library_folder;
 use crate::host::processor;
 use crate::host::system::{self, LAUNCHER, LIBRARY};
 use crate::image::LayerImage;

@@ -4,8 +4,8 @@
 use super::dialog::Window;
 use super::session::{Look, Message, Tone};
 use crate::error::{Error, Result};
-use crate::host::gimp::{Recipe, new_seed};
 use crate::host::language::language;
+use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
 use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
@@ -26,6 +26,11 @@ const SEEDS: usize = 5;
 
 /// Size of the curve of losses.
 const CURVE: (u32, u32) = (180, 28);
+
+/// Another seed, short enough to read, remember and type.
+pub fn new_seed() -> u32 {
+    (random_number() % 1_000_000) as u32
+}
 
 /// What the dialog waits for.
 #[derive(Default)]

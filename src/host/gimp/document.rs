@@ -5,8 +5,9 @@
 use super::libgimp::{Image, Layer, ProgressBar};
 use crate::engine::request::{Edit, Progress};
 use crate::error::{Error, Result};
-use crate::host::gimp::{History, Kind, Made, Mode, PARASITE, Recipe, Rectangle};
+use crate::host::gimp::{Kind, Mode, Rectangle};
 use crate::host::language::translate;
+use crate::host::recipe::{History, Made, PARASITE, Recipe};
 use crate::host::report::{layer_name, progress_text};
 use crate::host::{self, Host};
 use crate::image::{LayerImage, MAX_AREA};

@@ -8,7 +8,7 @@ use crate::engine::budget::cost::Estimate;
 use crate::engine::picture::pixels::Picture;
 use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
-use crate::host::gimp::{Made, Recipe};
+use crate::host::recipe::{Made, Recipe};
 use crate::host::report::{self, progress_text, sentence, summary};
 use crate::host::{self, Host};
 use crate::image::LayerImage;

@@ -9,7 +9,7 @@
 
 use super::libgimp::take_text;
 use super::sys;
-use crate::host::gimp::{c_string, guard};
+use crate::host::gimp::ffi::{c_string, guard};
 use crate::host::language::translate;
 use image::RgbaImage;
 use std::cell::Cell;

@@ -1,7 +1,7 @@
 //! The dialog Filters > Imagic Edit: fields from the table of parameters, one edit after the other in the background.
 #![forbid(unsafe_code)]
 
-use super::control::Waiting;
+use super::control::{self, Waiting};
 use super::gtk::{self, Form, Icon, Slider, Spinner};
 use super::libgimp::Layer;
 use super::panel::{self, Panel};
@@ -9,8 +9,9 @@ use super::session::{Message, Session, Tone};
 use super::widgets::{self, Bar, Choices, Chooser, Dialog, Entry, Image, Label, List, Pages, TextArea, Tick, Widget};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::host::gimp::{self, Mnemonics};
+use crate::host::gimp::mnemonics::Mnemonics;
 use crate::host::language::{Language, language};
+use crate::host::last_values::{last_values, remember_values};
 use crate::host::report::help;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 use serde_json::Value;
@@ -298,7 +299,7 @@ impl Window {
     fn show_first_values(&self) {
         let (known, message) = self.session.borrow().greeting();
         self.tell(&message);
-        let params = known.or_else(gimp::last_values).unwrap_or_else(|| {
+        let params = known.or_else(last_values).unwrap_or_else(|| {
             let builtin = catalog::find(BUILTIN_MODEL, &self.session.borrow().folders);
             builtin.and_then(|model| model.params(DEFAULT_PRESET)).unwrap_or_else(|error| {
                 self.tell(&Message::failure(&error));
@@ -355,7 +356,7 @@ impl Window {
 
     /// Makes the next dialog start with these settings.
     pub fn keep(&self, params: &Params) -> Result<()> {
-        gimp::remember_values(params)
+        remember_values(params)
     }
 
     /// Nothing runs any more.
@@ -424,7 +425,7 @@ impl Window {
 
     fn set_new_seed(&self) {
         if let Some(Field::Spinner(spinner)) = self.field("seed") {
-            spinner.set_value(gimp::new_seed());
+            spinner.set_value(control::new_seed());
         }
     }
 

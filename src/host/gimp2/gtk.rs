@@ -2,7 +2,7 @@
 
 use super::sys;
 use super::widgets::{BORDER, Dialog, NUMBER_WIDTH, SPACING, Widget, gtk};
-use crate::host::gimp::c_string;
+use crate::host::gimp::ffi::c_string;
 use crate::host::language::translate;
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{null, null_mut};

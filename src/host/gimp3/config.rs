@@ -4,7 +4,7 @@
 use super::sys;
 use super::widgets::Widget;
 use crate::error::Result;
-use crate::host::gimp::{c_string, guard};
+use crate::host::gimp::ffi::{c_string, guard};
 use crate::params::{PARAMS, Param, Params, Slot};
 use serde_json::Value;
 use std::ffi::{CString, c_char, c_int, c_void};

@@ -1,7 +1,7 @@
 //! The dialog Filters > Imagic Edit: GIMP's own procedure dialog, in which one edit after the other runs in the background.
 
 use super::config::Config;
-use super::control::Waiting;
+use super::control::{self, Waiting};
 use super::gtk::{self, Icon, ProcedureDialog};
 use super::libgimp::Layer;
 use super::panel::{self, Panel};
@@ -10,7 +10,7 @@ use super::sys;
 use super::widgets::{self, Bar, Chooser, Dialog, Image, Label, List, Pages, TextArea, Widget};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::host::gimp::{self, Mnemonics};
+use crate::host::gimp::mnemonics::Mnemonics;
 use crate::host::language::{Language, language};
 use crate::host::report::help;
 use crate::params::{Affects, Domain, PARAMS, Param, Params};
@@ -228,7 +228,7 @@ impl Window {
     fn connect(self: &Rc<Self>, browse: &Widget, new_seed: &Widget) {
         let on = |action: fn(&Rc<Self>)| self.on(action);
         browse.connect(c"clicked", on(|window| window.choose_model_folder()));
-        new_seed.connect(c"clicked", on(|window| window.set("seed", &gimp::new_seed().into())));
+        new_seed.connect(c"clicked", on(|window| window.set("seed", &control::new_seed().into())));
         // Also when GIMP's dialog resets the arguments or loads saved ones.
         self.config.connect_changed("model", on(|window| window.show_model()));
         for param in PARAMS {

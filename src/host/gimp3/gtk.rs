@@ -5,7 +5,7 @@ use super::config::{Config, property};
 use super::libgimp::Image;
 use super::sys;
 use super::widgets::{self, Bar, Dialog, Label, SPACING, Widget, gtk};
-use crate::host::gimp::c_string;
+use crate::host::gimp::ffi::c_string;
 use std::ffi::CStr;
 use std::ptr::null_mut;
 

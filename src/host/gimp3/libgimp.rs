@@ -6,7 +6,8 @@
 
 use super::buffer::{Buffer, MASK, RGBA};
 use crate::error::{Error, Result};
-use crate::host::gimp::{Kind, Mode, Rectangle, c_string};
+use crate::host::gimp::ffi::c_string;
+use crate::host::gimp::{Kind, Mode, Rectangle};
 use crate::host::gimp3_sys as sys;
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;

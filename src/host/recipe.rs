@@ -1,0 +1,181 @@
+//! What a document remembers of its edits, and a result of its own: JSON that hosts keep with the file; knows no host.
+#![forbid(unsafe_code)]
+
+use crate::engine::request::{Edit, Tuned};
+use crate::host::language::say;
+use crate::host::report::{layer_name, stage_seconds};
+use crate::params::{CUSTOM, Params};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::hash::{BuildHasher, RandomState};
+
+/// Name of the parasites on images (a [`History`]) and on result layers (a [`Recipe`]).
+pub const PARASITE: &str = "imagic-edit";
+
+/// Runs that a document remembers; older ones go.
+pub const REMEMBERED_RUNS: usize = 100;
+
+/// What a document remembers, as JSON in a parasite that is saved with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct History {
+    /// Format of this object: 1.
+    version: u32,
+    /// Identifies the document in the cache of tuned models.
+    pub document: String,
+    /// All edits, oldest first.
+    pub runs: Vec<Recipe>,
+}
+
+/// How one result layer was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Tattoo (GIMP's lasting number) of the result layer.
+    pub layer: u32,
+    /// Tattoo of the layer that was edited.
+    pub source: u32,
+    /// Tattoo of the group that was made around several results; none around one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+    /// Where the tuned model came from.
+    pub tuned: TunedFrom,
+    /// All parameters by id.
+    pub params: Map<String, Value>,
+    /// Seconds each stage took; empty where an older version did not say.
+    #[serde(default)]
+    pub seconds: Map<String, Value>,
+}
+
+/// [`Tuned`] as the JSON says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunedFrom {
+    /// Stages A and B ran.
+    Now,
+    /// Kept in memory by an edit before.
+    InMemory,
+    /// Read from the cache folder.
+    OnDisk,
+}
+
+/// What is told of a result besides its parameters.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Where the tuned model came from.
+    pub tuned: TunedFrom,
+    /// Seconds each stage took.
+    pub seconds: Map<String, Value>,
+}
+
+impl Made {
+    pub fn of(edit: &Edit) -> Self {
+        Self { tuned: edit.tuned.into(), seconds: stage_seconds(edit) }
+    }
+}
+
+impl From<Tuned> for TunedFrom {
+    fn from(tuned: Tuned) -> Self {
+        match tuned {
+            Tuned::Now => Self::Now,
+            Tuned::InMemory => Self::InMemory,
+            Tuned::OnDisk => Self::OnDisk,
+        }
+    }
+}
+
+impl History {
+    /// The history in a parasite; one that cannot be read counts as none, because it only serves convenience.
+    pub fn from_bytes(bytes: Option<Vec<u8>>) -> Self {
+        let known =
+            bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()).filter(|known| known.version == 1);
+        known.unwrap_or_else(|| Self { version: 1, document: random_name(), runs: Vec::new() })
+    }
+
+    /// What goes into the parasite.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers always become JSON")
+    }
+
+    /// Adds a run and forgets the oldest beyond the limit.
+    pub fn push(&mut self, run: Recipe) {
+        self.runs.push(run);
+        let surplus = self.runs.len().saturating_sub(REMEMBERED_RUNS);
+        self.runs.drain(..surplus);
+    }
+
+    /// The parameters of the newest run.
+    pub fn last_params(&self) -> Option<Params> {
+        self.runs.last()?.params()
+    }
+
+    /// Forgets the run that made this layer.
+    pub fn forget(&mut self, layer: u32) {
+        self.runs.retain(|run| run.layer != layer);
+    }
+}
+
+impl Recipe {
+    /// The recipe in a layer's parasite.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// What goes into the parasite.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers always become JSON")
+    }
+
+    /// The parameters; `None` when another version wrote one that this version does not know.
+    pub fn params(&self) -> Option<Params> {
+        params_from(&self.params)
+    }
+
+    /// What a list of edits says of it.
+    pub fn title(&self) -> String {
+        let params = self.params().unwrap_or_else(Params::paper);
+        say("{}, seed {#}", &[&layer_name(&params), &params.seed.to_string()])
+    }
+}
+
+/// Another number each time; the standard library seeds its hash tables from the system's random numbers.
+pub fn random_number() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+/// 32 hexadecimal digits.
+fn random_name() -> String {
+    format!("{:016x}{:016x}", random_number(), random_number())
+}
+
+/// `None` when another version wrote a parameter that this one does not know.
+pub fn params_from(values: &Map<String, Value>) -> Option<Params> {
+    // What a version without presets wrote are settings of its own.
+    let mut params = Params::of_preset(CUSTOM);
+    params.set_all(values).ok().map(|()| params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_comes_back_from_its_parasite_and_forgets_the_oldest_runs() {
+        let mut history = History::from_bytes(None);
+        for layer in 0..REMEMBERED_RUNS as u32 + 5 {
+            let params = Params { eta: 0.25, ..Params::paper() }.to_json();
+            let (group, seconds) = (None, Map::new());
+            history.push(Recipe { layer, source: 1, group, tuned: TunedFrom::Now, params, seconds });
+        }
+        let back = History::from_bytes(Some(history.to_bytes()));
+        assert_eq!(back.document, history.document);
+        assert_eq!(back.runs.len(), REMEMBERED_RUNS);
+        assert_eq!(back.runs[0].layer, 5);
+        assert_eq!(back.last_params().map(|params| params.eta), Some(0.25));
+    }
+
+    #[test]
+    fn a_foreign_parasite_counts_as_none_and_documents_differ() {
+        let strange = History::from_bytes(Some(b"{\"version\":2}".to_vec()));
+        assert!(strange.runs.is_empty());
+        assert_ne!(strange.document, History::from_bytes(None).document);
+    }
+}
