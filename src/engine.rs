@@ -251,11 +251,10 @@ impl Engine {
         if let Some(reconstruction) = reconstruction {
             self.reconstruction = Some((reconstruction_key, reconstruction));
         }
-        let (layer, untouched) = picture.on(&request.layer);
         let hint = clock.hint;
         let (seconds, pace) = clock.finish([w * h, base.own_side().pow(2)], is_loaded);
         cost::remember(&self.options, &base.fingerprint, pace);
-        Ok(Edit { layer, tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, untouched, picture })
+        Ok(Edit { tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, picture })
     }
 
     /// The tuned model that is kept for `subject`, or one that is tuned now.

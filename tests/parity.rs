@@ -556,7 +556,12 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         let in_a_row = |rgba: &[u16]| row(rgba.iter().map(|&value| f32::from(value)).collect());
         let theirs = in_a_row(&pixels(&tensor("image")));
         // One unit of 16 bits is 3e-5 of the middle of the range.
-        check(reference, "engine: layer", trained(3e-5), [("layer", in_a_row(edit.layer.rgba()), theirs)]);
+        check(
+            reference,
+            "engine: layer",
+            trained(3e-5),
+            [("layer", in_a_row(edit.picture.on(&request.layer).0.rgba()), theirs)],
+        );
     });
 }
 

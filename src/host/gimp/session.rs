@@ -283,7 +283,8 @@ impl Session {
         let mut look = Look { bar: Some((1.0, "Done".to_owned())), has_loss: true, result, ..Look::default() };
         match purpose {
             Purpose::Insert => {
-                self.document.insert_layer(edit, &params)?;
+                let source = self.layer.clone().expect("read before it was edited");
+                self.document.insert_layer(edit, &source, &params)?;
                 let place = self.document.note.map(|note| format!("\n{note}"));
                 let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
                 look.message = Some(Message { tone, text: text + &place.unwrap_or_default() });
