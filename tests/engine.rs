@@ -6,6 +6,8 @@ use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::{Needs, Shapes};
 use imagic_edit::engine::budget::plan::{self, Plan};
 use imagic_edit::engine::device::{Launches, Precision, Processor};
+use imagic_edit::engine::model::family::Family;
+use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage, Tuned};
 use imagic_edit::engine::store::cache;
 use imagic_edit::engine::tuning::mode::Mode;
@@ -20,6 +22,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
+}
+
+fn shapes() -> Shapes {
+    let source = Source::open(&fixture()).expect("a model");
+    Shapes::new(&source, Family::of(&source).expect("a family")).expect("shapes")
 }
 
 /// An empty folder that is removed again.
@@ -149,6 +156,18 @@ fn only_what_tuning_depends_on_tunes_anew() {
     };
     check("a layer that is known by its digest", &|r| r.layer_digest = Some(1), Tuned::Now);
     check("one value of one pixel", &one_value_more, Tuned::Now);
+}
+
+/// Tuned models are kept under it, so that a new version must find it unchanged.
+#[test]
+fn a_model_keeps_its_fingerprint() {
+    for (model, fingerprint) in [
+        ("tests/fixtures/small-sd1/model", "72178e68287b35a2bfeb619ec167fbda4fe4d5ed64b49eb79a13aebe64db1c4f"),
+        ("tests/fixtures/small-v/model", "8bd5d80967da0a3724ebb8cf106a6534a1e6e5ee6ccd3b93bb7dc591aef26fc3"),
+    ] {
+        let source = Source::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(model)).expect("a model");
+        assert_eq!(source.fingerprint().expect("a fingerprint"), fingerprint, "{model}");
+    }
 }
 
 #[test]
@@ -411,7 +430,7 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
     };
     let mut request = request();
     request.params.batch_size = 4;
-    let shapes = Shapes::read(&fixture()).expect("a model");
+    let shapes = shapes();
     let [full, checkpointed] =
         [Mode::Full, Mode::Checkpointed].map(|mode| shapes.needs(&shapes.task(&request), mode).expect("needs"));
     // All but the U-Net is there when the engine chooses.
@@ -454,7 +473,7 @@ fn moments_of_8_bits_are_what_a_gpu_takes_before_adapters() {
         !Mode::allowed(&request.params, &Device::Cpu).contains(&Mode::EightBits),
         "the processor has no such moments"
     );
-    let shapes = Shapes::read(&fixture()).expect("a model");
+    let shapes = shapes();
     let task = shapes.task(&request);
     let [checkpointed, eight_bits] =
         [Mode::Checkpointed, Mode::EightBits].map(|mode| shapes.needs(&task, mode).expect("needs"));
@@ -759,7 +778,9 @@ fn every_problem_of_a_model_is_one_sentence_with_a_remedy() {
         &|model| set(&unet(model), "down_block_types", json!(["Strange", "DownBlock2D"])),
         &["Strange", "must be"],
     );
-    check("sdxl", &|model| set(&unet(model), "addition_embed_type", json!("text_time")), &["not supported"]);
+    check("sdxl", &|model| set(&unet(model), "addition_embed_type", json!("text_time")), &["XL", "not supported"]);
+    let classes = |model: &Path| set(&unet(model), "num_class_embeds", json!(1000));
+    check("classes", &classes, &["num_class_embeds is 1000", "not supported"]);
     let schedule = |model: &Path| model.join("scheduler/scheduler_config.json");
     check(
         "prediction",
@@ -767,5 +788,6 @@ fn every_problem_of_a_model_is_one_sentence_with_a_remedy() {
         &["prediction_type is sample"],
     );
     let text = |model: &Path| model.join("text_encoder/config.json");
+    check("sd2", &|model| set(&text(model), "hidden_act", json!("gelu")), &["hidden_act is gelu", "not supported"]);
     check("wide-text", &|model| set(&text(model), "hidden_size", json!(64)), &["does not fit its config.json"]);
 }

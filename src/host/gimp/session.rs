@@ -367,8 +367,7 @@ impl Session {
         let others = if model.name == BUILTIN_MODEL { report::OTHER_MODELS } else { "" };
         let description = model.description.clone() + others;
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
-        // While a path is typed, its beginnings are folders, too.
-        let usable = model.folder.join("unet").is_dir();
+        let usable = model.exists();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);
         if usable {
             self.model = Some(model);
