@@ -67,7 +67,8 @@
     (set! result (car (gimp-layer-new-from-visible image image "difference")))
     (gimp-image-insert-layer image result 0 0)
     (set! histogram (gimp-drawable-histogram result HISTOGRAM-VALUE 0 1))
-    (check (string-append sentence ": mean and deviation of the difference") (list (car histogram) (cadr histogram)) '(0.0 0.0))
+    (check (string-append sentence ": mean and deviation of the difference")
+           (list (car histogram) (cadr histogram)) '(0.0 0.0))
     (gimp-image-delete image)))
 
 (check-untouched "8 bits" RGB RGBA-IMAGE PRECISION-U8-GAMMA #f)

@@ -18,5 +18,6 @@
 (load (string-append folder "/cases.scm"))
 
 (check "refused calls leave no layer" (layers-of image) (list layer))
-(check "refused calls leave the image clean of memory" (vector-length (list->vector (gimp-image-get-parasite-list missed))) 0)
+(check "refused calls leave the image clean of memory"
+       (vector-length (list->vector (gimp-image-get-parasite-list missed))) 0)
 (finish)
