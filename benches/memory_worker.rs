@@ -8,8 +8,6 @@ use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::Shapes;
 use imagic_edit::engine::budget::plan;
 use imagic_edit::engine::device::Processor;
-use imagic_edit::engine::model::family::Family;
-use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Result};
@@ -52,8 +50,7 @@ fn main() -> Result<()> {
         previews: 0,
         layer_digest: None,
     };
-    let source = Source::open(&request.model_folder)?;
-    let shapes = Shapes::new(&source, Family::of(&source)?)?;
+    let shapes = Shapes::read(&request.model_folder)?;
     let task = shapes.task(&request);
     let allowed = Mode::allowed(&request.params, &Device::Cpu);
     let mode = if rest == ["lightest"] { allowed[allowed.len() - 1] } else { allowed[0] };

@@ -8,11 +8,10 @@ use candle_core::{Device, Tensor};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{self, Chosen, Launches, Place, Precision, Processor, Replay};
 use imagic_edit::engine::imagic::{self, Setting};
-use imagic_edit::engine::model::codec::Codec;
-use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::schedule::Schedule;
-use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
+use imagic_edit::engine::model::vae::Vae;
+use imagic_edit::engine::model::weights::Weights;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
 use imagic_edit::engine::tuning::mode::Mode;
@@ -108,24 +107,23 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     if job.operation == "edit" {
         return edit(job, params);
     }
-    let source = Source::open(&job.model)?;
-    let family = Family::of(&source)?;
     if job.operation.starts_with("vae") {
-        let codec = Codec::read(&source, family, &device)?;
+        let vae = Vae::read(&job.model, &device)?;
         let normals = |shape: &[usize]| Stream::new(0u32, Purpose::VaeSample, 0).normals(shape, &device);
-        let side = job.latent * codec.downsampling;
+        let side = job.latent * vae.downsampling;
         return Ok(if job.operation == "vae encode" {
             let pixels = (normals(&[1, 3, side, side])? * 0.3)?;
-            timed(Box::new(move || codec.encode(&pixels).map(drop)))
+            timed(Box::new(move || vae.encode(&pixels).map(drop)))
         } else {
-            let latents = normals(&[1, codec.channels, job.latent, job.latent])?;
-            timed(Box::new(move || codec.decode(&latents).map(drop)))
+            let latents = normals(&[1, vae.latent_channels, job.latent, job.latent])?;
+            timed(Box::new(move || vae.decode(&latents).map(drop)))
         });
     }
-    let config = UNetConfig::read(&source, family)?;
-    let weights = source.tensors(Part::UNet, &device)?;
-    let schedule = Schedule::read(&source)?;
-    let shape = [1, config.in_channels, job.latent, job.latent];
+    let config = UNetConfig::read(&job.model)?;
+    let folder = job.model.join("unet");
+    let weights = Weights::read(&folder, &device)?;
+    let schedule = Schedule::read(&job.model)?;
+    let shape = [1, config.latent_channels, job.latent, job.latent];
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
     let text =
         |step| Stream::new(0u32, Purpose::Latents, step).normals(&[1, job.tokens, config.cross_attention_dim], &device);
@@ -156,7 +154,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             // Read anew each time, as the engine does: fine-tuning uses them up.
-            let base = || source.tensors(Part::UNet, &device);
+            let base = || Weights::read(&folder, &device);
             imagic::fine_tune(&setting, base, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
@@ -174,8 +172,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
 
 /// A whole edit from a picture to a picture, with nothing kept from the one before.
 fn edit(job: Job, params: Params) -> Result<Operation> {
-    let source = Source::open(&job.model)?;
-    let side = job.latent * Codec::read(&source, Family::of(&source)?, &Device::Cpu)?.downsampling;
+    let side = job.latent * Vae::read(&job.model, &Device::Cpu)?.downsampling;
     let layer = LayerImage::from_rgba8(side as u32, side as u32, &picture(side)).expect("a square of that side");
     let (processor, model_folder) = (job.processor(), job.model);
     let run = move || {

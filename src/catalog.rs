@@ -1,7 +1,6 @@
 //! Which base models can be chosen: finds their folders and reads their presets; opens no weights.
 #![forbid(unsafe_code)]
 
-use crate::engine::model::source::Source;
 use crate::error::{Error, Result};
 use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
 use serde_json::{Map, Value};
@@ -63,11 +62,6 @@ impl Model {
         })
     }
 
-    /// Whether its folder holds a base model: while a path is typed, its beginnings are folders, too.
-    pub fn exists(&self) -> bool {
-        Source::is_model(&self.folder)
-    }
-
     /// The settings of `preset`, one of [`PRESETS`](crate::params::PRESETS), for this model.
     pub fn params(&self, preset: &str) -> Result<Params> {
         let mut params = Params::of_preset(preset);
@@ -116,7 +110,7 @@ pub fn list(folders: &[PathBuf]) -> Vec<Model> {
     let mut models: Vec<Model> = Vec::new();
     for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if Source::is_model(&entry.path()) && models.iter().all(|model| model.name != name) {
+        if entry.path().join("unet").is_dir() && models.iter().all(|model| model.name != name) {
             // A broken imagic.json must not hide the other models; choosing this one reports it.
             models.extend(Model::open(&name, &entry.path()));
         }
@@ -133,7 +127,7 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
                       with safetensors files";
         return Err(Error::model(path, reason));
     }
-    let is_path = path.is_absolute() || path.components().count() > 1 || Source::is_model(path);
+    let is_path = path.is_absolute() || path.components().count() > 1 || path.join("unet").is_dir();
     if is_path {
         return if path.is_dir() {
             Model::open(name, path)

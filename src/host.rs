@@ -42,8 +42,8 @@ pub trait Host {
     fn document(&mut self) -> String;
     /// Shows progress and lets the host breathe; `Break` when the user wants to stop.
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()>;
-    /// Puts the result of editing `source`, the layer as it was read, above the newest one, with its recipe.
-    fn insert_layer(&mut self, edit: &Edit, source: &LayerImage, params: &Params) -> Result<()>;
+    /// Puts the result above the newest one, with its recipe.
+    fn insert_layer(&mut self, edit: &Edit, params: &Params) -> Result<()>;
 }
 
 /// Time between two looks at the job: short enough for a bar that moves smoothly.
@@ -56,9 +56,7 @@ pub fn edit_active_layer(
     params: &Params,
     model_folders: &[PathBuf],
 ) -> Result<Edit> {
-    let request = request(host, params, model_folders)?;
-    let source = request.layer.clone();
-    let mut job = worker.submit(request);
+    let mut job = worker.submit(request(host, params, model_folders)?);
     let edit = loop {
         match job.poll() {
             JobState::Ended(result) => break result?,
@@ -70,7 +68,7 @@ pub fn edit_active_layer(
         }
         std::thread::sleep(POLL);
     };
-    host.insert_layer(&edit, &source, params)?;
+    host.insert_layer(&edit, params)?;
     Ok(*edit)
 }
 

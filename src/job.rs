@@ -253,12 +253,14 @@ mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             },
             _ => Ok(Edit {
+                layer: LayerImage::clone(&request.layer),
                 tuned: Tuned::Now,
                 seconds: vec![],
                 embedding_losses: vec![],
                 tuning_losses: vec![],
                 notes: vec![],
                 hint: None,
+                untouched: vec![],
                 picture: Picture::gray(1, 1),
             }),
         }

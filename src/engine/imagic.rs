@@ -65,15 +65,15 @@ impl Training {
         let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor)?));
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
         let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr, bits));
-        let Weights { file, tensors: frozen } = frozen;
+        let Weights { file, tensors: frozen, .. } = frozen;
         Ok(Self { file, frozen, variables, adam, losses: Vec::new(), broken: false })
     }
 
     /// The network with `tensor` of each variable in it: adapters join the weights, tuned weights take their places.
-    fn network(&self, tensor: fn(&Var) -> Tensor) -> Weights {
+    fn network(&self, tensor: fn(&Var) -> Tensor, optimizer: Option<Arc<Adam>>) -> Weights {
         let mut tensors = self.frozen.clone();
         tensors.extend(self.variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))));
-        Weights { file: self.file.clone(), tensors }
+        Weights { file: self.file.clone(), tensors, optimizer }
     }
 
     /// Steps that are done.
@@ -157,8 +157,8 @@ pub fn fine_tune(
             }
         }
     };
-    let tracked = training.network(|variable| variable.as_tensor().clone());
-    let unet = UNet::trained(setting.config, &tracked, &training.adam)?.stored_in(setting.precision.training());
+    let tracked = training.network(|variable| variable.as_tensor().clone(), Some(training.adam.clone()));
+    let unet = UNet::new(setting.config, &tracked)?.stored_in(setting.precision.training());
     let plan = Plan {
         x,
         stage: Stage::FineTune,
@@ -170,7 +170,7 @@ pub fn fine_tune(
         *unfinished = Some(training).filter(|training| !training.broken);
         return Err(error);
     }
-    Ok((training.network(|variable| variable.as_tensor().detach()), training.losses))
+    Ok((training.network(|variable| variable.as_tensor().detach(), None), training.losses))
 }
 
 /// Formula 3: e_bar = eta e_tgt + (1 - eta) e_opt.

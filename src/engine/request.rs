@@ -109,6 +109,8 @@ pub enum Tuned {
 /// A finished edit.
 #[derive(Clone, Debug)]
 pub struct Edit {
+    /// The result: size and alpha of the request's layer.
+    pub layer: LayerImage,
     /// Whether stages A and B had to run.
     pub tuned: Tuned,
     /// Seconds each stage took; stages that did not run are absent.
@@ -121,7 +123,9 @@ pub struct Edit {
     pub notes: Vec<String>,
     /// The hint that was part of the progress.
     pub hint: Option<Hint>,
-    /// The result at the size at which the model works; [`Picture::on`] renders it at a layer's size.
+    /// Pixels, row by row, that are the layer's own because the edit does not touch them; empty if that was not asked for.
+    pub untouched: Vec<bool>,
+    /// What `layer` was made of, in a few kilobytes: [`Picture::on`] makes it again.
     pub picture: Picture,
 }
 

@@ -5,7 +5,6 @@ use crate::catalog::Model;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Hint, Result};
-use crate::image::LayerImage;
 use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, PRESETS, Param, Params};
 use serde_json::{Map, Value, json};
 
@@ -36,8 +35,8 @@ pub const STOPPING: &str = "Stopping after this step.";
 /// What a dialog says when an edit has stopped.
 pub const STOPPED: &str = "Stopped; the image is as it was. Edit goes on from here.";
 
-/// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses, notes, hint.
-pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Map<String, Value> {
+/// Everything about `edit` but its pixels: parameters, where the tuned model came from, seconds, losses, notes, hint.
+pub fn edit_report(edit: &Edit, params: &Params) -> Map<String, Value> {
     let tuned = match edit.tuned {
         Tuned::Now => "now",
         Tuned::InMemory => "in_memory",
@@ -45,8 +44,8 @@ pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Map<Str
     };
     let losses = |losses: &[f32]| losses.iter().map(|&loss| short(loss)).collect::<Vec<_>>();
     let report = json!({
-        "width": source.width(),
-        "height": source.height(),
+        "width": edit.layer.width(),
+        "height": edit.layer.height(),
         "params": params.to_json(),
         "tuned": tuned,
         "cache_hit": edit.tuned != Tuned::Now,
@@ -270,6 +269,7 @@ pub fn layer_name(params: &Params) -> String {
 mod tests {
     use super::*;
     use crate::engine::picture::pixels::Picture;
+    use crate::image::LayerImage;
 
     #[test]
     fn progress_and_result_read_like_sentences() {
@@ -285,12 +285,14 @@ mod tests {
         };
         assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
         let mut edit = Edit {
+            layer: LayerImage::from_rgba8(1, 1, &[0; 4]).expect("one pixel"),
             tuned: Tuned::OnDisk,
             seconds: vec![(Stage::Generate, 2.06)],
             embedding_losses: vec![],
             tuning_losses: vec![],
             notes: vec!["two words were cut".into()],
             hint: None,
+            untouched: vec![],
             picture: Picture::gray(1, 1),
         };
         assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");

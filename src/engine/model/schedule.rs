@@ -9,11 +9,12 @@
 //! | `step` | formula 12 with sigma_t = 0 | - |
 #![forbid(unsafe_code)]
 
-use crate::engine::model::source::Source;
+use crate::engine::model::weights::Config;
 use crate::engine::ops::{self, Sign};
 use crate::error::Result;
 use candle_core::Tensor;
 use serde_json::json;
+use std::path::Path;
 
 /// What the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +57,9 @@ pub struct Step {
 }
 
 impl Schedule {
-    /// Reads the scheduler's configuration in `source`, whatever scheduler it was written for.
-    pub fn read(source: &Source) -> Result<Self> {
-        let config = source.scheduler();
+    /// Reads `scheduler/scheduler_config.json` of a model folder, whatever scheduler it was written for.
+    pub fn read(model: &Path) -> Result<Self> {
+        let config = Config::read(&model.join("scheduler/scheduler_config.json"))?;
         config.require("rescale_betas_zero_snr", &[json!(false)])?;
         config.require("thresholding", &[json!(false)])?;
         config.require("trained_betas", &[])?;

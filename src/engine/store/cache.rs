@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::lora;
-use crate::engine::model::tensor_file::TensorFile;
-use crate::engine::model::weights::Weights;
+use crate::engine::model::tensor_file::{MAX_HEADER, TensorFile};
+use crate::engine::model::weights::{Weights, hex};
 use crate::engine::request::EditRequest;
 use crate::engine::store::key::{FORMAT, TuningKey};
 use crate::engine::tuning::tuned_model::TunedModel;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -48,7 +49,7 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
     for file in files.flatten() {
         let (path, Ok(metadata)) = (file.path(), file.metadata()) else { continue };
         if path.extension().is_some_and(|extension| extension == "safetensors") {
-            let about = TensorFile::open(&path).ok().and_then(|file| about(&file));
+            let about = about(&path);
             let text = |key: &str| Some(about.as_ref()?[key].as_str()?.to_owned());
             entries.push(Entry {
                 bytes: metadata.len(),
@@ -176,9 +177,16 @@ fn touch(file: &Path) {
     let _ = File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
-/// What a cache file says about itself; `None` if it is not one of ours.
-fn about(file: &TensorFile) -> Option<Value> {
-    serde_json::from_str(file.note("imagic-edit")?).ok()
+/// What the header of a cache file says about it; `None` if it is not one of ours.
+fn about(file: &Path) -> Option<Value> {
+    let mut file = File::open(file).ok()?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).ok()?;
+    let length = Some(u64::from_le_bytes(length)).filter(|&length| length <= MAX_HEADER)?;
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header).ok()?;
+    let header: Value = serde_json::from_slice(&header).ok()?;
+    serde_json::from_str(header["__metadata__"]["imagic-edit"].as_str()?).ok()
 }
 
 /// Reads and verifies; the error is a phrase for the log.
@@ -188,11 +196,11 @@ fn read(
     base: &mut dyn FnMut() -> Result<Weights>,
     device: &Device,
 ) -> std::result::Result<TunedModel, String> {
-    let open = TensorFile::open(file).map_err(|error| error.to_string())?;
-    let about = about(&open).ok_or("it was not written by this plug-in")?;
+    let about = about(file).ok_or("it was not written by this plug-in")?;
     if about["format"] != json!(FORMAT) {
         return Err(format!("its format is {}, not {FORMAT}", about["format"]));
     }
+    let open = TensorFile::open(file).map_err(|error| error.to_string())?;
     let tensors: std::io::Result<BTreeMap<String, Tensor>> =
         open.tensors(device).map(|(name, tensor)| Ok((name, tensor?))).collect();
     let tensors = tensors.map_err(|error| error.to_string())?;
@@ -218,7 +226,11 @@ fn read(
         unet.extend(adapters.into_iter().filter_map(|name| Some((name.to_owned(), own(name)?.clone()))));
     }
     let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
-    Ok(TunedModel { e_opt, unet: Weights { file: file.to_owned(), tensors: unet }, psnr: about["psnr"].as_f64() })
+    Ok(TunedModel {
+        e_opt,
+        unet: Weights { file: file.to_owned(), tensors: unet, optimizer: None },
+        psnr: about["psnr"].as_f64(),
+    })
 }
 
 /// SHA-256 over names, shapes and values, in the order given.
@@ -231,5 +243,5 @@ fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> Result<St
             hash.update(&bytes);
         }
     }
-    Ok(format!("{:x}", hash.finalize()))
+    Ok(hex(&hash.finalize()))
 }

@@ -83,7 +83,6 @@ enum Message {
 struct Running {
     number: u64,
     job: Job,
-    source: Arc<LayerImage>,
     params: Params,
     format: PixelFormat,
     told: Option<Progress>,
@@ -196,8 +195,8 @@ impl Server {
             return Err(Error::Host(format!("job {number} runs already; give every job a number of its own")));
         }
         let (request, format) = self.request(order, pixels)?;
-        let (source, params) = (request.layer.clone(), request.params.clone());
-        self.running.push(Running { number, job: self.worker.submit(request), source, params, format, told: None });
+        let params = request.params.clone();
+        self.running.push(Running { number, job: self.worker.submit(request), params, format, told: None });
         Ok(())
     }
 
@@ -275,15 +274,15 @@ impl Running {
     }
 
     fn tell_result(&self, edit: &Edit) -> Result<()> {
-        let layout = self.format.layout(self.source.width(), self.source.height())?;
+        let layout = self.format.layout(edit.layer.width(), edit.layer.height())?;
         let mut pixels = vec![0; layout.bytes];
-        layout.write(&edit.picture.on(&self.source).0, &mut pixels);
+        layout.write(&edit.layer, &mut pixels);
         let message = json!({
             "event": "done",
             "job": self.number,
             "name": layer_name(&self.params),
             "summary": translate(&report::summary(edit)),
-            "report": edit_report(edit, &self.source, &self.params),
+            "report": edit_report(edit, &self.params),
             "bytes": pixels.len(),
         });
         say(&message, &pixels)

@@ -313,9 +313,9 @@ impl Host for Document {
         ControlFlow::Continue(())
     }
 
-    fn insert_layer(&mut self, edit: &Edit, source: &LayerImage, params: &Params) -> Result<()> {
-        let (layer, untouched) = &edit.picture.on(source);
-        self.insert_layers(&[NewLayer { layer, untouched, params, made: &Made::of(edit) }])
+    fn insert_layer(&mut self, edit: &Edit, params: &Params) -> Result<()> {
+        let (layer, untouched, made) = (&edit.layer, &edit.untouched, &Made::of(edit));
+        self.insert_layers(&[NewLayer { layer, untouched, params, made }])
     }
 }
 

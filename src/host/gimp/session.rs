@@ -283,8 +283,7 @@ impl Session {
         let mut look = Look { bar: Some((1.0, "Done".to_owned())), has_loss: true, result, ..Look::default() };
         match purpose {
             Purpose::Insert => {
-                let source = self.layer.clone().expect("read before it was edited");
-                self.document.insert_layer(edit, &source, &params)?;
+                self.document.insert_layer(edit, &params)?;
                 let place = self.document.note.map(|note| format!("\n{note}"));
                 let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
                 look.message = Some(Message { tone, text: text + &place.unwrap_or_default() });
@@ -367,7 +366,8 @@ impl Session {
         let others = if model.name == BUILTIN_MODEL { report::OTHER_MODELS } else { "" };
         let description = model.description.clone() + others;
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
-        let usable = model.exists();
+        // While a path is typed, its beginnings are folders, too.
+        let usable = model.folder.join("unet").is_dir();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);
         if usable {
             self.model = Some(model);
