@@ -12,6 +12,7 @@ mod installed;
 mod language;
 mod last_values;
 mod loader;
+mod policy;
 mod recipe;
 mod report;
 mod system;
@@ -28,7 +29,6 @@ use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A program with layers. Every method is called only on the thread on which the host called us.
 pub trait Host {
@@ -45,9 +45,6 @@ pub trait Host {
     /// Puts the result above the newest one, with its recipe.
     fn insert_layer(&mut self, edit: &Edit, params: &Params) -> Result<()>;
 }
-
-/// Time between two looks at the job: short enough for a bar that moves smoothly.
-const POLL: Duration = Duration::from_millis(50);
 
 /// Runs the whole edit and waits for it, telling `host` how it goes.
 pub fn edit_active_layer(
@@ -66,7 +63,7 @@ pub fn edit_active_layer(
                 }
             }
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(policy::POLL);
     };
     host.insert_layer(&edit, params)?;
     Ok(*edit)

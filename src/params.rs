@@ -127,7 +127,8 @@ impl Param {
     }
 }
 
-const LARGEST_SEED: u32 = i32::MAX as u32;
+/// Largest seed; GIMP has only signed numbers of 32 bits.
+pub const LARGEST_SEED: u32 = i32::MAX as u32;
 
 /// Values of `preset` and their labels. `custom` stands for settings that are no preset's.
 pub const PRESETS: &[(&str, &str)] =

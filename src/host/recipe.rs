@@ -3,6 +3,7 @@
 
 use crate::engine::request::{Edit, Tuned};
 use crate::host::language::say;
+use crate::host::policy::REMEMBERED_RUNS;
 use crate::host::report::{layer_name, stage_seconds};
 use crate::params::{CUSTOM, Params};
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,6 @@ use std::hash::{BuildHasher, RandomState};
 
 /// Name of the parasites on images (a [`History`]) and on result layers (a [`Recipe`]).
 pub const PARASITE: &str = "imagic-edit";
-
-/// Runs that a document remembers; older ones go.
-pub const REMEMBERED_RUNS: usize = 100;
 
 /// What a document remembers, as JSON in a parasite that is saved with it.
 #[derive(Debug, Serialize, Deserialize)]

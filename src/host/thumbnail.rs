@@ -2,12 +2,10 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::request::Stage;
+use crate::host::policy::AVERAGED;
 use crate::image::LayerImage;
 use image::imageops::{FilterType, resize, thumbnail};
 use image::{Rgba, RgbaImage};
-
-/// Losses jump with the timestep that was drawn; so many of them in a row are averaged for the line.
-const AVERAGED: usize = 25;
 
 /// Side of a square of the board that shows through transparent pixels, and its two grays.
 const BOARD: (u32, [u8; 2]) = (8, [0x99, 0x66]);

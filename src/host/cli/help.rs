@@ -74,17 +74,18 @@ For programs, such as the Krita plug-in, that want the engine in a process of
 its own: if it dies, the program lives. Both sides send messages: one line, a
 JSON object, and after it as many bytes of pixels as its 'bytes' says (no
 'bytes', no pixels). Errors and progress come as texts for people. Standard
-input ends: serve ends, whatever runs. Protocol version 2:
+input ends: serve ends, whatever runs. Protocol version 3:
 
 First comes
-  {\"event\": \"hello\", \"protocol\": 2, \"version\", \"parameters\", \"models\",
-   \"builtin_model\", \"last_values\", \"remembered_runs\", \"texts\",
+  {\"event\": \"hello\", \"protocol\": 3, \"version\", \"parameters\", \"models\",
+   \"builtin_model\", \"last_values\", \"policy\", \"texts\",
    \"translations\"}
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
 --json' lists, 'last_values' the parameters of the last edit or null,
-'remembered_runs' how many edits a document should remember. Texts are in the
-language that LANGUAGE or the locale names; 'translations' has what a dialog
-may want to say besides, from English, and is empty where that is English.
+'policy' what all dialogs do alike: which strengths and how many seeds are
+compared, times, sizes, the words on buttons. Texts are in the language that
+LANGUAGE or the locale names; 'translations' has what a dialog may want to say
+besides, from English, and is empty where that is English.
 
   {\"do\": \"edit\", \"job\": 1, \"params\": {\"prompt\": \"...\"}, \"document\": \"...\",
    \"width\": W, \"height\": H, \"format\": \"bgra8\", \"bytes\": W*H*4}

@@ -14,9 +14,9 @@ use crate::host::capi::ImagicFormat;
 use crate::host::capi::pixels::Layout;
 use crate::host::language::{language, translate};
 use crate::host::last_values::{last_values, remember_values};
-use crate::host::recipe::REMEMBERED_RUNS;
+use crate::host::policy;
 use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text, sentence};
-use crate::host::{self, POLL, engine_options, system};
+use crate::host::{self, engine_options, system};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params};
@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Version of the protocol. It grows with every change that a host would notice.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 /// Bytes of a message's line; a prompt of a thousand words is a hundredth of it.
 const MAX_LINE: u64 = 1 << 20;
@@ -122,7 +122,7 @@ impl Server {
             let message = if self.running.is_empty() && self.estimates.is_empty() {
                 inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                inbox.recv_timeout(POLL)
+                inbox.recv_timeout(policy::POLL)
             };
             match message {
                 Ok(Message::Request(request, pixels)) => self.answer(request, &pixels)?,
@@ -146,7 +146,7 @@ impl Server {
             "models": self.models(),
             "builtin_model": BUILTIN_MODEL,
             "last_values": last_values().map(|params| params.to_json()),
-            "remembered_runs": REMEMBERED_RUNS,
+            "policy": told_policy(),
             "texts": {
                 "other_models": translate(report::OTHER_MODELS),
                 "first_edit": translate(report::FIRST_EDIT),
@@ -315,6 +315,26 @@ fn parameters() -> Value {
         }
     }
     rows
+}
+
+/// What Krita's dialog does as GIMP's do.
+fn told_policy() -> Value {
+    let button = |button: &policy::Button| {
+        let texts = json!({ "label": translate(button.label), "tooltip": translate(button.tooltip) });
+        (button.id.to_owned(), texts)
+    };
+    json!({
+        "strengths": policy::STRENGTHS,
+        "seeds": policy::SEEDS,
+        "new_seeds": policy::NEW_SEEDS,
+        "previews": policy::PREVIEWS,
+        "shown_side": policy::SHOWN_SIDE,
+        "at_once": policy::AT_ONCE,
+        "pause": policy::PAUSE.as_millis() as u64,
+        "averaged": policy::AVERAGED,
+        "remembered_runs": policy::REMEMBERED_RUNS,
+        "buttons": policy::BUTTONS.iter().map(button).collect::<Map<_, _>>(),
+    })
 }
 
 /// What is told of a model, in the user's language.

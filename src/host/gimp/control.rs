@@ -5,6 +5,7 @@ use super::dialog::Window;
 use super::session::{Look, Message, Tone};
 use crate::error::{Error, Result};
 use crate::host::language::language;
+use crate::host::policy::{NEW_SEEDS, PAUSE, POLL, STRENGTHS, seeds};
 use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
@@ -12,24 +13,12 @@ use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
-/// Milliseconds between two looks at the running edit.
-const POLL: u32 = 60;
-
-/// Milliseconds without a change of the settings after which their cost is asked for.
-const PAUSE: u32 = 400;
-
-/// Strengths that are compared.
-const STRENGTHS: [f64; 7] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2];
-
-/// Seeds that are compared with the one in the field.
-const SEEDS: usize = 5;
-
 /// Size of the curve of losses.
 const CURVE: (u32, u32) = (180, 28);
 
 /// Another seed, short enough to read, remember and type.
 pub fn new_seed() -> u32 {
-    (random_number() % 1_000_000) as u32
+    (random_number() % u64::from(NEW_SEEDS)) as u32
 }
 
 /// What the dialog waits for.
@@ -105,10 +94,7 @@ impl Window {
 
     /// Makes results with other seeds.
     pub fn compare_seeds(self: &Rc<Self>) {
-        self.compare(|params| {
-            let seeds = std::iter::once(params.seed).chain(std::iter::repeat_with(new_seed).take(SEEDS));
-            seeds.map(|seed| Params { seed, ..params.clone() }).collect()
-        });
+        self.compare(|params| seeds(params.seed).map(|seed| Params { seed, ..params.clone() }).collect());
     }
 
     fn compare(self: &Rc<Self>, variants: impl Fn(&Params) -> Vec<Params>) {
@@ -146,7 +132,7 @@ impl Window {
     fn look_again(self: &Rc<Self>) {
         if !self.waiting.looks.replace(true) {
             let window = Rc::downgrade(self);
-            self.dialog().repeat(POLL, move || window.upgrade().is_some_and(|window| window.look()));
+            self.dialog().repeat(POLL.as_millis() as u32, move || window.upgrade().is_some_and(|window| window.look()));
         }
     }
 
@@ -281,7 +267,7 @@ impl Window {
             self.tell(&message);
         }
         let window = Rc::downgrade(self);
-        self.dialog().repeat(PAUSE, move || {
+        self.dialog().repeat(PAUSE.as_millis() as u32, move || {
             if let Some(window) = window.upgrade().filter(|window| window.waiting.changes.get() == number) {
                 window.ask_cost();
             }

@@ -8,6 +8,7 @@ use crate::engine::budget::cost::Estimate;
 use crate::engine::picture::pixels::Picture;
 use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
+use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::{Made, Recipe};
 use crate::host::report::{self, progress_text, sentence, summary};
 use crate::host::{self, Host};
@@ -20,15 +21,6 @@ use std::sync::Arc;
 
 /// Example prompts that are offered; more would push the fields below away.
 const EXAMPLES: usize = 3;
-
-/// How often an edit shows the picture as it forms.
-const PREVIEWS: u32 = 3;
-
-/// Longest side at which results are shown.
-const SHOWN_SIDE: u32 = 512;
-
-/// An edit that is expected to take longer than this is not made only because a slider has moved.
-const AT_ONCE: f32 = 3.0;
 
 pub struct Session {
     pub document: Document,

@@ -348,7 +348,7 @@ class Dialog(QDialog):
                 name = "eta {:g}, seed {}".format(report["params"]["eta"], report["params"]["seed"])
             edits.append(Edited(result.picture, name, result.pixels, report))
         try:
-            layers, note = self._source.insert(edits, group, self._hello["remembered_runs"])
+            layers, note = self._source.insert(edits, group, self._hello["policy"]["remembered_runs"])
         except Refused as reason:
             self._bar.setFormat("")
             self._bar.setValue(0)

@@ -3,7 +3,7 @@
 import json
 
 # Version of the protocol that this package speaks.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class ProtocolError(Exception):

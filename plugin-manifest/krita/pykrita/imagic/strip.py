@@ -51,7 +51,7 @@ class Strip(QWidget):
         self._etas = QPushButton(mnemonics.mark("Compare strengths", "h"))
         self._etas.setToolTip(tr("Computes this edit with strengths from 0 to 1.2; none becomes a layer yet."))
         self._seeds = QPushButton(mnemonics.mark("Compare seeds", "p"))
-        self._seeds.setToolTip(tr("Computes this edit with this seed and five more; none becomes a layer yet."))
+        self._seeds.setToolTip(tr("Computes this edit with this seed and the five after it; none becomes a layer yet."))
         self._insert = QPushButton(mnemonics.mark("Insert marked"))
         self._insert.setToolTip(
             tr("The marked pictures become layers; several come in a group. Ctrl marks more than one.")
