@@ -3,6 +3,7 @@
 
 use crate::engine::model::weights::{Config, Weights};
 use crate::error::{Error, Result, sentence};
+use crate::text::{Text, text};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::clip::text_model::{Activation, ClipTextConfig, ClipTextTransformer};
@@ -52,14 +53,20 @@ impl TextEncoder {
         let config = Config::read(&model.join("text_encoder/config.json"))?;
         let act = config.text("hidden_act", "quick_gelu");
         if act != "quick_gelu" {
-            let reason = format!(
-                "hidden_act is {act}: text encoders of the Stable Diffusion 2 family are not supported yet; use a model of the Stable Diffusion 1 family"
+            let reason = text!(
+                "hidden_act is {act}: text encoders of the Stable Diffusion 2 family are not supported yet; use a model of the Stable Diffusion 1 family",
+                act
             );
             return Err(config.error(reason));
         }
         let eps = config.f64("layer_norm_eps", 1e-5)?;
         if eps != 1e-5 {
-            return Err(config.error(format!("layer_norm_eps is {eps}, must be 1e-5")));
+            return Err(config.error(text!(
+                "{key} is {value}, must be {allowed}",
+                key = "layer_norm_eps",
+                value = eps,
+                allowed = "1e-5"
+            )));
         }
         let embed_dim = config.usize("hidden_size", None)?;
         let clip = ClipTextConfig {
@@ -79,7 +86,7 @@ impl TextEncoder {
         let builder = VarBuilder::from_tensors(weights.tensors.into_iter().collect(), DType::F32, &Device::Cpu);
         let builder = if nested { builder.pp("text_model") } else { builder };
         let transformer = ClipTextTransformer::new(builder, &clip).map_err(|error| {
-            Error::model(&weights.file, format!("does not fit its config.json: {}", sentence(&error)))
+            Error::model(&weights.file, text!("does not fit its config.json: {error}", error = sentence(&error)))
         })?;
 
         let folder = model.join("tokenizer");
@@ -92,8 +99,10 @@ impl TextEncoder {
             };
             // Special tokens count wherever they stand in a text; in SD 2 even "!" is one, the padding.
             let added = tokenizer.add_special_tokens([AddedToken::from(token, true)]);
-            added.map_err(|error| about.error(format!("{key}: {error}")))?;
-            tokenizer.token_to_id(token).ok_or_else(|| about.error(format!("{key} {token} is not in vocab.json")))
+            added.map_err(|error| about.error(Text::verbatim(format!("{key}: {error}"))))?;
+            tokenizer
+                .token_to_id(token)
+                .ok_or_else(|| about.error(text!("{token} is not in vocab.json", token = format!("{key} {token}"))))
         };
         let special = SpecialTokens {
             begin: special("bos_token", "<|startoftext|>")?,
@@ -104,13 +113,18 @@ impl TextEncoder {
         // transformers writes 10^30 where there is no limit.
         let max_tokens = about.value("model_max_length").as_u64().map_or(positions, |n| positions.min(n as usize));
         if max_tokens < 3 {
-            return Err(about.error(format!("model_max_length is {max_tokens}, must be at least 3")));
+            return Err(about.error(text!(
+                "{key} is {value}, must be at least {min}",
+                key = "model_max_length",
+                value = max_tokens,
+                min = 3
+            )));
         }
         if tokenizer.get_vocab_size(true) > clip.vocab_size {
-            let reason = format!(
-                "vocab.json has {} tokens, the text encoder only {}",
-                tokenizer.get_vocab_size(true),
-                clip.vocab_size
+            let reason = text!(
+                "vocab.json has {tokens} tokens, the text encoder only {known}",
+                tokens = tokenizer.get_vocab_size(true),
+                known = clip.vocab_size
             );
             return Err(about.error(reason));
         }
@@ -120,8 +134,9 @@ impl TextEncoder {
     /// Begin, the text's tokens, end, padding; as many in all as the encoder was trained on.
     pub fn tokenize(&self, text: &str) -> Result<Tokens> {
         let encoding = self.tokenizer.encode_char_offsets(text, false);
-        let encoding =
-            encoding.map_err(|error| Error::Parameter(format!("the target text cannot be read: {error}")))?;
+        let encoding = encoding.map_err(|error| {
+            Error::Parameter(text!("the target text cannot be read: {error}", error = error.to_string()))
+        })?;
         let room = self.max_tokens - 2;
         let cut_at = encoding.get_offsets().get(room).map(|offsets| offsets.0);
         let mut ids = vec![self.special.begin];
@@ -143,10 +158,12 @@ fn read_tokenizer(folder: &Path) -> Result<Tokenizer> {
     let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     for file in [&vocab, &merges] {
         if !file.is_file() {
-            return Err(Error::model(file, "is missing; the model folder is not complete"));
+            return Err(Error::model(file, text!("is missing; the model folder is not complete")));
         }
     }
-    let wrong = |error: tokenizers::Error| Error::model(folder, format!("the tokenizer cannot be read: {error}"));
+    let wrong = |error: tokenizers::Error| {
+        Error::model(folder, text!("the tokenizer cannot be read: {error}", error = error.to_string()))
+    };
     let bpe = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy())
         .unk_token("<|endoftext|>".into())
         .end_of_word_suffix("</w>".into())

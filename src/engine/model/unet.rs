@@ -11,6 +11,7 @@ use crate::engine::model::trace::{Size, Trace, values};
 use crate::engine::model::weights::{Config, Scope, Weights};
 use crate::engine::ops::{self, Activation, Padding};
 use crate::error::{Error, Result};
+use crate::text::text;
 use candle_core::{DType, Tensor};
 use serde_json::json;
 use std::path::Path;
@@ -76,13 +77,19 @@ impl UNetConfig {
         let blocks = config.list("transformer_layers_per_block", n, Some(1))?;
         let attention = |key: &str, with: &str, without: &str| -> Result<Vec<bool>> {
             let types = config.value(key).as_array().filter(|types| types.len() == n);
-            let types = types.ok_or_else(|| config.error(format!("{key} must list {n} blocks")))?;
+            let types = types.ok_or_else(|| config.error(text!("{key} must list {n} blocks", key, n)))?;
             types
                 .iter()
                 .map(|kind| match kind.as_str() {
                     Some(kind) if kind == with => Ok(true),
                     Some(kind) if kind == without => Ok(false),
-                    _ => Err(config.error(format!("{key} has {kind}, must be {with} or {without}"))),
+                    _ => Err(config.error(text!(
+                        "{key} has {kind}, must be {with} or {without}",
+                        key,
+                        kind,
+                        with,
+                        without
+                    ))),
                 })
                 .collect()
         };
@@ -91,14 +98,20 @@ impl UNetConfig {
         let groups = config.usize("norm_num_groups", Some(32))?;
         for (&channels, &heads) in channels.iter().zip(&heads) {
             if groups == 0 || channels % groups != 0 || channels % heads != 0 {
-                let reason = format!("{channels} channels do not divide into {groups} groups and {heads} heads");
+                let reason = text!(
+                    "{channels} channels do not divide into {groups} groups and {heads} heads",
+                    channels,
+                    groups,
+                    heads
+                );
                 return Err(config.error(reason));
             }
         }
         let latent_channels = config.usize("in_channels", Some(4))?;
         if config.usize("out_channels", Some(4))? != latent_channels {
-            let reason = format!(
-                "in_channels is {latent_channels}: inpainting and similar models cannot be edited with; use a text-to-image model"
+            let reason = text!(
+                "in_channels is {channels}: inpainting and similar models cannot be edited with; use a text-to-image model",
+                channels = latent_channels
             );
             return Err(config.error(reason));
         }

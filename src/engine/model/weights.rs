@@ -3,7 +3,8 @@
 
 use crate::engine::model::tensor_file::TensorFile;
 use crate::engine::ops::adam::Adam;
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
+use crate::text::{Text, text};
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -38,7 +39,7 @@ impl Weights {
             if is_finite(&tensor)? {
                 return Ok(Some((name, tensor)));
             }
-            Err(Error::model(&file, format!("tensor {name} holds NaN or infinite values; get the file again")))
+            Err(Error::model(&file, text!("tensor {name} holds NaN or infinite values; get the file again", name)))
         };
         let open = TensorFile::open(&file).map_err(|error| unreadable(&file, error))?;
         let tensors: Vec<_> = open.tensors(device).map(checked).collect::<Result<_>>()?;
@@ -95,11 +96,12 @@ impl<'a> Scope<'a> {
         let Some(tensor) = self.weights.tensors.get(&name) else {
             return Err(Error::model(
                 &self.weights.file,
-                format!("tensor {name} is missing; the file is of another kind of model"),
+                text!("tensor {name} is missing; the file is of another kind of model", name),
             ));
         };
         if tensor.dims() != shape {
-            let reason = format!("tensor {name} has shape {:?}, but config.json asks for {shape:?}", tensor.dims());
+            let (has, wanted) = (format!("{:?}", tensor.dims()), format!("{shape:?}"));
+            let reason = text!("tensor {name} has shape {has}, but config.json asks for {wanted}", name, has, wanted);
             return Err(Error::model(&self.weights.file, reason));
         }
         Ok(tensor.clone())
@@ -108,7 +110,7 @@ impl<'a> Scope<'a> {
 
 /// The refusal of a weights file.
 fn unreadable(file: &Path, error: io::Error) -> Error {
-    Error::model(file, format!("not a readable safetensors file: {error}; get it again"))
+    Error::model(file, text!("not a readable safetensors file: {error}; get it again", error = &error))
 }
 
 /// Whether no value is NaN or infinite; copies nothing.
@@ -133,9 +135,11 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     }
     let pickled = ["diffusion_pytorch_model.bin", "pytorch_model.bin"].iter().any(|name| folder.join(name).is_file());
     let reason = if pickled {
-        "has only pickled weights (.bin), which can run code when opened and are refused; get the safetensors version"
+        text!(
+            "has only pickled weights (.bin), which can run code when opened and are refused; get the safetensors version"
+        )
     } else {
-        "has no diffusion_pytorch_model.safetensors or model.safetensors; the model folder is not complete"
+        text!("has no diffusion_pytorch_model.safetensors or model.safetensors; the model folder is not complete")
     };
     Err(Error::model(folder, reason))
 }
@@ -145,11 +149,12 @@ pub fn read_json(path: &Path) -> Result<Value> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::model(path, "is missing; the model folder is not complete"));
+            return Err(Error::model(path, text!("is missing; the model folder is not complete")));
         }
-        Err(error) => return Err(Error::file("read", path)(error)),
+        Err(error) => return Err(Error::file(Doing::Read, path)(error)),
     };
-    serde_json::from_slice(&bytes).map_err(|error| Error::model(path, format!("is not valid JSON: {error}")))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::model(path, text!("is not valid JSON: {error}", error = error.to_string())))
 }
 
 /// The parts of a diffusers folder that decide what it draws.
@@ -163,7 +168,7 @@ pub fn fingerprint(folder: &Path) -> Result<String> {
         let folder = folder.join(part);
         hash.update(read_json(&folder.join("config.json"))?.to_string());
         let file = weights_file(&folder)?;
-        hash_samples(&file, &mut hash).map_err(Error::file("read", &file))?;
+        hash_samples(&file, &mut hash).map_err(Error::file(Doing::Read, &file))?;
     }
     hash.update(read_json(&folder.join("scheduler/scheduler_config.json"))?.to_string());
     Ok(hex(&hash.finalize()))
@@ -208,19 +213,19 @@ impl Config {
     }
 
     /// A refusal that names the file.
-    pub fn error(&self, reason: impl Into<String>) -> Error {
+    pub fn error(&self, reason: Text) -> Error {
         Error::model(&self.path, reason)
     }
 
     /// A whole number; `default` where the key is absent or null.
     pub fn usize(&self, key: &str, default: Option<usize>) -> Result<usize> {
         match &self.value[key] {
-            Value::Null => default.ok_or_else(|| self.error(format!("{key} is missing"))),
+            Value::Null => default.ok_or_else(|| self.error(text!("{key} is missing", key))),
             value => value
                 .as_u64()
                 .filter(|&number| number <= 1 << 24)
                 .map(|number| number as usize)
-                .ok_or_else(|| self.error(format!("{key} is {value}, must be a whole number"))),
+                .ok_or_else(|| self.error(text!("{key} is {value}, must be a whole number", key, value))),
         }
     }
 
@@ -228,7 +233,7 @@ impl Config {
     pub fn f64(&self, key: &str, default: f64) -> Result<f64> {
         match &self.value[key] {
             Value::Null => Ok(default),
-            value => value.as_f64().ok_or_else(|| self.error(format!("{key} is {value}, must be a number"))),
+            value => value.as_f64().ok_or_else(|| self.error(text!("{key} is {value}, must be a number", key, value))),
         }
     }
 
@@ -251,7 +256,13 @@ impl Config {
                     .map(|item| item.as_u64().filter(|&n| n > 0 && n <= 1 << 20).map(|n| n as usize))
                     .collect();
                 list.filter(|list| list.len() == len || len == 0).ok_or_else(|| {
-                    self.error(format!("{key} is {}, must be {len} whole numbers above 0", self.value[key]))
+                    let value = &self.value[key];
+                    self.error(text!(
+                        "{key} is {value}, must be {count} whole numbers above 0",
+                        key,
+                        value,
+                        count = len
+                    ))
                 })
             }
             _ => Ok(vec![self.usize(key, default)?; len]),
@@ -264,7 +275,10 @@ impl Config {
         if value.is_null() || allowed.contains(value) {
             return Ok(());
         }
-        Err(self
-            .error(format!("{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family")))
+        Err(self.error(text!(
+            "{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family",
+            key,
+            value
+        )))
     }
 }
