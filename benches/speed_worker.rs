@@ -8,17 +8,17 @@ use candle_core::{Device, Tensor};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{self, Chosen, Launches, Place, Precision, Processor, Replay};
 use imagic_edit::engine::imagic::{self, Setting};
+use imagic_edit::engine::model::codec::Codec;
+use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::schedule::Schedule;
+use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
-use imagic_edit::engine::model::vae::Vae;
-use imagic_edit::engine::model::weights::Weights;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
-use imagic_edit::text::Text;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::io::{Write, stdin, stdout};
@@ -69,14 +69,13 @@ impl Job {
 type Operation = Box<dyn FnMut() -> Result<Vec<f64>>>;
 
 fn main() -> Result<()> {
-    let job = std::env::args().nth(1).ok_or_else(|| Error::Parameter(Text::verbatim("no job; run benches/speed")))?;
-    let job: Job =
-        serde_json::from_str(&job).map_err(|error| Error::Parameter(Text::verbatim(format!("the job: {error}"))))?;
+    let job = std::env::args().nth(1).ok_or_else(|| Error::Parameter("no job; run benches/speed".into()))?;
+    let job: Job = serde_json::from_str(&job).map_err(|error| Error::Parameter(format!("the job: {error}")))?;
     // As in `job.rs`, where the engine's thread is one of the pool's.
     let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build();
     let chosen = job.processor().choose();
     if let Some(reason) = &chosen.reason {
-        return Err(Error::Engine(Text::verbatim(reason)));
+        return Err(Error::Engine(reason.clone()));
     }
     if job.operation == "start" {
         say(chosen.gpu.as_deref().unwrap_or("the processor"));
@@ -109,23 +108,24 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     if job.operation == "edit" {
         return edit(job, params);
     }
+    let source = Source::open(&job.model)?;
+    let family = Family::of(&source)?;
     if job.operation.starts_with("vae") {
-        let vae = Vae::read(&job.model, &device)?;
+        let codec = Codec::read(&source, family, &device)?;
         let normals = |shape: &[usize]| Stream::new(0u32, Purpose::VaeSample, 0).normals(shape, &device);
-        let side = job.latent * vae.downsampling;
+        let side = job.latent * codec.downsampling;
         return Ok(if job.operation == "vae encode" {
             let pixels = (normals(&[1, 3, side, side])? * 0.3)?;
-            timed(Box::new(move || vae.encode(&pixels).map(drop)))
+            timed(Box::new(move || codec.encode(&pixels).map(drop)))
         } else {
-            let latents = normals(&[1, vae.latent_channels, job.latent, job.latent])?;
-            timed(Box::new(move || vae.decode(&latents).map(drop)))
+            let latents = normals(&[1, codec.channels, job.latent, job.latent])?;
+            timed(Box::new(move || codec.decode(&latents).map(drop)))
         });
     }
-    let config = UNetConfig::read(&job.model)?;
-    let folder = job.model.join("unet");
-    let weights = Weights::read(&folder, &device)?;
-    let schedule = Schedule::read(&job.model)?;
-    let shape = [1, config.latent_channels, job.latent, job.latent];
+    let config = UNetConfig::read(&source, family)?;
+    let weights = source.tensors(Part::UNet, &device)?;
+    let schedule = Schedule::read(&source)?;
+    let shape = [1, config.in_channels, job.latent, job.latent];
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
     let text =
         |step| Stream::new(0u32, Purpose::Latents, step).normals(&[1, job.tokens, config.cross_attention_dim], &device);
@@ -156,7 +156,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             // Read anew each time, as the engine does: fine-tuning uses them up.
-            let base = || Weights::read(&folder, &device);
+            let base = || source.tensors(Part::UNet, &device);
             imagic::fine_tune(&setting, base, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
             Ok(steps.seconds)
         })),
@@ -168,13 +168,14 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())
         }))),
-        other => Err(Error::Parameter(Text::verbatim(format!("no operation is called {other}")))),
+        other => Err(Error::Parameter(format!("no operation is called {other}"))),
     }
 }
 
 /// A whole edit from a picture to a picture, with nothing kept from the one before.
 fn edit(job: Job, params: Params) -> Result<Operation> {
-    let side = job.latent * Vae::read(&job.model, &Device::Cpu)?.downsampling;
+    let source = Source::open(&job.model)?;
+    let side = job.latent * Codec::read(&source, Family::of(&source)?, &Device::Cpu)?.downsampling;
     let layer = LayerImage::from_rgba8(side as u32, side as u32, &picture(side)).expect("a square of that side");
     let (processor, model_folder) = (job.processor(), job.model);
     let run = move || {

@@ -13,7 +13,6 @@ pub mod store;
 pub mod tuning;
 
 use crate::error::{Error, Hint, Result};
-use crate::text::{Text, text};
 use budget::clock::Clock;
 use budget::cost::{self, Estimate};
 use budget::memory::{Shapes, Task};
@@ -21,70 +20,54 @@ use budget::plan::{Plan, RESERVE};
 use candle_core::{Device, Tensor};
 use device::Chosen;
 use imagic::{Setting, Training};
+use model::clip::TextEncoder;
+use model::codec::Codec;
+use model::family::Family;
 use model::schedule::Schedule;
-use model::text::TextEncoder;
-use model::unet::{self, UNet, UNetConfig};
-use model::vae::Vae;
-use model::weights::{self, Weights};
+use model::source::{Part, Source};
+use model::unet::{self, UNet};
+use model::weights::Weights;
 use picture::pixels::{self, Picture};
 use picture::untouched;
 use random::{Purpose, Stream};
 use request::{Edit, EditRequest, EngineOptions, Stage, Tuned, Watch};
 use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::cache;
 use store::key::TuningKey;
 use tuning::mode::{Mode, Trained};
 use tuning::tuned_model::TunedModel;
 
-/// A base model, loaded.
+/// A base model, loaded; its U-Net is read when it is needed.
 pub struct BaseModel {
-    /// Its diffusers folder.
-    pub folder: PathBuf,
+    /// Its files.
+    pub source: Source,
     /// Differs for models with different weights.
     pub fingerprint: String,
     /// Tokenizer and text encoder.
     pub text: TextEncoder,
-    /// Autoencoder.
-    pub vae: Vae,
-    /// Shape of the network.
-    pub unet_config: UNetConfig,
+    /// Pixels to latents and back.
+    pub codec: Codec,
     /// Noise schedule.
     pub schedule: Schedule,
-    /// Sizes of all parts, for [`Plan`].
+    /// Sizes of all parts, for [`Plan`], and the shape of the U-Net.
     pub shapes: Shapes,
 }
 
 impl BaseModel {
-    /// Reads a diffusers folder and checks that its parts fit each other.
-    pub fn read(folder: &Path, device: &Device) -> Result<Self> {
-        let base = Self {
-            folder: folder.to_owned(),
-            fingerprint: weights::fingerprint(folder)?,
-            text: TextEncoder::read(folder, device)?,
-            vae: Vae::read(folder, device)?,
-            unet_config: UNetConfig::read(folder)?,
-            schedule: Schedule::read(folder)?,
-            shapes: Shapes::read(folder)?,
-        };
-        if base.vae.latent_channels != base.unet_config.latent_channels {
-            let (vae, unet) = (base.vae.latent_channels, base.unet_config.latent_channels);
-            return Err(Error::model(
-                folder,
-                text!(
-                    "the VAE has {vae} latent channels, the U-Net {unet}; they belong to different models",
-                    vae,
-                    unet
-                ),
-            ));
+    /// Reads the model in `source` and checks that its parts fit each other.
+    pub fn read(source: Source, fingerprint: String, device: &Device) -> Result<Self> {
+        let family = Family::of(&source)?;
+        let shapes = Shapes::new(&source, family)?;
+        let codec = Codec::read(&source, family, device)?;
+        let (latents, unet) = (codec.channels, shapes.config.in_channels);
+        if latents != unet {
+            let reason =
+                format!("the VAE has {latents} latent channels, the U-Net {unet}; they belong to different models");
+            return Err(Error::model(source.path(), reason));
         }
-        Ok(base)
-    }
-
-    /// Side in pixels of the pictures that this model was trained with.
-    fn own_side(&self) -> usize {
-        self.unet_config.sample_size * self.vae.downsampling
+        let text = TextEncoder::read(&source, family, device)?;
+        Ok(Self { text, codec, schedule: Schedule::read(&source)?, shapes, fingerprint, source })
     }
 }
 
@@ -102,23 +85,20 @@ pub struct Engine {
 
 /// The base model's U-Net, in memory while it is needed. Fine-tuning all weights uses it up: a large one and its tuned copy
 /// together would take a quarter more memory at the peak of an edit than the copy alone.
-struct Network {
-    /// Its part of the diffusers folder; empty before there is a base model.
-    folder: PathBuf,
-    weights: Option<Weights>,
-}
+#[derive(Default)]
+struct Network(Option<Weights>);
 
 impl Network {
-    /// The weights, read if they are not there; they stay.
-    fn get(&mut self, device: &Device) -> Result<Weights> {
-        let weights = self.take(device)?;
-        self.weights = Some(weights.clone());
+    /// The weights, read from `source` if they are not there; they stay.
+    fn get(&mut self, source: &Source, device: &Device) -> Result<Weights> {
+        let weights = self.take(source, device)?;
+        self.0 = Some(weights.clone());
         Ok(weights)
     }
 
     /// The weights, for whoever changes them.
-    fn take(&mut self, device: &Device) -> Result<Weights> {
-        self.weights.take().map_or_else(|| Weights::read(&self.folder, device), Ok)
+    fn take(&mut self, source: &Source, device: &Device) -> Result<Weights> {
+        self.0.take().map_or_else(|| source.tensors(Part::UNet, device), Ok)
     }
 }
 
@@ -164,7 +144,7 @@ impl Engine {
             options,
             chosen: OnceCell::new(),
             base: None,
-            network: Network { folder: PathBuf::new(), weights: None },
+            network: Network::default(),
             tuned: None,
             stopped: None,
             reconstruction: None,
@@ -184,17 +164,15 @@ impl Engine {
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let chosen = self.chosen().clone();
         let _at_work = chosen.at_work();
-        let is_loaded = self.is_loaded(&request.model_folder)?;
-        let base = self.base_model(&request.model_folder, is_loaded)?;
+        let source = Source::open(&request.model_folder)?;
+        let fingerprint = source.fingerprint()?;
+        let is_loaded = self.loaded(&source, &fingerprint).is_some();
+        let base = self.base_model(source, fingerprint)?;
         let keys = TuningKey::all(request, Mode::allowed(params, &chosen.device), &base.fingerprint);
-        let tokens = base.text.tokenize(&params.prompt)?;
+        let tokens = base.text.tokenizer.tokenize(&params.prompt)?;
         if !tokens.cut.is_empty() {
-            let limit = base.text.max_tokens - 2;
-            notes.push(text!(
-                "the target text is longer than {limit} tokens; not used: \"{cut}\"",
-                limit,
-                cut = &tokens.cut
-            ));
+            let limit = base.text.tokenizer.max_tokens - 2;
+            notes.push(format!("the target text is longer than {limit} tokens; not used: \"{}\"", tokens.cut));
         }
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
         let task = Task { precision: chosen.precision, ..base.shapes.task(request) };
@@ -204,7 +182,7 @@ impl Engine {
             self.find_or_tune(&subject, &mut notes, &mut clock)?;
         self.tuned = Some((key.clone(), tuned.clone()));
         let setting = Setting {
-            config: &base.unet_config,
+            config: &base.shapes.config,
             schedule: &base.schedule,
             params,
             mode: Mode::Full,
@@ -215,15 +193,15 @@ impl Engine {
         clock.tuned(origin);
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
         clock.hint = hint(tuned.psnr, request.familiar_psnr);
-        let e_null = base.text.embed(&base.text.tokenize("")?)?;
+        let e_null = base.text.unconditional()?;
         let storage = chosen.precision.sampling();
         // If as much memory again is left for everything else.
         let needed = 2 * unet::bytes_of_factors(&tuned.unet);
         let has_room = chosen.free_memory(self.options.free_memory).is_none_or(|free| free >= needed);
         let factors = if has_room { unet::with_factors(&tuned.unet, storage)? } else { tuned.unet.clone() };
-        let unet = UNet::new(&base.unet_config, &factors)?.stored_in(storage);
+        let unet = UNet::new(&base.shapes.config, &factors)?.stored_in(storage);
         let (w, h) = size;
-        let shape = [1, base.vae.latent_channels, h / base.vae.downsampling, w / base.vae.downsampling];
+        let shape = [1, base.codec.channels, h / base.codec.downsampling, w / base.codec.downsampling];
         let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
         // The picture at eta 0, which tells what an edit touches, unless it is known already.
         let reconstruction_key = (key, params.seed, params.guidance.to_bits(), params.sampling_steps);
@@ -238,13 +216,13 @@ impl Engine {
                 // Spread evenly, none at the end, where the result itself comes.
                 let is_due = |step: u32| (step * (previews + 1) / steps).min(previews);
                 if previews > 0 && is_due(step) > is_due(step - 1) {
-                    let picture = Picture::of(&base.vae.decode(pred_x0)?)?;
+                    let picture = Picture::of(&base.codec.decode(pred_x0)?)?;
                     clock.preview = Some(Arc::new(picture.opaque()));
                 }
                 clock.step(Stage::Generate, done + step, all_steps, None)
             };
             let x_edit = imagic::generate(&setting, &unet, &shape, &e_bar, &e_null, watch)?;
-            base.vae.decode(&x_edit)
+            base.codec.decode(&x_edit)
         };
         let reconstruction = match known {
             Some((_, known)) => Some(known),
@@ -260,18 +238,17 @@ impl Engine {
         if let Some(reconstruction) = reconstruction {
             self.reconstruction = Some((reconstruction_key, reconstruction));
         }
-        let (layer, untouched) = picture.on(&request.layer);
         let hint = clock.hint;
-        let (seconds, pace) = clock.finish([w * h, base.own_side().pow(2)], is_loaded);
+        let (seconds, pace) = clock.finish([w * h, base.shapes.own_side().pow(2)], is_loaded);
         cost::remember(&self.options, &base.fingerprint, pace);
-        Ok(Edit { layer, tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, untouched, picture })
+        Ok(Edit { tuned: origin, seconds, embedding_losses, tuning_losses, notes, hint, picture })
     }
 
     /// The tuned model that is kept for `subject`, or one that is tuned now.
     fn find_or_tune(
         &mut self,
         subject: &Subject<'_>,
-        notes: &mut Vec<Text>,
+        notes: &mut Vec<String>,
         clock: &mut Clock<'_, '_>,
     ) -> Result<Found> {
         let Subject { request, base, keys, task, e_tgt } = *subject;
@@ -283,7 +260,7 @@ impl Engine {
         if let Some((key, tuned, origin)) = self.find_tuned(keys, base) {
             let kept = keys.iter().find(|(_, kept)| *kept == key);
             let note = kept.and_then(|(trained, _)| trained.note_if_kept(allowed[0].trained()));
-            notes.extend(note);
+            notes.extend(note.map(str::to_owned));
             return Ok(Found { key, tuned, origin, losses: Default::default() });
         }
         let stopped = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept));
@@ -292,7 +269,7 @@ impl Engine {
             None => {
                 let plan = Plan::new(&base.shapes, task, allowed, self.held(&base.shapes, task), free_memory())?;
                 notes.extend(plan.note()?);
-                self.network.get(&device)?;
+                self.network.get(&base.source, &device)?;
                 self.begin(base, request, task.size, plan.mode)?
             }
         };
@@ -303,7 +280,7 @@ impl Engine {
         clock.hint = hint(state.psnr, request.familiar_psnr);
         let tuned = loop {
             let setting = Setting {
-                config: &base.unet_config,
+                config: &base.shapes.config,
                 schedule: &base.schedule,
                 params,
                 mode: state.mode,
@@ -311,13 +288,13 @@ impl Engine {
                 precision: chosen.precision,
             };
             clock.tunes_in(params, state.mode);
-            let tuned = tune(&setting, &mut self.network, e_tgt, &mut state, &free_memory, clock);
+            let tuned = tune(&setting, base, &mut self.network, e_tgt, &mut state, &free_memory, clock);
             let can_lighten = state.mode.lighter(allowed).is_some();
             let reason = match tuned {
                 Err(Error::Memory(reason)) if can_lighten => reason,
                 _ => break tuned,
             };
-            notes.push(state.lighten(allowed, reason));
+            notes.push(state.lighten(allowed, &reason));
         };
         let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
         let (_, key) = keys.iter().find(is_of_mode).expect("there is a key for every allowed mode");
@@ -328,10 +305,7 @@ impl Engine {
         if let Some(folder) = &self.options.cache_folder {
             let stored = cache::store(folder, self.options.cache_limit, key, request, &tuned);
             notes.extend(stored.err().map(|error| {
-                text!(
-                    "the tuned model is kept only until this program closes: {error}; free some space",
-                    error = &error
-                )
+                format!("the tuned model is kept only until this program closes: {error}; free some space")
             }));
         }
         Ok(Found { key: key.clone(), tuned: tuned.into(), origin: Tuned::Now, losses })
@@ -339,11 +313,8 @@ impl Engine {
 
     /// What `request` would cost now; loads nothing.
     pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
-        let is_loaded = self.is_loaded(&request.model_folder)?;
-        let fingerprint = match self.base.as_ref().filter(|_| is_loaded) {
-            Some(base) => base.fingerprint.clone(),
-            None => weights::fingerprint(&request.model_folder)?,
-        };
+        let source = Source::open(&request.model_folder)?;
+        let fingerprint = source.fingerprint()?;
         let allowed = Mode::allowed(&request.params, self.device());
         let keys = TuningKey::all(request, allowed, &fingerprint);
         let is_asked_for = |kept: &TuningKey| keys.iter().any(|(_, key)| key == kept);
@@ -353,20 +324,15 @@ impl Engine {
         let tuned = in_memory || on_disk();
         let stopped =
             self.stopped.as_ref().filter(|(kept, _)| is_asked_for(kept)).map_or([0; 2], |(_, stopped)| stopped.steps());
-        let read;
-        let shapes = match self.base.as_ref().filter(|_| is_loaded) {
-            Some(base) => &base.shapes,
-            None => {
-                read = Shapes::read(&request.model_folder)?;
-                &read
-            }
-        };
+        let loaded = self.loaded(&source, &fingerprint);
+        let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?)).transpose()?;
+        let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
         let free = || self.chosen().free_memory(self.options.free_memory);
         let task = Task { precision: self.chosen().precision, ..shapes.task(request) };
-        let held = if is_loaded { self.held(shapes, &task) } else { 0 };
+        let held = if loaded.is_some() { self.held(shapes, &task) } else { 0 };
         let plan = || Plan::new(shapes, &task, allowed, held, free());
         let memory = (!tuned).then(plan).transpose()?;
-        let estimate = cost::estimate(&self.options, request, &fingerprint, memory, is_loaded, stopped)?;
+        let estimate = cost::estimate(&self.options, request, &fingerprint, memory, loaded.is_some(), stopped)?;
         Ok(Estimate { on_gpu: self.chosen().gpu.is_some(), ..estimate })
     }
 
@@ -382,47 +348,44 @@ impl Engine {
     /// What stages A and B need of the picture.
     fn begin(&self, base: &BaseModel, request: &EditRequest, size: (usize, usize), mode: Mode) -> Result<Stopped> {
         let pixels = pixels::to_tensor(&request.layer, size, self.device())?; // (1, 3, h, w)
-        let moments = base.vae.encode(&pixels)?;
+        let moments = base.codec.encode(&pixels)?;
         let mut psnr = None;
         if request.familiar_psnr.is_some() {
             // Without noise the sample is the mean.
-            let mean = base.vae.sample(&moments, &moments.mean.zeros_like()?)?;
-            psnr = Some(pixels::psnr(&base.vae.decode(&mean)?, &pixels, &request.layer)?);
+            let mean = base.codec.sample(&moments, &moments.mean.zeros_like()?)?;
+            psnr = Some(pixels::psnr(&base.codec.decode(&mean)?, &pixels, &request.layer)?);
         }
         let noise = Stream::new(request.params.tuning_seed, Purpose::VaeSample, 0);
         let noise = noise.normals(moments.mean.dims(), self.device())?;
-        let x = base.vae.sample(&moments, &noise)?; // (1, c, h, w)
+        let x = base.codec.sample(&moments, &noise)?; // (1, c, h, w)
         Ok(Stopped { mode, x, psnr, embedding: None, unfinished: None })
     }
 
     /// Bytes of what is in memory of the loaded base model and the model tuned last, which goes when another is tuned.
     fn held(&self, shapes: &Shapes, task: &Task<'_>) -> u64 {
         let network = shapes.network_bytes();
-        let read = if self.network.weights.is_some() { network } else { 0 };
+        let read = if self.network.0.is_some() { network } else { 0 };
         let tuned = if self.tuned.as_ref().is_some_and(|(_, tuned)| !tuned.has_adapters()) { network } else { 0 };
         shapes.model_bytes(task) - network + read + tuned
     }
 
-    fn is_loaded(&self, folder: &Path) -> Result<bool> {
-        match self.base.as_ref().filter(|base| base.folder == folder) {
-            // The files may have been exchanged since.
-            Some(base) => Ok(weights::fingerprint(folder)? == base.fingerprint),
-            None => Ok(false),
-        }
+    /// The loaded base model if it is the one in `source`, whose files may have been exchanged since.
+    fn loaded(&self, source: &Source, fingerprint: &str) -> Option<&Arc<BaseModel>> {
+        self.base.as_ref().filter(|base| base.source.path() == source.path() && base.fingerprint == fingerprint)
     }
 
-    /// The base model in `folder`, read unless it is the loaded one.
-    fn base_model(&mut self, folder: &Path, is_loaded: bool) -> Result<Arc<BaseModel>> {
-        if let Some(base) = self.base.as_ref().filter(|_| is_loaded) {
+    /// The base model in `source`, read unless it is the loaded one.
+    fn base_model(&mut self, source: Source, fingerprint: String) -> Result<Arc<BaseModel>> {
+        if let Some(base) = self.loaded(&source, &fingerprint) {
             return Ok(base.clone());
         }
         // Free the old one first: two do not fit into memory on small machines.
         self.base = None;
-        self.network = Network { folder: folder.join("unet"), weights: None };
+        self.network = Network::default();
         self.tuned = None;
         self.stopped = None;
         self.reconstruction = None;
-        let base = Arc::new(BaseModel::read(folder, self.device())?);
+        let base = Arc::new(BaseModel::read(source, fingerprint, self.device())?);
         self.base = Some(base.clone());
         Ok(base)
     }
@@ -440,7 +403,7 @@ impl Engine {
         }
         let folder = self.options.cache_folder.as_ref()?;
         let device = self.device().clone();
-        let mut network = || self.network.get(&device);
+        let mut network = || self.network.get(&base.source, &device);
         let find = |(_, key): &(Trained, TuningKey)| {
             let tuned = cache::find(folder, key, base.shapes.network(), &mut network, &device)?;
             Some((key.clone(), Arc::new(tuned), Tuned::OnDisk))
@@ -451,7 +414,7 @@ impl Engine {
 
 impl Stopped {
     /// Goes over to a mode that takes less memory, and keeps what can be kept; tells the user.
-    fn lighten(&mut self, allowed: &[Mode], reason: Text) -> Text {
+    fn lighten(&mut self, allowed: &[Mode], reason: &str) -> String {
         let before = self.mode;
         self.mode = before.lighter(allowed).expect("memory is watched only where there is one");
         if self.embedding.is_some() && self.mode.trained() != before.trained() {
@@ -474,6 +437,7 @@ impl Stopped {
 /// Stages A and B from where `state` is; its losses are those of A and of B.
 fn tune(
     setting: &Setting<'_>,
+    base: &BaseModel,
     network: &mut Network,
     e_tgt: &Tensor,
     state: &mut Stopped,
@@ -490,21 +454,21 @@ fn tune(
         steps_here += 1;
         match free_memory() {
             Some(free) if free < RESERVE && can_lighten && steps_here > SETTLING => {
-                Err(Error::Memory(text!("{left} MB of memory were left", left = free / 1_000_000)))
+                Err(Error::Memory(format!("{} MB of memory were left", free / 1_000_000)))
             }
             _ => Ok(()),
         }
     };
     if embedding.is_none() {
-        let base = network.get(x.device())?;
-        *embedding = Some(imagic::optimize_text_embedding(setting, &base, x, e_tgt, unfinished, watch)?);
+        let weights = network.get(&base.source, x.device())?;
+        *embedding = Some(imagic::optimize_text_embedding(setting, &weights, x, e_tgt, unfinished, watch)?);
     }
     let (e_opt, embedding_losses) = embedding.as_ref().expect("set above").clone();
-    let base = || match setting.mode.trained() {
-        Trained::Weights | Trained::WeightsInEightBits => network.take(x.device()),
-        Trained::Adapters => network.get(x.device()),
+    let weights = || match setting.mode.trained() {
+        Trained::Weights | Trained::WeightsInEightBits => network.take(&base.source, x.device()),
+        Trained::Adapters => network.get(&base.source, x.device()),
     };
-    let (unet, tuning_losses) = imagic::fine_tune(setting, base, x, &e_opt, unfinished, watch)?;
+    let (unet, tuning_losses) = imagic::fine_tune(setting, weights, x, &e_opt, unfinished, watch)?;
     Ok((TunedModel { e_opt, unet, psnr: *psnr }, [embedding_losses, tuning_losses]))
 }
 

@@ -25,7 +25,6 @@ use crate::error::{Error, Result};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params};
-use crate::text::text;
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -43,8 +42,8 @@ pub trait Host {
     fn document(&mut self) -> String;
     /// Shows progress and lets the host breathe; `Break` when the user wants to stop.
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()>;
-    /// Puts the result above the newest one, with its recipe.
-    fn insert_layer(&mut self, edit: &Edit, params: &Params) -> Result<()>;
+    /// Puts the result of editing `source`, the layer as it was read, above the newest one, with its recipe.
+    fn insert_layer(&mut self, edit: &Edit, source: &LayerImage, params: &Params) -> Result<()>;
 }
 
 /// Runs the whole edit and waits for it, telling `host` how it goes.
@@ -54,7 +53,9 @@ pub fn edit_active_layer(
     params: &Params,
     model_folders: &[PathBuf],
 ) -> Result<Edit> {
-    let mut job = worker.submit(request(host, params, model_folders)?);
+    let request = request(host, params, model_folders)?;
+    let source = request.layer.clone();
+    let mut job = worker.submit(request);
     let edit = loop {
         match job.poll() {
             JobState::Ended(result) => break result?,
@@ -66,7 +67,7 @@ pub fn edit_active_layer(
         }
         std::thread::sleep(policy::POLL);
     };
-    host.insert_layer(&edit, params)?;
+    host.insert_layer(&edit, &source, params)?;
     Ok(*edit)
 }
 
@@ -130,6 +131,6 @@ pub fn processor() -> Processor {
 /// As [`engine_options_in`] with the platform's cache folder.
 pub fn engine_options() -> Result<EngineOptions> {
     let cache = dirs::cache_dir()
-        .ok_or_else(|| Error::Host(text!("this account has no cache folder; set HOME or XDG_CACHE_HOME")))?;
+        .ok_or_else(|| Error::Host("this account has no cache folder; set HOME or XDG_CACHE_HOME".into()))?;
     Ok(engine_options_in(Some(cache.join("imagic-edit"))))
 }

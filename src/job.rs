@@ -5,7 +5,6 @@ use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Progress, Watch};
 use crate::error::{Error, Result};
-use crate::text::{Text, text};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::any::Any;
@@ -70,10 +69,7 @@ impl Worker {
             .name("imagic-engine".into())
             .spawn(move || run(engine, edit, estimate, &inbox, &stop))
             .map_err(|error| {
-                Error::Engine(text!(
-                    "cannot start a thread: {error}; close other programs and try again",
-                    error = &error
-                ))
+                Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
             })?;
         Ok(Self { tasks: Some(tasks), shutdown, thread: Some(thread) })
     }
@@ -122,9 +118,9 @@ impl Job {
                 }
                 Err(TryRecvError::Empty) => return JobState::Running(self.progress.clone()),
                 Err(TryRecvError::Disconnected) => {
-                    return JobState::Ended(Err(Error::Engine(text!(
-                        "the worker thread is gone; start the editor again"
-                    ))));
+                    return JobState::Ended(Err(Error::Engine(
+                        "the worker thread is gone; start the editor again".into(),
+                    )));
                 }
             }
         }
@@ -199,10 +195,8 @@ fn in_pool<T: Send>(
         let name = |number| format!("imagic-engine-{number}");
         let builder = ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK_BYTES).thread_name(name);
         let new = builder.build().map_err(|error| {
-            Error::Engine(text!(
-                "cannot start {threads} threads: {error}; close other programs or choose fewer threads",
-                threads,
-                error = error.to_string()
+            Error::Engine(format!(
+                "cannot start {threads} threads: {error}; close other programs or choose fewer threads"
             ))
         })?;
         *pool = Some((threads, new));
@@ -212,7 +206,7 @@ fn in_pool<T: Send>(
 }
 
 fn panic_to_error<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::Engine(Text::verbatim(panic_text(&*panic)))))
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::Engine(panic_text(&*panic))))
 }
 
 /// The message of a caught panic.
@@ -259,14 +253,12 @@ mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             },
             _ => Ok(Edit {
-                layer: LayerImage::clone(&request.layer),
                 tuned: Tuned::Now,
                 seconds: vec![],
                 embedding_losses: vec![],
                 tuning_losses: vec![],
                 notes: vec![],
                 hint: None,
-                untouched: vec![],
                 picture: Picture::gray(1, 1),
             }),
         }

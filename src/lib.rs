@@ -15,10 +15,10 @@
 //!       \_____________|_____________|___________|_________/
 //!                  host.rs       layer in, new layer out
 //!                  job.rs        one thread owns the engine: submit, poll, cancel
-//!                 engine.rs      order of the stages, what is kept
+//!                 engine.rs      order of the stages, what is kept;    catalog.rs  which models can be chosen
 //!              engine/imagic.rs  the paper
 //!   engine/{store, budget, tuning, model, picture, ops, device, random}   wings, each above the next
-//!  leaves for all: image.rs, params.rs, catalog.rs, error.rs, text.rs
+//!  leaves for all: image.rs, params.rs, error.rs
 //! ```
 //!
 //! The arrows of `use` point downwards only.
@@ -32,7 +32,7 @@
 //! 2. The host adapter reads the layer ([`image::LayerImage`]: sRGB, straight alpha, 16 bits) and the parameters
 //!    ([`params::Params`], one row of [`params::PARAMS`] each) into an [`engine::request::EditRequest`].
 //! 3. [`job::Worker::submit`] hands it to the engine's thread; the host polls the [`job::Job`].
-//! 4. [`engine::Engine::edit`] encodes the picture (`picture`, `model::vae`), embeds the text (`model::text`), looks for a tuned model
+//! 4. [`engine::Engine::edit`] encodes the picture (`picture`, `model::codec`), embeds the text (`model::clip`), looks for a tuned model
 //!    and otherwise runs [`engine::imagic::optimize_text_embedding`] and [`engine::imagic::fine_tune`]; then
 //!    [`engine::imagic::interpolate`] and [`engine::imagic::generate`].
 //! 5. The host adapter inserts the [`engine::request::Edit`] as a new layer with its recipe.
@@ -88,7 +88,6 @@ pub mod host;
 pub mod image;
 pub mod job;
 pub mod params;
-pub mod text;
 
 /// Training frees and allocates the same large buffers in every step; see `Cargo.toml`.
 #[global_allocator]

@@ -61,8 +61,13 @@ fn hosts_know_no_tensor_and_the_worker_neither() {
 
 #[test]
 fn leaves_know_nobody() {
-    let leaf = |path: &str| ["image.rs", "params.rs", "error.rs", "text.rs", "catalog.rs"].contains(&path);
+    let leaf = |path: &str| ["image.rs", "params.rs", "error.rs"].contains(&path);
     check("leaves know nobody", leaf, &["crate::engine", "crate::host", "crate::job"]);
+}
+
+#[test]
+fn the_catalogue_knows_where_models_are_and_no_tensor() {
+    check("the catalogue opens no weights", |path| path == "catalog.rs", &["candle_", "Tensor", "crate::host"]);
 }
 
 #[test]

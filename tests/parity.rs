@@ -10,11 +10,13 @@ use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{Attention, Chosen, Launches, Precision, Processor, set_attention};
 use imagic_edit::engine::imagic::{self, Sample, Setting, Timesteps};
+use imagic_edit::engine::model::clip::TextEncoder;
+use imagic_edit::engine::model::codec::Codec;
+use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::lora;
 use imagic_edit::engine::model::schedule::Schedule;
-use imagic_edit::engine::model::text::TextEncoder;
+use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
-use imagic_edit::engine::model::vae::Vae;
 use imagic_edit::engine::model::weights::Weights;
 use imagic_edit::engine::ops::MomentBits;
 use imagic_edit::engine::ops::adam::Adam;
@@ -123,10 +125,10 @@ fn random_numbers_are_the_documented_ones() {
 #[test]
 fn texts_become_the_same_tokens() {
     every_reference(|reference| {
-        let encoder = TextEncoder::read(&reference.model, &DEVICE).expect("a text encoder");
+        let encoder = reference.text_encoder();
         for entry in list(&reference.facts["texts"]) {
             let text = entry["text"].as_str().expect("a text");
-            let tokens = encoder.tokenize(text).expect("tokens");
+            let tokens = encoder.tokenizer.tokenize(text).expect("tokens");
             assert_eq!(tokens.ids, integers(&entry["ids"]), "{}: tokens of {text:?}", reference.name());
         }
     });
@@ -135,10 +137,11 @@ fn texts_become_the_same_tokens() {
 #[test]
 fn texts_get_the_same_embedding() {
     every_reference(|reference| {
-        let encoder = TextEncoder::read(&reference.model, &DEVICE).expect("a text encoder");
+        let encoder = reference.text_encoder();
         let text = reference.facts["settings"]["text"].as_str().expect("a text");
         let cut = reference.facts["texts"][2]["text"].as_str().expect("a text");
-        let embed = |text| encoder.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
+        let embed =
+            |text| encoder.tokenizer.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
         let hidden = Tensor::cat(&[embed(text), embed(""), embed(cut)], 0).expect("three of one shape");
         check(reference, "text encoder", 2e-6, [("text.hidden", hidden, reference.tensor("text.hidden"))]);
     });
@@ -147,10 +150,10 @@ fn texts_get_the_same_embedding() {
 #[test]
 fn pictures_are_encoded_sampled_and_decoded_alike() {
     every_reference(|reference| {
-        let vae = Vae::read(&reference.model, &DEVICE).expect("a VAE");
-        let moments = vae.encode(&reference.tensor("vae.image")).expect("moments");
-        let latents = vae.sample(&moments, &reference.tensor("vae.noise")).expect("a sample");
-        let decoded = vae.decode(&reference.tensor("vae.latents")).expect("a picture");
+        let codec = reference.codec();
+        let moments = codec.encode(&reference.tensor("vae.image")).expect("moments");
+        let latents = codec.sample(&moments, &reference.tensor("vae.noise")).expect("a sample");
+        let decoded = codec.decode(&reference.tensor("vae.latents")).expect("a picture");
         let pairs = [
             ("vae.mean", moments.mean),
             ("vae.logvar", moments.logvar),
@@ -192,13 +195,13 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
 fn loss_and_every_gradient_are_the_same() {
     every_reference(|reference| {
         let tensor = |name: &str| reference.tensor(&format!("loss.{name}"));
-        let (config, Weights { file, tensors, optimizer }) = reference.unet();
+        let (config, Weights { file, tensors }) = reference.unet();
         let variable = |(name, weight): (String, Tensor)| (name, Var::from_tensor(&weight).expect("a variable"));
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect();
         let tensors = variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
-        let unet = UNet::new(&config, &Weights { file, tensors, optimizer }).expect("a U-Net");
+        let unet = UNet::new(&config, &Weights { file, tensors }).expect("a U-Net");
         let unet = unet.stored_in(CHOSEN.precision.training());
-        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let schedule = Schedule::read(&reference.source).expect("a schedule");
         let timesteps = integers(&reference.facts["loss"]["timesteps"]);
         let (x, noise, e) = (tensor("x_0"), tensor("noise"), Var::from_tensor(&tensor("e")).expect("a variable"));
 
@@ -250,7 +253,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
         }
         let theirs = candle_core::safetensors::load(file, &DEVICE).expect("a safetensors file");
         let (config, base) = reference.unet();
-        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let schedule = Schedule::read(&reference.source).expect("a schedule");
         let input = |name: &str| reference.tensor(&format!("loss.{name}"));
         let (x, noise, e) = (input("x_0"), input("noise"), input("e"));
         for layers in ["attention", "all"] {
@@ -367,7 +370,7 @@ fn adam_takes_the_same_steps() {
 #[test]
 fn the_noise_schedule_is_the_same() {
     every_reference(|reference| {
-        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let schedule = Schedule::read(&reference.source).expect("a schedule");
         for steps in [10, 50] {
             let theirs = integers(&reference.facts["scheduler"][format!("timesteps_{steps}")]);
             assert_eq!(schedule.timesteps(steps), theirs, "{}: timesteps of {steps} steps", reference.name());
@@ -384,7 +387,7 @@ fn sampling_with_guidance_takes_the_same_path() {
     every_reference(|reference| {
         let (config, weights) = reference.unet();
         let unet = UNet::new(&config, &weights).expect("a U-Net").stored_in(CHOSEN.precision.sampling());
-        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let schedule = Schedule::read(&reference.source).expect("a schedule");
         let (trajectory, hidden) = (reference.tensor("ddim.latents"), reference.tensor("text.hidden"));
         let (params, precision) = (reference.params(), CHOSEN.precision);
         let at = |step: usize| trajectory.narrow(0, step, 1).expect("a step");
@@ -417,18 +420,18 @@ fn a_whole_edit_is_the_same() {
     every_reference(|reference| {
         let tensor = |name: &str| reference.tensor(&format!("imagic.{name}"));
         let (config, base) = reference.unet();
-        let vae = Vae::read(&reference.model, &DEVICE).expect("a VAE");
-        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let codec = reference.codec();
+        let schedule = Schedule::read(&reference.source).expect("a schedule");
         let (params, precision) = (reference.params(), CHOSEN.precision);
         let hidden = reference.tensor("text.hidden");
         let (e_tgt, e_null) =
             (hidden.narrow(0, 0, 1).expect("an embedding"), hidden.narrow(0, 1, 1).expect("an embedding"));
 
-        let moments = vae.encode(&reference.tensor("vae.image")).expect("moments");
+        let moments = codec.encode(&reference.tensor("vae.image")).expect("moments");
         let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0)
             .normals(moments.mean.dims(), &DEVICE)
             .expect("noise");
-        let x = vae.sample(&moments, &noise).expect("a sample");
+        let x = codec.sample(&moments, &noise).expect("a sample");
         check(reference, "edit: x", 4e-6, [("x", x.clone(), tensor("x_0"))]);
 
         let (params, mode, launches) = (&params, Mode::Full, launches());
@@ -457,7 +460,7 @@ fn a_whole_edit_is_the_same() {
         let unet = UNet::new(&config, &tuned).expect("a U-Net").stored_in(precision.sampling());
         let watch = &mut |_, _: &Tensor| Ok(());
         let latents = imagic::generate(&setting, &unet, x.dims(), &e_bar, &e_null, watch).expect("stage C");
-        let image = vae.decode(&latents).expect("a picture");
+        let image = codec.decode(&latents).expect("a picture");
         let pairs = [("latents", latents), ("image", image)];
         check(
             reference,
@@ -473,7 +476,7 @@ fn a_whole_edit_is_the_same() {
 fn one_step_of_stage_b_moves_the_weights_by_the_learning_rate() {
     every_reference(|reference| {
         let (config, base) = reference.unet();
-        let schedule = Schedule::read(&reference.model).expect("a schedule");
+        let schedule = Schedule::read(&reference.source).expect("a schedule");
         let (x, e) = (reference.tensor("loss.x_0"), reference.tensor("loss.e"));
         let (params, precision) = (Params { tuning_steps: 1, ..Params::paper() }, CHOSEN.precision);
         let (params, mode, launches) = (&params, Mode::Full, launches());
@@ -534,7 +537,7 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         let request = EditRequest {
             layer: layer.into(),
             params,
-            model_folder: reference.model.clone(),
+            model_folder: reference.source.path().to_owned(),
             familiar_psnr: None,
             document: String::new(),
             layer_digest: None,
@@ -556,7 +559,12 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         let in_a_row = |rgba: &[u16]| row(rgba.iter().map(|&value| f32::from(value)).collect());
         let theirs = in_a_row(&pixels(&tensor("image")));
         // One unit of 16 bits is 3e-5 of the middle of the range.
-        check(reference, "engine: layer", trained(3e-5), [("layer", in_a_row(edit.layer.rgba()), theirs)]);
+        check(
+            reference,
+            "engine: layer",
+            trained(3e-5),
+            [("layer", in_a_row(edit.picture.on(&request.layer).0.rgba()), theirs)],
+        );
     });
 }
 
@@ -571,8 +579,8 @@ fn pixels(image: &Tensor) -> Vec<u16> {
 /// One folder of `make_reference.py`.
 struct Reference {
     folder: PathBuf,
-    /// The diffusers folder.
-    model: PathBuf,
+    /// The model, a diffusers folder.
+    source: Source,
     /// `reference.json`.
     facts: Value,
     tensors: HashMap<String, Tensor>,
@@ -584,10 +592,10 @@ impl Reference {
             panic!("{}: {error}; make it with tests/reference/make_reference.py", folder.display())
         });
         let facts: Value = serde_json::from_str(&text).expect("JSON from the script");
-        let model = folder.join(facts["model"].as_str().expect("a path"));
+        let source = Source::open(&folder.join(facts["model"].as_str().expect("a path"))).expect("a model");
         let tensors =
             candle_core::safetensors::load(folder.join("reference.safetensors"), &DEVICE).expect("a safetensors file");
-        Self { folder, model, facts, tensors }
+        Self { folder, source, facts, tensors }
     }
 
     fn name(&self) -> String {
@@ -613,8 +621,20 @@ impl Reference {
     }
 
     fn unet(&self) -> (UNetConfig, Weights) {
-        let config = UNetConfig::read(&self.model).expect("a configuration");
-        (config, Weights::read(&self.model.join("unet"), &DEVICE).expect("weights"))
+        let config = UNetConfig::read(&self.source, self.family()).expect("a configuration");
+        (config, self.source.tensors(Part::UNet, &DEVICE).expect("weights"))
+    }
+
+    fn text_encoder(&self) -> TextEncoder {
+        TextEncoder::read(&self.source, self.family(), &DEVICE).expect("a text encoder")
+    }
+
+    fn codec(&self) -> Codec {
+        Codec::read(&self.source, self.family(), &DEVICE).expect("an autoencoder")
+    }
+
+    fn family(&self) -> &'static Family {
+        Family::of(&self.source).expect("a family")
     }
 
     /// The script's settings under the engine's names.

@@ -23,7 +23,6 @@ use crate::engine::tuning::backward::{self, Activations, Input};
 use crate::engine::tuning::mode::{Mode, Trained};
 use crate::error::{Error, Result};
 use crate::params::Params;
-use crate::text::text;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -66,15 +65,15 @@ impl Training {
         let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor)?));
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
         let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr, bits));
-        let Weights { file, tensors: frozen, .. } = frozen;
+        let Weights { file, tensors: frozen } = frozen;
         Ok(Self { file, frozen, variables, adam, losses: Vec::new(), broken: false })
     }
 
     /// The network with `tensor` of each variable in it: adapters join the weights, tuned weights take their places.
-    fn network(&self, tensor: fn(&Var) -> Tensor, optimizer: Option<Arc<Adam>>) -> Weights {
+    fn network(&self, tensor: fn(&Var) -> Tensor) -> Weights {
         let mut tensors = self.frozen.clone();
         tensors.extend(self.variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))));
-        Weights { file: self.file.clone(), tensors, optimizer }
+        Weights { file: self.file.clone(), tensors }
     }
 
     /// Steps that are done.
@@ -158,8 +157,8 @@ pub fn fine_tune(
             }
         }
     };
-    let tracked = training.network(|variable| variable.as_tensor().clone(), Some(training.adam.clone()));
-    let unet = UNet::new(setting.config, &tracked)?.stored_in(setting.precision.training());
+    let tracked = training.network(|variable| variable.as_tensor().clone());
+    let unet = UNet::trained(setting.config, &tracked, &training.adam)?.stored_in(setting.precision.training());
     let plan = Plan {
         x,
         stage: Stage::FineTune,
@@ -171,7 +170,7 @@ pub fn fine_tune(
         *unfinished = Some(training).filter(|training| !training.broken);
         return Err(error);
     }
-    Ok((training.network(|variable| variable.as_tensor().detach(), None), training.losses))
+    Ok((training.network(|variable| variable.as_tensor().detach()), training.losses))
 }
 
 /// Formula 3: e_bar = eta e_tgt + (1 - eta) e_opt.
@@ -315,11 +314,9 @@ fn train(
         training.broken = false;
         if !loss.is_finite() {
             let stage = plan.stage.label();
-            return Err(Error::Engine(text!(
-                "{stage}: the loss is {loss} at step {step}; lower the learning rate",
-                stage,
-                loss,
-                step = step + 1
+            return Err(Error::Engine(format!(
+                "{stage}: the loss is {loss} at step {}; lower the learning rate",
+                step + 1
             )));
         }
         training.losses.push(loss);

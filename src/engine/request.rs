@@ -6,7 +6,6 @@ use crate::engine::picture::pixels::Picture;
 use crate::error::{Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
-use crate::text::{Text, text};
 use candle_core::Tensor;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -62,12 +61,12 @@ pub enum Stage {
 
 impl Stage {
     /// What a progress bar says.
-    pub fn label(self) -> Text {
+    pub fn label(self) -> &'static str {
         match self {
-            Self::LoadModel => text!("Loading the model"),
-            Self::OptimizeTextEmbedding => text!("A: optimizing the text embedding"),
-            Self::FineTune => text!("B: fine-tuning the model"),
-            Self::Generate => text!("C: generating"),
+            Self::LoadModel => "Loading the model",
+            Self::OptimizeTextEmbedding => "A: optimizing the text embedding",
+            Self::FineTune => "B: fine-tuning the model",
+            Self::Generate => "C: generating",
         }
     }
 }
@@ -110,8 +109,6 @@ pub enum Tuned {
 /// A finished edit.
 #[derive(Clone, Debug)]
 pub struct Edit {
-    /// The result: size and alpha of the request's layer.
-    pub layer: LayerImage,
     /// Whether stages A and B had to run.
     pub tuned: Tuned,
     /// Seconds each stage took; stages that did not run are absent.
@@ -121,12 +118,10 @@ pub struct Edit {
     /// Losses of stage B.
     pub tuning_losses: Vec<f32>,
     /// What the user should know, for example which words of the prompt were cut.
-    pub notes: Vec<Text>,
+    pub notes: Vec<String>,
     /// The hint that was part of the progress.
     pub hint: Option<Hint>,
-    /// Pixels, row by row, that are the layer's own because the edit does not touch them; empty if that was not asked for.
-    pub untouched: Vec<bool>,
-    /// What `layer` was made of, in a few kilobytes: [`Picture::on`] makes it again.
+    /// The result at the size at which the model works; [`Picture::on`] renders it at a layer's size.
     pub picture: Picture,
 }
 

@@ -22,7 +22,7 @@ use pixels::Layout;
 use serde_json::{Map, Value, json};
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Version of this interface. It grows with every change that a compiled program would notice.
 pub const IMAGIC_ABI_VERSION: u32 = 1;
@@ -152,6 +152,7 @@ pub struct ImagicWorker {
 
 /// One edit.
 pub struct ImagicJob {
+    source: Arc<LayerImage>,
     params: Params,
     state: Mutex<State>,
 }
@@ -315,9 +316,9 @@ pub unsafe extern "C" fn imagic_worker_submit(
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
         let layer = layout.read(unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), needed) })?;
         let request = edit_request(request, layer, &worker.model_folders)?;
-        let params = request.params.clone();
+        let (source, params) = (request.layer.clone(), request.params.clone());
         let job = worker.worker.submit(request);
-        *out = Box::into_raw(Box::new(ImagicJob { params, state: Mutex::new(State::Running(job, None)) }));
+        *out = Box::into_raw(Box::new(ImagicJob { source, params, state: Mutex::new(State::Running(job, None)) }));
         Ok(())
     })
 }
@@ -400,8 +401,8 @@ pub unsafe extern "C" fn imagic_job_result(
         // SAFETY: the caller promises a live handle or NULL.
         let job = unsafe { job.as_ref() }.ok_or_else(|| Failure::argument("job is NULL"))?;
         let state = job.look();
-        let layer = &state.edit()?.layer;
-        let layout = Layout::new(format, layer.width(), layer.height(), stride)?;
+        let edit = state.edit()?;
+        let layout = Layout::new(format, job.source.width(), job.source.height(), stride)?;
         if pixels.is_null() {
             return Err(Failure::argument("pixels is NULL"));
         }
@@ -411,7 +412,9 @@ pub unsafe extern "C" fn imagic_job_result(
             return Err(Failure::new(ImagicStatus::BufferTooSmall, text));
         }
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
-        layout.write(layer, unsafe { std::slice::from_raw_parts_mut(pixels.cast::<u8>(), needed) });
+        layout.write(&edit.picture.on(&job.source).0, unsafe {
+            std::slice::from_raw_parts_mut(pixels.cast::<u8>(), needed)
+        });
         Ok(())
     })
 }
@@ -431,7 +434,7 @@ pub unsafe extern "C" fn imagic_job_report_json(
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
         let job = unsafe { job.as_ref() }.ok_or_else(|| Failure::argument("job is NULL"))?;
-        let report = Value::Object(edit_report(job.look().edit()?, &job.params)).to_string();
+        let report = Value::Object(edit_report(job.look().edit()?, &job.source, &job.params)).to_string();
         // SAFETY: the caller's promise is handed on.
         unsafe { give_text(&report, text, text_len, text_needed) }
     })
@@ -538,7 +541,7 @@ fn progress_of(state: &State) -> ImagicProgress {
             answer.fraction = f64::from(progress.fraction);
             answer.seconds_left = progress.seconds_left.map_or(-1.0, f64::from);
             answer.loss = progress.loss.map_or(-1.0, f64::from);
-            progress.stage.label().to_string()
+            progress.stage.label().to_owned()
         }
         State::Ended(result) => {
             let (ended, text) = match result {

@@ -5,20 +5,21 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::device::Precision;
+use crate::engine::model::codec::Codec;
+use crate::engine::model::family::Family;
 use crate::engine::model::lora;
+use crate::engine::model::source::{Part, Source};
 use crate::engine::model::trace::{Size, Trace, values};
 use crate::engine::model::unet::{Skip, UNet, UNetConfig};
-use crate::engine::model::vae::Vae;
-use crate::engine::model::weights::{Config, Weights};
+use crate::engine::model::weights::Weights;
 use crate::engine::picture::pixels;
 use crate::engine::request::EditRequest;
 use crate::engine::tuning::backward::Activations;
 use crate::engine::tuning::mode::{Mode, Trained};
 use crate::error::Result;
 use crate::params::Params;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// Bytes that an edit needs at most in each of its parts, all that the process holds included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,28 +55,27 @@ pub struct Task<'a> {
 
 /// A base model without its weights.
 pub struct Shapes {
-    config: UNetConfig,
+    /// The U-Net's.
+    pub config: UNetConfig,
     weights: Weights,
     unet: UNet,
-    vae: Vae,
+    codec: Codec,
     all_values: usize,
     tokens: usize,
 }
 
 impl Shapes {
-    /// Reads the configurations and the headers of the weights in a diffusers folder.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let part = |name: &str| Weights::shapes(&folder.join(name), &Device::Cpu);
-        let (unet, vae, text) = (part("unet")?, part("vae")?, part("text_encoder")?);
-        let all_values = unet.values() + vae.values() + text.values();
-        let text = Config::read(&folder.join("text_encoder/config.json"))?;
-        let config = UNetConfig::read(folder)?;
+    /// Of the model in `source`, which is of `family`.
+    pub fn new(source: &Source, family: &Family) -> Result<Self> {
+        let [unet, vae, text] = [Part::UNet, Part::Vae, Part::TextEncoder].map(|part| source.shapes(part));
+        let (unet, vae, text) = (unet?, vae?, text?);
+        let config = UNetConfig::read(source, family)?;
         Ok(Self {
             unet: UNet::new(&config, &unet)?,
-            vae: Vae::new(folder, &vae)?,
+            codec: Codec::new(source, family, &vae)?,
+            all_values: unet.values() + vae.values() + text.values(),
             weights: unet,
-            all_values,
-            tokens: text.usize("max_position_embeddings", Some(77))?,
+            tokens: source.config(Part::TextEncoder).usize("max_position_embeddings", Some(family.tokens))?,
             config,
         })
     }
@@ -90,12 +90,16 @@ impl Shapes {
         4 * self.weights.values() as u64
     }
 
+    /// Side in pixels of the pictures that the model was trained with.
+    pub fn own_side(&self) -> usize {
+        self.config.sample_size * self.codec.downsampling
+    }
+
     /// What is to be done for `request`, in f32.
     pub fn task<'a>(&self, request: &'a EditRequest) -> Task<'a> {
         let (params, layer) = (&request.params, [request.layer.width(), request.layer.height()]);
-        let own = self.config.sample_size * self.vae.downsampling;
-        let side = if params.resolution == 0 { own } else { params.resolution as usize };
-        let multiple = self.vae.downsampling * self.config.latent_multiple();
+        let side = if params.resolution == 0 { self.own_side() } else { params.resolution as usize };
+        let multiple = self.codec.downsampling * self.config.latent_multiple();
         let size = pixels::working_size(layer[0], layer[1], side, multiple);
         Task { params, layer, size, precision: Precision::F32 }
     }
@@ -113,12 +117,12 @@ impl Shapes {
     /// What `task` needs when it is done in that mode.
     pub fn needs(&self, task: &Task<'_>, mode: Mode) -> Result<Needs> {
         let Task { params, size: (w, h), precision, .. } = *task;
-        let latents = [h / self.vae.downsampling, w / self.vae.downsampling];
-        let at = |batch: usize| [batch, self.config.latent_channels, latents[0], latents[1]];
+        let latents = [h / self.codec.downsampling, w / self.codec.downsampling];
+        let at = |batch: usize| [batch, self.config.in_channels, latents[0], latents[1]];
         let batch = params.batch_size as usize;
         let (mut encode, mut decode) = (Trace::default(), Trace::default());
-        self.vae.trace_encode([1, 3, h, w], &mut encode);
-        self.vae.trace_decode(at(1), &mut decode);
+        self.codec.trace_encode([1, 3, h, w], &mut encode);
+        self.codec.trace_decode(at(1), &mut decode);
         let passes = if params.guidance == 1.0 { 1 } else { 2 };
         let adapters = lora::shapes(&self.weights, params);
         let adapted;
@@ -228,8 +232,10 @@ impl Shapes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Storage, Var};
+    use crate::engine::model::family::STABLE_DIFFUSION_1;
+    use candle_core::{Device, Storage, Var};
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     /// Numbers in the results that `y` keeps; views of one tensor count once.
     fn kept(y: &Tensor) -> usize {
@@ -247,8 +253,9 @@ mod tests {
     fn every_block_keeps_as_much_as_is_counted() {
         for fixture in ["small-sd1", "small-v"] {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture).join("model");
-            let shapes = Shapes::read(&folder).expect("a model");
-            let weights = Weights::read(&folder.join("unet"), &Device::Cpu).expect("weights");
+            let source = Source::open(&folder).expect("a model");
+            let shapes = Shapes::new(&source, &STABLE_DIFFUSION_1).expect("shapes");
+            let weights = source.tensors(Part::UNet, &Device::Cpu).expect("weights");
             let variable = |(name, tensor): (&String, &Tensor)| {
                 (name.clone(), Var::from_tensor(tensor).expect("a variable").into_inner())
             };
@@ -261,7 +268,7 @@ mod tests {
             let counted = UNet::new(&shapes.config, &adapted).expect("a U-Net");
             let tensor = |shape: &[usize]| Var::zeros(shape, candle_core::DType::F32, &Device::Cpu).expect("zeros");
             let side = 2 * shapes.config.latent_multiple();
-            let mut size = [3, shapes.config.latent_channels, side, side];
+            let mut size = [3, shapes.config.in_channels, side, side];
             let emb =
                 candle_core::Tensor::from_vec(unet.sinusoids(&[1, 2, 3]), (3, ()), &Device::Cpu).expect("sinusoids");
             let emb = unet.embed_timesteps(&emb).expect("an embedding").detach();

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::lora;
+use crate::engine::model::scope::Scope;
 use crate::engine::model::trace::{Size, Trace, values};
-use crate::engine::model::weights::Scope;
 use crate::engine::ops::adam::Adam;
 use crate::engine::ops::{self, Activation, Padding, Parameters};
 use crate::error::Result;

@@ -8,13 +8,14 @@ use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use std::fs::File;
 use std::io::{Error, Read, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Largest header that is read.
-pub const MAX_HEADER: u64 = 16 << 20;
+/// Largest header that is read, in bytes.
+const MAX_HEADER: u64 = 16 << 20;
 
 /// An open file, its header read.
 pub struct TensorFile {
+    path: PathBuf,
     file: File,
     /// Where the tensors begin.
     start: u64,
@@ -39,7 +40,27 @@ impl TensorFile {
         if size != expected {
             return Err(Error::other(format!("it has {size} bytes, its header asks for {expected}")));
         }
-        Ok(Self { file, start, header })
+        Ok(Self { path: path.to_owned(), file, start, header })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size, that of the header included.
+    pub fn bytes(&self) -> u64 {
+        self.start + self.header.data_len() as u64
+    }
+
+    /// Fills `bytes` with those from `offset` on.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        read_at(&self.file, bytes, offset)
+    }
+
+    /// What its writer noted under `key`.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
     /// Names and shapes.
@@ -56,7 +77,7 @@ impl TensorFile {
     fn tensor(&self, info: &TensorInfo, device: &Device) -> Result<Tensor> {
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0; to - from];
-        read_at(&self.file, &mut bytes, self.start + from as u64)?;
+        self.read_at(&mut bytes, self.start + from as u64)?;
         let view = TensorView::new(info.dtype, info.shape.clone(), &bytes).map_err(|e| Error::other(e.to_string()))?;
         view.load(device).map_err(|error| Error::other(sentence(&error)))
     }

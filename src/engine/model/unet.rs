@@ -4,23 +4,30 @@
 //! A network is a tree over named tensors; training builds one over variables, inference over plain tensors.
 #![forbid(unsafe_code)]
 
+use crate::engine::model::family::Family;
 use crate::engine::model::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
 };
+use crate::engine::model::scope::Scope;
+use crate::engine::model::source::{Part, Source};
 use crate::engine::model::trace::{Size, Trace, values};
-use crate::engine::model::weights::{Config, Scope, Weights};
+use crate::engine::model::weights::Weights;
+use crate::engine::ops::adam::Adam;
 use crate::engine::ops::{self, Activation, Padding};
 use crate::error::{Error, Result};
-use crate::text::text;
 use candle_core::{DType, Tensor};
 use serde_json::json;
-use std::path::Path;
+use std::sync::Arc;
 
-/// The part of `unet/config.json` that decides the network's shape.
+/// The part of a U-Net's configuration that decides the network's shape.
 #[derive(Clone, Debug)]
 pub struct UNetConfig {
-    /// Channels of the latents.
-    pub latent_channels: usize,
+    /// Channels of the input: those of the latents, and others for networks that see more than the noisy latents.
+    pub in_channels: usize,
+    /// Channels of the prediction.
+    pub out_channels: usize,
+    /// Rows of the table of class embeddings, one of which is added to the time embedding; `None` without a table.
+    pub class_embedding: Option<usize>,
     /// Side of the latents it was trained on.
     pub sample_size: usize,
     /// Width of the text embedding.
@@ -42,9 +49,9 @@ struct Level {
 }
 
 impl UNetConfig {
-    /// Reads and checks `unet/config.json` in a model folder.
-    pub fn read(model: &Path) -> Result<Self> {
-        let config = Config::read(&model.join("unet/config.json"))?;
+    /// Reads and checks the U-Net's configuration in `source`.
+    pub fn read(source: &Source, family: &Family) -> Result<Self> {
+        let config = source.config(Part::UNet);
         for (key, allowed) in [
             ("act_fn", &[json!("silu"), json!("swish")][..]),
             ("addition_embed_type", &[]),
@@ -60,7 +67,6 @@ impl UNetConfig {
             ("freq_shift", &[json!(0)]),
             ("mid_block_scale_factor", &[json!(1), json!(1.0)]),
             ("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")]),
-            ("num_class_embeds", &[]),
             ("only_cross_attention", &[json!(false)]),
             ("resnet_time_scale_shift", &[json!("default")]),
             ("time_cond_proj_dim", &[]),
@@ -73,23 +79,17 @@ impl UNetConfig {
         // diffusers' own misnomer: `attention_head_dim` is the number of heads where `num_attention_heads` is absent.
         let heads_key =
             if config.value("num_attention_heads").is_null() { "attention_head_dim" } else { "num_attention_heads" };
-        let heads = config.list(heads_key, n, Some(8))?;
+        let heads = config.list(heads_key, n, Some(family.heads))?;
         let blocks = config.list("transformer_layers_per_block", n, Some(1))?;
         let attention = |key: &str, with: &str, without: &str| -> Result<Vec<bool>> {
             let types = config.value(key).as_array().filter(|types| types.len() == n);
-            let types = types.ok_or_else(|| config.error(text!("{key} must list {n} blocks", key, n)))?;
+            let types = types.ok_or_else(|| config.error(format!("{key} must list {n} blocks")))?;
             types
                 .iter()
                 .map(|kind| match kind.as_str() {
                     Some(kind) if kind == with => Ok(true),
                     Some(kind) if kind == without => Ok(false),
-                    _ => Err(config.error(text!(
-                        "{key} has {kind}, must be {with} or {without}",
-                        key,
-                        kind,
-                        with,
-                        without
-                    ))),
+                    _ => Err(config.error(format!("{key} has {kind}, must be {with} or {without}"))),
                 })
                 .collect()
         };
@@ -98,22 +98,9 @@ impl UNetConfig {
         let groups = config.usize("norm_num_groups", Some(32))?;
         for (&channels, &heads) in channels.iter().zip(&heads) {
             if groups == 0 || channels % groups != 0 || channels % heads != 0 {
-                let reason = text!(
-                    "{channels} channels do not divide into {groups} groups and {heads} heads",
-                    channels,
-                    groups,
-                    heads
-                );
+                let reason = format!("{channels} channels do not divide into {groups} groups and {heads} heads");
                 return Err(config.error(reason));
             }
-        }
-        let latent_channels = config.usize("in_channels", Some(4))?;
-        if config.usize("out_channels", Some(4))? != latent_channels {
-            let reason = text!(
-                "in_channels is {channels}: inpainting and similar models cannot be edited with; use a text-to-image model",
-                channels = latent_channels
-            );
-            return Err(config.error(reason));
         }
         let level = |i: usize| Level {
             channels: channels[i],
@@ -122,8 +109,10 @@ impl UNetConfig {
             up_attention: up[n - 1 - i].then_some(blocks[i]),
         };
         Ok(Self {
-            latent_channels,
-            sample_size: config.usize("sample_size", Some(64))?,
+            in_channels: config.usize("in_channels", Some(family.latent_channels))?,
+            out_channels: config.usize("out_channels", Some(family.latent_channels))?,
+            class_embedding: Some(config.usize("num_class_embeds", Some(0))?).filter(|&rows| rows > 0),
+            sample_size: config.usize("sample_size", Some(family.sample_size))?,
             cross_attention_dim: config.usize("cross_attention_dim", None)?,
             levels: (0..n).map(level).collect(),
             layers_per_block: config.usize("layers_per_block", Some(2))?,
@@ -181,7 +170,20 @@ enum Layer {
 impl UNet {
     /// The network whose tensors are `weights`, all of them checked against `config`.
     pub fn new(config: &UNetConfig, weights: &Weights) -> Result<Self> {
-        let root = weights.root();
+        Self::over(config, &Scope::root(weights, None))
+    }
+
+    /// The same in training: `optimizer` takes the gradients of those of `weights` that are its variables.
+    pub fn trained(config: &UNetConfig, weights: &Weights, optimizer: &Arc<Adam>) -> Result<Self> {
+        Self::over(config, &Scope::root(weights, Some(optimizer)))
+    }
+
+    fn over(config: &UNetConfig, root: &Scope<'_>) -> Result<Self> {
+        if let Some(rows) = config.class_embedding {
+            return Err(root.error(format!(
+                "num_class_embeds is {rows}, which is not supported; use a model of the Stable Diffusion 1 family"
+            )));
+        }
         let UNetConfig { levels, norms, layers_per_block, .. } = config;
         let (n, norms, time) = (levels.len(), *norms, Some(config.time_embedding()));
         let (first, last) = (levels[0], levels[n - 1]);
@@ -195,7 +197,7 @@ impl UNet {
         let mut blocks = Vec::new();
         let mut block = |skip, layers| blocks.push(Block { skip, layers });
 
-        let conv_in = Conv2d::new(&root.at("conv_in"), config.latent_channels, first.channels, 3)?;
+        let conv_in = Conv2d::new(&root.at("conv_in"), config.in_channels, first.channels, 3)?;
         block(Skip::Gives, vec![Layer::Conv(conv_in)]);
         for (i, &level) in levels.iter().enumerate() {
             let scope = root.at("down_blocks").at(i);
@@ -235,7 +237,7 @@ impl UNet {
         }
         let c = first.channels;
         let norm = GroupNorm::new(&root.at("conv_norm_out"), c, norms.groups, norms.eps, Activation::Silu)?;
-        let conv_out = Conv2d::new(&root.at("conv_out"), c, config.latent_channels, 3)?;
+        let conv_out = Conv2d::new(&root.at("conv_out"), c, config.out_channels, 3)?;
         block(Skip::None, vec![Layer::Norm(norm), Layer::Conv(conv_out)]);
 
         let embedding = config.time_embedding();

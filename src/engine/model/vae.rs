@@ -1,20 +1,20 @@
-//! The frozen autoencoder between pixels and latents: diffusers' AutoencoderKL.
+//! The frozen variational autoencoder (VAE) between pixels and latents: diffusers' AutoencoderKL.
 //!
 //! Own, because candle-transformers' hides the mean and variance, draws its sample from a generator that takes no
 //! seed, and spends most of its time in a slow convolution.
 #![forbid(unsafe_code)]
 
+use crate::engine::model::config::Config;
 use crate::engine::model::layers::{
     Conv2d, GroupNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
 };
+use crate::engine::model::scope::Scope;
 use crate::engine::model::trace::{Size, Trace};
-use crate::engine::model::weights::{Config, Scope, Weights};
+use crate::engine::model::weights::Weights;
 use crate::engine::ops::{self, Activation, Padding};
 use crate::error::Result;
-use crate::text::text;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::json;
-use std::path::Path;
 
 /// Encoder and decoder.
 pub struct Vae {
@@ -22,18 +22,15 @@ pub struct Vae {
     decoder: Decoder,
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
-    /// Latents times this have about unit variance; 0.18215 for SD 1.x.
-    pub scaling_factor: f64,
-    /// Subtracted from latents before scaling; 0 for SD.
-    pub shift_factor: f64,
     /// Channels of the latents.
     pub latent_channels: usize,
     /// Side of a latent's square in pixels; 8 for SD.
     pub downsampling: usize,
 }
 
-/// Mean and logarithm of the variance of the latents, each (b, latent_channels, h, w).
-pub struct Moments {
+/// The latents of a picture: independent normal distributions, with mean and logarithm of the variance of each element,
+/// (b, latent_channels, h, w).
+pub struct Gaussian {
     /// Mean.
     pub mean: Tensor,
     /// Logarithm of the variance.
@@ -70,20 +67,12 @@ struct MidAttention {
 }
 
 impl Vae {
-    /// Reads `vae/` of a model folder.
-    pub fn read(model: &Path, device: &Device) -> Result<Self> {
-        Self::new(model, &Weights::read(&model.join("vae"), device)?)
-    }
-
-    /// The autoencoder of a model folder over `weights`.
-    pub fn new(model: &Path, weights: &Weights) -> Result<Self> {
-        let config = Config::read(&model.join("vae/config.json"))?;
+    /// The autoencoder whose tensors are `weights`, all of them checked against `config`.
+    pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
         for (key, allowed) in [
             ("act_fn", &[json!("silu"), json!("swish")][..]),
             ("in_channels", &[json!(3)]),
             ("out_channels", &[json!(3)]),
-            ("latents_mean", &[]),
-            ("latents_std", &[]),
         ] {
             config.require(key, allowed)?;
         }
@@ -92,16 +81,12 @@ impl Vae {
         // AutoencoderKL fixes this eps.
         let norms = Norms { groups: config.usize("norm_num_groups", Some(32))?, eps: 1e-6 };
         if let Some(odd) = channels.iter().find(|&&c| norms.groups == 0 || c % norms.groups != 0) {
-            return Err(config.error(text!(
-                "{channels} channels do not divide into {groups} groups",
-                channels = *odd,
-                groups = norms.groups
-            )));
+            return Err(config.error(format!("{odd} channels do not divide into {} groups", norms.groups)));
         }
         let latent_channels = config.usize("latent_channels", Some(4))?;
         let with_attention = config.bool("mid_block_add_attention", true);
         let last = channels[n - 1];
-        let root = weights.root();
+        let root = Scope::root(weights, None);
 
         let scope = root.at("encoder");
         let mut down = Vec::new();
@@ -152,15 +137,13 @@ impl Vae {
             decoder,
             quant_conv: one_by_one("quant_conv", "use_quant_conv", 2 * latent_channels)?,
             post_quant_conv: one_by_one("post_quant_conv", "use_post_quant_conv", latent_channels)?,
-            scaling_factor: config.f64("scaling_factor", 0.18215)?,
-            shift_factor: config.f64("shift_factor", 0.0)?,
             latent_channels,
             downsampling: 1 << (n - 1),
         })
     }
 
     /// `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of [`Vae::downsampling`].
-    pub fn encode(&self, pixels: &Tensor) -> Result<Moments> {
+    pub fn encode(&self, pixels: &Tensor) -> Result<Gaussian> {
         let mut h = self.encoder.conv_in.forward(pixels)?;
         for (resnets, downsampler) in &self.encoder.down {
             for resnet in resnets {
@@ -178,23 +161,13 @@ impl Vae {
         let mean = h.narrow(1, 0, self.latent_channels)?.contiguous()?;
         // DiagonalGaussianDistribution clamps to these.
         let logvar = h.narrow(1, self.latent_channels, self.latent_channels)?.contiguous()?.clamp(-30f32, 20f32)?;
-        Ok(Moments { mean, logvar })
+        Ok(Gaussian { mean, logvar })
     }
 
-    /// One sample x of the latents, scaled for the U-Net; `noise` is standard normal, of the mean's shape.
-    pub fn sample(&self, moments: &Moments, noise: &Tensor) -> Result<Tensor> {
-        let std = (&moments.logvar * 0.5)?.exp()?;
-        let sample = (&moments.mean + (std * noise)?)?;
-        Ok(((sample - self.shift_factor)? * self.scaling_factor)?)
-    }
-
-    /// Scaled latents, (b, c, h, w), to pixels from about -1 to 1.
+    /// `latents`: (b, c, h, w), to pixels from about -1 to 1.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let mut h = ((latents / self.scaling_factor)? + self.shift_factor)?;
-        if let Some(conv) = &self.post_quant_conv {
-            h = conv.forward(&h)?;
-        }
-        h = self.decoder.mid.forward(&self.decoder.conv_in.forward(&h)?)?;
+        let h = self.post_quant_conv.as_ref().map_or_else(|| Ok(latents.clone()), |conv| conv.forward(latents))?;
+        let mut h = self.decoder.mid.forward(&self.decoder.conv_in.forward(&h)?)?;
         for (resnets, upsampler) in &self.decoder.up {
             for resnet in resnets {
                 h = resnet.forward(&h, None)?;
@@ -205,6 +178,7 @@ impl Vae {
         }
         self.decoder.conv_out.forward(&self.decoder.conv_norm_out.forward(&h)?)
     }
+
     /// Counts what [`Vae::encode`] takes for pixels of that size.
     pub fn trace_encode(&self, pixels: Size, trace: &mut Trace) {
         let mut size = self.encoder.conv_in.trace(pixels, trace);

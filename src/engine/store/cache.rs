@@ -2,19 +2,18 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::lora;
-use crate::engine::model::tensor_file::{MAX_HEADER, TensorFile};
-use crate::engine::model::weights::{Weights, hex};
+use crate::engine::model::tensor_file::TensorFile;
+use crate::engine::model::weights::Weights;
 use crate::engine::request::EditRequest;
 use crate::engine::store::key::{FORMAT, TuningKey};
 use crate::engine::tuning::tuned_model::TunedModel;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -43,13 +42,13 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
     let files = match std::fs::read_dir(folder) {
         Ok(files) => files,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file(Doing::Read, folder)(error)),
+        Err(error) => return Err(Error::file("read", folder)(error)),
     };
     let mut entries = Vec::new();
     for file in files.flatten() {
         let (path, Ok(metadata)) = (file.path(), file.metadata()) else { continue };
         if path.extension().is_some_and(|extension| extension == "safetensors") {
-            let about = about(&path);
+            let about = TensorFile::open(&path).ok().and_then(|file| about(&file));
             let text = |key: &str| Some(about.as_ref()?[key].as_str()?.to_owned());
             entries.push(Entry {
                 bytes: metadata.len(),
@@ -69,7 +68,7 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
 pub fn clear(folder: &Path) -> Result<u64> {
     let mut freed = 0;
     for entry in list(folder)? {
-        std::fs::remove_file(&entry.file).map_err(Error::file(Doing::Remove, &entry.file))?;
+        std::fs::remove_file(&entry.file).map_err(Error::file("remove", &entry.file))?;
         freed += entry.bytes;
     }
     remove_unfinished(folder, std::time::Duration::ZERO);
@@ -109,7 +108,7 @@ pub fn find(
 /// Writes `tuned` for `key`: to a temporary file first, so that nobody ever sees half of it; then removes the least
 /// recently used entries until all fit into `limit` bytes.
 pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, tuned: &TunedModel) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::file(Doing::Create, folder))?;
+    std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     remove_unfinished(folder, std::time::Duration::from_secs(24 * 3600));
     let tensors: BTreeMap<String, Tensor> = std::iter::once((E_OPT.to_owned(), tuned.e_opt.clone()))
         .chain(tuned.own_tensors().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
@@ -134,7 +133,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
     if let Err(error) = written {
         // Already failing; what is left over is removed by a later call.
         let _ = std::fs::remove_file(&unfinished);
-        return Err(Error::file(Doing::Write, &file)(error));
+        return Err(Error::file("write", &file)(error));
     }
     prune(folder, limit, &file)
 }
@@ -151,7 +150,7 @@ fn prune(folder: &Path, limit: u64, keep: &Path) -> Result<()> {
         if total <= limit {
             break;
         }
-        std::fs::remove_file(&entry.file).map_err(Error::file(Doing::Remove, &entry.file))?;
+        std::fs::remove_file(&entry.file).map_err(Error::file("remove", &entry.file))?;
         total -= entry.bytes;
     }
     Ok(())
@@ -177,16 +176,9 @@ fn touch(file: &Path) {
     let _ = File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
-/// What the header of a cache file says about it; `None` if it is not one of ours.
-fn about(file: &Path) -> Option<Value> {
-    let mut file = File::open(file).ok()?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).ok()?;
-    let length = Some(u64::from_le_bytes(length)).filter(|&length| length <= MAX_HEADER)?;
-    let mut header = Vec::new();
-    file.take(length).read_to_end(&mut header).ok()?;
-    let header: Value = serde_json::from_slice(&header).ok()?;
-    serde_json::from_str(header["__metadata__"]["imagic-edit"].as_str()?).ok()
+/// What a cache file says about itself; `None` if it is not one of ours.
+fn about(file: &TensorFile) -> Option<Value> {
+    serde_json::from_str(file.note("imagic-edit")?).ok()
 }
 
 /// Reads and verifies; the error is a phrase for the log.
@@ -196,11 +188,11 @@ fn read(
     base: &mut dyn FnMut() -> Result<Weights>,
     device: &Device,
 ) -> std::result::Result<TunedModel, String> {
-    let about = about(file).ok_or("it was not written by this plug-in")?;
+    let open = TensorFile::open(file).map_err(|error| error.to_string())?;
+    let about = about(&open).ok_or("it was not written by this plug-in")?;
     if about["format"] != json!(FORMAT) {
         return Err(format!("its format is {}, not {FORMAT}", about["format"]));
     }
-    let open = TensorFile::open(file).map_err(|error| error.to_string())?;
     let tensors: std::io::Result<BTreeMap<String, Tensor>> =
         open.tensors(device).map(|(name, tensor)| Ok((name, tensor?))).collect();
     let tensors = tensors.map_err(|error| error.to_string())?;
@@ -226,11 +218,7 @@ fn read(
         unet.extend(adapters.into_iter().filter_map(|name| Some((name.to_owned(), own(name)?.clone()))));
     }
     let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
-    Ok(TunedModel {
-        e_opt,
-        unet: Weights { file: file.to_owned(), tensors: unet, optimizer: None },
-        psnr: about["psnr"].as_f64(),
-    })
+    Ok(TunedModel { e_opt, unet: Weights { file: file.to_owned(), tensors: unet }, psnr: about["psnr"].as_f64() })
 }
 
 /// SHA-256 over names, shapes and values, in the order given.
@@ -243,5 +231,5 @@ fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> Result<St
             hash.update(&bytes);
         }
     }
-    Ok(hex(&hash.finalize()))
+    Ok(format!("{:x}", hash.finalize()))
 }

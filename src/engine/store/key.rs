@@ -1,7 +1,6 @@
 //! What a tuned model was tuned on, in one name.
 #![forbid(unsafe_code)]
 
-use crate::engine::model::weights::hex;
 use crate::engine::request::EditRequest;
 use crate::engine::tuning::mode::{Mode, Trained};
 use crate::params::{Affects, PARAMS};
@@ -17,7 +16,7 @@ pub struct TuningKey(String);
 
 impl TuningKey {
     /// One for each thing that a mode of `allowed` may train, the better first. `fingerprint` is the base model's,
-    /// see [`crate::engine::model::weights::fingerprint`].
+    /// see [`crate::engine::model::source::Source::fingerprint`].
     pub fn all(request: &EditRequest, allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
         let pixels = match request.layer_digest {
             Some(digest) => format!("{digest:016x}"),
@@ -41,7 +40,7 @@ impl TuningKey {
                 }
             }
             hash.update(format!("{}x{} {pixels}\n", request.layer.width(), request.layer.height()));
-            Self(hex(&hash.finalize()))
+            Self(format!("{:x}", hash.finalize()))
         };
         trained.into_iter().map(|trained| (trained, key(trained))).collect()
     }
@@ -53,7 +52,7 @@ fn digest_of_pixels(request: &EditRequest) -> String {
         let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
         hash.update(&bytes);
     }
-    hex(&hash.finalize())
+    format!("{:x}", hash.finalize())
 }
 
 impl fmt::Display for TuningKey {

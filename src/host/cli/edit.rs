@@ -137,7 +137,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         for note in &edit.notes {
             eprintln!("note: {note}");
         }
-        let mut report = edit_report(&edit, &params);
+        let mut report = edit_report(&edit, &picture.layer, &params);
         report.insert("path".into(), json!(file.output.to_string_lossy()));
         outputs.push(report);
     }
@@ -201,7 +201,7 @@ impl Host for PictureFile<'_> {
         ControlFlow::Continue(())
     }
 
-    fn insert_layer(&mut self, edit: &Edit, _params: &Params) -> Result<(), Error> {
-        picture::write(&self.output, &edit.layer, self.picture)
+    fn insert_layer(&mut self, edit: &Edit, source: &LayerImage, _params: &Params) -> Result<(), Error> {
+        picture::write(&self.output, &edit.picture.on(source).0, self.picture)
     }
 }

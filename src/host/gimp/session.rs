@@ -10,12 +10,11 @@ use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
 use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::{Made, Recipe};
-use crate::host::report::{self, progress_text, summary};
+use crate::host::report::{self, progress_text, sentence, summary};
 use crate::host::{self, Host};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, CUSTOM, Params};
-use crate::text::sentence;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -136,11 +135,11 @@ impl Session {
     /// The settings with which the dialog opens, if the image knows any, and what it says then.
     pub fn greeting(&self) -> (Option<Params>, Message) {
         if let Some(params) = self.document.opened_from.as_ref().and_then(Recipe::params) {
-            return (Some(params), Message::info(&report::OF_LAYER.to_string()));
+            return (Some(params), Message::info(report::OF_LAYER));
         }
         let of_image = self.document.history().last_params();
         let text = if of_image.is_some() { report::KNOWN_IMAGE } else { report::FIRST_EDIT };
-        (of_image, Message::info(&text.to_string()))
+        (of_image, Message::info(text))
     }
 
     /// The layer as it was read last.
@@ -236,7 +235,7 @@ impl Session {
         let result = match running.job.poll() {
             JobState::Running(None) => return Some(Look::default()),
             JobState::Running(Some(progress)) => {
-                let bar = Some((progress.fraction.into(), progress_text(&progress).to_string()));
+                let bar = Some((progress.fraction.into(), progress_text(&progress)));
                 // Shown when it comes; later texts, as on stopping, take its place.
                 let before = std::mem::replace(&mut running.hint, progress.hint);
                 let hint = progress.hint.filter(|_| progress.hint != before);
@@ -255,7 +254,7 @@ impl Session {
         let look = result.and_then(|edit| self.take(&edit, params, purpose)).unwrap_or_else(|error| {
             self.queue.clear();
             let message = match error {
-                Error::Cancelled => Message::info(&report::STOPPED.to_string()),
+                Error::Cancelled => Message::info(report::STOPPED),
                 error => Message::failure(&error),
             };
             Look { bar: Some((0.0, String::new())), message: Some(message), ended: true, ..Look::default() }
@@ -270,13 +269,14 @@ impl Session {
             self.losses = of(Stage::OptimizeTextEmbedding, &edit.embedding_losses);
             self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
         }
-        let (made, text) = (Made::of(edit), summary(edit).to_string());
+        let (made, text) = (Made::of(edit), summary(edit));
         self.results.push(Outcome { params: params.clone(), picture: edit.picture.clone(), made });
         let result = Some(self.results.len() - 1);
         let mut look = Look { bar: Some((1.0, "Done".to_owned())), has_loss: true, result, ..Look::default() };
         match purpose {
             Purpose::Insert => {
-                self.document.insert_layer(edit, &params)?;
+                let source = self.layer.clone().expect("read before it was edited");
+                self.document.insert_layer(edit, &source, &params)?;
                 let place = self.document.note.map(|note| format!("\n{note}"));
                 let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
                 look.message = Some(Message { tone, text: text + &place.unwrap_or_default() });
@@ -288,7 +288,7 @@ impl Session {
                 match self.queue.pop_front() {
                     Some(next) => self.run(next, layer, Purpose::Show)?,
                     None => {
-                        look.message = Some(Message::info(&report::SHOWN.to_string()));
+                        look.message = Some(Message::info(report::SHOWN));
                         look.ended = true;
                     }
                 }
@@ -319,7 +319,7 @@ impl Session {
     pub fn stop(&mut self) -> Option<Message> {
         self.queue.clear();
         self.running.as_ref()?.job.cancel();
-        Some(Message::info(&report::STOPPING.to_string()))
+        Some(Message::info(report::STOPPING))
     }
 
     /// Asks what an edit with `params` would cost; what cannot be edited has no cost.
@@ -339,7 +339,7 @@ impl Session {
         let answer = self.estimating.as_ref()?.poll()?;
         self.estimating = None;
         self.estimate = answer.ok();
-        Some(self.estimate.as_ref().map(|estimate| report::cost_text(estimate).to_string()).unwrap_or_default())
+        Some(self.estimate.as_ref().map(report::cost_text).unwrap_or_default())
     }
 
     /// Whether a result with the parameters of the last estimate comes so fast that a look at it costs nothing.
@@ -356,11 +356,10 @@ impl Session {
                 return Choice { description: sentence(&error.to_string()), examples: Vec::new(), is_new: false };
             }
         };
-        let others = if model.name == BUILTIN_MODEL { format!(" {}", report::OTHER_MODELS) } else { String::new() };
-        let description = model.description.clone() + &others;
+        let others = if model.name == BUILTIN_MODEL { report::OTHER_MODELS } else { "" };
+        let description = model.description.clone() + others;
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
-        // While a path is typed, its beginnings are folders, too.
-        let usable = model.folder.join("unet").is_dir();
+        let usable = model.exists();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);
         if usable {
             self.model = Some(model);

@@ -1,0 +1,99 @@
+//! One JSON configuration of a model, read key by key. A refusal names the file and the key.
+#![forbid(unsafe_code)]
+
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// The content of a JSON file.
+pub struct Config {
+    file: PathBuf,
+    content: Value,
+}
+
+impl Config {
+    /// Reads `file`.
+    pub fn read(file: &Path) -> Result<Self> {
+        let bytes = match std::fs::read(file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::model(file, "is missing; the model folder is not complete"));
+            }
+            Err(error) => return Err(Error::file("read", file)(error)),
+        };
+        let content = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::model(file, format!("is not valid JSON: {error}")))?;
+        Ok(Self { file: file.to_owned(), content })
+    }
+
+    /// Everything in it, as JSON without spaces.
+    pub fn to_json(&self) -> String {
+        self.content.to_string()
+    }
+
+    /// The value of `key`; `Null` if absent.
+    pub fn value(&self, key: &str) -> &Value {
+        &self.content[key]
+    }
+
+    /// A refusal that names the file.
+    pub fn error(&self, reason: impl Into<String>) -> Error {
+        Error::model(&self.file, reason)
+    }
+
+    /// A whole number; `default` where the key is absent or null.
+    pub fn usize(&self, key: &str, default: Option<usize>) -> Result<usize> {
+        match &self.content[key] {
+            Value::Null => default.ok_or_else(|| self.error(format!("{key} is missing"))),
+            value => value
+                .as_u64()
+                .filter(|&number| number <= 1 << 24)
+                .map(|number| number as usize)
+                .ok_or_else(|| self.error(format!("{key} is {value}, must be a whole number"))),
+        }
+    }
+
+    /// A number; `default` where the key is absent or null.
+    pub fn f64(&self, key: &str, default: f64) -> Result<f64> {
+        match &self.content[key] {
+            Value::Null => Ok(default),
+            value => value.as_f64().ok_or_else(|| self.error(format!("{key} is {value}, must be a number"))),
+        }
+    }
+
+    /// A text; `default` where the key is absent or null.
+    pub fn text<'a>(&'a self, key: &str, default: &'a str) -> &'a str {
+        self.content[key].as_str().unwrap_or(default)
+    }
+
+    /// A truth value; `default` where the key is absent or null.
+    pub fn bool(&self, key: &str, default: bool) -> bool {
+        self.content[key].as_bool().unwrap_or(default)
+    }
+
+    /// A list of whole numbers above 0, or one number for all `len` places.
+    pub fn list(&self, key: &str, len: usize, default: Option<usize>) -> Result<Vec<usize>> {
+        match &self.content[key] {
+            Value::Array(items) => {
+                let list: Option<Vec<usize>> = items
+                    .iter()
+                    .map(|item| item.as_u64().filter(|&n| n > 0 && n <= 1 << 20).map(|n| n as usize))
+                    .collect();
+                list.filter(|list| list.len() == len || len == 0).ok_or_else(|| {
+                    self.error(format!("{key} is {}, must be {len} whole numbers above 0", self.content[key]))
+                })
+            }
+            _ => Ok(vec![self.usize(key, default)?; len]),
+        }
+    }
+
+    /// Refuses a model that needs something this engine does not have: `key` must be absent, null or one of `allowed`.
+    pub fn require(&self, key: &str, allowed: &[Value]) -> Result<()> {
+        let value = &self.content[key];
+        if value.is_null() || allowed.contains(value) {
+            return Ok(());
+        }
+        Err(self
+            .error(format!("{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family")))
+    }
+}

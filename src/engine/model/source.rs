@@ -1,0 +1,159 @@
+//! Where a base model's files are: opens each of them once and says which part is where. Knows no network.
+#![forbid(unsafe_code)]
+
+use crate::engine::model::config::Config;
+use crate::engine::model::tensor_file::TensorFile;
+use crate::engine::model::weights::{Weights, unreadable};
+use crate::error::{Error, Result};
+use candle_core::Device;
+use sha2::{Digest, Sha256};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A network of a base model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The noise predictor.
+    UNet,
+    /// The autoencoder.
+    Vae,
+    /// The text encoder.
+    TextEncoder,
+}
+
+impl Part {
+    /// In the order in which [`Source::fingerprint`] takes them.
+    const ALL: [Self; 3] = [Self::UNet, Self::Vae, Self::TextEncoder];
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::UNet => "unet",
+            Self::Vae => "vae",
+            Self::TextEncoder => "text_encoder",
+        }
+    }
+}
+
+/// The files of a base model: a folder in the layout of diffusers.
+pub struct Source {
+    folder: PathBuf,
+    /// Configuration and weights of each of [`Part::ALL`].
+    parts: Vec<(Config, TensorFile)>,
+    scheduler: Config,
+}
+
+/// The files of a CLIP tokenizer.
+pub struct TokenizerFiles {
+    /// For messages.
+    pub folder: PathBuf,
+    /// `tokenizer_config.json`.
+    pub config: Config,
+    /// `vocab.json`: a number for each token.
+    pub vocab: PathBuf,
+    /// `merges.txt`: which pairs of tokens become one, the first pair first.
+    pub merges: PathBuf,
+}
+
+impl Source {
+    /// Whether there seems to be a base model at `path`; opens nothing.
+    pub fn is_model(path: &Path) -> bool {
+        path.join(Part::UNet.folder()).is_dir()
+    }
+
+    /// Opens the base model at `path`: reads its configurations and the headers of its weights.
+    pub fn open(path: &Path) -> Result<Self> {
+        let open = |part: Part| {
+            let folder = path.join(part.folder());
+            let config = Config::read(&folder.join("config.json"))?;
+            let file = weights_file(&folder)?;
+            Ok((config, TensorFile::open(&file).map_err(|error| unreadable(&file, error))?))
+        };
+        Ok(Self {
+            folder: path.to_owned(),
+            parts: Part::ALL.into_iter().map(open).collect::<Result<_>>()?,
+            scheduler: Config::read(&path.join("scheduler/scheduler_config.json"))?,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The configuration of `part`, in diffusers' words.
+    pub fn config(&self, part: Part) -> &Config {
+        &self.parts[part as usize].0
+    }
+
+    /// The scheduler's configuration, in diffusers' words.
+    pub fn scheduler(&self) -> &Config {
+        &self.scheduler
+    }
+
+    /// The tensors of `part` under diffusers' names, read from the disk.
+    pub fn tensors(&self, part: Part, device: &Device) -> Result<Weights> {
+        Weights::read(&self.parts[part as usize].1, device)
+    }
+
+    /// Tensors of the names and shapes of those of `part` that take no memory; their elements mean nothing.
+    pub fn shapes(&self, part: Part) -> Result<Weights> {
+        Weights::shapes(&self.parts[part as usize].1)
+    }
+
+    /// The text encoder's tokenizer.
+    pub fn tokenizer(&self) -> Result<TokenizerFiles> {
+        let folder = self.folder.join("tokenizer");
+        let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+        for file in [&vocab, &merges] {
+            if !file.is_file() {
+                return Err(Error::model(file, "is missing; the model folder is not complete"));
+            }
+        }
+        Ok(TokenizerFiles { config: Config::read(&folder.join("tokenizer_config.json"))?, folder, vocab, merges })
+    }
+
+    /// A text that differs for models with different weights: SHA-256 over configurations and sizes, and over 64 samples
+    /// of 64 KiB spread evenly through each weights file. Reading all of a 4 GB model would take seconds each time.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for (config, weights) in &self.parts {
+            hash.update(config.to_json());
+            hash_samples(weights, &mut hash).map_err(Error::file("read", weights.path()))?;
+        }
+        hash.update(self.scheduler.to_json());
+        Ok(format!("{:x}", hash.finalize()))
+    }
+}
+
+fn hash_samples(file: &TensorFile, hash: &mut Sha256) -> io::Result<()> {
+    const SAMPLES: u64 = 64;
+    const SAMPLE_BYTES: u64 = 64 << 10;
+    let size = file.bytes();
+    hash.update(size.to_le_bytes());
+    let mut sample = vec![0; size.min(SAMPLE_BYTES) as usize];
+    for index in 0..SAMPLES {
+        file.read_at(&mut sample, size.saturating_sub(SAMPLE_BYTES) * index / (SAMPLES - 1))?;
+        hash.update(&sample);
+    }
+    Ok(())
+}
+
+/// The safetensors file in a part's folder; says what was expected where if there is none.
+fn weights_file(folder: &Path) -> Result<PathBuf> {
+    const NAMES: [&str; 4] = [
+        "diffusion_pytorch_model.safetensors",
+        "model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "model.fp16.safetensors",
+    ];
+    if let Some(file) = NAMES.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let pickled = ["diffusion_pytorch_model.bin", "pytorch_model.bin"].iter().any(|name| folder.join(name).is_file());
+    let reason = if pickled {
+        "has only pickled weights (.bin), which can run code when opened and are refused; get the safetensors version"
+    } else {
+        "has no diffusion_pytorch_model.safetensors or model.safetensors; the model folder is not complete"
+    };
+    Err(Error::model(folder, reason))
+}

@@ -1,0 +1,102 @@
+//! CLIP's tokenizer: a text to the numbers that the text encoder reads.
+#![forbid(unsafe_code)]
+
+use crate::engine::model::family::Family;
+use crate::engine::model::source::TokenizerFiles;
+use crate::error::{Error, Result};
+use serde_json::{Value, json};
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+/// How CLIP cuts a text into words (openai/CLIP, `simple_tokenizer.py`).
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// Byte-pair encoding, and the tokens around a text.
+pub struct Tokenizer {
+    pairs: tokenizers::Tokenizer,
+    begin: u32,
+    end: u32,
+    pad: u32,
+    /// Tokens of every text, begin, end and padding included; 77 for SD 1.
+    pub max_tokens: usize,
+}
+
+/// A text as tokens.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// `max_tokens` of them.
+    pub ids: Vec<u32>,
+    /// The end of the text that did not fit; empty if all did.
+    pub cut: String,
+}
+
+impl Tokenizer {
+    /// For a text encoder that has embeddings for `positions` tokens of a text, out of `vocabulary` different ones.
+    pub fn new(files: &TokenizerFiles, family: &Family, positions: usize, vocabulary: usize) -> Result<Self> {
+        let config = &files.config;
+        let mut pairs = byte_pair_encoding(files)?;
+        let mut special = |key: &str, default: &str| {
+            let token = match config.value(key) {
+                Value::Object(token) => token.get("content").and_then(Value::as_str).unwrap_or(default),
+                value => value.as_str().unwrap_or(default),
+            };
+            // Special tokens count wherever they stand in a text; in SD 2 even "!" is one, the padding.
+            let added = pairs.add_special_tokens([AddedToken::from(token, true)]);
+            added.map_err(|error| config.error(format!("{key}: {error}")))?;
+            pairs.token_to_id(token).ok_or_else(|| config.error(format!("{key} {token} is not in vocab.json")))
+        };
+        let begin = special("bos_token", "<|startoftext|>")?;
+        let end = special("eos_token", "<|endoftext|>")?;
+        let pad = special("pad_token", family.pad_token)?;
+        // transformers writes 10^30 where there is no limit.
+        let max_tokens = config.value("model_max_length").as_u64().map_or(positions, |n| positions.min(n as usize));
+        if max_tokens < 3 {
+            return Err(config.error(format!("model_max_length is {max_tokens}, must be at least 3")));
+        }
+        let known = pairs.get_vocab_size(true);
+        if known > vocabulary {
+            let reason = format!("vocab.json has {known} tokens, the text encoder only {vocabulary}");
+            return Err(config.error(reason));
+        }
+        Ok(Self { pairs, begin, end, pad, max_tokens })
+    }
+
+    /// Begin, the text's tokens, end, padding; as many in all as the text encoder was trained on.
+    pub fn tokenize(&self, text: &str) -> Result<Tokens> {
+        let encoding = self.pairs.encode_char_offsets(text, false);
+        let encoding =
+            encoding.map_err(|error| Error::Parameter(format!("the target text cannot be read: {error}")))?;
+        let room = self.max_tokens - 2;
+        let cut_at = encoding.get_offsets().get(room).map(|offsets| offsets.0);
+        let mut ids = vec![self.begin];
+        ids.extend(encoding.get_ids().iter().take(room));
+        ids.push(self.end);
+        ids.resize(self.max_tokens, self.pad);
+        Ok(Tokens { ids, cut: cut_at.map(|at| text.chars().skip(at).collect()).unwrap_or_default() })
+    }
+}
+
+/// As in openai/CLIP: words in lower case, their UTF-8 bytes merged pair by pair.
+fn byte_pair_encoding(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
+    let TokenizerFiles { folder, vocab, merges, .. } = files;
+    let wrong = |error: tokenizers::Error| Error::model(folder, format!("the tokenizer cannot be read: {error}"));
+    let bpe = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy())
+        .unk_token("<|endoftext|>".into())
+        .end_of_word_suffix("</w>".into())
+        .build()
+        .map_err(wrong)?;
+    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
+    // The library has no constructor for a regular expression but through its serialized form.
+    let spaces: Replace =
+        serde_json::from_value(json!({ "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " }))
+            .map_err(|error| wrong(error.into()))?;
+    tokenizer.with_normalizer(Some(Sequence::new(vec![NFC.into(), spaces.into(), Lowercase.into()]))).map_err(wrong)?;
+    let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true).map_err(wrong)?;
+    let bytes = ByteLevel::default().add_prefix_space(false).use_regex(false);
+    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
+    Ok(tokenizer)
+}
