@@ -15,6 +15,7 @@ use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
+use imagic_edit::text::Text;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -30,12 +31,13 @@ static FREE: AtomicU64 = AtomicU64::new(0);
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, side, params, rest @ ..] = arguments.as_slice() else {
-        return Err(Error::Parameter("needs model folder, side and parameters; run benches/memory.py".into()));
+        return Err(Error::Parameter(Text::verbatim("needs model folder, side and parameters; run benches/memory.py")));
     };
     let model_folder = PathBuf::from(model);
-    let side: u32 = side.parse().map_err(|_| Error::Parameter(format!("the side is {side}, must be a number")))?;
-    let changes: Map<String, Value> =
-        serde_json::from_str(params).map_err(|error| Error::Parameter(format!("the parameters: {error}")))?;
+    let side: u32 =
+        side.parse().map_err(|_| Error::Parameter(Text::verbatim(format!("the side is {side}, must be a number"))))?;
+    let changes: Map<String, Value> = serde_json::from_str(params)
+        .map_err(|error| Error::Parameter(Text::verbatim(format!("the parameters: {error}"))))?;
     let mut params = Params { prompt: "a photo of a bird".into(), resolution: side, ..Params::paper() };
     params.set_all(&changes)?;
     // As in `job.rs`, where the engine's thread is one of the pool's.

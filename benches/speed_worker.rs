@@ -19,6 +19,7 @@ use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
+use imagic_edit::text::Text;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::io::{Write, stdin, stdout};
@@ -69,13 +70,14 @@ impl Job {
 type Operation = Box<dyn FnMut() -> Result<Vec<f64>>>;
 
 fn main() -> Result<()> {
-    let job = std::env::args().nth(1).ok_or_else(|| Error::Parameter("no job; run benches/speed".into()))?;
-    let job: Job = serde_json::from_str(&job).map_err(|error| Error::Parameter(format!("the job: {error}")))?;
+    let job = std::env::args().nth(1).ok_or_else(|| Error::Parameter(Text::verbatim("no job; run benches/speed")))?;
+    let job: Job =
+        serde_json::from_str(&job).map_err(|error| Error::Parameter(Text::verbatim(format!("the job: {error}"))))?;
     // As in `job.rs`, where the engine's thread is one of the pool's.
     let _pool = rayon::ThreadPoolBuilder::new().use_current_thread().build();
     let chosen = job.processor().choose();
     if let Some(reason) = &chosen.reason {
-        return Err(Error::Engine(reason.clone()));
+        return Err(Error::Engine(Text::verbatim(reason)));
     }
     if job.operation == "start" {
         say(chosen.gpu.as_deref().unwrap_or("the processor"));
@@ -168,7 +170,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())
         }))),
-        other => Err(Error::Parameter(format!("no operation is called {other}"))),
+        other => Err(Error::Parameter(Text::verbatim(format!("no operation is called {other}")))),
     }
 }
 

@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::source::Source;
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
+use crate::text::{Text, text};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -36,16 +37,20 @@ impl Model {
     fn open(name: &str, folder: &Path) -> Result<Self> {
         let path = folder.join(PRESET_FILE);
         let about: Value = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| Error::model(folder, format!("{PRESET_FILE} is not valid JSON: {error}")))?,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                Error::model(
+                    folder,
+                    text!("{file} is not valid JSON: {error}", file = PRESET_FILE, error = error.to_string()),
+                )
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
-            Err(error) => return Err(Error::file("read", &path)(error)),
+            Err(error) => return Err(Error::file(Doing::Read, &path)(error)),
         };
         let familiar_psnr = match &about["familiar_psnr"] {
             Value::Null => None,
             value => Some(value.as_f64().ok_or_else(|| {
-                let reason = format!("familiar_psnr is {value}, must be a number of dB, for example 24");
-                Error::model(folder, format!("{PRESET_FILE}: {reason}"))
+                let reason = text!("familiar_psnr is {value}, must be a number of dB, for example 24", value);
+                Error::model(folder, of_file(reason))
             })?),
         };
         let text = |key: &str| about[key].as_str().unwrap_or_default().to_owned();
@@ -73,7 +78,7 @@ impl Model {
         let mut params = Params::of_preset(preset);
         let of_preset = self.presets.get(&params.preset).and_then(Value::as_object);
         for own in std::iter::once(&self.preset).chain(of_preset) {
-            params.set_all(own).map_err(|error| Error::model(&self.folder, format!("{PRESET_FILE}: {error}")))?;
+            params.set_all(own).map_err(|error| Error::model(&self.folder, of_file(error.text())))?;
         }
         params.preset = preset.to_owned();
         params.model.clone_from(&self.name);
@@ -103,6 +108,11 @@ impl Model {
     }
 }
 
+/// What is wrong with a model's file of settings.
+fn of_file(reason: Text) -> Text {
+    text!("{file}: {reason}", file = PRESET_FILE, reason)
+}
+
 /// The folders that hold models: `<data folder>/imagic-edit/models`, where the installer puts the
 /// built-in one and users their own, then `models` beside the loaded library, if a host knows where that is.
 pub fn folders(library_folder: Option<&Path>) -> Vec<PathBuf> {
@@ -129,8 +139,10 @@ pub fn list(folders: &[PathBuf]) -> Vec<Model> {
 pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
     let path = Path::new(name);
     if path.extension().is_some_and(|extension| extension == "ckpt" || extension == "pt") {
-        let reason = "pickled checkpoints can run code when opened and are refused; convert it to a diffusers folder \
-                      with safetensors files";
+        let reason = text!(
+            "pickled checkpoints can run code when opened and are refused; convert it to a diffusers folder with \
+             safetensors files"
+        );
         return Err(Error::model(path, reason));
     }
     let is_path = path.is_absolute() || path.components().count() > 1 || Source::is_model(path);
@@ -140,7 +152,7 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
         } else {
             Err(Error::model(
                 path,
-                "no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)",
+                text!("no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)"),
             ))
         };
     }
@@ -150,7 +162,10 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
             let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
             Err(Error::model(
                 path,
-                format!("no such model in {}; run the installer or choose a folder", looked.join(" or ")),
+                text!(
+                    "no such model in {folders}; run the installer or choose a folder",
+                    folders = looked.join(" or ")
+                ),
             ))
         }
     }

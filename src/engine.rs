@@ -13,6 +13,7 @@ pub mod store;
 pub mod tuning;
 
 use crate::error::{Error, Hint, Result};
+use crate::text::{Text, text};
 use budget::clock::Clock;
 use budget::cost::{self, Estimate};
 use budget::memory::{Shapes, Task};
@@ -62,8 +63,11 @@ impl BaseModel {
         let codec = Codec::read(&source, family, device)?;
         let (latents, unet) = (codec.channels, shapes.config.in_channels);
         if latents != unet {
-            let reason =
-                format!("the VAE has {latents} latent channels, the U-Net {unet}; they belong to different models");
+            let reason = text!(
+                "the VAE has {vae} latent channels, the U-Net {unet}; they belong to different models",
+                vae = latents,
+                unet
+            );
             return Err(Error::model(source.path(), reason));
         }
         let text = TextEncoder::read(&source, family, device)?;
@@ -172,7 +176,11 @@ impl Engine {
         let tokens = base.text.tokenizer.tokenize(&params.prompt)?;
         if !tokens.cut.is_empty() {
             let limit = base.text.tokenizer.max_tokens - 2;
-            notes.push(format!("the target text is longer than {limit} tokens; not used: \"{}\"", tokens.cut));
+            notes.push(text!(
+                "the target text is longer than {limit} tokens; not used: \"{cut}\"",
+                limit,
+                cut = &tokens.cut
+            ));
         }
         let e_tgt = base.text.embed(&tokens)?; // (1, tokens, d)
         let task = Task { precision: chosen.precision, ..base.shapes.task(request) };
@@ -248,7 +256,7 @@ impl Engine {
     fn find_or_tune(
         &mut self,
         subject: &Subject<'_>,
-        notes: &mut Vec<String>,
+        notes: &mut Vec<Text>,
         clock: &mut Clock<'_, '_>,
     ) -> Result<Found> {
         let Subject { request, base, keys, task, e_tgt } = *subject;
@@ -260,7 +268,7 @@ impl Engine {
         if let Some((key, tuned, origin)) = self.find_tuned(keys, base) {
             let kept = keys.iter().find(|(_, kept)| *kept == key);
             let note = kept.and_then(|(trained, _)| trained.note_if_kept(allowed[0].trained()));
-            notes.extend(note.map(str::to_owned));
+            notes.extend(note);
             return Ok(Found { key, tuned, origin, losses: Default::default() });
         }
         let stopped = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept));
@@ -294,7 +302,7 @@ impl Engine {
                 Err(Error::Memory(reason)) if can_lighten => reason,
                 _ => break tuned,
             };
-            notes.push(state.lighten(allowed, &reason));
+            notes.push(state.lighten(allowed, reason));
         };
         let is_of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
         let (_, key) = keys.iter().find(is_of_mode).expect("there is a key for every allowed mode");
@@ -305,7 +313,10 @@ impl Engine {
         if let Some(folder) = &self.options.cache_folder {
             let stored = cache::store(folder, self.options.cache_limit, key, request, &tuned);
             notes.extend(stored.err().map(|error| {
-                format!("the tuned model is kept only until this program closes: {error}; free some space")
+                text!(
+                    "the tuned model is kept only until this program closes: {error}; free some space",
+                    error = &error
+                )
             }));
         }
         Ok(Found { key: key.clone(), tuned: tuned.into(), origin: Tuned::Now, losses })
@@ -414,7 +425,7 @@ impl Engine {
 
 impl Stopped {
     /// Goes over to a mode that takes less memory, and keeps what can be kept; tells the user.
-    fn lighten(&mut self, allowed: &[Mode], reason: &str) -> String {
+    fn lighten(&mut self, allowed: &[Mode], reason: Text) -> Text {
         let before = self.mode;
         self.mode = before.lighter(allowed).expect("memory is watched only where there is one");
         if self.embedding.is_some() && self.mode.trained() != before.trained() {
@@ -454,7 +465,7 @@ fn tune(
         steps_here += 1;
         match free_memory() {
             Some(free) if free < RESERVE && can_lighten && steps_here > SETTLING => {
-                Err(Error::Memory(format!("{} MB of memory were left", free / 1_000_000)))
+                Err(Error::Memory(text!("{left} MB of memory were left", left = free / 1_000_000)))
             }
             _ => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! One error type, and with it every text a user reads when something went wrong or is likely to.
 #![forbid(unsafe_code)]
 
+use crate::text::{Text, Value, rounded, text};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -10,56 +11,95 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Everything that can go wrong in an edit; each variant is something a user or a host can act on.
 ///
 /// Texts are lower case, without a full stop, and name the value, the limit and the remedy.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Error {
     /// A parameter is outside its range or of the wrong kind.
-    #[error("{0}")]
-    Parameter(String),
+    Parameter(Text),
     /// The base model cannot be used.
-    #[error("model {}: {reason}", path.display())]
     Model {
         /// Folder or file that was looked at.
         path: PathBuf,
         /// What is wrong with it and what to do.
-        reason: String,
+        reason: Text,
     },
     /// The picture cannot be edited.
-    #[error("{0}")]
-    Image(String),
+    Image(Text),
     /// A file could not be read or written.
-    #[error("cannot {doing} {}: {source}", path.display())]
     File {
-        /// "read", "write", "create".
-        doing: &'static str,
+        /// What was tried.
+        doing: Doing,
         /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
     /// The host editor refused something, for example because the image was closed.
-    #[error("{0}")]
-    Host(String),
+    Host(Text),
     /// The machine has too little memory for what was asked.
-    #[error("{0}")]
-    Memory(String),
+    Memory(Text),
     /// A defect of ours or of a library: a tensor operation failed or the worker panicked.
-    #[error("the engine failed: {0}")]
-    Engine(String),
+    Engine(Text),
     /// The user stopped the job. Never shown as an error.
-    #[error("stopped")]
     Cancelled,
+}
+
+/// What is done with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Doing {
+    Read,
+    Write,
+    Create,
+    Remove,
 }
 
 impl Error {
     /// For `map_err` on file operations.
-    pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn file(doing: Doing, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { doing, path, source }
     }
 
     /// The model in `path` cannot be used because of `reason`.
-    pub fn model(path: &Path, reason: impl Into<String>) -> Self {
+    pub fn model(path: &Path, reason: impl Into<Text>) -> Self {
         Self::Model { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// What went wrong, for people.
+    pub fn text(&self) -> Text {
+        match self {
+            Self::Parameter(text) | Self::Image(text) | Self::Host(text) | Self::Memory(text) => text.clone(),
+            Self::Model { path, reason } => text!("model {path}: {reason}", path, reason = reason.clone()),
+            Self::File { doing, path, source } => match doing {
+                Doing::Read => text!("cannot read {path}: {reason}", path, reason = source),
+                Doing::Write => text!("cannot write {path}: {reason}", path, reason = source),
+                Doing::Create => text!("cannot create {path}: {reason}", path, reason = source),
+                Doing::Remove => text!("cannot remove {path}: {reason}", path, reason = source),
+            },
+            Self::Engine(reason) => text!("the engine failed: {reason}", reason = reason.clone()),
+            Self::Cancelled => text!("stopped"),
+        }
+    }
+}
+
+impl From<&Error> for Value {
+    fn from(error: &Error) -> Self {
+        Self::Text(error.text())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text().fmt(f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File { source, .. } => Some(source),
+            _ => None,
+        }
     }
 }
 
@@ -75,15 +115,23 @@ pub enum Hint {
     },
 }
 
-impl fmt::Display for Hint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Hint {
+    /// The hint, for people.
+    pub fn text(self) -> Text {
         match self {
-            Self::UnfamiliarPicture { psnr, familiar_psnr } => write!(
-                f,
-                "this picture is unlike what the base model can draw (its autoencoder gives it back at {psnr:.1} dB, below \
-                 {familiar_psnr} dB): expect a poor edit; for photographs choose a Stable Diffusion model as base model"
+            Self::UnfamiliarPicture { psnr, familiar_psnr } => text!(
+                "this picture is unlike what the base model can draw (its autoencoder gives it back at {psnr} dB, below \
+                 {familiar_psnr} dB): expect a poor edit; for photographs choose a Stable Diffusion model as base model",
+                psnr = rounded(psnr, 1),
+                familiar_psnr
             ),
         }
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text().fmt(f)
     }
 }
 
@@ -92,9 +140,9 @@ impl From<candle_core::Error> for Error {
         let text = sentence(&error);
         // As CUDA's driver and cuBLAS call it.
         if ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|name| text.contains(name)) {
-            return Self::Memory("the GPU's memory was full".into());
+            return Self::Memory(text!("the GPU's memory was full"));
         }
-        Self::Engine(text)
+        Self::Engine(Text::verbatim(text))
     }
 }
 

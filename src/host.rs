@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::image::LayerImage;
 use crate::job::{JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params};
+use crate::text::text;
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -131,6 +132,6 @@ pub fn processor() -> Processor {
 /// As [`engine_options_in`] with the platform's cache folder.
 pub fn engine_options() -> Result<EngineOptions> {
     let cache = dirs::cache_dir()
-        .ok_or_else(|| Error::Host("this account has no cache folder; set HOME or XDG_CACHE_HOME".into()))?;
+        .ok_or_else(|| Error::Host(text!("this account has no cache folder; set HOME or XDG_CACHE_HOME")))?;
     Ok(engine_options_in(Some(cache.join("imagic-edit"))))
 }

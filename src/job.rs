@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Progress, Watch};
 use crate::error::{Error, Result};
+use crate::text::{Text, text};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::any::Any;
@@ -69,7 +70,10 @@ impl Worker {
             .name("imagic-engine".into())
             .spawn(move || run(engine, edit, estimate, &inbox, &stop))
             .map_err(|error| {
-                Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
+                Error::Engine(text!(
+                    "cannot start a thread: {error}; close other programs and try again",
+                    error = &error
+                ))
             })?;
         Ok(Self { tasks: Some(tasks), shutdown, thread: Some(thread) })
     }
@@ -118,9 +122,9 @@ impl Job {
                 }
                 Err(TryRecvError::Empty) => return JobState::Running(self.progress.clone()),
                 Err(TryRecvError::Disconnected) => {
-                    return JobState::Ended(Err(Error::Engine(
-                        "the worker thread is gone; start the editor again".into(),
-                    )));
+                    return JobState::Ended(Err(Error::Engine(text!(
+                        "the worker thread is gone; start the editor again"
+                    ))));
                 }
             }
         }
@@ -195,8 +199,10 @@ fn in_pool<T: Send>(
         let name = |number| format!("imagic-engine-{number}");
         let builder = ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK_BYTES).thread_name(name);
         let new = builder.build().map_err(|error| {
-            Error::Engine(format!(
-                "cannot start {threads} threads: {error}; close other programs or choose fewer threads"
+            Error::Engine(text!(
+                "cannot start {threads} threads: {error}; close other programs or choose fewer threads",
+                threads,
+                error = error.to_string()
             ))
         })?;
         *pool = Some((threads, new));
@@ -206,7 +212,7 @@ fn in_pool<T: Send>(
 }
 
 fn panic_to_error<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::Engine(panic_text(&*panic))))
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::Engine(Text::verbatim(panic_text(&*panic)))))
 }
 
 /// The message of a caught panic.

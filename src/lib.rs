@@ -18,7 +18,7 @@
 //!                 engine.rs      order of the stages, what is kept;    catalog.rs  which models can be chosen
 //!              engine/imagic.rs  the paper
 //!   engine/{store, budget, tuning, model, picture, ops, device, random}   wings, each above the next
-//!  leaves for all: image.rs, params.rs, error.rs
+//!  leaves for all: image.rs, params.rs, error.rs, text.rs
 //! ```
 //!
 //! The arrows of `use` point downwards only.
@@ -88,6 +88,7 @@ pub mod host;
 pub mod image;
 pub mod job;
 pub mod params;
+pub mod text;
 
 /// Training frees and allocates the same large buffers in every step; see `Cargo.toml`.
 #[global_allocator]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
+use crate::text::text;
 use serde_json::{Map, Value, json};
 
 /// Everything a user can choose for one edit. One field for each row of [`PARAMS`].
@@ -414,25 +415,38 @@ impl Params {
     pub fn set(&mut self, id: &str, value: &Value) -> Result<()> {
         let Some(param) = PARAMS.iter().find(|param| param.id == id) else {
             let known: Vec<&str> = PARAMS.iter().map(|param| param.id).collect();
-            return Err(Error::Parameter(format!("there is no parameter {id}; there are {}", known.join(", "))));
+            return Err(Error::Parameter(text!(
+                "there is no parameter {id}; there are {known}",
+                id,
+                known = known.join(", ")
+            )));
         };
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
         match (param.domain, (param.slot)(self)) {
             (Domain::Text, Slot::Text(text)) => {
-                let new = value.as_str().ok_or_else(|| Error::Parameter(format!("{id} is {shown}, must be a text")))?;
+                let new = value
+                    .as_str()
+                    .ok_or_else(|| Error::Parameter(text!("{id} is {shown}, must be a text", id, shown)))?;
                 new.clone_into(text);
             }
             (Domain::Integer { min, max }, Slot::Integer(integer)) => {
-                *integer =
-                    number.filter(|n| n.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(n)).ok_or_else(
-                        || Error::Parameter(format!("{id} is {shown}, must be a whole number from {min} to {max}")),
-                    )? as u32;
+                *integer = number
+                    .filter(|n| n.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(n))
+                    .ok_or_else(|| {
+                        Error::Parameter(text!(
+                            "{id} is {shown}, must be a whole number from {min} to {max}",
+                            id,
+                            shown,
+                            min,
+                            max
+                        ))
+                    })? as u32;
             }
             (Domain::Real { min, max }, Slot::Real(real)) => {
-                *real = number
-                    .filter(|n| (min..=max).contains(n))
-                    .ok_or_else(|| Error::Parameter(format!("{id} is {shown}, must be {min} to {max}")))?;
+                *real = number.filter(|n| (min..=max).contains(n)).ok_or_else(|| {
+                    Error::Parameter(text!("{id} is {shown}, must be {min} to {max}", id, shown, min, max))
+                })?;
             }
             (Domain::Switch, Slot::Switch(on)) => {
                 // Hosts without truth values say 0 and 1.
@@ -440,13 +454,18 @@ impl Params {
                     (Value::Bool(on), ..) => *on,
                     (_, Some(0.0), _) | (_, _, "false" | "no") => false,
                     (_, Some(1.0), _) | (_, _, "true" | "yes") => true,
-                    _ => return Err(Error::Parameter(format!("{id} is {shown}, must be true or false"))),
+                    _ => return Err(Error::Parameter(text!("{id} is {shown}, must be true or false", id, shown))),
                 };
             }
             (Domain::Choice { options }, Slot::Text(text)) => {
                 let Some((name, _)) = options.iter().find(|(name, _)| value == name) else {
                     let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
-                    return Err(Error::Parameter(format!("{id} is {shown}, must be {}", names.join(" or "))));
+                    return Err(Error::Parameter(text!(
+                        "{id} is {shown}, must be {options}",
+                        id,
+                        shown,
+                        options = names.join(" or ")
+                    )));
                 };
                 (*name).clone_into(text);
             }
@@ -468,10 +487,10 @@ impl Params {
     /// Refuses what no range can say: a blank prompt or model.
     pub fn check(&self) -> Result<()> {
         if self.prompt.trim().is_empty() {
-            return Err(Error::Parameter("the target text is empty; write what the picture should become".into()));
+            return Err(Error::Parameter(text!("the target text is empty; write what the picture should become")));
         }
         if self.model.trim().is_empty() {
-            return Err(Error::Parameter("no base model is chosen; give the name or the folder of one".into()));
+            return Err(Error::Parameter(text!("no base model is chosen; give the name or the folder of one")));
         }
         Ok(())
     }

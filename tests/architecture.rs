@@ -61,7 +61,7 @@ fn hosts_know_no_tensor_and_the_worker_neither() {
 
 #[test]
 fn leaves_know_nobody() {
-    let leaf = |path: &str| ["image.rs", "params.rs", "error.rs"].contains(&path);
+    let leaf = |path: &str| ["image.rs", "params.rs", "error.rs", "text.rs"].contains(&path);
     check("leaves know nobody", leaf, &["crate::engine", "crate::host", "crate::job"]);
 }
 

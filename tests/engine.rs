@@ -394,7 +394,11 @@ fn a_cache_that_cannot_be_written_costs_the_cache_and_not_the_edit() {
         processor: Processor::Cpu,
     };
     let edit = edit(&mut Engine::new(options), &request()).expect("an edit");
-    assert!(edit.notes[0].starts_with("the tuned model is kept only until this program closes"), "{:?}", edit.notes);
+    assert!(
+        edit.notes[0].to_string().starts_with("the tuned model is kept only until this program closes"),
+        "{:?}",
+        edit.notes
+    );
 }
 
 #[test]
@@ -448,7 +452,7 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
     FREE.store(with_margin(checkpointed), Relaxed);
     let poor = edit(&mut second, &request).expect("an edit");
     assert!(
-        poor.notes[0].starts_with("tuned with all weights, intermediate results computed twice"),
+        poor.notes[0].to_string().starts_with("tuned with all weights, intermediate results computed twice"),
         "{:?}",
         poor.notes
     );
@@ -490,7 +494,7 @@ fn moments_of_8_bits_are_what_a_gpu_takes_before_adapters() {
     assert_eq!(plan(with_margin(checkpointed)).mode, Mode::Checkpointed);
     assert_eq!(plan(with_margin(checkpointed) - 1).mode, Mode::EightBits);
     let note = plan(with_margin(eight_bits)).note().expect("it fits").expect("not the best mode");
-    assert!(note.starts_with("tuned with all weights, moments in 8 bits"), "{note}");
+    assert!(note.to_string().starts_with("tuned with all weights, moments in 8 bits"), "{note}");
     let lighter: Vec<_> = ON_GPU.iter().map(|mode| mode.lighter(&ON_GPU)).collect();
     let adapters = Some(Mode::LoraCheckpointed);
     assert_eq!(lighter, [Some(Mode::Checkpointed), Some(Mode::EightBits), adapters, adapters, None]);
@@ -533,18 +537,18 @@ fn an_edit_whose_memory_runs_short_goes_on_in_a_lighter_mode() {
 
     // Once: asked before tuning, at the begin of each stage and after each of its steps.
     let same = edit(&mut engine(12, 1), &request).expect("an edit");
-    assert!(same.notes.len() == 1 && same.notes[0].contains("computed twice"), "{:?}", same.notes);
+    assert!(same.notes.len() == 1 && same.notes[0].to_string().contains("computed twice"), "{:?}", same.notes);
     assert!(rendered(&same) == rendered(&exact), "another picture");
     assert_eq!(same.tuning_losses, exact.tuning_losses);
     cache::clear(&cache.0).expect("an empty cache");
 
     // For good: stage B begins anew with adapters, and there nothing is lighter.
     let other = edit(&mut engine(12, u64::MAX), &request).expect("an edit");
-    assert!(other.notes.len() == 2 && other.notes[1].contains("began anew"), "{:?}", other.notes);
+    assert!(other.notes.len() == 2 && other.notes[1].to_string().contains("began anew"), "{:?}", other.notes);
     assert_eq!((&other.embedding_losses, other.tuning_losses.len()), (&exact.embedding_losses, 8));
     assert!(rendered(&other) != rendered(&exact), "adapters are not the same");
     let found = edit(&mut engine(u64::MAX, 0), &request).expect("an edit");
-    assert!(found.notes[0].contains("set the tuning mode to full"), "{:?}", found.notes);
+    assert!(found.notes[0].to_string().contains("set the tuning mode to full"), "{:?}", found.notes);
     assert_eq!(found.tuned, Tuned::OnDisk, "what was tuned serves where memory is not short any more");
     assert!(rendered(&found) == rendered(&other), "another picture from disk");
     request.params.tuning_mode = "lora".into();
@@ -683,7 +687,11 @@ fn a_prompt_that_is_too_long_is_cut_and_the_user_told() {
     let mut request = request();
     request.params.prompt = format!("{} end", "bird ".repeat(100));
     let edit = edit(&mut engine(None), &request).expect("an edit");
-    assert!(edit.notes[0].contains("is longer than") && edit.notes[0].ends_with("end\""), "{:?}", edit.notes);
+    assert!(
+        edit.notes[0].to_string().contains("is longer than") && edit.notes[0].to_string().ends_with("end\""),
+        "{:?}",
+        edit.notes
+    );
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::engine::tuning::backward::{self, Activations, Input};
 use crate::engine::tuning::mode::{Mode, Trained};
 use crate::error::{Error, Result};
 use crate::params::Params;
+use crate::text::text;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -314,9 +315,11 @@ fn train(
         training.broken = false;
         if !loss.is_finite() {
             let stage = plan.stage.label();
-            return Err(Error::Engine(format!(
-                "{stage}: the loss is {loss} at step {}; lower the learning rate",
-                step + 1
+            return Err(Error::Engine(text!(
+                "{stage}: the loss is {loss} at step {step}; lower the learning rate",
+                stage,
+                loss,
+                step = step + 1
             )));
         }
         training.losses.push(loss);

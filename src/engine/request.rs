@@ -6,6 +6,7 @@ use crate::engine::picture::pixels::Picture;
 use crate::error::{Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
+use crate::text::{Text, text};
 use candle_core::Tensor;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -61,12 +62,12 @@ pub enum Stage {
 
 impl Stage {
     /// What a progress bar says.
-    pub fn label(self) -> &'static str {
+    pub fn label(self) -> Text {
         match self {
-            Self::LoadModel => "Loading the model",
-            Self::OptimizeTextEmbedding => "A: optimizing the text embedding",
-            Self::FineTune => "B: fine-tuning the model",
-            Self::Generate => "C: generating",
+            Self::LoadModel => text!("Loading the model"),
+            Self::OptimizeTextEmbedding => text!("A: optimizing the text embedding"),
+            Self::FineTune => text!("B: fine-tuning the model"),
+            Self::Generate => text!("C: generating"),
         }
     }
 }
@@ -118,7 +119,7 @@ pub struct Edit {
     /// Losses of stage B.
     pub tuning_losses: Vec<f32>,
     /// What the user should know, for example which words of the prompt were cut.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
     /// The hint that was part of the progress.
     pub hint: Option<Hint>,
     /// The result at the size at which the model works; [`Picture::on`] renders it at a layer's size.

@@ -541,7 +541,7 @@ fn progress_of(state: &State) -> ImagicProgress {
             answer.fraction = f64::from(progress.fraction);
             answer.seconds_left = progress.seconds_left.map_or(-1.0, f64::from);
             answer.loss = progress.loss.map_or(-1.0, f64::from);
-            progress.stage.label().to_owned()
+            progress.stage.label().to_string()
         }
         State::Ended(result) => {
             let (ended, text) = match result {

@@ -13,7 +13,7 @@ use super::engine_options;
 use super::installed::library_folder;
 use crate::catalog::{self, Model};
 use crate::engine::store::cache;
-use crate::error::Error;
+use crate::error::{Doing, Error};
 use crate::params::{CUSTOM, PARAMS, PRESETS, Params};
 use arguments::{Arguments, nearest};
 use serde_json::{Map, Value, json};
@@ -205,7 +205,7 @@ fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::file("write", "standard output".as_ref())(error))
+            Err(Error::file(Doing::Write, "standard output".as_ref())(error))
         }
         _ => Ok(()),
     }

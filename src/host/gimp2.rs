@@ -202,7 +202,9 @@ extern "C" fn run(
 /// One call of the procedure.
 fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
     let [mode, image, drawable, arguments @ ..] = values else {
-        return Err(Error::Host(format!("{} arguments came, at least {FIXED_ARGUMENTS} are needed", values.len())));
+        return Err(Error::Host(
+            format!("{} arguments came, at least {FIXED_ARGUMENTS} are needed", values.len()).into(),
+        ));
     };
     // SAFETY: GIMP has checked the arguments' types against those that `query` registered; this is its thread.
     let (mode, image, drawable) = unsafe {
@@ -257,10 +259,12 @@ fn settings_of(text: &str) -> Result<Map<String, Value>> {
         return Ok(Map::new());
     }
     let settings: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-        Error::Parameter(format!("{SETTINGS} is not a JSON object like {{\"guidance\": 3}}: {error}"))
+        Error::Parameter(format!("{SETTINGS} is not a JSON object like {{\"guidance\": 3}}: {error}").into())
     })?;
     match arguments().find(|param| settings.contains_key(param.id)) {
-        Some(param) => Err(Error::Parameter(format!("{SETTINGS} names {0}; give {0} as the argument {0}", param.id))),
+        Some(param) => {
+            Err(Error::Parameter(format!("{SETTINGS} names {0}; give {0} as the argument {0}", param.id).into()))
+        }
         None => Ok(settings),
     }
 }

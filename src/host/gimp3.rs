@@ -132,7 +132,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
     let mut defaults = defaults(&catalog::folders(library_folder().as_deref()));
     for param in PARAMS {
         let (name, label) = (property(param.id), c_string(&dialog::with_key(param.label)));
-        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(&report::help(param))));
+        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(report::help(param))));
         let help = help.as_ptr();
         // SAFETY: the procedure is new; the texts are copied.
         unsafe {
@@ -151,7 +151,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
                 (Domain::Choice { options }, Slot::Text(value)) => {
                     let (choice, value) = (sys::gimp_choice_new(), c_string(value));
                     for (number, (name, label)) in options.iter().enumerate() {
-                        let (name, label) = (c_string(name), c_string(&translate(label)));
+                        let (name, label) = (c_string(name), c_string(&translate(*label)));
                         sys::gimp_choice_add(choice, name.as_ptr(), number as c_int, label.as_ptr(), c"".as_ptr());
                     }
                     // The procedure takes the choice over.
@@ -269,9 +269,9 @@ unsafe fn only(drawables: *mut *mut sys::GimpDrawable) -> Result<Layer> {
         let count =
             if drawables.is_null() { 0 } else { (0..).take_while(|&at| !(*drawables.add(at)).is_null()).count() };
         if count != 1 {
-            return Err(Error::Host(format!(
-                "{count} layers are selected, must be 1; click one layer in the Layers dialog"
-            )));
+            return Err(Error::Host(
+                format!("{count} layers are selected, must be 1; click one layer in the Layers dialog").into(),
+            ));
         }
         Ok(Layer::from_object(*drawables))
     }
@@ -304,11 +304,14 @@ fn no_argument_is_ignored(config: &Config, params: &Params, folders: &[PathBuf])
     });
     match ignored {
         None => Ok(()),
-        Some(id) => Err(Error::Parameter(format!(
-            "{id} is {}, but the preset {} takes {}; set preset to {CUSTOM}",
-            value(&given, id),
-            params.preset,
-            value(params, id)
-        ))),
+        Some(id) => Err(Error::Parameter(
+            format!(
+                "{id} is {}, but the preset {} takes {}; set preset to {CUSTOM}",
+                value(&given, id),
+                params.preset,
+                value(params, id)
+            )
+            .into(),
+        )),
     }
 }

@@ -7,6 +7,7 @@
 //! the entry `0.5` tells.
 #![forbid(unsafe_code)]
 
+use crate::text::Text;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -33,8 +34,8 @@ pub struct Language {
 }
 
 /// `text` in the language of this process, for people; what has no translation stays English.
-pub fn translate(text: &str) -> String {
-    language().translate(text)
+pub fn translate(text: impl Into<Text>) -> String {
+    language().translate(&text.into().to_string())
 }
 
 /// The sentence `template` with `values` in its places, in the language of this process.
@@ -348,9 +349,10 @@ fn sentences(text: &str) -> Vec<&str> {
 mod tests {
     use super::*;
     use crate::engine::request::Stage;
-    use crate::error::{Error, Hint};
-    use crate::host::report::{self, sentence};
+    use crate::error::{Doing, Error, Hint};
+    use crate::host::report;
     use crate::params::{Domain, PARAMS, Params};
+    use crate::text::sentence;
     use serde_json::json;
 
     fn german() -> Language {
@@ -418,9 +420,9 @@ mod tests {
     #[test]
     fn the_table_the_stages_and_what_dialogs_say_have_entries() {
         let stages = [Stage::LoadModel, Stage::OptimizeTextEmbedding, Stage::FineTune, Stage::Generate];
-        let mut texts: Vec<String> = stages.iter().map(|stage| stage.label().to_owned()).collect();
+        let mut texts: Vec<String> = stages.iter().map(|stage| stage.label().to_string()).collect();
         for param in PARAMS {
-            texts.extend([param.label.to_owned(), param.help.to_owned(), report::help(param)]);
+            texts.extend([param.label.to_owned(), param.help.to_owned(), report::help(param).to_string()]);
             if let Domain::Choice { options } = param.domain {
                 texts.extend(options.iter().map(|(_, label)| (*label).to_owned()));
             }
@@ -434,7 +436,7 @@ mod tests {
             report::STOPPING,
             report::STOPPED,
         ];
-        texts.extend(said.map(str::to_owned));
+        texts.extend(said.map(|text| text.to_string()));
         let hint = Hint::UnfamiliarPicture { psnr: 19.84, familiar_psnr: 24.0 };
         texts.extend([hint.to_string(), sentence(&hint.to_string())]);
         for language in Language::all().iter().skip(1) {
@@ -506,7 +508,7 @@ mod tests {
                 "Modell /my. models: fehlt; der Modellordner ist unvollständig",
             ),
             (
-                Error::file("write", "/Done".as_ref())(std::io::Error::from_raw_os_error(28)).to_string(),
+                Error::file(Doing::Write, "/Done".as_ref())(std::io::Error::from_raw_os_error(28)).to_string(),
                 "/Done kann nicht geschrieben werden: Kein Speicherplatz mehr auf dem Datenträger (Fehler 28)",
             ),
             (

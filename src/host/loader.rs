@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::host::system;
+use crate::text::text;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -11,8 +12,9 @@ static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 /// Opens the library for good: GObject types cannot be unloaded again.
 pub fn open(name: &CStr) -> Result<()> {
-    let library = system::open_library(name)
-        .map_err(|reason| Error::Host(format!("{reason}; install GIMP's libraries or start the plug-in from GIMP")))?;
+    let library = system::open_library(name).map_err(|reason| {
+        Error::Host(text!("{reason}; install GIMP's libraries or start the plug-in from GIMP", reason))
+    })?;
     LIBRARY.store(library, Ordering::Release);
     Ok(())
 }

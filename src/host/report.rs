@@ -7,34 +7,36 @@ use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Hint, Result};
 use crate::image::LayerImage;
 use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, PRESETS, Param, Params};
+use crate::text::{Text, gigabytes, rounded, text};
 use serde_json::{Map, Value, json};
 
 /// Longest part of the prompt in a layer's name, in characters.
 const NAME_LENGTH: usize = 60;
 
 /// What follows the built-in model's description in a dialog.
-pub const OTHER_MODELS: &str = " For photographs choose your own Stable Diffusion folder with Browse...";
+pub const OTHER_MODELS: Text = text!("For photographs choose your own Stable Diffusion folder with Browse...");
 
 /// What a dialog says when it opens on an image without earlier edits.
-pub const FIRST_EDIT: &str =
-    "The first edit tunes the model to the layer; after that, another strength or seed takes only the last stage.";
+pub const FIRST_EDIT: Text = text!(
+    "The first edit tunes the model to the layer; after that, another strength or seed takes only the last stage."
+);
 
 /// What a dialog says when it opens on an image that knows its last edit.
-pub const KNOWN_IMAGE: &str =
-    "These are the settings of this image's last edit. Another strength or seed takes only the last stage.";
+pub const KNOWN_IMAGE: Text =
+    text!("These are the settings of this image's last edit. Another strength or seed takes only the last stage.");
 
 /// What a dialog says when it opens on a layer that an edit has made.
-pub const OF_LAYER: &str =
-    "These are the settings with which the active layer was made; the layer below it is edited again.";
+pub const OF_LAYER: Text =
+    text!("These are the settings with which the active layer was made; the layer below it is edited again.");
 
 /// What a dialog says when results are there to be compared.
-pub const SHOWN: &str = "Click a result to see it; Insert makes a layer of it, or of all that are ticked.";
+pub const SHOWN: Text = text!("Click a result to see it; Insert makes a layer of it, or of all that are ticked.");
 
 /// What a dialog says after Stop was pressed.
-pub const STOPPING: &str = "Stopping after this step.";
+pub const STOPPING: Text = text!("Stopping after this step.");
 
 /// What a dialog says when an edit has stopped.
-pub const STOPPED: &str = "Stopped; the image is as it was. Edit goes on from here.";
+pub const STOPPED: Text = text!("Stopped; the image is as it was. Edit goes on from here.");
 
 /// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses, notes, hint.
 pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Map<String, Value> {
@@ -98,14 +100,14 @@ pub fn model_report(model: &Model) -> Value {
 }
 
 /// A parameter's help, and what a change of it costs.
-pub fn help(param: &Param) -> String {
+pub fn help(param: &Param) -> Text {
     let cost = match param.affects {
-        Affects::Parameters => "A change sets the advanced settings.",
-        Affects::Tuning => "A change tunes the model anew.",
-        Affects::Generation => "A change keeps the tuned model.",
-        Affects::Nothing => return param.help.to_owned(),
+        Affects::Parameters => text!("A change sets the advanced settings."),
+        Affects::Tuning => text!("A change tunes the model anew."),
+        Affects::Generation => text!("A change keeps the tuned model."),
+        Affects::Nothing => return param.help.into(),
     };
-    format!("{} {cost}", param.help)
+    Text::from(param.help).and(cost)
 }
 
 /// The table of parameters, for programs that build a dialog from it; defaults are the paper's.
@@ -135,7 +137,7 @@ pub fn parameters_report() -> Value {
             "id": param.id,
             "label": param.label,
             "help": param.help,
-            "tooltip": help(param),
+            "tooltip": help(param).to_string(),
             "kind": kind,
             "min": min,
             "max": max,
@@ -165,20 +167,20 @@ fn short(value: f32) -> Value {
 }
 
 /// "2.1 s", "48 s", "3 min 20 s", "2 h 5 min".
-pub fn duration(seconds: f32) -> String {
+pub fn duration(seconds: f32) -> Text {
     let whole = seconds.round() as u64;
     match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..90 => format!("{whole} s"),
-        90..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        0..10 => text!("{seconds} s", seconds = rounded(seconds.into(), 1)),
+        10..90 => text!("{seconds} s", seconds = whole),
+        90..3600 => text!("{minutes} min {seconds} s", minutes = whole / 60, seconds = whole % 60),
+        _ => text!("{hours} h {minutes} min", hours = whole / 3600, minutes = whole % 3600 / 60),
     }
 }
 
 /// As [`duration`], not finer than a guess is.
-fn rough_duration(seconds: f32) -> String {
+fn rough_duration(seconds: f32) -> Text {
     let step = match seconds {
-        ..10.0 => return format!("{} s", seconds.ceil().max(1.0)),
+        ..10.0 => return text!("{seconds} s", seconds = seconds.ceil().max(1.0)),
         ..90.0 => 5.0,
         ..600.0 => 10.0,
         _ => 60.0,
@@ -187,73 +189,61 @@ fn rough_duration(seconds: f32) -> String {
 }
 
 /// What a progress bar says: stage, step and time left.
-pub fn progress_text(progress: &Progress) -> String {
-    let mut text = progress.stage.label().to_owned();
-    if progress.steps > 0 {
-        text += &format!(", step {} of {}", progress.step, progress.steps);
+pub fn progress_text(progress: &Progress) -> Text {
+    let Progress { step, steps, .. } = *progress;
+    let stage = progress.stage.label();
+    let left = progress.seconds_left.map(duration);
+    match left {
+        Some(left) if steps > 0 => text!("{stage}, step {step} of {steps}, {left} left", stage, step, steps, left),
+        None if steps > 0 => text!("{stage}, step {step} of {steps}", stage, step, steps),
+        Some(left) => text!("{stage}, {left} left", stage, left),
+        None => stage,
     }
-    if let Some(seconds) = progress.seconds_left {
-        text += &format!(", {} left", duration(seconds));
-    }
-    text
 }
 
 /// Bytes from which on a dialog tells the need of memory.
 const WORTH_TELLING: u64 = 1 << 30;
 
 /// What a dialog says before an edit: how long it will take, as far as that is known, and how much memory.
-pub fn cost_text(estimate: &Estimate) -> String {
-    let mut time = time_text(estimate);
+pub fn cost_text(estimate: &Estimate) -> Text {
+    let mut text = time_text(estimate);
     if estimate.on_gpu {
-        time += " Runs on the GPU.";
+        text = text.and(text!("Runs on the GPU."));
     }
     match &estimate.memory {
         // A process of that size is an editor's everyday.
         Some(plan) if plan.need >= WORTH_TELLING => {
-            format!("{time} Needs {:.1} GB of memory.", plan.need as f64 / 1e9)
+            text.and(text!("Needs {need} GB of memory.", need = gigabytes(plan.need)))
         }
-        _ => time,
+        _ => text,
     }
 }
 
-fn time_text(estimate: &Estimate) -> String {
-    match estimate {
-        Estimate { tuned: true, seconds: Some(seconds), .. } => {
-            format!("The tuned model is there: about {}.", rough_duration(*seconds))
+fn time_text(estimate: &Estimate) -> Text {
+    let time = estimate.seconds.map(rough_duration);
+    match (estimate, time) {
+        (Estimate { tuned: true, .. }, Some(time)) => text!("The tuned model is there: about {time}.", time),
+        (Estimate { tuned: true, .. }, None) => text!("The tuned model is there: only the last stage runs."),
+        (Estimate { goes_on: true, .. }, Some(time)) => {
+            text!("Goes on from where it was stopped: about {time} more.", time)
         }
-        Estimate { tuned: true, seconds: None, .. } => "The tuned model is there: only the last stage runs.".into(),
-        Estimate { goes_on: true, seconds: Some(seconds), .. } => {
-            format!("Goes on from where it was stopped: about {} more.", rough_duration(*seconds))
-        }
-        Estimate { goes_on: true, seconds: None, .. } => "Goes on from where it was stopped.".into(),
-        Estimate { seconds: Some(seconds), .. } => {
-            format!("The model has to be tuned to the layer: about {}.", rough_duration(*seconds))
-        }
-        Estimate { seconds: None, .. } => {
-            "The model has to be tuned to the layer; how long that takes shows after the first steps.".into()
+        (Estimate { goes_on: true, .. }, None) => text!("Goes on from where it was stopped."),
+        (_, Some(time)) => text!("The model has to be tuned to the layer: about {time}.", time),
+        (_, None) => {
+            text!("The model has to be tuned to the layer; how long that takes shows after the first steps.")
         }
     }
 }
 
 /// What a dialog says of a finished edit, with its notes and hint.
-pub fn summary(edit: &Edit) -> String {
-    let took = duration(edit.seconds.iter().map(|&(_, seconds)| seconds).sum());
-    let mut text = match edit.tuned {
-        Tuned::Now => format!("Done in {took}."),
-        Tuned::InMemory | Tuned::OnDisk => format!("Tuned model reused: only stage C ran, {took}."),
+pub fn summary(edit: &Edit) -> Text {
+    let time = duration(edit.seconds.iter().map(|&(_, seconds)| seconds).sum());
+    let text = match edit.tuned {
+        Tuned::Now => text!("Done in {time}.", time),
+        Tuned::InMemory | Tuned::OnDisk => text!("Tuned model reused: only stage C ran, {time}.", time),
     };
-    for note in edit.notes.iter().cloned().chain(edit.hint.map(|hint| hint.to_string())) {
-        text += &format!("\n{}", sentence(&note));
-    }
-    text
-}
-
-/// An error's text as a sentence of a dialog.
-pub fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-    let stop = if text.ends_with(['.', '!', '?', ':']) { "" } else { "." };
-    first.chain(letters).chain(stop.chars()).collect()
+    let notes = edit.notes.iter().cloned().chain(edit.hint.map(Hint::text));
+    notes.fold(text, |text, note| text.and_below(note.sentence()))
 }
 
 /// Name of a result layer: the prompt in one line and eta.
@@ -283,20 +273,20 @@ mod tests {
             hint: None,
             preview: None,
         };
-        assert_eq!(progress_text(&progress), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
+        assert_eq!(progress_text(&progress).to_string(), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
         let mut edit = Edit {
             tuned: Tuned::OnDisk,
             seconds: vec![(Stage::Generate, 2.06)],
             embedding_losses: vec![],
             tuning_losses: vec![],
-            notes: vec!["two words were cut".into()],
+            notes: vec![Text::verbatim("two words were cut")],
             hint: None,
             picture: Picture::gray(1, 1),
         };
-        assert_eq!(summary(&edit), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
+        assert_eq!(summary(&edit).to_string(), "Tuned model reused: only stage C ran, 2.1 s.\nTwo words were cut.");
         edit.tuned = Tuned::Now;
         edit.hint = Some(Hint::UnfamiliarPicture { psnr: 19.84, familiar_psnr: 24.0 });
-        let summary = summary(&edit);
+        let summary = summary(&edit).to_string();
         assert!(summary.starts_with("Done in 2.1 s.\n"), "{summary}");
         assert!(summary.contains("\nThis picture is unlike ") && summary.contains("19.8 dB, below 24 dB"), "{summary}");
     }
@@ -304,9 +294,9 @@ mod tests {
     #[test]
     fn the_cost_is_told_as_roughly_as_it_is_known() {
         let estimate = |tuned, goes_on, seconds| Estimate { tuned, goes_on, seconds, memory: None, on_gpu: false };
-        let text = |tuned, goes_on, seconds| cost_text(&estimate(tuned, goes_on, seconds));
+        let text = |tuned, goes_on, seconds| cost_text(&estimate(tuned, goes_on, seconds)).to_string();
         let on_gpu = Estimate { on_gpu: true, ..estimate(true, false, Some(0.4)) };
-        assert_eq!(cost_text(&on_gpu), "The tuned model is there: about 1 s. Runs on the GPU.");
+        assert_eq!(cost_text(&on_gpu).to_string(), "The tuned model is there: about 1 s. Runs on the GPU.");
         assert_eq!(text(true, false, Some(0.4)), "The tuned model is there: about 1 s.");
         assert_eq!(text(false, false, Some(41.0)), "The model has to be tuned to the layer: about 45 s.");
         assert_eq!(text(false, true, Some(95.0)), "Goes on from where it was stopped: about 1 min 40 s more.");

@@ -4,6 +4,7 @@
 use crate::engine::budget::memory::{Needs, Shapes, Task};
 use crate::engine::tuning::mode::Mode;
 use crate::error::{Error, Result};
+use crate::text::{Text, gigabytes, text};
 
 /// Bytes that system and editor need to go on; with less an edit goes over to a lighter mode.
 pub const RESERVE: u64 = 128 << 20;
@@ -34,17 +35,21 @@ impl Plan {
     }
 
     /// What the user should know about the choice, if anything; an error if nothing fits.
-    pub fn note(&self) -> Result<Option<String>> {
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        let (need, best) = (gb(self.need), gb(self.best));
-        match self.available.map(gb) {
-            Some(available) if !fits(self.need, self.available) => Err(Error::Memory(format!(
-                "tuning needs {need:.1} GB of memory and {available:.1} GB can be had; close other programs, set the tuning mode \
-                 to automatic, or choose a smaller resolution, batch size or model"
+    pub fn note(&self) -> Result<Option<Text>> {
+        let (need, best) = (gigabytes(self.need), gigabytes(self.best));
+        match self.available.map(gigabytes) {
+            Some(available) if !fits(self.need, self.available) => Err(Error::Memory(text!(
+                "tuning needs {need} GB of memory and {available} GB can be had; close other programs, set the tuning mode \
+                 to automatic, or choose a smaller resolution, batch size or model",
+                need,
+                available
             ))),
-            Some(available) if self.need < self.best => Ok(Some(format!(
-                "tuned with {} ({need:.1} GB of memory instead of {best:.1} GB; {available:.1} GB could be had)",
-                self.mode.phrase()
+            Some(available) if self.need < self.best => Ok(Some(text!(
+                "tuned with {mode} ({need} GB of memory instead of {best} GB; {available} GB could be had)",
+                mode = self.mode.phrase(),
+                need,
+                best,
+                available
             ))),
             _ => Ok(None),
         }

@@ -6,6 +6,7 @@ use crate::engine::model::family::Family;
 use crate::engine::model::source::{Part, Source};
 use crate::engine::model::tokenizer::{Tokenizer, Tokens};
 use crate::error::{Error, Result, sentence};
+use crate::text::text;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::clip::text_model::{Activation, ClipTextConfig, ClipTextTransformer};
@@ -26,7 +27,12 @@ impl TextEncoder {
         let config = source.config(Part::TextEncoder);
         let eps = config.f64("layer_norm_eps", 1e-5)?;
         if eps != 1e-5 {
-            return Err(config.error(format!("layer_norm_eps is {eps}, must be 1e-5")));
+            return Err(config.error(text!(
+                "{key} is {value}, must be {allowed}",
+                key = "layer_norm_eps",
+                value = eps,
+                allowed = "1e-5"
+            )));
         }
         let embed_dim = config.usize("hidden_size", None)?;
         let clip = ClipTextConfig {
@@ -47,7 +53,7 @@ impl TextEncoder {
         let builder = VarBuilder::from_tensors(weights.tensors.into_iter().collect(), DType::F32, &Device::Cpu);
         let builder = if nested { builder.pp("text_model") } else { builder };
         let transformer = ClipTextTransformer::new(builder, &clip).map_err(|error| {
-            Error::model(&weights.file, format!("does not fit its config.json: {}", sentence(&error)))
+            Error::model(&weights.file, text!("does not fit its config.json: {error}", error = sentence(&error)))
         })?;
         let tokenizer = Tokenizer::new(&source.tokenizer()?, family, clip.max_position_embeddings, clip.vocab_size)?;
         Ok(Self { tokenizer, transformer, device: device.clone() })

@@ -1,7 +1,8 @@
 //! One JSON configuration of a model, read key by key. A refusal names the file and the key.
 #![forbid(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
+use crate::text::{Text, text};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -17,12 +18,12 @@ impl Config {
         let bytes = match std::fs::read(file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::model(file, "is missing; the model folder is not complete"));
+                return Err(Error::model(file, text!("is missing; the model folder is not complete")));
             }
-            Err(error) => return Err(Error::file("read", file)(error)),
+            Err(error) => return Err(Error::file(Doing::Read, file)(error)),
         };
         let content = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::model(file, format!("is not valid JSON: {error}")))?;
+            .map_err(|error| Error::model(file, text!("is not valid JSON: {error}", error = error.to_string())))?;
         Ok(Self { file: file.to_owned(), content })
     }
 
@@ -37,19 +38,19 @@ impl Config {
     }
 
     /// A refusal that names the file.
-    pub fn error(&self, reason: impl Into<String>) -> Error {
+    pub fn error(&self, reason: Text) -> Error {
         Error::model(&self.file, reason)
     }
 
     /// A whole number; `default` where the key is absent or null.
     pub fn usize(&self, key: &str, default: Option<usize>) -> Result<usize> {
         match &self.content[key] {
-            Value::Null => default.ok_or_else(|| self.error(format!("{key} is missing"))),
+            Value::Null => default.ok_or_else(|| self.error(text!("{key} is missing", key))),
             value => value
                 .as_u64()
                 .filter(|&number| number <= 1 << 24)
                 .map(|number| number as usize)
-                .ok_or_else(|| self.error(format!("{key} is {value}, must be a whole number"))),
+                .ok_or_else(|| self.error(text!("{key} is {value}, must be a whole number", key, value))),
         }
     }
 
@@ -57,7 +58,7 @@ impl Config {
     pub fn f64(&self, key: &str, default: f64) -> Result<f64> {
         match &self.content[key] {
             Value::Null => Ok(default),
-            value => value.as_f64().ok_or_else(|| self.error(format!("{key} is {value}, must be a number"))),
+            value => value.as_f64().ok_or_else(|| self.error(text!("{key} is {value}, must be a number", key, value))),
         }
     }
 
@@ -80,7 +81,13 @@ impl Config {
                     .map(|item| item.as_u64().filter(|&n| n > 0 && n <= 1 << 20).map(|n| n as usize))
                     .collect();
                 list.filter(|list| list.len() == len || len == 0).ok_or_else(|| {
-                    self.error(format!("{key} is {}, must be {len} whole numbers above 0", self.content[key]))
+                    let value = &self.content[key];
+                    self.error(text!(
+                        "{key} is {value}, must be {count} whole numbers above 0",
+                        key,
+                        value,
+                        count = len
+                    ))
                 })
             }
             _ => Ok(vec![self.usize(key, default)?; len]),
@@ -93,7 +100,10 @@ impl Config {
         if value.is_null() || allowed.contains(value) {
             return Ok(());
         }
-        Err(self
-            .error(format!("{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family")))
+        Err(self.error(text!(
+            "{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family",
+            key,
+            value
+        )))
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::engine::model::source::{Part, Source};
 use crate::error::Result;
+use crate::text::text;
 
 /// A family. Where the configuration of a model gives one of these values, that value counts.
 pub struct Family {
@@ -40,26 +41,28 @@ impl Family {
     pub fn of(source: &Source) -> Result<&'static Self> {
         let unet = source.config(Part::UNet);
         if unet.value("addition_embed_type") == "text_time" {
-            return Err(unet.error(
-                "addition_embed_type is text_time: models of the Stable Diffusion XL family are not supported yet; use a \
-                 model of the Stable Diffusion 1 family",
-            ));
+            return Err(unet.error(text!(
+                "addition_embed_type is text_time: models of the Stable Diffusion XL family are not supported yet; use \
+                 a model of the Stable Diffusion 1 family"
+            )));
         }
         let family = &STABLE_DIFFUSION_1;
         let channels = |key: &str| unet.usize(key, Some(family.latent_channels));
         let in_channels = channels("in_channels")?;
         if in_channels != channels("out_channels")? {
-            return Err(unet.error(format!(
-                "in_channels is {in_channels}: inpainting and similar models cannot be edited with; use a text-to-image \
-                 model"
+            return Err(unet.error(text!(
+                "in_channels is {channels}: inpainting and similar models cannot be edited with; use a text-to-image \
+                 model",
+                channels = in_channels
             )));
         }
         let text_encoder = source.config(Part::TextEncoder);
         let activation = text_encoder.text("hidden_act", family.activation);
         if activation != family.activation {
-            return Err(text_encoder.error(format!(
-                "hidden_act is {activation}: text encoders of the Stable Diffusion 2 family are not supported yet; use a \
-                 model of the Stable Diffusion 1 family"
+            return Err(text_encoder.error(text!(
+                "hidden_act is {act}: text encoders of the Stable Diffusion 2 family are not supported yet; use a \
+                 model of the Stable Diffusion 1 family",
+                act = activation
             )));
         }
         Ok(family)

@@ -12,6 +12,7 @@
 use crate::engine::model::source::Source;
 use crate::engine::ops::{self, Sign};
 use crate::error::Result;
+use crate::text::text;
 use candle_core::Tensor;
 use serde_json::json;
 
@@ -64,7 +65,12 @@ impl Schedule {
         config.require("trained_betas", &[])?;
         let n = config.usize("num_train_timesteps", Some(1000))?;
         if n < 2 {
-            return Err(config.error(format!("num_train_timesteps is {n}, must be at least 2")));
+            return Err(config.error(text!(
+                "{key} is {value}, must be at least {min}",
+                key = "num_train_timesteps",
+                value = n,
+                min = 2
+            )));
         }
         // diffusers' defaults; Stable Diffusion's files say 0.00085 and 0.012.
         let (start, end) = (config.f64("beta_start", 0.0001)?, config.f64("beta_end", 0.02)?);
@@ -72,7 +78,15 @@ impl Schedule {
         let beta: Box<dyn Fn(usize) -> f64> = match config.text("beta_schedule", "linear") {
             "linear" => Box::new(|i| linspace(start, end, i)),
             "scaled_linear" => Box::new(|i| linspace(start.sqrt(), end.sqrt(), i).powi(2)),
-            other => return Err(config.error(format!("beta_schedule is {other}, must be linear or scaled_linear"))),
+            other => {
+                return Err(config.error(text!(
+                    "{key} is {value}, must be {one} or {two}",
+                    key = "beta_schedule",
+                    value = other,
+                    one = "linear",
+                    two = "scaled_linear"
+                )));
+            }
         };
         let alphas_cumprod: Vec<f64> = (0..n)
             .scan(1.0, |product, i| {
@@ -83,14 +97,29 @@ impl Schedule {
         let prediction = match config.text("prediction_type", "epsilon") {
             "epsilon" => Prediction::Epsilon,
             "v_prediction" => Prediction::V,
-            other => return Err(config.error(format!("prediction_type is {other}, must be epsilon or v_prediction"))),
+            other => {
+                return Err(config.error(text!(
+                    "{key} is {value}, must be {one} or {two}",
+                    key = "prediction_type",
+                    value = other,
+                    one = "epsilon",
+                    two = "v_prediction"
+                )));
+            }
         };
         let spacing = match config.text("timestep_spacing", "leading") {
             "leading" => Spacing::Leading,
             "trailing" => Spacing::Trailing,
             "linspace" => Spacing::Linspace,
             other => {
-                return Err(config.error(format!("timestep_spacing is {other}, must be leading, trailing or linspace")));
+                return Err(config.error(text!(
+                    "{key} is {value}, must be {one}, {two} or {three}",
+                    key = "timestep_spacing",
+                    value = other,
+                    one = "leading",
+                    two = "trailing",
+                    three = "linspace"
+                )));
             }
         };
         // Unlike DDIMScheduler's own default, an absent clip_sample is false: files written for other schedulers lack

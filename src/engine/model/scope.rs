@@ -4,6 +4,7 @@
 use crate::engine::model::weights::Weights;
 use crate::engine::ops::adam::Adam;
 use crate::error::{Error, Result};
+use crate::text::Text;
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The refusal of a network that cannot be built.
-    pub fn error(&self, reason: impl Into<String>) -> Error {
+    pub fn error(&self, reason: Text) -> Error {
         Error::model(&self.weights.file, reason)
     }
 

@@ -4,7 +4,8 @@
 use crate::engine::model::config::Config;
 use crate::engine::model::tensor_file::TensorFile;
 use crate::engine::model::weights::{Weights, unreadable};
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
+use crate::text::text;
 use candle_core::Device;
 use sha2::{Digest, Sha256};
 use std::io;
@@ -106,7 +107,7 @@ impl Source {
         let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
         for file in [&vocab, &merges] {
             if !file.is_file() {
-                return Err(Error::model(file, "is missing; the model folder is not complete"));
+                return Err(Error::model(file, text!("is missing; the model folder is not complete")));
             }
         }
         Ok(TokenizerFiles { config: Config::read(&folder.join("tokenizer_config.json"))?, folder, vocab, merges })
@@ -118,7 +119,7 @@ impl Source {
         let mut hash = Sha256::new();
         for (config, weights) in &self.parts {
             hash.update(config.to_json());
-            hash_samples(weights, &mut hash).map_err(Error::file("read", weights.path()))?;
+            hash_samples(weights, &mut hash).map_err(Error::file(Doing::Read, weights.path()))?;
         }
         hash.update(self.scheduler.to_json());
         Ok(format!("{:x}", hash.finalize()))
@@ -151,9 +152,12 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     }
     let pickled = ["diffusion_pytorch_model.bin", "pytorch_model.bin"].iter().any(|name| folder.join(name).is_file());
     let reason = if pickled {
-        "has only pickled weights (.bin), which can run code when opened and are refused; get the safetensors version"
+        text!(
+            "has only pickled weights (.bin), which can run code when opened and are refused; get the safetensors \
+             version"
+        )
     } else {
-        "has no diffusion_pytorch_model.safetensors or model.safetensors; the model folder is not complete"
+        text!("has no diffusion_pytorch_model.safetensors or model.safetensors; the model folder is not complete")
     };
     Err(Error::model(folder, reason))
 }

@@ -4,6 +4,7 @@
 use crate::engine::model::family::Family;
 use crate::engine::model::source::TokenizerFiles;
 use crate::error::{Error, Result};
+use crate::text::{Text, text};
 use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
@@ -46,8 +47,10 @@ impl Tokenizer {
             };
             // Special tokens count wherever they stand in a text; in SD 2 even "!" is one, the padding.
             let added = pairs.add_special_tokens([AddedToken::from(token, true)]);
-            added.map_err(|error| config.error(format!("{key}: {error}")))?;
-            pairs.token_to_id(token).ok_or_else(|| config.error(format!("{key} {token} is not in vocab.json")))
+            added.map_err(|error| config.error(Text::verbatim(format!("{key}: {error}"))))?;
+            pairs
+                .token_to_id(token)
+                .ok_or_else(|| config.error(text!("{token} is not in vocab.json", token = format!("{key} {token}"))))
         };
         let begin = special("bos_token", "<|startoftext|>")?;
         let end = special("eos_token", "<|endoftext|>")?;
@@ -55,11 +58,20 @@ impl Tokenizer {
         // transformers writes 10^30 where there is no limit.
         let max_tokens = config.value("model_max_length").as_u64().map_or(positions, |n| positions.min(n as usize));
         if max_tokens < 3 {
-            return Err(config.error(format!("model_max_length is {max_tokens}, must be at least 3")));
+            return Err(config.error(text!(
+                "{key} is {value}, must be at least {min}",
+                key = "model_max_length",
+                value = max_tokens,
+                min = 3
+            )));
         }
         let known = pairs.get_vocab_size(true);
         if known > vocabulary {
-            let reason = format!("vocab.json has {known} tokens, the text encoder only {vocabulary}");
+            let reason = text!(
+                "vocab.json has {tokens} tokens, the text encoder only {known}",
+                tokens = known,
+                known = vocabulary
+            );
             return Err(config.error(reason));
         }
         Ok(Self { pairs, begin, end, pad, max_tokens })
@@ -68,8 +80,9 @@ impl Tokenizer {
     /// Begin, the text's tokens, end, padding; as many in all as the text encoder was trained on.
     pub fn tokenize(&self, text: &str) -> Result<Tokens> {
         let encoding = self.pairs.encode_char_offsets(text, false);
-        let encoding =
-            encoding.map_err(|error| Error::Parameter(format!("the target text cannot be read: {error}")))?;
+        let encoding = encoding.map_err(|error| {
+            Error::Parameter(text!("the target text cannot be read: {error}", error = error.to_string()))
+        })?;
         let room = self.max_tokens - 2;
         let cut_at = encoding.get_offsets().get(room).map(|offsets| offsets.0);
         let mut ids = vec![self.begin];
@@ -83,7 +96,9 @@ impl Tokenizer {
 /// As in openai/CLIP: words in lower case, their UTF-8 bytes merged pair by pair.
 fn byte_pair_encoding(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
     let TokenizerFiles { folder, vocab, merges, .. } = files;
-    let wrong = |error: tokenizers::Error| Error::model(folder, format!("the tokenizer cannot be read: {error}"));
+    let wrong = |error: tokenizers::Error| {
+        Error::model(folder, text!("the tokenizer cannot be read: {error}", error = error.to_string()))
+    };
     let bpe = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy())
         .unk_token("<|endoftext|>".into())
         .end_of_word_suffix("</w>".into())

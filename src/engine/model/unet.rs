@@ -15,6 +15,7 @@ use crate::engine::model::weights::Weights;
 use crate::engine::ops::adam::Adam;
 use crate::engine::ops::{self, Activation, Padding};
 use crate::error::{Error, Result};
+use crate::text::text;
 use candle_core::{DType, Tensor};
 use serde_json::json;
 use std::sync::Arc;
@@ -83,13 +84,19 @@ impl UNetConfig {
         let blocks = config.list("transformer_layers_per_block", n, Some(1))?;
         let attention = |key: &str, with: &str, without: &str| -> Result<Vec<bool>> {
             let types = config.value(key).as_array().filter(|types| types.len() == n);
-            let types = types.ok_or_else(|| config.error(format!("{key} must list {n} blocks")))?;
+            let types = types.ok_or_else(|| config.error(text!("{key} must list {n} blocks", key, n)))?;
             types
                 .iter()
                 .map(|kind| match kind.as_str() {
                     Some(kind) if kind == with => Ok(true),
                     Some(kind) if kind == without => Ok(false),
-                    _ => Err(config.error(format!("{key} has {kind}, must be {with} or {without}"))),
+                    _ => Err(config.error(text!(
+                        "{key} has {kind}, must be {with} or {without}",
+                        key,
+                        kind,
+                        with,
+                        without
+                    ))),
                 })
                 .collect()
         };
@@ -98,7 +105,12 @@ impl UNetConfig {
         let groups = config.usize("norm_num_groups", Some(32))?;
         for (&channels, &heads) in channels.iter().zip(&heads) {
             if groups == 0 || channels % groups != 0 || channels % heads != 0 {
-                let reason = format!("{channels} channels do not divide into {groups} groups and {heads} heads");
+                let reason = text!(
+                    "{channels} channels do not divide into {groups} groups and {heads} heads",
+                    channels,
+                    groups,
+                    heads
+                );
                 return Err(config.error(reason));
             }
         }
@@ -180,8 +192,10 @@ impl UNet {
 
     fn over(config: &UNetConfig, root: &Scope<'_>) -> Result<Self> {
         if let Some(rows) = config.class_embedding {
-            return Err(root.error(format!(
-                "num_class_embeds is {rows}, which is not supported; use a model of the Stable Diffusion 1 family"
+            return Err(root.error(text!(
+                "{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family",
+                key = "num_class_embeds",
+                value = rows
             )));
         }
         let UNetConfig { levels, norms, layers_per_block, .. } = config;

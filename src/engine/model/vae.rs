@@ -13,6 +13,7 @@ use crate::engine::model::trace::{Size, Trace};
 use crate::engine::model::weights::Weights;
 use crate::engine::ops::{self, Activation, Padding};
 use crate::error::Result;
+use crate::text::text;
 use candle_core::Tensor;
 use serde_json::json;
 
@@ -81,7 +82,11 @@ impl Vae {
         // AutoencoderKL fixes this eps.
         let norms = Norms { groups: config.usize("norm_num_groups", Some(32))?, eps: 1e-6 };
         if let Some(odd) = channels.iter().find(|&&c| norms.groups == 0 || c % norms.groups != 0) {
-            return Err(config.error(format!("{odd} channels do not divide into {} groups", norms.groups)));
+            return Err(config.error(text!(
+                "{channels} channels do not divide into {groups} groups",
+                channels = *odd,
+                groups = norms.groups
+            )));
         }
         let latent_channels = config.usize("latent_channels", Some(4))?;
         let with_attention = config.bool("mid_block_add_attention", true);

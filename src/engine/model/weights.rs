@@ -3,6 +3,7 @@
 
 use crate::engine::model::tensor_file::TensorFile;
 use crate::error::{Error, Result};
+use crate::text::text;
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -31,7 +32,10 @@ impl Weights {
             if is_finite(&tensor)? {
                 return Ok(Some((name, tensor)));
             }
-            Err(Error::model(file.path(), format!("tensor {name} holds NaN or infinite values; get the file again")))
+            Err(Error::model(
+                file.path(),
+                text!("tensor {name} holds NaN or infinite values; get the file again", name),
+            ))
         };
         let tensors: Vec<_> = file.tensors(device).map(checked).collect::<Result<_>>()?;
         Ok(Self { tensors: tensors.into_iter().flatten().collect(), file: file.path().to_owned() })
@@ -53,11 +57,12 @@ impl Weights {
     /// The tensor `name`, which must have the shape that the configuration asks for.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let Some(tensor) = self.tensors.get(name) else {
-            let reason = format!("tensor {name} is missing; the file is of another kind of model");
+            let reason = text!("tensor {name} is missing; the file is of another kind of model", name);
             return Err(Error::model(&self.file, reason));
         };
         if tensor.dims() != shape {
-            let reason = format!("tensor {name} has shape {:?}, but config.json asks for {shape:?}", tensor.dims());
+            let (has, wanted) = (format!("{:?}", tensor.dims()), format!("{shape:?}"));
+            let reason = text!("tensor {name} has shape {has}, but config.json asks for {wanted}", name, has, wanted);
             return Err(Error::model(&self.file, reason));
         }
         Ok(tensor.clone())
@@ -66,7 +71,7 @@ impl Weights {
 
 /// The refusal of a file that is not what it should be.
 pub(super) fn unreadable(file: &Path, error: io::Error) -> Error {
-    Error::model(file, format!("not a readable safetensors file: {error}; get it again"))
+    Error::model(file, text!("not a readable safetensors file: {error}; get it again", error = &error))
 }
 
 /// Whether no element is NaN or infinite; copies nothing.

@@ -13,6 +13,7 @@ use super::values::with_values;
 #[cfg(feature = "cuda")]
 use crate::engine::device::Place;
 use crate::error::{Error, Result};
+use crate::text::Text;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
@@ -118,7 +119,7 @@ impl Adam {
         for variable in state.variables.values_mut().filter(|variable| variable.updated < state.pass) {
             let Some(gradient) = gradients.get(&variable.variable) else {
                 let shape = variable.variable.dims();
-                return Err(Error::Engine(format!("a variable of shape {shape:?} got no gradient")));
+                return Err(Error::Engine(Text::verbatim(format!("a variable of shape {shape:?} got no gradient"))));
             };
             #[cfg(feature = "cuda")]
             if gradient.device().is_cuda() {

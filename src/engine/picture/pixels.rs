@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::image::LayerImage;
+use crate::text::text;
 use candle_core::{Device, Tensor};
 use image::imageops::{FilterType, resize};
 use image::{ImageBuffer, Luma, Rgb};
@@ -62,8 +63,10 @@ impl Picture {
         let (_, _, h, w) = pixels.dims4()?;
         let planes = pixels.flatten_all()?.to_vec1::<f32>()?;
         if let Some(odd) = planes.iter().find(|value| !value.is_finite()) {
-            let remedy = "the model went out of range; lower the learning rates or the guidance";
-            return Err(Error::Engine(format!("the result holds {odd}: {remedy}")));
+            return Err(Error::Engine(text!(
+                "the result holds {odd}: the model went out of range; lower the learning rates or the guidance",
+                odd = *odd
+            )));
         }
         let value = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * (WHITE as f32 / 2.0)).round() as u16;
         let plane = h * w;

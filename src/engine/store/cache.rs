@@ -7,7 +7,7 @@ use crate::engine::model::weights::Weights;
 use crate::engine::request::EditRequest;
 use crate::engine::store::key::{FORMAT, TuningKey};
 use crate::engine::tuning::tuned_model::TunedModel;
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
     let files = match std::fs::read_dir(folder) {
         Ok(files) => files,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file("read", folder)(error)),
+        Err(error) => return Err(Error::file(Doing::Read, folder)(error)),
     };
     let mut entries = Vec::new();
     for file in files.flatten() {
@@ -68,7 +68,7 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
 pub fn clear(folder: &Path) -> Result<u64> {
     let mut freed = 0;
     for entry in list(folder)? {
-        std::fs::remove_file(&entry.file).map_err(Error::file("remove", &entry.file))?;
+        std::fs::remove_file(&entry.file).map_err(Error::file(Doing::Remove, &entry.file))?;
         freed += entry.bytes;
     }
     remove_unfinished(folder, std::time::Duration::ZERO);
@@ -108,7 +108,7 @@ pub fn find(
 /// Writes `tuned` for `key`: to a temporary file first, so that nobody ever sees half of it; then removes the least
 /// recently used entries until all fit into `limit` bytes.
 pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, tuned: &TunedModel) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+    std::fs::create_dir_all(folder).map_err(Error::file(Doing::Create, folder))?;
     remove_unfinished(folder, std::time::Duration::from_secs(24 * 3600));
     let tensors: BTreeMap<String, Tensor> = std::iter::once((E_OPT.to_owned(), tuned.e_opt.clone()))
         .chain(tuned.own_tensors().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
@@ -133,7 +133,7 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
     if let Err(error) = written {
         // Already failing; what is left over is removed by a later call.
         let _ = std::fs::remove_file(&unfinished);
-        return Err(Error::file("write", &file)(error));
+        return Err(Error::file(Doing::Write, &file)(error));
     }
     prune(folder, limit, &file)
 }
@@ -150,7 +150,7 @@ fn prune(folder: &Path, limit: u64, keep: &Path) -> Result<()> {
         if total <= limit {
             break;
         }
-        std::fs::remove_file(&entry.file).map_err(Error::file("remove", &entry.file))?;
+        std::fs::remove_file(&entry.file).map_err(Error::file(Doing::Remove, &entry.file))?;
         total -= entry.bytes;
     }
     Ok(())

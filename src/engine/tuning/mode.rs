@@ -4,6 +4,7 @@
 use crate::engine::ops::MomentBits;
 use crate::engine::tuning::backward::Activations;
 use crate::params::Params;
+use crate::text::{Text, text};
 use candle_core::Device;
 
 /// A way of tuning. The first ones are the better ones, the last ones take less memory.
@@ -47,18 +48,18 @@ impl Trained {
     }
 
     /// Note for a tuned model of this kind that is kept, if `best` would be better.
-    pub fn note_if_kept(self, best: Self) -> Option<&'static str> {
+    pub fn note_if_kept(self, best: Self) -> Option<Text> {
         match self {
             _ if self == best => None,
             Self::Weights => None,
-            Self::WeightsInEightBits => Some(
+            Self::WeightsInEightBits => Some(text!(
                 "this picture was tuned with moments in 8 bits when memory was short, and that is used again; set the tuning mode to \
-                 full to tune with all bits",
-            ),
-            Self::Adapters => Some(
+                 full to tune with all bits"
+            )),
+            Self::Adapters => Some(text!(
                 "this picture was tuned with adapters (LoRA) when memory was short, and that is used again; set the tuning mode to \
-                 full to tune all weights",
-            ),
+                 full to tune all weights"
+            )),
         }
     }
 }
@@ -102,24 +103,40 @@ impl Mode {
     }
 
     /// What it is, for notes.
-    pub fn phrase(self) -> &'static str {
+    pub fn phrase(self) -> Text {
         match self {
-            Self::Full => "all weights",
-            Self::Checkpointed => "all weights, intermediate results computed twice: the same result in more time",
-            Self::EightBits => {
-                "all weights, moments in 8 bits and intermediate results computed twice: almost the same result, in more time"
+            Self::Full => text!("all weights"),
+            Self::Checkpointed => {
+                text!("all weights, intermediate results computed twice: the same result in more time")
             }
-            Self::Lora => "adapters (LoRA) instead of all weights: another result",
+            Self::EightBits => {
+                text!(
+                    "all weights, moments in 8 bits and intermediate results computed twice: almost the same result, in more time"
+                )
+            }
+            Self::Lora => text!("adapters (LoRA) instead of all weights: another result"),
             Self::LoraCheckpointed => {
-                "adapters (LoRA) instead of all weights, intermediate results computed twice: another result, in more time"
+                text!(
+                    "adapters (LoRA) instead of all weights, intermediate results computed twice: another result, in more time"
+                )
             }
         }
     }
 
     /// Tells that it goes on in this mode because memory ran short in `before`.
-    pub fn note_after(self, before: Self, reason: &str) -> String {
-        let again = if self.trained() == before.trained() { "" } else { "; the fine-tuning began anew" };
-        let phrase = self.phrase();
-        format!("{reason}, so it was tuned from there with {phrase}{again}; close other programs to avoid this")
+    pub fn note_after(self, before: Self, reason: Text) -> Text {
+        let mode = self.phrase();
+        if self.trained() == before.trained() {
+            return text!(
+                "{reason}, so it was tuned from there with {mode}; close other programs to avoid this",
+                reason,
+                mode
+            );
+        }
+        text!(
+            "{reason}, so it was tuned from there with {mode}; the fine-tuning began anew; close other programs to avoid this",
+            reason,
+            mode
+        )
     }
 }

@@ -1,8 +1,9 @@
 //! Picture files of the command line: read a PNG, JPEG or WebP as a layer, write a layer as PNG; knows no edit.
 #![forbid(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::image::{LayerImage, MAX_AREA, MAX_SIDE};
+use crate::text::Text;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::ffi::OsString;
@@ -28,19 +29,21 @@ pub struct Picture {
 pub fn read(path: &Path) -> Result<Picture> {
     let damaged = |error: ImageError| match error {
         ImageError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
-            Error::file("read", path)(error)
+            Error::file(Doing::Read, path)(error)
         }
-        error => {
-            Error::Image(format!("cannot read {}: {error}; open it in an editor and save it again", path.display()))
-        }
+        error => Error::Image(Text::verbatim(format!(
+            "cannot read {}: {error}; open it in an editor and save it again",
+            path.display()
+        ))),
     };
-    let file = File::open(path).map_err(Error::file("read", path))?;
-    let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(Error::file("read", path))?;
+    let file = File::open(path).map_err(Error::file(Doing::Read, path))?;
+    let mut reader =
+        ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(Error::file(Doing::Read, path))?;
     if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) {
-        return Err(Error::Image(format!(
+        return Err(Error::Image(Text::verbatim(format!(
             "{} is not a PNG, JPEG or WebP picture; save it as one of these",
             path.display()
-        )));
+        ))));
     }
     // Eight bytes a pixel and as much again for the decoder.
     let mut limits = Limits::no_limits();
@@ -53,10 +56,10 @@ pub fn read(path: &Path) -> Result<Picture> {
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_AREA {
         let limit = MAX_AREA / 1_000_000;
-        return Err(Error::Image(format!(
+        return Err(Error::Image(Text::verbatim(format!(
             "{} has {width}x{height} pixels, at most {limit} million can be edited; scale it down",
             path.display()
-        )));
+        ))));
     }
     let orientation = decoder.orientation().map_err(damaged)?;
     let profile = decoder.icc_profile().map_err(damaged)?;
@@ -76,7 +79,7 @@ pub fn read(path: &Path) -> Result<Picture> {
         (image.color().bytes_per_pixel() / image.color().channel_count() > 1, image.color().has_alpha());
     let rgba = image.into_rgba16();
     let layer = LayerImage::new(rgba.width(), rgba.height(), rgba.into_raw())
-        .ok_or_else(|| Error::Image(format!("{} has no pixels", path.display())))?;
+        .ok_or_else(|| Error::Image(Text::verbatim(format!("{} has no pixels", path.display()))))?;
     Ok(Picture { layer, sixteen_bits, alpha, profile, notes })
 }
 
@@ -94,8 +97,8 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
         (false, false) => DynamicImage::ImageRgb8(image.into_rgb8()),
     };
     let failed = |error: ImageError| match error {
-        ImageError::IoError(error) => Error::file("write", path)(error),
-        error => Error::Engine(format!("cannot encode {}: {error}", path.display())),
+        ImageError::IoError(error) => Error::file(Doing::Write, path)(error),
+        error => Error::Engine(Text::verbatim(format!("cannot encode {}: {error}", path.display()))),
     };
     let part = PartFile::create(path)?;
     let mut out = BufWriter::new(&part.file);
@@ -104,7 +107,7 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
         encoder.set_icc_profile(profile.clone()).map_err(|error| failed(ImageError::Unsupported(error)))?;
     }
     image.write_with_encoder(encoder).map_err(failed)?;
-    out.flush().map_err(Error::file("write", path))?;
+    out.flush().map_err(Error::file(Doing::Write, path))?;
     drop(out);
     part.finish()
 }
@@ -112,12 +115,15 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
 /// Refuses now what could not be written in the end: a missing or read-only folder, or the input itself.
 pub fn check_output(output: &Path, input: &Path) -> Result<()> {
     if output.is_dir() {
-        return Err(Error::Image(format!("{} is a folder; name a file in it", output.display())));
+        return Err(Error::Image(Text::verbatim(format!("{} is a folder; name a file in it", output.display()))));
     }
     if let (Ok(output_file), Ok(input_file)) = (output.canonicalize(), input.canonicalize())
         && output_file == input_file
     {
-        return Err(Error::Image(format!("the output {} is the input; name another file", output.display())));
+        return Err(Error::Image(Text::verbatim(format!(
+            "the output {} is the input; name another file",
+            output.display()
+        ))));
     }
     PartFile::create(output).map(drop)
 }
@@ -131,19 +137,20 @@ struct PartFile<'a> {
 
 impl<'a> PartFile<'a> {
     fn create(path: &'a Path) -> Result<Self> {
-        let name =
-            path.file_name().ok_or_else(|| Error::Image(format!("{} is not the name of a file", path.display())))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::Image(Text::verbatim(format!("{} is not the name of a file", path.display()))))?;
         let mut part_name = OsString::from(".");
         part_name.push(name);
         part_name.push(format!(".{}.part", std::process::id()));
         let part = path.with_file_name(part_name);
-        let file = File::create(&part).map_err(Error::file("write", path))?;
+        let file = File::create(&part).map_err(Error::file(Doing::Write, path))?;
         Ok(Self { path, part, file })
     }
 
     fn finish(self) -> Result<()> {
-        self.file.sync_all().map_err(Error::file("write", self.path))?;
-        std::fs::rename(&self.part, self.path).map_err(Error::file("write", self.path))
+        self.file.sync_all().map_err(Error::file(Doing::Write, self.path))?;
+        std::fs::rename(&self.part, self.path).map_err(Error::file(Doing::Write, self.path))
     }
 }
 

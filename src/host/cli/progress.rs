@@ -60,7 +60,7 @@ fn line(progress: &Progress, with_bar: bool) -> String {
             progress.fraction.clamp(0.0, 1.0) * 100.0
         );
     }
-    line += progress.stage.label();
+    line += &progress.stage.label().to_string();
     if progress.steps > 0 {
         line += &format!("  {}/{}", progress.step, progress.steps);
     }

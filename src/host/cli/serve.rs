@@ -9,17 +9,19 @@ use crate::catalog::{self, Model};
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Progress};
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::host::capi::ImagicFormat;
 use crate::host::capi::pixels::Layout;
 use crate::host::language::{language, translate};
 use crate::host::last_values::{last_values, remember_values};
 use crate::host::policy;
-use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text, sentence};
+use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text};
 use crate::host::{self, engine_options, system};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params};
+use crate::text::sentence;
+use crate::text::{Text, text};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -129,7 +131,7 @@ impl Server {
                 Ok(Message::Request(request, pixels)) => self.answer(request, &pixels)?,
                 Ok(Message::Broken(reason)) => {
                     say(&complaint(None, &reason), &[])?;
-                    return Err(Error::Host(reason));
+                    return Err(Error::Host(Text::verbatim(reason)));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -181,7 +183,7 @@ impl Server {
                 }
             })),
             Ok(Request::Remember { params }) => remember(&params).map(|()| None),
-            Err(error) => Err(Error::Host(format!("this message makes no sense: {error}"))),
+            Err(error) => Err(Error::Host(Text::verbatim(format!("this message makes no sense: {error}")))),
         };
         match answered {
             Ok(Some(answer)) => say(&answer, &[]),
@@ -193,7 +195,9 @@ impl Server {
     fn edit(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
         let number = order.job;
         if self.running.iter().any(|running| running.number == number) {
-            return Err(Error::Host(format!("job {number} runs already; give every job a number of its own")));
+            return Err(Error::Host(Text::verbatim(format!(
+                "job {number} runs already; give every job a number of its own"
+            ))));
         }
         let (request, format) = self.request(order, pixels)?;
         let (source, params) = (request.layer.clone(), request.params.clone());
@@ -213,15 +217,19 @@ impl Server {
             let layout = format.layout(width, height)?;
             if pixels.len() != layout.bytes {
                 let (got, expected) = (pixels.len(), layout.bytes);
-                return Err(Error::Host(format!("{got} bytes of pixels came, {width}x{height} pixels are {expected}")));
+                return Err(Error::Host(Text::verbatim(format!(
+                    "{got} bytes of pixels came, {width}x{height} pixels are {expected}"
+                ))));
             }
-            let layer = layout.read(pixels).map_err(|failure| Error::Image(failure.text))?;
+            let layer = layout.read(pixels).map_err(|failure| Error::Image(Text::verbatim(failure.text)))?;
             self.picture = Some((layer.into(), format));
         } else if order.width.is_some() || order.height.is_some() || order.format.is_some() || !pixels.is_empty() {
-            return Err(Error::Host("width, height, format and bytes belong together; give all or none".into()));
+            return Err(Error::Host(Text::verbatim(
+                "width, height, format and bytes belong together; give all or none",
+            )));
         }
         let Some((layer, format)) = self.picture.clone() else {
-            return Err(Error::Host("no picture has come yet; give width, height, format and bytes".into()));
+            return Err(Error::Host(Text::verbatim("no picture has come yet; give width, height, format and bytes")));
         };
         let mut request = host::request_for(&order.params, layer, order.document, &self.folders)?;
         request.previews = order.previews;
@@ -300,7 +308,7 @@ impl PixelFormat {
             Self::Bgra16 => (ImagicFormat::Bgra16, 8),
         };
         let stride = (width as usize).saturating_mul(pixel);
-        Layout::new(format as u32, width, height, stride).map_err(|failure| Error::Image(failure.text))
+        Layout::new(format as u32, width, height, stride).map_err(|failure| Error::Image(Text::verbatim(failure.text)))
     }
 }
 
@@ -348,7 +356,7 @@ fn told_model(model: &Model) -> Value {
 
 fn translate_in_place(text: &mut Value) {
     if let Value::String(text) = text {
-        *text = translate(text);
+        *text = translate(&*text);
     }
 }
 
@@ -394,7 +402,7 @@ fn complaint(job: Option<u64>, reason: &str) -> Value {
 fn say(message: &Value, pixels: &[u8]) -> Result<()> {
     let mut out = stdout().lock();
     let written = writeln!(out, "{message}").and_then(|()| out.write_all(pixels)).and_then(|()| out.flush());
-    written.map_err(Error::file("write", "standard output".as_ref()))
+    written.map_err(Error::file(Doing::Write, "standard output".as_ref()))
 }
 
 /// A thread that reads messages while an edit runs; the channel closes with standard input.
@@ -411,7 +419,7 @@ fn read_in_background() -> Result<Receiver<Message>> {
         }
     };
     std::thread::Builder::new().name("imagic-messages".into()).spawn(read).map_err(|error| {
-        Error::Engine(format!("cannot start a thread: {error}; close other programs and try again"))
+        Error::Engine(text!("cannot start a thread: {error}; close other programs and try again", error = &error))
     })?;
     Ok(inbox)
 }

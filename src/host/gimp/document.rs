@@ -4,7 +4,7 @@
 
 use super::libgimp::{Image, Layer, ProgressBar};
 use crate::engine::request::{Edit, Progress};
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::host::gimp::{Kind, Mode, Rectangle};
 use crate::host::language::translate;
 use crate::host::recipe::{History, Made, PARASITE, Recipe};
@@ -13,6 +13,7 @@ use crate::host::{self, Host};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::Worker;
 use crate::params::Params;
+use crate::text::Text;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -100,8 +101,8 @@ impl Document {
     pub fn edit_without_dialog(mut self, worker: &Worker, params: &Params, folders: &[PathBuf]) -> Result<Layer> {
         self.progress = Some(self.image.progress_bar("Imagic Edit"));
         let edit = host::edit_active_layer(&mut self, worker, params, folders)?;
-        let hint = edit.hint.map(|hint| hint.to_string());
-        for note in edit.notes.iter().chain(&hint).map(String::as_str).chain(self.note) {
+        let hint = edit.hint.map(Hint::text);
+        for note in edit.notes.into_iter().chain(hint).chain(self.note.map(Text::from)) {
             self.image.tell(&translate(note));
         }
         self.result().ok_or_else(|| Error::Host("the image has no result".into()))
@@ -278,12 +279,13 @@ impl Host for Document {
             let mask = selection.read_mask(Rectangle { x: x + part.x, y: y + part.y, ..part });
             picture.selection = Some(Selection { part, mask });
         }
-        let refuse = || {
-            let Rectangle { width, height, .. } = part;
-            Error::Image(format!(
+        let refuse =
+            || {
+                let Rectangle { width, height, .. } = part;
+                Error::Image(format!(
                 "{width} x {height} pixels are to be edited, must be 1 to {MAX_AREA}; select a part of the layer"
-            ))
-        };
+            ).into())
+            };
         // Checked before the memory is asked for.
         if part.area() as u64 > MAX_AREA {
             return Err(refuse());
@@ -332,7 +334,7 @@ impl Picture {
 }
 
 fn refused(reason: &str) -> Error {
-    Error::Host(reason.to_owned())
+    Error::Host(reason.into())
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@ use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
 use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::{Made, Recipe};
-use crate::host::report::{self, progress_text, sentence, summary};
+use crate::host::report::{self, progress_text, summary};
 use crate::host::{self, Host};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, CUSTOM, Params};
+use crate::text::sentence;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -135,11 +136,11 @@ impl Session {
     /// The settings with which the dialog opens, if the image knows any, and what it says then.
     pub fn greeting(&self) -> (Option<Params>, Message) {
         if let Some(params) = self.document.opened_from.as_ref().and_then(Recipe::params) {
-            return (Some(params), Message::info(report::OF_LAYER));
+            return (Some(params), Message::info(&report::OF_LAYER.to_string()));
         }
         let of_image = self.document.history().last_params();
         let text = if of_image.is_some() { report::KNOWN_IMAGE } else { report::FIRST_EDIT };
-        (of_image, Message::info(text))
+        (of_image, Message::info(&text.to_string()))
     }
 
     /// The layer as it was read last.
@@ -235,7 +236,7 @@ impl Session {
         let result = match running.job.poll() {
             JobState::Running(None) => return Some(Look::default()),
             JobState::Running(Some(progress)) => {
-                let bar = Some((progress.fraction.into(), progress_text(&progress)));
+                let bar = Some((progress.fraction.into(), progress_text(&progress).to_string()));
                 // Shown when it comes; later texts, as on stopping, take its place.
                 let before = std::mem::replace(&mut running.hint, progress.hint);
                 let hint = progress.hint.filter(|_| progress.hint != before);
@@ -254,7 +255,7 @@ impl Session {
         let look = result.and_then(|edit| self.take(&edit, params, purpose)).unwrap_or_else(|error| {
             self.queue.clear();
             let message = match error {
-                Error::Cancelled => Message::info(report::STOPPED),
+                Error::Cancelled => Message::info(&report::STOPPED.to_string()),
                 error => Message::failure(&error),
             };
             Look { bar: Some((0.0, String::new())), message: Some(message), ended: true, ..Look::default() }
@@ -269,7 +270,7 @@ impl Session {
             self.losses = of(Stage::OptimizeTextEmbedding, &edit.embedding_losses);
             self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
         }
-        let (made, text) = (Made::of(edit), summary(edit));
+        let (made, text) = (Made::of(edit), summary(edit).to_string());
         self.results.push(Outcome { params: params.clone(), picture: edit.picture.clone(), made });
         let result = Some(self.results.len() - 1);
         let mut look = Look { bar: Some((1.0, "Done".to_owned())), has_loss: true, result, ..Look::default() };
@@ -288,7 +289,7 @@ impl Session {
                 match self.queue.pop_front() {
                     Some(next) => self.run(next, layer, Purpose::Show)?,
                     None => {
-                        look.message = Some(Message::info(report::SHOWN));
+                        look.message = Some(Message::info(&report::SHOWN.to_string()));
                         look.ended = true;
                     }
                 }
@@ -319,7 +320,7 @@ impl Session {
     pub fn stop(&mut self) -> Option<Message> {
         self.queue.clear();
         self.running.as_ref()?.job.cancel();
-        Some(Message::info(report::STOPPING))
+        Some(Message::info(&report::STOPPING.to_string()))
     }
 
     /// Asks what an edit with `params` would cost; what cannot be edited has no cost.
@@ -339,7 +340,7 @@ impl Session {
         let answer = self.estimating.as_ref()?.poll()?;
         self.estimating = None;
         self.estimate = answer.ok();
-        Some(self.estimate.as_ref().map(report::cost_text).unwrap_or_default())
+        Some(self.estimate.as_ref().map(|estimate| report::cost_text(estimate).to_string()).unwrap_or_default())
     }
 
     /// Whether a result with the parameters of the last estimate comes so fast that a look at it costs nothing.
@@ -356,8 +357,8 @@ impl Session {
                 return Choice { description: sentence(&error.to_string()), examples: Vec::new(), is_new: false };
             }
         };
-        let others = if model.name == BUILTIN_MODEL { report::OTHER_MODELS } else { "" };
-        let description = model.description.clone() + others;
+        let others = if model.name == BUILTIN_MODEL { format!(" {}", report::OTHER_MODELS) } else { String::new() };
+        let description = model.description.clone() + &others;
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         let usable = model.exists();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);

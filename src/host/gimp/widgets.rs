@@ -361,7 +361,7 @@ impl Choices {
     pub fn new(options: &'static [(&'static str, &'static str)]) -> Self {
         let widget = Widget::own(gtk!(gtk_combo_box_text_new()));
         for (_, label) in options {
-            let label = c_string(&translate(label));
+            let label = c_string(&translate(*label));
             gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), label.as_ptr()));
         }
         Self { widget, names: options.iter().map(|(name, _)| *name).collect() }

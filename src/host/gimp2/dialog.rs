@@ -147,7 +147,7 @@ impl Window {
                     Field::Spinner(spinner)
                 }
                 (_, Domain::Real { min, max }) if !param.advanced => {
-                    Field::Slider(form.add_slider(&label, min..=max, 0.05, &help(param)))
+                    Field::Slider(form.add_slider(&label, min..=max, 0.05, &help(param).to_string()))
                 }
                 (_, Domain::Integer { min, max }) => {
                     let spinner = Spinner::new(min, max);
@@ -171,7 +171,7 @@ impl Window {
                     Field::Number(entry)
                 }
             };
-            field.set_tooltip(&help(param));
+            field.set_tooltip(&help(param).to_string());
             fields.push((param, field));
         }
         browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");

@@ -40,7 +40,7 @@ pub unsafe fn take_text(text: *mut c_char) -> String {
 fn refused(doing: &str) -> Error {
     // SAFETY: libgimp owns the text until the next call of it; it is copied at once.
     let reason = unsafe { CStr::from_ptr(sys::gimp_get_pdb_error()) }.to_string_lossy();
-    Error::Host(format!("GIMP refused to {doing}: {reason}"))
+    Error::Host(format!("GIMP refused to {doing}: {reason}").into())
 }
 
 fn done(success: sys::gboolean, doing: &str) -> Result<()> {

@@ -131,7 +131,7 @@ impl Window {
         let seed = frame.spinner("seed");
         let label = |id: &str, target: &Widget| {
             let param = PARAMS.iter().find(|param| param.id == id).expect("a row of the table");
-            target.set_tooltip(&help(param));
+            target.set_tooltip(&help(param).to_string());
             gtk::label_for(&with_key(param.label), target, &seed)
         };
         let (prompt_row, model_row, seed_row) = (widgets::horizontal(), widgets::horizontal(), widgets::horizontal());

@@ -62,7 +62,7 @@ fn refused(doing: &str) -> Error {
     let reason = gimp!(gimp_pdb_get_last_error(pdb));
     // SAFETY: libgimp owns the text until the next call of it; it is copied at once.
     let reason = unsafe { CStr::from_ptr(reason) }.to_string_lossy();
-    Error::Host(format!("GIMP refused to {doing}: {reason}"))
+    Error::Host(format!("GIMP refused to {doing}: {reason}").into())
 }
 
 fn done(success: sys::gboolean, doing: &str) -> Result<()> {
