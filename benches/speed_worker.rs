@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Tensor};
 use imagic_edit::engine::Engine;
-use imagic_edit::engine::device::{self, Chosen, Launches, Place, Precision, Processor, Replay};
+use imagic_edit::engine::device::{self, Chosen, Launches, Precision, Processor, RepeatedStep};
 use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::model::codec::Codec;
 use imagic_edit::engine::model::family::Family;
@@ -141,8 +141,8 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
             let timesteps = unet.sinusoids(&vec![500; params.batch_size as usize]);
             let timesteps = Tensor::from_vec(timesteps, (params.batch_size as usize, ()), &device)?;
-            let (mut replay, prediction) = (Replay::new(&device, launches), Place::new(x.shape(), &device)?);
-            Ok(timed(Box::new(move || replay.run(|| prediction.copy(&unet.forward(&x, &timesteps, &e)?)))))
+            let mut step = RepeatedStep::new(&device, launches);
+            Ok(timed(Box::new(move || step.run([&x, &timesteps], |[x, t]| unet.forward(x, t, &e)).map(drop))))
         }
         "stage A step" => Ok(Box::new(move || {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);

@@ -5,11 +5,13 @@
 #[allow(unsafe_code, reason = "asks the driver for what cudarc has no function for")]
 mod cuda;
 mod graph;
+mod repeated;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "finds CUDA's functions when the program runs")]
 mod symbols;
 
 pub use graph::{Launches, Place, Replay};
+pub use repeated::RepeatedStep;
 
 use candle_core::{DType, Device};
 use std::path::PathBuf;

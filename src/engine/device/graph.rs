@@ -4,7 +4,7 @@
 //! A recording holds addresses. So what differs between steps lies at a [`Place`], and what comes out is copied to one.
 #![forbid(unsafe_code)]
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage};
@@ -38,9 +38,17 @@ impl Place {
         Ok(self.0.inplace_op1(&Write { values })?)
     }
 
-    /// Takes the values of a tensor on its device, of its shape.
+    /// Takes the elements of a contiguous tensor on its device, of its shape.
     pub fn copy(&self, tensor: &Tensor) -> Result<()> {
-        Ok(self.0.slice_set(&tensor.detach(), 0, 0)?)
+        if tensor.dims() != self.0.dims() {
+            return Err(Error::Engine(format!("{:?} elements do not fit {:?}", tensor.dims(), self.0.dims()).into()));
+        }
+        Ok(self.0.flatten_all()?.slice_set(&tensor.detach().flatten_all()?, 0, 0)?)
+    }
+
+    /// Takes the elements of a tensor of its shape, on its device or on the processor.
+    pub fn set(&self, tensor: &Tensor) -> Result<()> {
+        if tensor.device().is_cpu() { self.write(&tensor.flatten_all()?.to_vec1()?) } else { self.copy(tensor) }
     }
 }
 
