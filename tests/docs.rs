@@ -152,6 +152,58 @@ fn every_link_between_pages_leads_somewhere() {
     }
 }
 
+/// A file of this project that a page names in `backticks`; patterns, and what only an installation has, are none.
+fn is_ours(name: &str) -> bool {
+    let folders = ["src/", "tests/", "docs/", "installer/", "plugin-manifest/", "include/", "models/", "benches/"];
+    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "/._-".contains(c));
+    folders.iter().any(|folder| name.starts_with(folder))
+        && plain
+        && !name.contains("/work/")
+        && !name.ends_with("/work")
+}
+
+#[test]
+fn every_file_that_a_page_names_is_there() {
+    for path in texts().into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "md")) {
+        let page = without_code(&read(&path));
+        for name in page.split('`').skip(1).step_by(2).filter(|name| is_ours(name)) {
+            assert!(Path::new(ROOT).join(name).exists(), "{}: there is no {name}", path.display());
+        }
+    }
+}
+
+/// The program's own texts, as they are written in its code: a text that goes on in the next line is whole.
+fn texts_of_the_program() -> String {
+    let (mut all, mut folders) = (String::new(), vec![Path::new(ROOT).join("src"), krita_package()]);
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs" || ending == "py") {
+                all += &read(&path);
+            }
+        }
+    }
+    let lines = all.split("\\\n").enumerate();
+    lines.map(|(at, part)| if at == 0 { part } else { part.trim_start() }).collect()
+}
+
+fn krita_package() -> PathBuf {
+    Path::new(ROOT).join("plugin-manifest/krita/pykrita/imagic")
+}
+
+#[test]
+fn the_messages_that_the_readme_explains_are_the_program_s() {
+    let (readme, texts) = (read(&Path::new(ROOT).join("README.md")), texts_of_the_program());
+    let (_, table) = readme.split_once("| message | remedy |").expect("the table of messages");
+    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let message = row.split('|').nth(1).expect("a first column");
+        // In round brackets is what the program does not say.
+        let message = message.split('(').next().expect("a beginning").trim();
+        assert!(texts.contains(message), "no text of the program has `{message}`");
+    }
+}
+
 /// Paragraphs, items of lists and headings, without what a link leads to and without pictures, tables and comments.
 fn paragraphs(page: &str) -> Vec<String> {
     let mut paragraphs = vec![String::new()];
