@@ -77,7 +77,9 @@ def edit(build: Path, picture: Path, options: dict) -> tuple[str, dict[str, floa
             if name == "model":
                 value = ROOT / "tests/fixtures" / value / "model"
             command += [f"--{name}", value]
-        done = subprocess.run([str(word) for word in command], env=environment(Path(home)), capture_output=True, text=True)
+        done = subprocess.run(
+            [str(word) for word in command], env=environment(Path(home)), capture_output=True, text=True
+        )
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
         [report] = json.loads(done.stdout)["outputs"]
@@ -91,11 +93,24 @@ def serve(build: Path) -> tuple[str, dict[str, float]]:
     side = 64
     image = Image.open(SAMPLE).convert("RGBA").resize((side, side))
     params = {name.replace("-", "_"): value for name, value in (SCENES | SHORT).items()}
-    message = {"do": "edit", "job": 1, "params": params, "document": "x", "previews": 2,
-               "width": side, "height": side, "format": "rgba8", "bytes": 4 * side * side}
+    message = {
+        "do": "edit",
+        "job": 1,
+        "params": params,
+        "document": "x",
+        "previews": 2,
+        "width": side,
+        "height": side,
+        "format": "rgba8",
+        "bytes": 4 * side * side,
+    }
     with tempfile.TemporaryDirectory() as home:
-        child = subprocess.Popen([str(build / "imagic-edit"), "serve"], env=environment(Path(home)),
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [str(build / "imagic-edit"), "serve"],
+            env=environment(Path(home)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         child.stdin.write(json.dumps(message).encode() + b"\n" + image.tobytes())
         child.stdin.flush()
         digest, seconds = hashlib.sha256(), {}
