@@ -1,7 +1,8 @@
 //! An ordinary build does nothing here. With the feature `cuda` it compiles the GPU's kernels, with the compiler that
-//! installer/cuda-toolkit.sh fetches. With the feature `bindgen` it writes src/host/gimp2_sys.rs and gimp3_sys.rs anew
-//! from the installed headers (Debian: libgimp2.0-dev, libgimp-3.0-dev, libclang-dev); use the oldest GIMP 2.10 and 3 that
-//! are to be served. GIMP 3's may lie in a system of its own: IMAGIC_GIMP3_ROOT says where (tests/gimp3/root.sh makes one).
+//! installer/cuda-toolkit.sh fetches. With the feature `bindgen` it writes src/host/gimp_sys.rs, gimp2_sys.rs and
+//! gimp3_sys.rs anew from the installed headers (Debian: libgimp2.0-dev, libgimp-3.0-dev, libclang-dev); use the oldest
+//! GIMP 2.10 and 3 that are to be served. GIMP 3's may lie in a system of its own: IMAGIC_GIMP3_ROOT says where
+//! (tests/gimp3/root.sh makes one).
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -17,8 +18,8 @@ mod kernels {
     use std::process::Command;
     use std::{env, fs};
 
-    /// Compute capability of the oldest cards that can run the kernels: 8.0, NVIDIA's Ampere of 2020. The driver translates
-    /// this for newer ones.
+    /// Compute capability of the oldest cards that can run the kernels: 8.0, NVIDIA's Ampere of 2020. The driver
+    /// translates this for newer ones.
     const ARCHITECTURE: &str = "compute_80";
 
     pub fn compile() {
@@ -43,7 +44,8 @@ mod kernels {
         });
         assert!(output.status.success(), "{nvcc} failed:\n{}", String::from_utf8_lossy(&output.stderr));
         assert!(fs::metadata(&out).is_ok_and(|file| file.len() > 0), "{nvcc} wrote no {}", out.display());
-        // A function of CUDA that src/engine/device/symbols.rs does not know is to be found out here, not on a user's machine.
+        // A function of CUDA that src/engine/device/symbols.rs does not know is to be found out here, not on a user's
+        // machine.
         println!("cargo::rustc-link-arg-cdylib=-Wl,-z,defs");
     }
 }
@@ -73,41 +75,71 @@ mod bindings {
 
     pub fn generate() {
         println!("cargo::rerun-if-env-changed=IMAGIC_GIMP3_ROOT");
-        bind(&Gimp {
-            adapter: "gimp2",
-            title: "libgimp 2.10, GTK 2, GEGL and babl as the adapter uses them",
-            packages: &["gimpui-2.0", "gegl-0.4"],
-            root: None,
-        });
-        bind(&Gimp {
-            adapter: "gimp3",
-            title: "libgimp 3, GTK 3, GEGL and babl as the adapter uses them",
-            packages: &["gimp-3.0", "gimpui-3.0", "gegl-0.4"],
-            root: env::var("IMAGIC_GIMP3_ROOT").ok(),
-        });
+        let gimps = [
+            Gimp {
+                adapter: "gimp2",
+                title: "What the adapter uses of libgimp 2.10 and GTK 2 alone",
+                packages: &["gimpui-2.0", "gegl-0.4"],
+                root: None,
+            },
+            Gimp {
+                adapter: "gimp3",
+                title: "What the adapter uses of libgimp 3 and GTK 3 alone",
+                packages: &["gimp-3.0", "gimpui-3.0", "gegl-0.4"],
+                root: env::var("IMAGIC_GIMP3_ROOT").ok(),
+            },
+        ];
+        let (shared, none) = (words("gimp"), BTreeSet::new());
+        let of_each = gimps.iter().map(|gimp| bind(gimp, &shared, &none)).collect::<Vec<_>>();
+        for bindings in &of_each[1..] {
+            assert!(
+                functions(bindings) == functions(&of_each[0]),
+                "src/host/gimp calls a function that one GIMP has with other arguments or not at all: {:?}",
+                functions(bindings).symmetric_difference(&functions(&of_each[0])).collect::<Vec<_>>()
+            );
+        }
+        let title = "What the adapters use of libgimp, GTK, GEGL and babl that every GIMP has with the same arguments";
+        write("gimp", title, of_each.last().expect("there is a GIMP"));
+        for gimp in &gimps {
+            write(gimp.adapter, gimp.title, &bind(gimp, &words(gimp.adapter), &shared));
+        }
     }
 
-    fn bind(gimp: &Gimp) {
-        let source = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("src/host");
-        let mut files = vec![source.join(gimp.adapter).with_extension("rs")];
-        // Files in gimp/ are compiled for every version.
-        for folder in [source.join(gimp.adapter), source.join("gimp")] {
-            let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-            files.extend(entries.map(|entry| entry.expect("an entry").path()));
-        }
+    /// The words in src/host/`adapter`.rs and in the folder of that name: what it mentions is the allow-list.
+    fn words(adapter: &str) -> BTreeSet<String> {
+        let mut files = vec![host().join(adapter).with_extension("rs")];
+        let entries = fs::read_dir(host().join(adapter)).unwrap_or_else(|error| panic!("{adapter}: {error}"));
+        files.extend(entries.map(|entry| entry.expect("an entry").path()));
+        let mut words = BTreeSet::new();
         for file in &files {
             println!("cargo::rerun-if-changed={}", file.display());
+            let text = fs::read_to_string(file).expect("a source file");
+            words.extend(text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').map(str::to_owned));
         }
-        let source_text: String = files.iter().map(|file| fs::read_to_string(file).expect("a source file")).collect();
+        words
+    }
+
+    fn host() -> PathBuf {
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("src/host")
+    }
+
+    /// The bindings of what is among the `words`, without the functions that are `elsewhere`.
+    fn bind(gimp: &Gimp, words: &BTreeSet<String>, elsewhere: &BTreeSet<String>) -> syn::File {
+        let allowed = |words: &mut dyn Iterator<Item = &String>, prefixes: &[&str]| {
+            let names = words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))).cloned();
+            names.collect::<Vec<_>>().join("|")
+        };
+        let functions = ["gimp_", "gegl_", "babl_", "gtk_", "gdk_pixbuf_", "g_"];
+        let types = ["Gimp", "Gegl", "Gtk", "Gdk", "GConnect", "GBinding", "Pango"];
         let bindings = bindgen::Builder::default()
             .header_contents(
                 &format!("{}.h", gimp.adapter),
                 "#include <libgimp/gimp.h>\n#include <libgimp/gimpui.h>\n#include <gegl.h>\n",
             )
             .clang_args(include_flags(gimp))
-            .allowlist_function(mentioned(&source_text, &["gimp_", "gegl_", "babl_", "gtk_", "gdk_pixbuf_", "g_"]))
-            .allowlist_type(mentioned(&source_text, &["Gimp", "Gegl", "Gtk", "Gdk", "GConnect", "GBinding", "Pango"]))
-            .allowlist_var(mentioned(&source_text, &["GIMP_PARASITE_"]))
+            .allowlist_function(allowed(&mut words.difference(elsewhere), &functions))
+            .allowlist_type(allowed(&mut words.iter(), &types))
+            .allowlist_var(allowed(&mut words.iter(), &["GIMP_PARASITE_"]))
             .opaque_type(OPAQUE)
             .default_enum_style(bindgen::EnumVariation::NewType { is_bitfield: false, is_global: false })
             .prepend_enum_name(false)
@@ -117,8 +149,21 @@ mod bindings {
             .formatter(bindgen::Formatter::None)
             .generate()
             .expect("bindgen reads the headers");
-        let target = source.join(format!("{}_sys.rs", gimp.adapter));
-        fs::write(&target, lazy(gimp.title, &bindings.to_string())).expect("the bindings can be written");
+        syn::parse_file(&bindings.to_string()).expect("bindgen writes valid Rust")
+    }
+
+    /// The functions with their arguments and results.
+    fn functions(bindings: &syn::File) -> BTreeSet<String> {
+        let blocks = bindings.items.iter().filter_map(|item| match item {
+            syn::Item::ForeignMod(block) => Some(&block.items),
+            _ => None,
+        });
+        blocks.flatten().map(|function| quote!(#function).to_string()).collect()
+    }
+
+    fn write(adapter: &str, title: &str, bindings: &syn::File) {
+        let target = host().join(format!("{adapter}_sys.rs"));
+        fs::write(&target, lazy(title, bindings)).expect("the bindings can be written");
         let formatted = Command::new("rustfmt").args(["--edition", "2024"]).arg(&target).status();
         assert!(formatted.is_ok_and(|status| status.success()), "rustfmt failed on {}", target.display());
     }
@@ -139,22 +184,15 @@ mod bindings {
         flags
     }
 
-    /// The words with one of `prefixes` in the adapter's source: what it uses is the allow-list.
-    fn mentioned(source_text: &str, prefixes: &[&str]) -> String {
-        let words = source_text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let names: BTreeSet<_> = words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))).collect();
-        names.into_iter().collect::<Vec<_>>().join("|")
-    }
-
     /// Makes each `extern "C" { fn f(a: A) -> R; }` an ordinary function that looks the symbol up on first use.
-    fn lazy(title: &str, bindings: &str) -> String {
+    fn lazy(title: &str, bindings: &syn::File) -> String {
         let (mut items, mut names) = (quote!(), Vec::new());
-        for item in syn::parse_file(bindings).expect("bindgen writes valid Rust").items {
+        for item in &bindings.items {
             let syn::Item::ForeignMod(block) = item else {
                 items.extend(quote!(#item));
                 continue;
             };
-            for function in block.items {
+            for function in &block.items {
                 let syn::ForeignItem::Fn(function) = function else { continue };
                 let (name, inputs, output) = (&function.sig.ident, &function.sig.inputs, &function.sig.output);
                 let (arguments, types): (Vec<_>, Vec<_>) = inputs
@@ -179,7 +217,11 @@ mod bindings {
                         pub unsafe fn #name(#inputs) #output {
                             static SYMBOL: Symbol = Symbol::new(#c_name);
                             type Function = unsafe extern "C" fn(#(#types),*) #output;
-                            unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(#(#arguments),*) }
+                            unsafe {
+                                ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+                                    #(#arguments),*
+                                )
+                            }
                         }
                     }
                 });
@@ -187,8 +229,8 @@ mod bindings {
             }
         }
         let header = format!(
-            "//! {title}, looked up at run time. Generated by build.rs\n\
-             //! (`cargo build --release --features bindgen`); do not edit.\n\
+            "//! {title}; looked up at run time.\n\
+             //! Generated by build.rs (`cargo build --release --features bindgen`); do not edit.\n\
              //!\n\
              //! Every `unsafe` here has the same reason: bindgen read the function's type from its header.\n"
         );
@@ -198,9 +240,9 @@ mod bindings {
             use super::loader::Symbol;
         };
         let all = quote! {
-            /// Every function of this file, for the test that looks them all up.
             pub const FUNCTIONS: &[&::std::ffi::CStr] = &[#(#names),*];
         };
-        format!("{header}{allow}\n{items}\n{all}\n")
+        let doc = "/// Every function of this file, for the test that looks them all up.";
+        format!("{header}{allow}\n{items}\n{doc}\n{all}\n")
     }
 }

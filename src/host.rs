@@ -8,6 +8,7 @@ mod gimp2;
 mod gimp2_sys;
 mod gimp3;
 mod gimp3_sys;
+mod gimp_sys;
 mod installed;
 mod language;
 mod last_values;

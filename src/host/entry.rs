@@ -1,4 +1,5 @@
-//! The one entry the launcher calls: decides who started us. Knows neither GIMP's protocol nor the command line's options.
+//! The one entry the launcher calls: decides who started us. Knows neither GIMP's protocol nor the command line's
+//! options.
 
 use super::{cli, gimp2, gimp3, system};
 use crate::job::panic_text;

@@ -1,41 +1,22 @@
-//! GIMP 2.10: registers the procedure `plug-in-imagic-edit`, reads its arguments and runs it with or without the dialog.
+//! GIMP 2.10: registers the procedure `plug-in-imagic-edit`, reads its arguments and runs it with or without the
+//! dialog.
 
-#[path = "gimp/buffer.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod buffer;
-#[path = "gimp/control.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod control;
-mod dialog;
-#[path = "gimp/document.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod document;
-mod gtk;
-mod libgimp;
-#[path = "gimp/panel.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod panel;
-#[path = "gimp/session.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod session;
-#[path = "gimp/widgets.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod widgets;
+mod form;
+mod library;
 
 use crate::catalog;
-use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::host::gimp::ffi::{c_string, guard, panicked};
-use crate::host::installed::library_folder;
+use crate::host::gimp::ffi::{c_string, guard};
+use crate::host::gimp::library::{Image, Layer};
+use crate::host::gimp::session::Session;
+use crate::host::gimp::{control, procedure};
 use crate::host::language::translate;
 use crate::host::last_values::last_values;
-use crate::host::{self, gimp2_sys as sys, loader, system};
-use crate::job::Worker;
+use crate::host::{gimp2_sys as sys, loader};
 use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
-use document::Document;
-use libgimp::{Image, Layer};
+use form::Fields;
+use library::Gimp2;
 use serde_json::{Map, Value};
-use session::Session;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::PathBuf;
 use std::slice;
@@ -48,11 +29,6 @@ const LIBRARY: &CStr = if cfg!(windows) {
 } else {
     c"libgimpui-2.0.so.0"
 };
-const PROCEDURE: &CStr = c"plug-in-imagic-edit";
-const MENU_LABEL: &CStr = c"_Imagic Edit...";
-const MENU_PATH: &CStr = c"<Image>/Filters";
-/// Every layer but indexed ones, whose few colors no edit would fit into.
-const IMAGE_TYPES: &CStr = c"RGB*, GRAY*";
 
 /// Arguments before those from the table: run mode, image, drawable.
 const FIXED_ARGUMENTS: usize = 3;
@@ -101,38 +77,38 @@ extern "C" fn query() {
         }
         let advanced: Vec<_> = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id).collect();
         let settings = format!(
-            "JSON object with other parameters, for example {{\"guidance\": 3}}; what it leaves out, or all of it when the text \
-             is empty, comes from the model's preset. Parameters: {}",
+            "JSON object with other parameters, for example {{\"guidance\": 3}}; what it leaves out, or all of it when \
+             the text is empty, comes from the model's preset. Parameters: {}",
             advanced.join(", ")
         );
         inputs.add(Type::GIMP_PDB_STRING, SETTINGS, &settings);
         let mut outputs = Definitions::default();
         outputs.add(Type::GIMP_PDB_LAYER, "layer", "The new layer");
         let help = format!(
-            "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
-             layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed takes \
+            "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a \
+             new layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed takes \
              only the last stage. RUN-WITH-LAST-VALS takes the values of the last edit and ignores the arguments."
         );
-        let (help, authors) = (c_string(&help), c"The Imagic Edit authors");
+        let (summary, help) = (c_string(procedure::SUMMARY), c_string(&help));
         let (inputs, outputs) = (inputs.as_c(), outputs.as_c());
         // SAFETY: libgimp copies everything before it returns; the counts are those of the slices.
         unsafe {
             sys::gimp_install_procedure(
-                PROCEDURE.as_ptr(),
-                c"Edit the layer by a text".as_ptr(),
+                procedure::NAME.as_ptr(),
+                summary.as_ptr(),
                 help.as_ptr(),
-                authors.as_ptr(),
-                authors.as_ptr(),
-                c"2026".as_ptr(),
-                MENU_LABEL.as_ptr(),
-                IMAGE_TYPES.as_ptr(),
+                procedure::AUTHORS.as_ptr(),
+                procedure::AUTHORS.as_ptr(),
+                procedure::YEAR.as_ptr(),
+                procedure::MENU_LABEL.as_ptr(),
+                procedure::IMAGE_TYPES.as_ptr(),
                 sys::GimpPDBProcType::GIMP_PLUGIN,
                 inputs.len() as c_int,
                 outputs.len() as c_int,
                 inputs.as_ptr(),
                 outputs.as_ptr(),
             );
-            sys::gimp_plugin_menu_register(PROCEDURE.as_ptr(), MENU_PATH.as_ptr());
+            sys::gimp_plugin_menu_register(procedure::NAME.as_ptr(), procedure::MENU_PATH.as_ptr());
         }
     });
 }
@@ -168,7 +144,7 @@ extern "C" fn run(
     results: *mut *mut sys::GimpParam,
 ) {
     // SAFETY: libgimp hands over `count` values that live until `run` returns.
-    let outcome = guard(Err(panicked()), || edit(unsafe { slice::from_raw_parts(values, count as usize) }));
+    let outcome = guard(Err(procedure::panicked()), || edit(unsafe { slice::from_raw_parts(values, count as usize) }));
     let status = |status| sys::GimpParam {
         type_: sys::GimpPDBArgType::GIMP_PDB_STATUS,
         data: sys::_GimpParamData { d_status: status },
@@ -178,7 +154,7 @@ extern "C" fn run(
             status(sys::GimpPDBStatusType::GIMP_PDB_SUCCESS),
             sys::GimpParam {
                 type_: sys::GimpPDBArgType::GIMP_PDB_LAYER,
-                data: sys::_GimpParamData { d_layer: layer.id() },
+                data: sys::_GimpParamData { d_layer: layer.0 },
             },
         ],
         Err(Error::Cancelled) => vec![status(sys::GimpPDBStatusType::GIMP_PDB_CANCEL)],
@@ -207,24 +183,20 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
         ));
     };
     // SAFETY: GIMP has checked the arguments' types against those that `query` registered; this is its thread.
-    let (mode, image, drawable) = unsafe {
+    let (gimp, mode, image, drawable) = unsafe {
         let mode = sys::GimpRunMode(mode.data.d_int32 as u32);
-        (mode, Image::from_id(image.data.d_image), Layer::from_id(drawable.data.d_drawable))
+        (Gimp2::on_this_thread(), mode, Image(image.data.d_image), Layer(drawable.data.d_drawable))
     };
-    image.start();
-    let document = Document::open(image, drawable)?;
-    let folders = catalog::folders(library_folder().as_deref());
-    system::yield_to_other_programs();
-    let worker = Worker::start(Engine::new(host::engine_options()?))?;
+    let session = Session::open(gimp, image, drawable)?;
     let params = match mode {
-        sys::GimpRunMode::GIMP_RUN_INTERACTIVE => return dialog::run(Session::new(document, worker, folders)),
-        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => {
-            let missing = "there are no values of a last edit; choose Filters > Imagic Edit once";
-            last_values().ok_or_else(|| Error::Host(missing.into()))?
+        sys::GimpRunMode::GIMP_RUN_INTERACTIVE => {
+            let fields = Fields::new(&session);
+            return control::run(session, Box::new(fields));
         }
-        _ => params_of(arguments, &folders)?,
+        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => last_values().ok_or_else(procedure::no_last_values)?,
+        _ => params_of(arguments, &session.folders)?,
     };
-    document.edit_without_dialog(&worker, &params, &folders)
+    session.edit_and_wait(&params)
 }
 
 /// The parameters in the arguments after the fixed ones.
@@ -289,9 +261,10 @@ mod tests {
             println!("skipped: {error}");
             return;
         }
-        let missing: Vec<_> = sys::FUNCTIONS.iter().filter(|name| loader::Symbol::new(name).find().is_none()).collect();
+        let functions = || sys::FUNCTIONS.iter().chain(crate::host::gimp_sys::FUNCTIONS);
+        let missing: Vec<_> = functions().filter(|name| loader::Symbol::new(name).find().is_none()).collect();
         assert!(missing.is_empty(), "{missing:?}");
-        assert!(sys::FUNCTIONS.len() > 50);
+        assert!(functions().count() > 100);
     }
 
     #[test]

@@ -1,44 +1,24 @@
 //! GIMP 3: registers the procedure `plug-in-imagic-edit` as a GObject plug-in, reads its arguments and runs it with or
 //! without the dialog.
 
-#[path = "gimp/buffer.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod buffer;
 mod config;
-#[path = "gimp/control.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod control;
-mod dialog;
-#[path = "gimp/document.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod document;
-mod gtk;
-mod libgimp;
-#[path = "gimp/panel.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod panel;
-#[path = "gimp/session.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-mod session;
-#[path = "gimp/widgets.rs"]
-#[allow(clippy::duplicate_mod, reason = "compiled for each GIMP, whose types must not mix")]
-#[allow(dead_code, reason = "the dialog of GIMP 2.10 makes the fields that GIMP 3 makes itself")]
-mod widgets;
+mod form;
+mod library;
 
 use crate::catalog;
-use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::host::gimp::ffi::{c_string, guard, panicked};
+use crate::host::gimp::ffi::{c_string, guard};
+use crate::host::gimp::library::Layer;
+use crate::host::gimp::session::Session;
+use crate::host::gimp::{control, procedure};
 use crate::host::installed::library_folder;
 use crate::host::language::{say, translate};
-use crate::host::{self, gimp3_sys as sys, loader, report, system};
-use crate::job::Worker;
-use crate::params::{BUILTIN_MODEL, CUSTOM, DEFAULT_PRESET, Domain, PARAMS, Params, Slot};
+use crate::host::{gimp3_sys as sys, loader, report};
+use crate::params::{BUILTIN_MODEL, CUSTOM, Domain, PARAMS, Params, Slot};
 use config::{Config, property};
-use document::Document;
-use libgimp::{Image, Layer};
+use form::{Fields, KEYS};
+use library::Gimp3;
 use serde_json::Value;
-use session::Session;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr::null_mut;
@@ -51,11 +31,6 @@ const LIBRARY: &CStr = if cfg!(windows) {
 } else {
     c"libgimpui-3.0.so.0"
 };
-const PROCEDURE: &CStr = c"plug-in-imagic-edit";
-const MENU_LABEL: &CStr = c"_Imagic Edit...";
-const MENU_PATH: &CStr = c"<Image>/Filters";
-/// Every layer but indexed ones, whose few colors no edit would fit into.
-const IMAGE_TYPES: &CStr = c"RGB*, GRAY*";
 /// Offered when one drawable is selected: <libgimp/gimpprocedure.h>, GIMP_PROCEDURE_SENSITIVE_DRAWABLE.
 const ONE_DRAWABLE: c_int = 1;
 /// Read and written from outside: <gobject/gparam.h>, G_PARAM_READWRITE.
@@ -67,8 +42,8 @@ const ARGUMENT: sys::GParamFlags = sys::GParamFlags(3);
 /// `argv` holds the `argc` C strings with which GIMP started this process; they live as long as it does.
 pub unsafe fn main(argc: c_int, argv: *mut *mut c_char) -> Result<c_int> {
     loader::open(LIBRARY)?;
-    // SAFETY: the parent class is asked how large it is, and ours adds nothing; `class_init` gets a class of that size; the
-    // rest is the caller's promise.
+    // SAFETY: the parent class is asked how large it is, and ours adds nothing; `class_init` gets a class of that size;
+    // the rest is the caller's promise.
     unsafe {
         let parent = sys::gimp_plug_in_get_type();
         let mut sizes: sys::GTypeQuery = std::mem::zeroed();
@@ -99,39 +74,40 @@ unsafe extern "C" fn class_init(class: *mut c_void, _data: *mut c_void) {
 
 unsafe extern "C" fn query_procedures(_plug_in: *mut sys::GimpPlugIn) -> *mut sys::GList {
     // SAFETY: libgimp frees the list and the copy of the name.
-    guard(null_mut(), || unsafe { sys::g_list_append(null_mut(), sys::g_strdup(PROCEDURE.as_ptr()).cast()) })
+    guard(null_mut(), || unsafe { sys::g_list_append(null_mut(), sys::g_strdup(procedure::NAME.as_ptr()).cast()) })
 }
 
 unsafe extern "C" fn create_procedure(plug_in: *mut sys::GimpPlugIn, name: *const c_char) -> *mut sys::GimpProcedure {
     // SAFETY: libgimp hands over its plug-in and a C string.
-    guard(null_mut(), || unsafe { if CStr::from_ptr(name) == PROCEDURE { new_procedure(plug_in) } else { null_mut() } })
+    guard(null_mut(), || unsafe {
+        if CStr::from_ptr(name) == procedure::NAME { new_procedure(plug_in) } else { null_mut() }
+    })
 }
 
 /// # Safety
 /// `plug_in` is the object with which libgimp called us, on its thread.
 unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedure {
-    let help = "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
-                layer above it. An empty model means {}. The tuned model is kept: another eta or seed takes only the last \
-                stage. Unless preset is custom, all arguments from guidance on come from it.";
+    let help = "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into \
+                a new layer above it. An empty model means {}. The tuned model is kept: another eta or seed takes only \
+                the last stage. Unless preset is custom, all arguments from guidance on come from it.";
     let help = say(help, &[BUILTIN_MODEL]);
-    let (help, authors) = (c_string(&help), c"The Imagic Edit authors");
+    let (summary, help) = (c_string(&translate(procedure::SUMMARY)), c_string(&help));
+    let (name, authors, year) = (procedure::NAME.as_ptr(), procedure::AUTHORS.as_ptr(), procedure::YEAR.as_ptr());
     let plug_in_type = sys::GimpPDBProcType::GIMP_PDB_PROC_TYPE_PLUGIN;
     // SAFETY: the caller's promise; libgimp copies every text before it returns; our `run` needs no data.
     let procedure = unsafe {
-        let procedure =
-            sys::gimp_image_procedure_new(plug_in, PROCEDURE.as_ptr(), plug_in_type, Some(run), null_mut(), None);
-        sys::gimp_procedure_set_image_types(procedure, IMAGE_TYPES.as_ptr());
+        let procedure = sys::gimp_image_procedure_new(plug_in, name, plug_in_type, Some(run), null_mut(), None);
+        sys::gimp_procedure_set_image_types(procedure, procedure::IMAGE_TYPES.as_ptr());
         sys::gimp_procedure_set_sensitivity_mask(procedure, ONE_DRAWABLE);
-        sys::gimp_procedure_set_menu_label(procedure, MENU_LABEL.as_ptr());
-        sys::gimp_procedure_add_menu_path(procedure, MENU_PATH.as_ptr());
-        let summary = c_string(&translate("Edit the layer by a text"));
-        sys::gimp_procedure_set_documentation(procedure, summary.as_ptr(), help.as_ptr(), PROCEDURE.as_ptr());
-        sys::gimp_procedure_set_attribution(procedure, authors.as_ptr(), authors.as_ptr(), c"2026".as_ptr());
+        sys::gimp_procedure_set_menu_label(procedure, procedure::MENU_LABEL.as_ptr());
+        sys::gimp_procedure_add_menu_path(procedure, procedure::MENU_PATH.as_ptr());
+        sys::gimp_procedure_set_documentation(procedure, summary.as_ptr(), help.as_ptr(), procedure::NAME.as_ptr());
+        sys::gimp_procedure_set_attribution(procedure, authors, authors, year);
         procedure
     };
     let mut defaults = defaults(&catalog::folders(library_folder().as_deref()));
     for param in PARAMS {
-        let (name, label) = (property(param.id), c_string(&dialog::with_key(param.label)));
+        let (name, label) = (property(param.id), c_string(&KEYS.with_key(param.label)));
         let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(report::help(param))));
         let help = help.as_ptr();
         // SAFETY: the procedure is new; the texts are copied.
@@ -173,13 +149,6 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
     procedure
 }
 
-/// What the arguments are when nobody says anything else: what fits the built-in model.
-fn defaults(folders: &[PathBuf]) -> Params {
-    catalog::find(BUILTIN_MODEL, folders)
-        .and_then(|model| model.params(DEFAULT_PRESET))
-        .unwrap_or_else(|_| Params::paper())
-}
-
 unsafe extern "C" fn run(
     procedure: *mut sys::GimpProcedure,
     mode: sys::GimpRunMode,
@@ -189,7 +158,7 @@ unsafe extern "C" fn run(
     _data: *mut c_void,
 ) -> *mut sys::GimpValueArray {
     // SAFETY: libgimp hands over its objects and a list that ends with null, on its thread.
-    let outcome = guard(Err(panicked()), || unsafe { edit(procedure, mode, image, drawables, config) });
+    let outcome = guard(Err(procedure::panicked()), || unsafe { edit(procedure, mode, image, drawables, config) });
     // SAFETY: libgimp takes over the values and the error.
     guard(null_mut(), || unsafe { answer(procedure, outcome) })
 }
@@ -204,7 +173,7 @@ unsafe fn answer(procedure: *mut sys::GimpProcedure, outcome: Result<Layer>) -> 
             Ok(layer) => {
                 let success = Status::GIMP_PDB_SUCCESS;
                 let values = sys::gimp_procedure_new_return_values(procedure, success, null_mut());
-                sys::g_value_set_object(sys::gimp_value_array_index(values, 1), layer.object());
+                sys::g_value_set_object(sys::gimp_value_array_index(values, 1), library::object(layer));
                 values
             }
             Err(Error::Cancelled) => {
@@ -232,31 +201,28 @@ unsafe fn edit(
     config: *mut sys::GimpProcedureConfig,
 ) -> Result<Layer> {
     // SAFETY: the caller's promise.
-    let (image, config) = unsafe { (Image::from_object(image), Config::from_object(config)) };
-    image.start();
+    let (gimp, image, config) =
+        unsafe { (Gimp3::on_this_thread(), library::number_of_image(image), Config::from_object(config)) };
     // SAFETY: the caller's promise.
-    let document = Document::open(image, unsafe { only(drawables) }?)?;
-    let folders = catalog::folders(library_folder().as_deref());
-    system::yield_to_other_programs();
-    let worker = Worker::start(Engine::new(host::engine_options()?))?;
-    match mode {
+    let session = Session::open(gimp, image, unsafe { only(drawables) }?)?;
+    let given = config.params()?;
+    let params = match mode {
         sys::GimpRunMode::GIMP_RUN_INTERACTIVE => {
             // SAFETY: the caller's promise.
-            unsafe { dialog::run(procedure, config, Session::new(document, worker, folders)) }
+            let fields = unsafe { Fields::new(procedure, config, &session) };
+            return control::run(session, Box::new(fields));
         }
-        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => {
-            if config.params()?.prompt.trim().is_empty() {
-                let missing = "there are no values of a last edit; choose Filters > Imagic Edit once";
-                return Err(Error::Host(missing.into()));
-            }
-            document.edit_without_dialog(&worker, &params_of(&config, &folders)?, &folders)
+        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS if given.prompt.trim().is_empty() => {
+            return Err(procedure::no_last_values());
         }
+        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => procedure::params_of(given, &session.folders)?,
         _ => {
-            let params = params_of(&config, &folders)?;
-            no_argument_is_ignored(&config, &params, &folders)?;
-            document.edit_without_dialog(&worker, &params, &folders)
+            let params = procedure::params_of(given.clone(), &session.folders)?;
+            no_argument_is_ignored(&given, &params, &session.folders)?;
+            params
         }
-    }
+    };
+    session.edit_and_wait(&params)
 }
 
 /// The one drawable that is to be edited.
@@ -273,33 +239,21 @@ unsafe fn only(drawables: *mut *mut sys::GimpDrawable) -> Result<Layer> {
                 format!("{count} layers are selected, must be 1; click one layer in the Layers dialog").into(),
             ));
         }
-        Ok(Layer::from_object(*drawables))
+        Ok(library::number_of(*drawables).expect("counted above"))
     }
 }
 
-/// The parameters that the arguments mean.
-fn params_of(config: &Config, folders: &[PathBuf]) -> Result<Params> {
-    let mut given = config.params()?;
-    if given.model.trim().is_empty() {
-        given.model = BUILTIN_MODEL.to_owned();
-    }
-    given.check()?;
-    if given.preset == CUSTOM {
-        return Ok(given);
-    }
-    let mut params = catalog::find(&given.model, folders)?.params(&given.preset)?;
-    for param in PARAMS.iter().filter(|param| !param.is_of_preset()) {
-        params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
-    }
-    Ok(params)
+/// What the arguments are when nobody says anything else: what fits the built-in model, if it is there.
+fn defaults(folders: &[PathBuf]) -> Params {
+    procedure::defaults(folders).unwrap_or_else(|_| Params::paper())
 }
 
 /// Refuses a call that gives an argument whose place the preset takes.
-fn no_argument_is_ignored(config: &Config, params: &Params, folders: &[PathBuf]) -> Result<()> {
-    let (given, defaults) = (config.params()?, defaults(folders));
+fn no_argument_is_ignored(given: &Params, params: &Params, folders: &[PathBuf]) -> Result<()> {
+    let defaults = defaults(folders);
     let value = |params: &Params, id: &str| -> Value { params.get(id).expect("a row of the table") };
     let ignored = PARAMS.iter().filter(|param| param.is_of_preset()).map(|param| param.id).find(|id| {
-        let given = value(&given, id);
+        let given = value(given, id);
         given != value(&defaults, id) && given != value(params, id)
     });
     match ignored {
@@ -307,7 +261,7 @@ fn no_argument_is_ignored(config: &Config, params: &Params, folders: &[PathBuf])
         Some(id) => Err(Error::Parameter(
             format!(
                 "{id} is {}, but the preset {} takes {}; set preset to {CUSTOM}",
-                value(&given, id),
+                value(given, id),
                 params.preset,
                 value(params, id)
             )

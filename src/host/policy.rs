@@ -37,7 +37,8 @@ pub const AVERAGED: usize = 25;
 /// Edits that a document remembers; older ones go.
 pub const REMEMBERED_RUNS: usize = 100;
 
-/// A button or switch that more than one host has; its texts are translated where they are shown.
+/// A button or switch that more than one host has; its texts are translated where they are shown. In GIMP 3's window every
+/// text that is always shown has a key of its own, for which there are few letters: a test sees to it.
 #[derive(Clone, Copy)]
 pub struct Button {
     /// Its name in `serve`'s greeting.
@@ -48,12 +49,12 @@ pub struct Button {
 
 pub const COMPARE_STRENGTHS: Button = Button {
     id: "compare_strengths",
-    label: "Compare strengths",
+    label: "Try strengths",
     tooltip: "Computes this edit with strengths from 0 to 1.2; none becomes a layer yet.",
 };
 pub const COMPARE_SEEDS: Button = Button {
     id: "compare_seeds",
-    label: "Compare seeds",
+    label: "Five more seeds",
     tooltip: "Computes this edit with this seed and the five after it; none becomes a layer yet.",
 };
 pub const INSERT: Button = Button {
@@ -62,11 +63,11 @@ pub const INSERT: Button = Button {
     tooltip: "Makes a layer of the result that is shown, or layers of all that are marked, in a group.",
 };
 pub const SHOW_ORIGINAL: Button =
-    Button { id: "show_original", label: "Show original", tooltip: "Shows what is edited in place of the edit." };
+    Button { id: "show_original", label: "View original", tooltip: "Shows what is edited in place of the edit." };
 pub const NEW_SEED: Button = Button { id: "new_seed", label: "New seed", tooltip: "Another version of the edit." };
 pub const EARLIER_EDITS: Button = Button {
     id: "earlier_edits",
-    label: "Earlier edits",
+    label: "Previous edits",
     tooltip: "Takes text and settings of an earlier edit of this document.",
 };
 

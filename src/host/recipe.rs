@@ -8,10 +8,11 @@ use crate::host::report::{layer_name, stage_seconds};
 use crate::params::{CUSTOM, Params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::ffi::CStr;
 use std::hash::{BuildHasher, RandomState};
 
 /// Name of the parasites on images (a [`History`]) and on result layers (a [`Recipe`]).
-pub const PARASITE: &str = "imagic-edit";
+pub const PARASITE: &CStr = c"imagic-edit";
 
 /// What a document remembers, as JSON in a parasite that is saved with it.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
-//! The pixels of one drawable as GEGL keeps them: read, written, copied and told apart; knows neither images nor layers.
+//! The pixels of one drawable as GEGL keeps them: read, written, copied and told apart; knows neither images nor
+//! layers.
 
-use super::sys;
-use crate::host::gimp::Rectangle;
+use crate::host::gimp_sys as sys;
 use std::ffi::{CStr, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -10,6 +10,32 @@ const DIGEST_ROWS: i32 = 64;
 
 /// Nothing lies outside of a buffer.
 const OUTSIDE: sys::GeglAbyssPolicy = sys::GeglAbyssPolicy::GEGL_ABYSS_NONE;
+
+/// A rectangle in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rectangle {
+    pub x: i32,
+    pub y: i32,
+    pub width: i32,
+    pub height: i32,
+}
+
+impl Rectangle {
+    /// Pixels in it; what libgimp reports is never negative.
+    pub fn area(self) -> usize {
+        self.width as usize * self.height as usize
+    }
+
+    /// The same size at 0, 0: of a drawable that lies here, all in its own coordinates.
+    pub fn at_origin(self) -> Self {
+        Self { x: 0, y: 0, ..self }
+    }
+
+    /// Whether both have the same width and height.
+    pub fn has_size_of(self, other: Self) -> bool {
+        (self.width, self.height) == (other.width, other.height)
+    }
+}
 
 /// Values of 16 bits: how babl calls them, and how many make a pixel.
 pub struct Format {
@@ -22,7 +48,8 @@ pub const RGBA: Format = Format { name: c"R'G'B'A u16", channels: 4 };
 /// A mask or the selection.
 pub const MASK: Format = Format { name: c"Y u16", channels: 1 };
 
-/// The buffer of a drawable. That of one which was deleted in this moment holds nothing, and what comes next finds that out.
+/// The buffer of a drawable. That of one which was deleted in this moment holds nothing, and what comes next finds that
+/// out.
 pub struct Buffer(*mut sys::GeglBuffer);
 
 impl Drop for Buffer {
@@ -36,8 +63,8 @@ impl Drop for Buffer {
 }
 
 impl Buffer {
-    /// # Safety
-    /// `buffer` is null, or a reference that libgimp has given away; GEGL is prepared, and this is the thread that GIMP called.
+    /// # Safety `buffer` is null, or a reference that libgimp has given away; GEGL is prepared, and this is the thread
+    /// that GIMP called.
     pub unsafe fn take(buffer: *mut sys::GeglBuffer) -> Self {
         Self(buffer)
     }
@@ -46,7 +73,8 @@ impl Buffer {
     pub fn read(&self, part: Rectangle, format: &Format) -> Vec<u16> {
         let mut values = vec![0; part.area() * format.channels];
         if !self.0.is_null() {
-            // SAFETY: the buffer is ours; `values` has room for every pixel of `part`, without gaps between the rows (stride 0).
+            // SAFETY: the buffer is ours; `values` has room for every pixel of `part`, without gaps between the rows
+            // (stride 0).
             unsafe {
                 let (format, data) = (sys::babl_format(format.name.as_ptr()), values.as_mut_ptr().cast::<c_void>());
                 sys::gegl_buffer_get(self.0, &gegl(part), 1.0, format.cast(), data, 0, OUTSIDE);

@@ -1,29 +1,33 @@
 //! What happens when the user does something in the dialog, and while an edit runs: the same in every GIMP.
 #![forbid(unsafe_code)]
 
-use super::dialog::Window;
-use super::session::{Look, Message, Tone};
+use super::form::{Form, Running};
+use super::layout::Layout;
+use super::library::Layer;
+use super::procedure;
+use super::session::{Look, Message, Session, Tone};
 use crate::error::{Error, Result};
 use crate::host::language::language;
 use crate::host::policy::{NEW_SEEDS, PAUSE, POLL, STRENGTHS, seeds};
 use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
-use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
-use std::cell::Cell;
+use crate::params::{Affects, CUSTOM, DEFAULT_PRESET, PARAMS, Param, Params};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 /// Size of the curve of losses.
 const CURVE: (u32, u32) = (180, 28);
 
 /// Another seed, short enough to read, remember and type.
-pub fn new_seed() -> u32 {
+fn new_seed() -> u32 {
     (random_number() % u64::from(NEW_SEEDS)) as u32
 }
 
 /// What the dialog waits for.
 #[derive(Default)]
-pub struct Waiting {
+struct Waiting {
     /// Counts changes of the settings: after the last one of a row something is done.
     changes: Cell<u32>,
     /// A look at a running edit or at a question comes again.
@@ -36,25 +40,61 @@ pub struct Waiting {
     refused: Cell<bool>,
 }
 
+/// The dialog Filters > Imagic Edit: fields from the table of parameters, one edit after the other in the background.
+pub struct Window {
+    form: Box<dyn Form>,
+    layout: Layout,
+    /// Never borrowed while a field is changed: its signals come back here.
+    session: RefCell<Session>,
+    waiting: Waiting,
+    /// The preset's settings are being written.
+    applying: Cell<bool>,
+}
+
+/// Shows the dialog until the user closes it; the newest result, or `Cancelled` when there is none.
+pub fn run(session: Session, form: Box<dyn Form>) -> Result<Layer> {
+    let window = Window::open(session, form);
+    window.form.run();
+    // At once for the eye; a running edit ends first, at its next step.
+    window.form.dialog().hide();
+    window.waiting.starts.set(false);
+    window.stop();
+    while window.session.borrow().is_running() {
+        window.form.dialog().do_next();
+    }
+    window.form.finish();
+    let result = window.session.borrow().document.result();
+    result.ok_or(Error::Cancelled)
+}
+
 impl Window {
-    /// When the dialog has opened.
-    pub fn begin(self: &Rc<Self>) {
+    fn open(session: Session, form: Box<dyn Form>) -> Rc<Self> {
+        let layout = Layout::new(&*form, &session.subject());
+        let (session, waiting, applying) = (RefCell::new(session), Waiting::default(), Cell::new(false));
+        let window = Rc::new(Self { form, layout, session, waiting, applying });
+        window.connect();
+        window.show_first_values();
+        window.read_layer();
+        window.list_earlier();
+        window.show_busy(false);
+        window.layout.panel.draw();
+        // What filling the fields has started.
+        window.waiting.changes.set(window.waiting.changes.get() + 1);
+        window.waiting.wants_picture.set(false);
+        window.ask_cost();
+        window
+    }
+
+    fn read_layer(&self) {
         let layer = self.session.borrow_mut().read_layer();
         match layer {
-            Ok(layer) => self.panel.set_layer(&layer),
+            Ok(layer) => self.layout.panel.set_layer(&layer),
             Err(error) => self.tell(&Message::failure(&error)),
         }
-        self.list_earlier();
-        self.show_busy(false);
-        self.panel.draw();
-        // What filling the fields has started.
-        self.waiting.changes.set(self.waiting.changes.get() + 1);
-        self.waiting.wants_picture.set(false);
-        self.ask_cost();
     }
 
     /// A handler that holds the window weakly, or it would never go.
-    pub fn on(self: &Rc<Self>, action: fn(&Rc<Self>)) -> impl Fn() + 'static {
+    fn on(self: &Rc<Self>, action: fn(&Rc<Self>)) -> impl Fn() + 'static {
         let window: Weak<Self> = Rc::downgrade(self);
         move || {
             if let Some(window) = window.upgrade() {
@@ -63,17 +103,149 @@ impl Window {
         }
     }
 
-    /// What the widgets do that are the same in every GIMP.
-    pub fn connect_results(self: &Rc<Self>) {
-        self.earlier.widget.connect(c"changed", self.on(Self::take_earlier));
-        self.remove.connect(c"clicked", self.on(Self::remove_earlier));
-        self.panel.strengths.connect(c"clicked", self.on(Self::compare_strengths));
-        self.panel.seeds.connect(c"clicked", self.on(Self::compare_seeds));
-        self.panel.insert.connect(c"clicked", self.on(Self::insert));
-        self.panel.original.0.connect(c"toggled", self.on(|window| window.panel.draw()));
+    fn connect(self: &Rc<Self>) {
+        let on = |action: fn(&Rc<Self>)| self.on(action);
+        let Layout { panel, .. } = &self.layout;
+        self.layout.browse.connect(c"clicked", on(|window| window.choose_model_folder()));
+        self.layout.new_seed.connect(c"clicked", on(|window| window.set("seed", &new_seed().into())));
+        self.layout.earlier.widget.connect(c"changed", on(|window| window.take_earlier()));
+        self.layout.remove.connect(c"clicked", on(|window| window.remove_earlier()));
+        panel.strengths.connect(c"clicked", on(Self::compare_strengths));
+        panel.seeds.connect(c"clicked", on(Self::compare_seeds));
+        panel.insert.connect(c"clicked", on(|window| window.insert()));
+        panel.original.0.connect(c"toggled", on(|window| window.layout.panel.draw()));
+        self.form.connect_changed(param("model"), Box::new(on(|window| window.show_model())));
+        for param in PARAMS {
+            let action: Option<fn(&Rc<Self>)> = match param.affects {
+                Affects::Nothing => None,
+                Affects::Parameters => Some(|window| window.apply_preset()),
+                Affects::Generation => Some(|window| window.changed(true)),
+                Affects::Tuning => Some(|window| window.changed(false)),
+            };
+            let naming: Option<fn(&Rc<Self>)> = param.is_of_preset().then_some(|window| window.name_preset());
+            for action in action.into_iter().chain(naming) {
+                self.form.connect_changed(param, Box::new(on(action)));
+            }
+        }
+        let edit = on(Self::start);
+        self.form.prompt().view.connect_key(move |key| {
+            if key.is_plain_enter() {
+                edit();
+            }
+            key.is_plain_enter()
+        });
+        let window = Rc::downgrade(self);
+        self.layout.examples.0.connect_link(move |number| {
+            if let Some(window) = window.upgrade() {
+                window.take_example(number.parse().unwrap_or(0));
+            }
+        });
+        let stop = || {
+            let window = Rc::downgrade(self);
+            move || window.upgrade().is_some_and(|window| window.stop())
+        };
+        self.form.connect_buttons(Box::new(on(Self::start)), Box::new(stop()));
+        // Escape stops a running edit first; only the next one closes.
+        self.form.dialog().connect_escape(stop());
     }
 
-    pub fn start(self: &Rc<Self>) {
+    /// The settings of the layer or of this image's last edit, else of the last edit anywhere, else the built-in
+    /// model's preset.
+    fn show_first_values(&self) {
+        let (known, message) = self.session.borrow().greeting();
+        self.tell(&message);
+        let first = known.map(Ok).or_else(|| self.form.first_values(&self.session.borrow().folders));
+        if let Some(first) = first {
+            self.write(&first.unwrap_or_else(|error| {
+                self.tell(&Message::failure(&error));
+                Params::paper()
+            }));
+        }
+        self.show_model();
+        self.apply_preset();
+        self.form.prompt().select_all();
+        self.form.prompt().view.grab_focus();
+    }
+
+    /// What the field of `id` says.
+    fn value(&self, id: &str) -> Value {
+        self.form.value(param(id))
+    }
+
+    /// Sets the field of `id`.
+    fn set(&self, id: &str, value: &Value) {
+        self.form.set(param(id), value);
+    }
+
+    /// What the fields say, whether or not the preset goes before them.
+    fn shown(&self) -> Result<Params> {
+        let mut params = Params::paper();
+        // JSON has no NaN or infinity; they become null, which no number's range holds.
+        PARAMS.iter().try_for_each(|param| params.set(param.id, &self.form.value(param)))?;
+        Ok(params)
+    }
+
+    /// The parameters that the fields mean.
+    fn read(&self) -> Result<Params> {
+        procedure::params_of(self.shown()?, &self.session.borrow().folders)
+    }
+
+    /// Sets all fields; the model comes before those that its preset sets.
+    fn write(&self, params: &Params) {
+        for param in PARAMS {
+            self.form.set(param, &params.get(param.id).expect("a row of the table"));
+        }
+    }
+
+    fn tell(&self, message: &Message) {
+        // Names from GIMP's own icon theme.
+        self.layout.icon.set(match message.tone {
+            Tone::Info => c"dialog-information",
+            Tone::Success => c"gtk-ok",
+            Tone::Warning => c"dialog-warning",
+            Tone::Failure => c"dialog-error",
+        });
+        self.layout.status.set_text(&message.text);
+    }
+
+    fn show_busy(&self, busy: bool) {
+        self.form.allow_edit(!busy);
+        self.form.show_running(if busy { Running::Something } else { Running::Nothing });
+        self.layout.panel.set_busy(busy);
+    }
+
+    /// What the chosen model can draw, and its preset.
+    fn show_model(&self) {
+        let choice = self.session.borrow_mut().choose_model(&self.form.model().entry.text());
+        let Layout { description, examples, .. } = &self.layout;
+        description.set_text(&choice.description);
+        description.0.set_visible(!choice.description.is_empty());
+        examples.set_markup(&choice.example_links());
+        examples.0.set_visible(!choice.examples.is_empty());
+        if choice.is_new {
+            self.take_preset();
+            let preset = self.session.borrow().preset(DEFAULT_PRESET);
+            if let Some(Ok(preset)) = preset.filter(|_| self.form.model_brings_strength()) {
+                self.set("eta", &preset.eta.into());
+            }
+        }
+    }
+
+    fn choose_model_folder(&self) {
+        if let Some(folder) = self.form.dialog().choose_folder("Choose the folder of a base model") {
+            self.set("model", &folder.to_string_lossy().into());
+        }
+    }
+
+    fn take_example(&self, number: usize) {
+        let example = self.session.borrow().example(number);
+        if let Some(example) = example {
+            self.form.prompt().set_text(&example);
+            self.form.prompt().view.grab_focus();
+        }
+    }
+
+    fn start(self: &Rc<Self>) {
         if self.session.borrow().is_showing() {
             // A result that is only looked at gives way.
             self.waiting.starts.set(true);
@@ -88,12 +260,12 @@ impl Window {
     }
 
     /// Makes results with other strengths.
-    pub fn compare_strengths(self: &Rc<Self>) {
+    fn compare_strengths(self: &Rc<Self>) {
         self.compare(|params| STRENGTHS.map(|eta| Params { eta, ..params.clone() }).to_vec());
     }
 
     /// Makes results with other seeds.
-    pub fn compare_seeds(self: &Rc<Self>) {
+    fn compare_seeds(self: &Rc<Self>) {
         self.compare(|params| seeds(params.seed).map(|seed| Params { seed, ..params.clone() }).collect());
     }
 
@@ -109,19 +281,19 @@ impl Window {
         // Read anew before an edit: it may be another picture now.
         let layer = self.session.borrow().layer();
         if let Some(layer) = layer {
-            self.panel.set_layer(&layer);
+            self.layout.panel.set_layer(&layer);
         }
         match started {
             Ok(look) => {
                 self.show_busy(!look.ended);
                 if self.session.borrow().is_showing() {
-                    self.allow_edit();
+                    self.form.allow_edit(true);
                 }
                 self.show(look);
                 self.look_again();
             }
             Err(error) => {
-                self.bar.set(0.0, "");
+                self.layout.bar.set(0.0, "");
                 self.waiting.refused.set(true);
                 self.tell(&Message::failure(&error));
             }
@@ -132,7 +304,8 @@ impl Window {
     fn look_again(self: &Rc<Self>) {
         if !self.waiting.looks.replace(true) {
             let window = Rc::downgrade(self);
-            self.dialog().repeat(POLL.as_millis() as u32, move || window.upgrade().is_some_and(|window| window.look()));
+            let look = move || window.upgrade().is_some_and(|window| window.look());
+            self.form.dialog().repeat(POLL, look);
         }
     }
 
@@ -140,7 +313,7 @@ impl Window {
     fn look(self: &Rc<Self>) -> bool {
         let cost = self.session.borrow_mut().cost();
         if let Some(text) = cost {
-            self.cost.set_text(&text);
+            self.layout.cost.set_text(&text);
             self.show_at_once();
         }
         let look = self.session.borrow_mut().look();
@@ -156,14 +329,14 @@ impl Window {
     /// Shows what a look has found.
     fn show(self: &Rc<Self>, look: Look) {
         if let Some((fraction, text)) = &look.bar {
-            self.bar.set(*fraction, text);
+            self.layout.bar.set(*fraction, text);
         }
         if let Some(message) = &look.message {
             self.waiting.refused.set(message.tone == Tone::Failure);
             self.tell(message);
         }
         if let Some(preview) = look.preview {
-            self.panel.show((*preview).clone(), None);
+            self.layout.panel.show((*preview).clone(), None);
         }
         if look.has_loss {
             self.show_losses();
@@ -172,7 +345,7 @@ impl Window {
             self.add_result(number);
         }
         if let Some(params) = &look.inserted {
-            if let Err(error) = self.keep(params) {
+            if let Err(error) = self.form.keep(params) {
                 let text = format!("The settings are not kept: {error}.");
                 self.tell(&Message { tone: Tone::Warning, text });
             }
@@ -180,7 +353,6 @@ impl Window {
         }
         if look.ended {
             self.show_busy(false);
-            self.ended();
             if self.waiting.starts.take() {
                 self.start();
             } else {
@@ -191,16 +363,16 @@ impl Window {
 
     fn show_losses(&self) {
         let session = self.session.borrow();
-        self.curve.0.set_visible(!session.losses.is_empty());
+        self.layout.curve.0.set_visible(!session.losses.is_empty());
         if !session.losses.is_empty() {
-            self.curve.set(&curve(&session.losses, CURVE.0, CURVE.1));
+            self.layout.curve.set(&curve(&session.losses, CURVE.0, CURVE.1));
         }
     }
 
     /// Puts a result into the strip, unless it is there, and shows it.
     fn add_result(self: &Rc<Self>, number: usize) {
         let (picture, params) = self.result(number);
-        if number >= self.panel.len() {
+        if number >= self.layout.panel.len() {
             let window = Rc::downgrade(self);
             let clicked = move || {
                 if let Some(window) = window.upgrade() {
@@ -212,15 +384,20 @@ impl Window {
             let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
             let eta = || language().number(&params.eta.to_string());
             let caption = if has_new_seed { format!("#{}", params.seed) } else { eta() };
-            self.panel.add(&picture, &caption, &format!("Strength {}, seed {}", params.eta, params.seed), clicked);
+            self.layout.panel.add(
+                &picture,
+                &caption,
+                &format!("Strength {}, seed {}", params.eta, params.seed),
+                clicked,
+            );
         }
-        self.panel.show(picture, Some(number));
+        self.layout.panel.show(picture, Some(number));
     }
 
     /// A click in the strip: the fields tell how the result was made.
     fn take_result(&self, number: usize) {
         let (picture, params) = self.result(number);
-        self.panel.show(picture, Some(number));
+        self.layout.panel.show(picture, Some(number));
         self.write(&params);
     }
 
@@ -232,13 +409,13 @@ impl Window {
     }
 
     /// Makes layers of the chosen results.
-    pub fn insert(self: &Rc<Self>) {
-        let chosen = self.panel.chosen();
+    fn insert(self: &Rc<Self>) {
+        let chosen = self.layout.panel.chosen();
         let inserted = self.session.borrow_mut().insert(&chosen);
         match inserted {
             Ok(message) => {
                 self.tell(&message);
-                self.panel.untick();
+                self.layout.panel.untick();
                 self.list_earlier();
             }
             Err(error) => self.tell(&Message::failure(&error)),
@@ -246,17 +423,17 @@ impl Window {
     }
 
     /// `false` when nothing runs.
-    pub fn stop(&self) -> bool {
+    fn stop(&self) -> bool {
         let stopping = self.session.borrow_mut().stop();
         if let Some(message) = &stopping {
-            self.show_stopping();
+            self.form.show_running(Running::Stopping);
             self.tell(message);
         }
         stopping.is_some()
     }
 
     /// A setting was changed. `shows`: its result is shown at once, if that is fast.
-    pub fn changed(self: &Rc<Self>, shows: bool) {
+    fn changed(self: &Rc<Self>, shows: bool) {
         let number = self.waiting.changes.get() + 1;
         self.waiting.changes.set(number);
         if shows {
@@ -267,7 +444,7 @@ impl Window {
             self.tell(&message);
         }
         let window = Rc::downgrade(self);
-        self.dialog().repeat(PAUSE.as_millis() as u32, move || {
+        self.form.dialog().repeat(PAUSE, move || {
             if let Some(window) = window.upgrade().filter(|window| window.waiting.changes.get() == number) {
                 window.ask_cost();
             }
@@ -282,7 +459,7 @@ impl Window {
         let params = self.read();
         self.session.borrow_mut().ask_cost(params);
         if !self.session.borrow().is_asking() {
-            self.cost.set_text("");
+            self.layout.cost.set_text("");
         }
         self.look_again();
     }
@@ -304,7 +481,7 @@ impl Window {
     }
 
     /// Another model was chosen: own settings were for the one before.
-    pub fn take_preset(&self) {
+    fn take_preset(&self) {
         if self.value("preset") == CUSTOM {
             self.set("preset", &DEFAULT_PRESET.into());
         } else {
@@ -313,7 +490,7 @@ impl Window {
     }
 
     /// The advanced settings as the chosen preset says; own settings stay.
-    pub fn apply_preset(&self) {
+    fn apply_preset(&self) {
         let name = self.value("preset");
         let Some(name) = name.as_str().filter(|name| *name != CUSTOM) else { return };
         let preset = self.session.borrow().preset(name);
@@ -321,7 +498,7 @@ impl Window {
             Some(Ok(preset)) => {
                 self.applying.set(true);
                 for param in PARAMS.iter().filter(|param| param.is_of_preset()) {
-                    self.set(param.id, &preset.get(param.id).expect("a row of the table"));
+                    self.form.set(param, &preset.get(param.id).expect("a row of the table"));
                 }
                 self.applying.set(false);
             }
@@ -331,7 +508,7 @@ impl Window {
     }
 
     /// Shows that the settings are the user's own when they are not the preset's any more.
-    pub fn name_preset(&self) {
+    fn name_preset(&self) {
         // A field may hold a number that is only half typed.
         let Some(mut params) = self.shown().ok().filter(|_| !self.applying.get()) else { return };
         let before = params.preset.clone();
@@ -344,20 +521,20 @@ impl Window {
     /// Fills the list of the document's edits, newest first.
     fn list_earlier(&self) {
         let runs = self.session.borrow().document.history().runs;
-        self.earlier.fill(runs.iter().rev().map(Recipe::title));
-        self.earlier_row.set_visible(!runs.is_empty());
-        self.remove.set_sensitive(false);
+        self.layout.earlier.fill(runs.iter().rev().map(Recipe::title));
+        self.layout.earlier_row.set_visible(!runs.is_empty());
+        self.layout.remove.set_sensitive(false);
     }
 
     fn earlier_edit(&self) -> Option<Recipe> {
-        let chosen = self.earlier.chosen()?;
+        let chosen = self.layout.earlier.chosen()?;
         self.session.borrow().document.history().runs.into_iter().rev().nth(chosen)
     }
 
     /// Takes the settings of an earlier edit.
-    pub fn take_earlier(self: &Rc<Self>) {
+    fn take_earlier(self: &Rc<Self>) {
         let Some(recipe) = self.earlier_edit() else { return };
-        self.remove.set_sensitive(true);
+        self.layout.remove.set_sensitive(true);
         match recipe.params() {
             Some(params) => self.write(&params),
             None => self.tell(&Message::failure(&Error::Host(
@@ -367,7 +544,7 @@ impl Window {
     }
 
     /// Removes an earlier edit and its layer.
-    pub fn remove_earlier(self: &Rc<Self>) {
+    fn remove_earlier(self: &Rc<Self>) {
         let Some(recipe) = self.earlier_edit() else { return };
         let removed = self.session.borrow_mut().document.remove(&recipe);
         match removed {
@@ -376,4 +553,9 @@ impl Window {
         }
         self.list_earlier();
     }
+}
+
+/// The row of the table of parameters.
+fn param(id: &str) -> &'static Param {
+    PARAMS.iter().find(|param| param.id == id).expect("a row of the table")
 }

@@ -2,10 +2,10 @@
 //! document remembers; knows neither dialog nor procedure.
 #![forbid(unsafe_code)]
 
-use super::libgimp::{Image, Layer, ProgressBar};
+use super::buffer::Rectangle;
+use super::library::{Image, Keeper, Kind, Layer, Library, ProgressBar};
 use crate::engine::request::{Edit, Progress};
 use crate::error::{Error, Hint, Result};
-use crate::host::gimp::{Kind, Mode, Rectangle};
 use crate::host::language::translate;
 use crate::host::recipe::{History, Made, PARASITE, Recipe};
 use crate::host::report::{layer_name, progress_text};
@@ -19,9 +19,10 @@ use std::path::PathBuf;
 
 /// The layer that an edit reads, and the place where its result goes.
 pub struct Document {
-    pub image: Image,
+    gimp: &'static dyn Library,
+    image: Image,
     /// What is edited; stays the same when its results become active.
-    pub source: Layer,
+    source: Layer,
     /// Layers that were made, oldest first; undo may have taken some back.
     made: Vec<Layer>,
     /// What the user should know about the place of the result.
@@ -60,8 +61,8 @@ struct Selection {
 
 impl Document {
     /// `drawable` is what GIMP calls active; one of our results stands for the layer it was made from.
-    pub fn open(image: Image, drawable: Layer) -> Result<Self> {
-        match drawable.kind() {
+    pub fn open(gimp: &'static dyn Library, image: Image, drawable: Layer) -> Result<Self> {
+        match gimp.kind(drawable) {
             Kind::Layer => {}
             Kind::LayerMask => {
                 return Err(refused("a layer mask is active; click the layer's picture in the Layers dialog"));
@@ -71,25 +72,31 @@ impl Document {
                 return Err(refused("the selection floats; choose Layer > Anchor Layer or > To New Layer"));
             }
         }
-        if image.mode() == Mode::Indexed {
+        if gimp.is_indexed(image) {
             return Err(refused("the image is indexed; choose Image > Mode > RGB"));
         }
-        let made_from = drawable.parasite(PARASITE).and_then(|bytes| Recipe::from_bytes(&bytes));
-        let of_result = made_from.and_then(|recipe| Some((image.layer_by_tattoo(recipe.source)?, recipe)));
+        let made_from = gimp.parasite(Keeper::Layer(drawable), PARASITE).and_then(|bytes| Recipe::from_bytes(&bytes));
+        let of_result = made_from.and_then(|recipe| Some((gimp.layer_by_tattoo(image, recipe.source)?, recipe)));
         let (source, opened_from) = of_result.map_or((drawable, None), |(source, recipe)| (source, Some(recipe)));
-        let picture = Picture::of(source);
-        let id = History::from_bytes(image.parasite(PARASITE)).document;
-        Ok(Self { image, source, made: Vec::new(), note: None, opened_from, id, picture, progress: None })
+        let picture = Picture::of(gimp, source);
+        let id = History::from_bytes(gimp.parasite(Keeper::Image(image), PARASITE)).document;
+        Ok(Self { gimp, image, source, made: Vec::new(), note: None, opened_from, id, picture, progress: None })
+    }
+
+    /// What the layer and its image are called.
+    pub fn subject(&self) -> String {
+        let (layer, image) = (self.gimp.layer_name(self.source), self.gimp.image_name(self.image));
+        format!("Layer \u{201c}{layer}\u{201d} of {image}")
     }
 
     /// The newest result that is still there.
     pub fn result(&self) -> Option<Layer> {
-        self.made.iter().rev().copied().find(|layer| layer.is_valid())
+        self.made.iter().rev().copied().find(|&layer| self.gimp.exists(layer))
     }
 
     /// What the document remembers now.
     pub fn history(&self) -> History {
-        let mut history = History::from_bytes(self.image.parasite(PARASITE));
+        let mut history = History::from_bytes(self.gimp.parasite(Keeper::Image(self.image), PARASITE));
         if history.runs.is_empty() {
             // After an undo of the first edit its tuned model is still this document's.
             history.document.clone_from(&self.id);
@@ -99,145 +106,148 @@ impl Document {
 
     /// Edits and waits for it, with GIMP's own progress bar; what the user should know comes as messages.
     pub fn edit_without_dialog(mut self, worker: &Worker, params: &Params, folders: &[PathBuf]) -> Result<Layer> {
-        self.progress = Some(self.image.progress_bar("Imagic Edit"));
+        self.progress = Some(self.gimp.progress_bar("Imagic Edit"));
         let edit = host::edit_active_layer(&mut self, worker, params, folders)?;
         let hint = edit.hint.map(Hint::text);
         for note in edit.notes.into_iter().chain(hint).chain(self.note.map(Text::from)) {
-            self.image.tell(&translate(note));
+            self.gimp.tell(&translate(note));
         }
         self.result().ok_or_else(|| Error::Host("the image has no result".into()))
     }
 
     /// The newest result of the same source that still lies above it, or its group; else the source.
     fn newest(&self, history: &History) -> Layer {
-        let (parent, position) = (self.source.parent(), self.image.position(self.source));
+        let position = |layer| self.gimp.position(self.image, layer);
+        let (parent, below) = (self.gimp.parent(self.source), position(self.source));
         // Several results lie in a group.
         let beside_source = |layer: Layer| {
-            std::iter::successors(Some(layer), |layer| layer.parent()).find(|layer| layer.parent() == parent)
+            std::iter::successors(Some(layer), |&layer| self.gimp.parent(layer))
+                .find(|&layer| self.gimp.parent(layer) == parent)
         };
-        let is_above = |layer: &Layer| self.image.position(*layer) < position;
+        let is_above = |layer: &Layer| position(*layer) < below;
         let mut results = history.runs.iter().rev().filter(|run| run.source == self.picture.tattoo);
-        let place = |run: &Recipe| self.image.layer_by_tattoo(run.layer).and_then(beside_source).filter(is_above);
+        let place =
+            |run: &Recipe| self.gimp.layer_by_tattoo(self.image, run.layer).and_then(beside_source).filter(is_above);
         results.find_map(place).unwrap_or(self.source)
     }
 
     /// Makes layers of results, in a group when they are several, in one step of undo.
     pub fn insert_layers(&mut self, new: &[NewLayer<'_>]) -> Result<()> {
         self.progress = None;
-        if !self.image.is_valid() {
+        if !self.gimp.is_open(self.image) {
             return Err(refused("the image was closed while the edit ran, so the result has no place"));
         }
-        if self.image.has_floating_selection() {
+        if self.gimp.has_floating_selection(self.image) {
             return Err(refused("a selection floats, so no layer can be added; anchor it and edit again"));
         }
         let mut history = self.history();
-        let step = self.image.undo_group();
+        let step = self.gimp.undo_step(self.image);
         let inserted = self.insert(new, &mut history);
         drop(step);
-        self.image.flush_displays();
+        self.gimp.flush_displays();
         self.made.extend(inserted?);
         Ok(())
     }
 
     /// The last of the new layers.
     fn insert(&mut self, new: &[NewLayer<'_>], history: &mut History) -> Result<Option<Layer>> {
-        let selected = self.image.selected_layers();
+        let (gimp, image) = (self.gimp, self.image);
+        let selected = gimp.selected_layers(image);
         self.note = None;
-        let Rectangle { width, height, .. } = self.picture.bounds;
-        let (mut parent, mut position, place) = if self.source.is_valid() {
+        let (mut parent, mut position, place) = if gimp.exists(self.source) {
             let newest = self.newest(history);
-            let now = self.source.bounds();
+            let now = gimp.bounds(self.source);
             // A source that was moved takes its result along.
-            let place = if (now.width, now.height) == (width, height) { now } else { self.picture.bounds };
-            (newest.parent(), self.image.position(newest), place)
+            let place = if now.has_size_of(self.picture.bounds) { now } else { self.picture.bounds };
+            (gimp.parent(newest), gimp.position(image, newest), place)
         } else {
             self.note = Some("The edited layer is gone, so the result lies on top of the image.");
             (None, 0, self.picture.bounds)
         };
         let mut group = None;
         if let [first, _, ..] = new {
-            let layer = self.image.new_group(&first.params.prompt)?;
-            self.image.insert(layer, parent, position).inspect_err(|_| layer.delete())?;
+            let layer = gimp.new_group(image, &first.params.prompt)?;
+            gimp.insert(image, layer, parent, position)?;
             (parent, position) = (Some(layer), 0);
-            group = Some(layer.tattoo());
+            group = Some(gimp.tattoo(layer));
         }
         let is_unchanged = new.iter().any(|new| !new.untouched.is_empty()) && self.has_pixels_as_read();
         let mut result = None;
         for (number, new) in new.iter().enumerate() {
             let layer = self.make(new, is_unchanged)?;
-            self.image.insert(layer, parent, position + number as i32).inspect_err(|_| layer.delete())?;
-            layer.set_offsets(place.x, place.y)?;
+            gimp.insert(image, layer, parent, position + number as i32)?;
+            gimp.set_offsets(layer, place.x, place.y)?;
             if let Some(selection) = &self.picture.selection {
-                layer.add_black_mask()?.write_mask(selection.part, &selection.mask);
+                gimp.mask_with(layer, selection.part, &selection.mask)?;
             }
             let recipe = Recipe {
-                layer: layer.tattoo(),
+                layer: gimp.tattoo(layer),
                 source: self.picture.tattoo,
                 group,
                 tuned: new.made.tuned,
                 params: new.params.to_json(),
                 seconds: new.made.seconds.clone(),
             };
-            layer.set_parasite(PARASITE, &recipe.to_bytes())?;
+            gimp.set_parasite(Keeper::Layer(layer), PARASITE, &recipe.to_bytes())?;
             history.push(recipe);
             result = Some(layer);
         }
-        self.image.set_parasite(PARASITE, &history.to_bytes())?;
+        gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes())?;
 
         // Whatever the user works on stays selected, except that a result gives way to its source.
-        let is_ours = |layer: &Layer| layer.parasite(PARASITE).is_some();
+        let is_ours = |layer: &Layer| gimp.parasite(Keeper::Layer(*layer), PARASITE).is_some();
         let mut selected: Vec<_> = selected.into_iter().filter(|layer| !is_ours(layer)).collect();
         if selected.is_empty() {
             selected.push(self.source);
         }
-        selected.retain(|layer| layer.is_valid());
-        self.image.select_layers(&selected)?;
+        selected.retain(|&layer| gimp.exists(layer));
+        gimp.select_layers(image, &selected)?;
         Ok(result)
     }
 
     /// A layer with the pixels of a result, not in the image yet.
     fn make(&self, new: &NewLayer<'_>, source_is_unchanged: bool) -> Result<Layer> {
         let Picture { bounds, has_alpha, .. } = &self.picture;
-        let (whole, part) = (Rectangle { x: 0, y: 0, ..*bounds }, self.part());
+        let (whole, part) = (bounds.at_origin(), self.part());
         let name = layer_name(new.params);
-        let layer = self.image.new_layer(&name, whole.width, whole.height, *has_alpha || part != whole)?;
-        layer.write_rgba(part, new.layer.rgba());
+        let size = [whole.width, whole.height];
+        let layer = self.gimp.new_layer(self.image, &name, size, *has_alpha || part != whole)?;
+        self.gimp.write_rgba(layer, part, new.layer.rgba());
         if source_is_unchanged {
             // As they are: our 16 bits are less than a document can hold.
-            layer.copy_pixels(self.source, &rectangles(part, new.untouched));
+            self.gimp.copy_pixels(self.source, layer, &rectangles(part, new.untouched));
         }
         Ok(layer)
     }
 
     /// What was read of the layer.
     fn part(&self) -> Rectangle {
-        let whole = Rectangle { x: 0, y: 0, ..self.picture.bounds };
-        self.picture.selection.as_ref().map_or(whole, |selection| selection.part)
+        self.picture.selection.as_ref().map_or(self.picture.bounds.at_origin(), |selection| selection.part)
     }
 
     fn has_pixels_as_read(&self) -> bool {
-        let now = self.source.is_valid().then(|| self.source.bounds());
-        let has_size =
-            now.is_some_and(|now| (now.width, now.height) == (self.picture.bounds.width, self.picture.bounds.height));
-        has_size && self.source.digest(self.part()) == self.picture.digest
+        self.gimp.exists(self.source)
+            && self.gimp.bounds(self.source).has_size_of(self.picture.bounds)
+            && self.gimp.digest(self.source, self.part()) == self.picture.digest
     }
 
-    /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo. The group that
-    /// was made around several results goes with the last layer in it.
+    /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo. The
+    /// group that was made around several results goes with the last layer in it.
     pub fn remove(&mut self, run: &Recipe) -> Result<()> {
-        if !self.image.is_valid() {
+        if !self.gimp.is_open(self.image) {
             return Err(refused("the image was closed"));
         }
         let mut history = self.history();
-        let step = self.image.undo_group();
-        let layer = self.image.layer_by_tattoo(run.layer);
-        let group = layer.and_then(Layer::parent).filter(|group| Some(group.tattoo()) == run.group);
-        let mut removed = [layer, group.filter(|group| group.children() == 1)].into_iter().flatten();
-        let removed = removed.try_for_each(|layer| self.image.remove(layer));
+        let step = self.gimp.undo_step(self.image);
+        let (gimp, image) = (self.gimp, self.image);
+        let layer = gimp.layer_by_tattoo(image, run.layer);
+        let group = layer.and_then(|layer| gimp.parent(layer)).filter(|&group| Some(gimp.tattoo(group)) == run.group);
+        let mut removed = [layer, group.filter(|&group| gimp.children(group) == 1)].into_iter().flatten();
+        let removed = removed.try_for_each(|layer| gimp.remove(image, layer));
         history.forget(run.layer);
-        let kept = removed.and_then(|()| self.image.set_parasite(PARASITE, &history.to_bytes()));
+        let kept = removed.and_then(|()| gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes()));
         drop(step);
-        self.image.flush_displays();
+        self.gimp.flush_displays();
         kept
     }
 }
@@ -263,35 +273,33 @@ fn rectangles(part: Rectangle, marked: &[bool]) -> Vec<Rectangle> {
 
 impl Host for Document {
     fn read_layer(&mut self) -> Result<LayerImage> {
-        if !self.image.is_valid() {
+        if !self.gimp.is_open(self.image) {
             return Err(refused("the image was closed; open it and choose Filters > Imagic Edit again"));
         }
-        if !self.source.is_valid() {
+        if !self.gimp.exists(self.source) {
             return Err(refused("the layer was deleted; click another one and choose Filters > Imagic Edit again"));
         }
-        let mut picture = Picture::of(self.source);
-        let Rectangle { x, y, width, height } = picture.bounds;
-        let mut part = Rectangle { x: 0, y: 0, width, height };
-        if let Some(selection) = self.image.selection() {
-            part = self.source.selected_part().ok_or_else(|| {
+        let mut picture = Picture::of(self.gimp, self.source);
+        let Rectangle { x, y, .. } = picture.bounds;
+        let mut part = picture.bounds.at_origin();
+        if let Some(selection) = self.gimp.selection(self.image) {
+            part = self.gimp.selected_part(self.source).ok_or_else(|| {
                 refused("the selection lies outside of the layer; choose Select > None, or select a part of the layer")
             })?;
-            let mask = selection.read_mask(Rectangle { x: x + part.x, y: y + part.y, ..part });
+            let mask = self.gimp.read_mask(selection, Rectangle { x: x + part.x, y: y + part.y, ..part });
             picture.selection = Some(Selection { part, mask });
         }
-        let refuse =
-            || {
-                let Rectangle { width, height, .. } = part;
-                Error::Image(format!(
-                "{width} x {height} pixels are to be edited, must be 1 to {MAX_AREA}; select a part of the layer"
-            ).into())
-            };
+        let refuse = || {
+            let Rectangle { width, height, .. } = part;
+            let limit = "select a part of the layer";
+            Error::Image(format!("{width} x {height} pixels are to be edited, must be 1 to {MAX_AREA}; {limit}").into())
+        };
         // Checked before the memory is asked for.
         if part.area() as u64 > MAX_AREA {
             return Err(refuse());
         }
-        picture.digest = self.source.digest(part);
-        let rgba = self.source.read_rgba(part);
+        picture.digest = self.gimp.digest(self.source, part);
+        let rgba = self.gimp.read_rgba(self.source, part);
         let layer = LayerImage::new(part.width as u32, part.height as u32, rgba).ok_or_else(refuse)?;
         // Only now: after a refusal the results that are there still belong to what was read before.
         self.picture = picture;
@@ -322,11 +330,11 @@ impl Host for Document {
 }
 
 impl Picture {
-    fn of(source: Layer) -> Self {
+    fn of(gimp: &dyn Library, source: Layer) -> Self {
         Self {
-            bounds: source.bounds(),
-            has_alpha: source.has_alpha(),
-            tattoo: source.tattoo(),
+            bounds: gimp.bounds(source),
+            has_alpha: gimp.has_alpha(source),
+            tattoo: gimp.tattoo(source),
             selection: None,
             digest: 0,
         }

@@ -1,7 +1,7 @@
 //! What every call between C and us needs: panics stay on our side, texts go over and come back.
 
-use crate::error::Error;
-use std::ffi::CString;
+use crate::host::gimp_sys as sys;
+use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs what C has called; a panic must not cross into C and gives `on_panic`.
@@ -9,14 +9,25 @@ pub fn guard<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(on_panic)
 }
 
-/// What a call of the procedure answers after a panic.
-pub fn panicked() -> Error {
-    Error::Engine("the plug-in panicked; the text before this one on the console says where".into())
-}
-
 /// A text for C; NUL, which no GIMP text can hold, becomes a space.
 pub fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).expect("NULs are replaced")
+}
+
+/// Takes over a text that libgimp or GTK has allocated; null is an empty text.
+///
+/// # Safety
+/// `text` is null or a C string from GLib's allocator that nobody else frees.
+pub unsafe fn take_text(text: *mut c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        sys::g_free(text.cast());
+        copy
+    }
 }
 
 #[cfg(test)]

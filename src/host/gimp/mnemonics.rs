@@ -18,11 +18,10 @@ pub struct Mnemonics {
 }
 
 impl Mnemonics {
-    /// `labels` with `_` before their keys: the first free letter, beginnings of words first; where none is free, a label before
-    /// gives way if it has another one. Only letters that every keyboard has; a label in another script gets one behind it in
-    /// brackets, that of its English text if it is free.
-    /// The labels before `between.start` do not give way, and those from `between.end` on get what is left. Each comes with its
-    /// English text.
+    /// `labels` with `_` before their keys: the first free letter, beginnings of words first; where none is free, a
+    /// label before gives way if it has another one. Only letters that every keyboard has; a label in another script
+    /// gets one behind it in brackets, that of its English text if it is free. The labels before `between.start` do not
+    /// give way, and those from `between.end` on get what is left. Each comes with its English text.
     pub fn mark<'a>(labels: impl IntoIterator<Item = (String, &'a str)>, between: Range<usize>) -> Vec<String> {
         let labels: Vec<_> = labels.into_iter().collect();
         let mut keys =
@@ -38,8 +37,8 @@ impl Mnemonics {
         marked.collect()
     }
 
-    /// `label`, one of `texts`, as `language` says it and with its key, see [`Self::mark`]. Those that do not give way are GIMP's
-    /// own, which it marks itself, in other languages mostly with the same letters.
+    /// `label`, one of `texts`, as `language` says it and with its key, see [`Self::mark`]. Those that do not give way
+    /// are GIMP's own, which it marks itself, in other languages mostly with the same letters.
     pub fn marked(label: &str, texts: &[&str], between: Range<usize>, language: &Language) -> String {
         let Some(at) = texts.iter().position(|text| *text == label) else { return label.to_owned() };
         let shown = |(at, text): (usize, &&str)| {
@@ -49,7 +48,8 @@ impl Mnemonics {
         Self::mark(shown, between.clone()).swap_remove(at)
     }
 
-    /// Finds a key for `label`: a free one, or one whose owner may move and can have another, so that as few as can be move.
+    /// Finds a key for `label`: a free one, or one whose owner may move and can have another, so that as few as can be
+    /// move.
     fn take(&mut self, label: usize, may_move: impl Fn(usize) -> bool) {
         // Key -> the label that would take it.
         let mut takers: BTreeMap<char, usize> = BTreeMap::new();

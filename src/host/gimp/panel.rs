@@ -1,7 +1,9 @@
-//! The right half of the dialog: the layer and its results in size, the results as a strip; knows neither engine nor GIMP.
+//! The right half of the dialog: the layer and its results in size, the results as a strip; knows neither engine nor
+//! GIMP.
 #![forbid(unsafe_code)]
 
 use super::widgets::{self, Image, SPACING, Tick, Widget};
+use crate::host::policy::{COMPARE_SEEDS, COMPARE_STRENGTHS, INSERT, SHOW_ORIGINAL};
 use crate::host::thumbnail::fit;
 use crate::image::LayerImage;
 use image::RgbaImage;
@@ -18,7 +20,7 @@ const COLUMNS: usize = 4;
 const STRIP: i32 = 200;
 
 /// What can be pressed, in the order in which it gets its key.
-pub const BUTTONS: [&str; 4] = ["View original", "Insert", "Try strengths", "Five more seeds"];
+pub const BUTTONS: [&str; 4] = [SHOW_ORIGINAL.label, INSERT.label, COMPARE_STRENGTHS.label, COMPARE_SEEDS.label];
 
 pub struct Panel {
     pub all: Widget,
@@ -43,10 +45,10 @@ impl Panel {
         let [original, insert, strengths, seeds] = labels;
         let original = Tick::new(&original);
         let [strengths, seeds, insert] = [strengths, seeds, insert].map(|label| widgets::button(&label));
-        original.0.set_tooltip("The layer as it is, for comparison.");
-        strengths.set_tooltip("Makes results with strengths from 0 to 1.2.");
-        seeds.set_tooltip("Makes results with this seed and five others.");
-        insert.set_tooltip("Makes a layer of the result that is shown, or layers of all that are ticked, in a group.");
+        original.0.set_tooltip(SHOW_ORIGINAL.tooltip);
+        strengths.set_tooltip(COMPARE_STRENGTHS.tooltip);
+        seeds.set_tooltip(COMPARE_SEEDS.tooltip);
+        insert.set_tooltip(INSERT.tooltip);
         let (picture, strip, all) = (Image::new(), widgets::vertical(), widgets::vertical());
         picture.0.set_size(PICTURE as i32, PICTURE as i32);
         let (top, bottom) = (widgets::horizontal(), widgets::horizontal());

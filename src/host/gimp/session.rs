@@ -1,17 +1,20 @@
-//! The edits of one dialog, one after the other in the background, their results, and what the dialog says of them; knows no
-//! widget.
+//! The edits of one dialog, one after the other in the background, their results, and what the dialog says of them;
+//! knows no widget.
 #![forbid(unsafe_code)]
 
 use super::document::{Document, NewLayer};
+use super::library::{Image, Layer, Library};
 use crate::catalog::{self, Model};
+use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::picture::pixels::Picture;
 use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
+use crate::host::installed::library_folder;
 use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::{Made, Recipe};
 use crate::host::report::{self, progress_text, summary};
-use crate::host::{self, Host};
+use crate::host::{self, Host, system};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, CUSTOM, Params};
@@ -105,13 +108,20 @@ pub struct Choice {
     pub description: String,
     /// The first example prompts, for links.
     pub examples: Vec<String>,
-    /// Whether another model than before is chosen, so that its preset is to be taken; the first one comes with its settings.
+    /// Whether another model than before is chosen, so that its preset is to be taken; the first one comes with its
+    /// settings.
     pub is_new: bool,
 }
 
 impl Session {
-    pub fn new(document: Document, worker: Worker, folders: Vec<PathBuf>) -> Self {
-        Self {
+    /// For `layer`, what GIMP calls active in `image`.
+    pub fn open(gimp: &'static dyn Library, image: Image, layer: Layer) -> Result<Self> {
+        gimp.start();
+        let document = Document::open(gimp, image, layer)?;
+        system::yield_to_other_programs();
+        let worker = Worker::start(Engine::new(host::engine_options()?))?;
+        let folders = catalog::folders(library_folder().as_deref());
+        Ok(Self {
             document,
             folders,
             worker,
@@ -125,12 +135,17 @@ impl Session {
             estimate: None,
             losses: Vec::new(),
             model: None,
-        }
+        })
     }
 
     /// What the layer and its image are called.
     pub fn subject(&self) -> String {
-        format!("Layer \u{201c}{}\u{201d} of {}", self.document.source.name(), self.document.image.name())
+        self.document.subject()
+    }
+
+    /// Edits without a dialog and waits for it.
+    pub fn edit_and_wait(self, params: &Params) -> Result<Layer> {
+        self.document.edit_without_dialog(&self.worker, params, &self.folders)
     }
 
     /// The settings with which the dialog opens, if the image knows any, and what it says then.

@@ -1,15 +1,15 @@
-//! The widgets of GTK that the dialogs of all GIMP versions are made of, as safe types; knows neither edit nor parameters.
+//! The widgets of GTK that the dialogs of all GIMP versions are made of, as safe types; knows neither edit nor
+//! parameters.
 //!
 //! A `Widget` holds a reference, so its memory outlives the window it is in; GTK itself checks that a widget is of the
 //! kind that a call needs. Widgets are not `Send`: they are made and used on the thread that runs GTK's main loop.
-//! Only calls are used here that GTK 2 and GTK 3 have with the same meaning.
+//! Only calls are used here that GTK 2 and GTK 3 have with the same arguments and the same meaning.
 //!
-//! Texts come in English and are translated here, except labels with a key: those are translated before the key is marked.
-//! What the user writes or chooses is never translated.
+//! Texts come in English and are translated here, except labels with a key: those are translated before the key is
+//! marked. What the user writes or chooses is never translated.
 
-use super::libgimp::take_text;
-use super::sys;
-use crate::host::gimp::ffi::{c_string, guard};
+use super::ffi::{c_string, guard, take_text};
+use crate::host::gimp_sys as sys;
 use crate::host::language::translate;
 use image::RgbaImage;
 use std::cell::Cell;
@@ -17,6 +17,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::{MaybeUninit, transmute};
 use std::path::PathBuf;
 use std::ptr::{NonNull, null, null_mut};
+use std::time::Duration;
 
 /// Distance between widgets in GIMP's dialogs.
 pub const SPACING: i32 = 6;
@@ -34,10 +35,8 @@ macro_rules! gtk {
     };
 }
 
-pub(super) use gtk;
-
 /// Any widget, and GTK's adjustments, which are objects like them.
-pub struct Widget(pub(super) NonNull<sys::GtkWidget>);
+pub struct Widget(NonNull<sys::GtkWidget>);
 
 impl Clone for Widget {
     fn clone(&self) -> Self {
@@ -215,6 +214,35 @@ pub fn horizontal() -> Widget {
     Widget::own(gtk!(gtk_hbox_new(0, SPACING)))
 }
 
+/// As [`horizontal`], with a gap that tells the children apart.
+pub fn columns() -> Widget {
+    Widget::own(gtk!(gtk_hbox_new(0, 2 * SPACING)))
+}
+
+/// Labels that take the same width.
+pub struct Labels(Widget);
+
+impl Labels {
+    pub fn new() -> Self {
+        Self(Widget::own(gtk!(gtk_size_group_new(sys::GtkSizeGroupMode::GTK_SIZE_GROUP_HORIZONTAL))))
+    }
+
+    /// Takes in a label that is there. Groups that share one count as one.
+    pub fn add(&self, label: &Widget) {
+        gtk!(gtk_size_group_add_widget(self.0.as_ptr(), label.as_ptr()));
+    }
+
+    /// A new label with a mnemonic (`_` before its letter) that leads to `target`.
+    pub fn label_for(&self, text: &str, target: &Widget) -> Widget {
+        let text = c_string(text);
+        let label = Widget::own(gtk!(gtk_label_new_with_mnemonic(text.as_ptr())));
+        gtk!(gtk_label_set_mnemonic_widget(label.as_ptr(), target.as_ptr()));
+        gtk!(gtk_misc_set_alignment(label.as_ptr(), 0.0, 0.5));
+        self.add(&label);
+        label
+    }
+}
+
 /// Text that is only read; `width` pixels wide, with as many lines as it needs.
 pub struct Label(pub Widget);
 
@@ -223,6 +251,8 @@ impl Label {
         let label = Widget::own(gtk!(gtk_label_new(null())));
         gtk!(gtk_label_set_line_wrap(label.as_ptr(), 1));
         gtk!(gtk_misc_set_alignment(label.as_ptr(), 0.0, 0.0));
+        // A long text does not ask for more than `width`.
+        gtk!(gtk_label_set_max_width_chars(label.as_ptr(), 1));
         label.set_size(width, -1);
         Self(label)
     }
@@ -255,14 +285,15 @@ impl Label {
 }
 
 /// A text of several lines, which scrolls; Tab leaves it.
+#[derive(Clone)]
 pub struct TextArea {
     pub view: Widget,
     pub frame: Widget,
 }
 
 impl TextArea {
-    /// Around a text view, in pixels.
-    pub fn around(view: Widget, width: i32, height: i32) -> Self {
+    /// Around a text view.
+    pub fn around(view: Widget) -> Self {
         gtk!(gtk_text_view_set_wrap_mode(view.as_ptr(), sys::GtkWrapMode::GTK_WRAP_WORD_CHAR));
         gtk!(gtk_text_view_set_accepts_tab(view.as_ptr(), 0));
         let frame = Widget::own(gtk!(gtk_scrolled_window_new(null_mut(), null_mut())));
@@ -270,8 +301,12 @@ impl TextArea {
         gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), never, automatic));
         gtk!(gtk_scrolled_window_set_shadow_type(frame.as_ptr(), sys::GtkShadowType::GTK_SHADOW_IN));
         frame.add(&view);
-        frame.set_size(width, height);
         Self { view, frame }
+    }
+
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::around(Widget::own(gtk!(gtk_text_view_new())))
     }
 
     fn buffer(&self) -> *mut sys::GtkTextBuffer {
@@ -309,6 +344,7 @@ impl TextArea {
 }
 
 /// A text of one line; Enter there means the dialog's default button.
+#[derive(Clone)]
 pub struct Entry(pub Widget);
 
 impl Entry {
@@ -332,6 +368,7 @@ impl Entry {
 }
 
 /// A text that can be typed or chosen from a list.
+#[derive(Clone)]
 pub struct Chooser {
     pub widget: Widget,
     pub entry: Entry,
@@ -379,6 +416,29 @@ impl Choices {
     }
 }
 
+/// A whole number with arrows beside it.
+pub struct Spinner(pub Widget);
+
+impl Spinner {
+    pub fn new(min: u32, max: u32) -> Self {
+        let spinner = Widget::own(gtk!(gtk_spin_button_new_with_range(min.into(), max.into(), 1.0)));
+        gtk!(gtk_spin_button_set_numeric(spinner.as_ptr(), 1));
+        gtk!(gtk_entry_set_width_chars(spinner.as_ptr(), NUMBER_WIDTH));
+        gtk!(gtk_entry_set_activates_default(spinner.as_ptr(), 1));
+        Self(spinner)
+    }
+
+    pub fn value(&self) -> u32 {
+        // What was typed counts only after an update.
+        gtk!(gtk_spin_button_update(self.0.as_ptr()));
+        gtk!(gtk_spin_button_get_value(self.0.as_ptr())) as u32
+    }
+
+    pub fn set_value(&self, value: u32) {
+        gtk!(gtk_spin_button_set_value(self.0.as_ptr(), value.into()));
+    }
+}
+
 /// A box to tick, with a text that has a mnemonic.
 pub struct Tick(pub Widget);
 
@@ -418,6 +478,21 @@ impl Image {
         }
         gtk!(gtk_image_set_from_pixbuf(self.0.as_ptr(), pixbuf));
         gtk!(g_object_unref(pixbuf.cast()));
+    }
+}
+
+/// An icon of GIMP's theme by its name, in the size of text.
+pub struct Icon(pub Widget);
+
+impl Icon {
+    pub fn new() -> Self {
+        let icon = Widget::own(gtk!(gtk_image_new()));
+        gtk!(gtk_misc_set_alignment(icon.as_ptr(), 0.5, 0.0));
+        Self(icon)
+    }
+
+    pub fn set(&self, name: &CStr) {
+        gtk!(gtk_image_set_from_icon_name(self.0.as_ptr(), name.as_ptr(), sys::GtkIconSize::GTK_ICON_SIZE_MENU));
     }
 }
 
@@ -513,6 +588,9 @@ impl Bar {
     pub fn new() -> Self {
         let bar = Widget::own(gtk!(gtk_progress_bar_new()));
         gtk!(gtk_progress_bar_set_ellipsize(bar.as_ptr(), sys::PangoEllipsizeMode::PANGO_ELLIPSIZE_END));
+        // GTK 3 shows the text only when asked.
+        // SAFETY: a boolean property of both versions' bars; null ends the list.
+        unsafe { sys::g_object_set()(bar.as_ptr(), c"show-text".as_ptr(), 1 as c_int, null::<c_char>()) };
         Self(bar)
     }
 
@@ -540,19 +618,28 @@ impl Dialog {
         Widget::own(gtk!(gtk_dialog_add_button(self.0.as_ptr(), label.as_ptr(), number)))
     }
 
+    /// What Enter means.
+    pub fn set_default(&self, number: i32) {
+        gtk!(gtk_dialog_set_default_response(self.0.as_ptr(), number));
+    }
+
     /// The box above the buttons.
     pub fn content(&self) -> Widget {
         Widget::own(gtk!(gtk_dialog_get_content_area(self.0.as_ptr())))
     }
 
-    /// Calls `body` with the number of the button that was pressed; negative ones are GTK's own.
-    pub fn connect_response(&self, body: impl Fn(i32) + 'static) {
-        type Body = Box<dyn Fn(i32)>;
+    /// Calls `body` with the number of the button that was pressed; negative ones are GTK's own. `true` says that the
+    /// press is used up: what GIMP's own dialog does with it is left out.
+    pub fn connect_response(&self, body: impl Fn(i32) -> bool + 'static) {
+        type Body = Box<dyn Fn(i32) -> bool>;
         type Signature = unsafe extern "C" fn(*mut c_void, c_int, *mut c_void);
-        unsafe extern "C" fn call(_dialog: *mut c_void, number: c_int, data: *mut c_void) {
+        unsafe extern "C" fn call(dialog: *mut c_void, number: c_int, data: *mut c_void) {
             // SAFETY: `connect_raw` hands over the box below.
             let body = unsafe { &*data.cast::<Body>() };
-            guard((), || body(number));
+            if guard(false, || body(number)) {
+                // SAFETY: the handler runs only while the dialog exists.
+                unsafe { sys::g_signal_stop_emission_by_name(dialog, c"response".as_ptr()) };
+            }
         }
         let body: Body = Box::new(body);
         // SAFETY: this signal calls back with the dialog, the number and our data.
@@ -570,8 +657,18 @@ impl Dialog {
         });
     }
 
-    /// Calls `body` every `milliseconds` until it says `false`.
-    pub fn repeat(&self, milliseconds: u32, body: impl Fn() -> bool + 'static) {
+    /// Keeps the window as large as its content, also after a part of it was folded away.
+    pub fn fit_content(&self) {
+        gtk!(gtk_window_set_resizable(self.0.as_ptr(), 0));
+    }
+
+    /// Lets GTK do the next thing that is to be done, or wait for it.
+    pub fn do_next(&self) {
+        gtk!(g_main_context_iteration(null_mut(), 1));
+    }
+
+    /// Calls `body` after every `pause` until it says `false`.
+    pub fn repeat(&self, pause: Duration, body: impl Fn() -> bool + 'static) {
         type Body = Box<dyn Fn() -> bool>;
         extern "C" fn tick(data: *mut c_void) -> c_int {
             // SAFETY: the box made below, which `free` takes back only after the last tick.
@@ -585,6 +682,7 @@ impl Dialog {
         const DEFAULT_PRIORITY: c_int = 0;
         let body: Body = Box::new(body);
         let data = Box::into_raw(Box::new(body)).cast();
+        let milliseconds = pause.as_millis() as c_uint;
         gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick), data, Some(free)));
     }
 
@@ -612,7 +710,7 @@ impl Dialog {
                 end,
             )
         }));
-        gtk!(gtk_dialog_set_default_response(chooser.0.as_ptr(), open));
+        chooser.set_default(open);
         if gtk!(gtk_dialog_run(chooser.0.as_ptr())) != open {
             return None;
         }

@@ -1,10 +1,10 @@
 //! The arguments of one call as an object with properties, which GIMP keeps for the next call and in presets and which
 //! the dialog's fields show: from and to the table of parameters.
 
-use super::sys;
-use super::widgets::Widget;
 use crate::error::Result;
-use crate::host::gimp::ffi::{c_string, guard};
+use crate::host::gimp::ffi::{c_string, guard, take_text};
+use crate::host::gimp::widgets::{Callback, Widget};
+use crate::host::{gimp_sys as shared, gimp3_sys as sys};
 use crate::params::{PARAMS, Param, Params, Slot};
 use serde_json::Value;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -46,7 +46,7 @@ impl Config {
                 let mut text: *mut c_char = null_mut();
                 self.get_property(&property(param.id), &raw mut text);
                 // SAFETY: GObject gives a copy of the text away.
-                Value::from(unsafe { super::libgimp::take_text(text) })
+                Value::from(unsafe { take_text(text) })
             }
             Slot::Integer(_) => {
                 let mut integer: c_int = 0;
@@ -76,28 +76,21 @@ impl Config {
             match (param.slot)(&mut Params::paper()) {
                 Slot::Text(_) => {
                     let text = c_string(value.as_str().unwrap_or_default());
-                    sys::g_object_set()(self.object(), name.as_ptr(), text.as_ptr(), end);
+                    shared::g_object_set()(self.object(), name.as_ptr(), text.as_ptr(), end);
                 }
                 Slot::Integer(_) => {
                     let integer = value.as_i64().unwrap_or_default() as c_int;
-                    sys::g_object_set()(self.object(), name.as_ptr(), integer, end);
+                    shared::g_object_set()(self.object(), name.as_ptr(), integer, end);
                 }
                 Slot::Switch(_) => {
                     let on = sys::gboolean::from(value.as_bool().unwrap_or_default());
-                    sys::g_object_set()(self.object(), name.as_ptr(), on, end);
+                    shared::g_object_set()(self.object(), name.as_ptr(), on, end);
                 }
                 Slot::Real(_) => {
                     let real = value.as_f64().unwrap_or_default();
-                    sys::g_object_set()(self.object(), name.as_ptr(), real, end);
+                    shared::g_object_set()(self.object(), name.as_ptr(), real, end);
                 }
             }
-        }
-    }
-
-    /// Sets the arguments of all parameters that `which` picks.
-    pub fn set_all(&self, params: &Params, which: impl Fn(&Param) -> bool) {
-        for param in PARAMS.iter().filter(|param| which(param)) {
-            self.set(param, &params.get(param.id).expect("a row of the table"));
         }
     }
 
@@ -119,17 +112,16 @@ impl Config {
         unsafe { sys::g_object_bind_property(self.object(), name.as_ptr(), entry.as_ptr(), c"text".as_ptr(), both) };
     }
 
-    /// Calls `body` when the argument `name` has changed, whoever changed it.
-    pub fn connect_changed(&self, name: &str, body: impl Fn() + 'static) {
+    /// Calls `body` when the argument of one parameter has changed, whoever changed it.
+    pub fn connect_changed(&self, param: &Param, body: Box<dyn Fn()>) {
         type Body = Box<dyn Fn()>;
         type Signature = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void);
         unsafe extern "C" fn call(_config: *mut c_void, _property: *mut c_void, data: *mut c_void) {
             // SAFETY: `connect_raw` hands over the box below.
             guard((), unsafe { &*data.cast::<Body>() });
         }
-        let body: Body = Box::new(body);
-        let signal = c_string(&format!("notify::{name}"));
+        let signal = c_string(&format!("notify::{}", param.id.replace('_', "-")));
         // SAFETY: this signal calls back with the object, the property and our data.
-        self.0.connect_raw(&signal, unsafe { transmute::<Signature, super::widgets::Callback>(call) }, body);
+        self.0.connect_raw(&signal, unsafe { transmute::<Signature, Callback>(call) }, body);
     }
 }

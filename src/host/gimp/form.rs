@@ -1,0 +1,56 @@
+//! The contract with the dialog of one GIMP version: the fields of the parameters and the buttons below. Knows no edit.
+#![forbid(unsafe_code)]
+
+use super::widgets::{Chooser, Dialog, TextArea, Widget};
+use crate::error::Result;
+use crate::params::{Param, Params};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Whether something runs that can be stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    Nothing,
+    Something,
+    /// It was asked to stop and ends soon.
+    Stopping,
+}
+
+/// The fields and the buttons of a dialog that has no other content yet.
+pub trait Form {
+    fn dialog(&self) -> &Dialog;
+    /// What the layout goes into.
+    fn content(&self) -> Widget;
+    /// The field of the parameter `prompt`.
+    fn prompt(&self) -> &TextArea;
+    /// The field of the parameter `model`.
+    fn model(&self) -> &Chooser;
+    /// A row with label and field of any other parameter; asked for once.
+    fn row(&self, param: &'static Param) -> Widget;
+    /// A label with a mnemonic that leads to `target`, as wide as those of the rows.
+    fn label_for(&self, text: &str, target: &Widget) -> Widget;
+    /// `label` in the user's language with `_` before its key.
+    fn with_key(&self, label: &str) -> String;
+
+    /// What the field of a parameter says.
+    fn value(&self, param: &Param) -> Value;
+    fn set(&self, param: &Param, value: &Value);
+    /// Calls `body` when what the field says has changed, whoever changed it.
+    fn connect_changed(&self, param: &Param, body: Box<dyn Fn()>);
+    /// The values with which the dialog opens on an image without earlier edits; `None` where GIMP has filled the
+    /// fields.
+    fn first_values(&self, model_folders: &[PathBuf]) -> Option<Result<Params>>;
+    /// Whether a new model brings its strength along; not where settings that GIMP loads bring theirs in any order.
+    fn model_brings_strength(&self) -> bool;
+    /// Makes the next dialog start with these settings of an edit.
+    fn keep(&self, params: &Params) -> Result<()>;
+
+    /// `stop` says whether something ran.
+    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>);
+    fn allow_edit(&self, can_start: bool);
+    fn show_running(&self, running: Running);
+    /// Shows the dialog until the user closes it.
+    fn run(&self);
+    /// After the last edit has ended.
+    fn finish(&self) {}
+}

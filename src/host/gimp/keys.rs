@@ -1,0 +1,70 @@
+//! The keys of the dialog's texts: which labels there are, and which of them get the best letters.
+#![forbid(unsafe_code)]
+
+use super::mnemonics::Mnemonics;
+use super::panel;
+use crate::host::language::{Language, language};
+use crate::host::policy::EARLIER_EDITS;
+use crate::params::PARAMS;
+
+/// After the fields and the panel.
+const MORE: [&str; 3] = [FRONT, EARLIER_EDITS.label, REMOVE];
+
+/// The tab with the fields that are always shown.
+pub const FRONT: &str = "Text";
+pub const REMOVE: &str = "Remove";
+
+/// What is pressed in the dialog of one GIMP version, in the order in which it gets its key.
+pub struct Keys {
+    /// Buttons of GIMP's own, which it marks itself.
+    pub of_gimp: &'static [&'static str],
+    pub before_fields: &'static [&'static str],
+    pub after_fields: &'static [&'static str],
+}
+
+impl Keys {
+    /// `label` in the user's language with `_` before its key: no two texts of the dialog share one; what is folded
+    /// away gets what is left.
+    pub fn with_key(&self, label: &str) -> String {
+        self.with_key_in(language(), label)
+    }
+
+    pub fn with_key_in(&self, language: &Language, label: &str) -> String {
+        let mut texts = self.shown();
+        let between = self.of_gimp.len()..texts.len();
+        texts.extend(labels(true));
+        Mnemonics::marked(label, &texts, between, language)
+    }
+
+    /// All that is not folded away.
+    fn shown(&self) -> Vec<&'static str> {
+        let buttons = |buttons: &'static [&str]| buttons.iter().copied();
+        let fields = buttons(self.before_fields).chain(labels(false)).chain(buttons(self.after_fields));
+        buttons(self.of_gimp).chain(fields).chain(panel::BUTTONS).chain(MORE).collect()
+    }
+
+    /// Fails where two texts share a key in a language, or one that is always shown has none.
+    #[cfg(test)]
+    pub fn check(&self) {
+        let shown = self.shown();
+        for language in Language::all() {
+            let key = |label: &str| {
+                let marked = self.with_key_in(&language, label);
+                marked.split_once('_').and_then(|(_, key)| key.chars().next()).map(|key| key.to_ascii_uppercase())
+            };
+            let mut keys: Vec<char> = Vec::new();
+            for label in &shown {
+                keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {}", language.translate(label))));
+            }
+            keys.extend(labels(true).filter_map(key));
+            let count = keys.len();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), count, "{keys:?}");
+        }
+    }
+}
+
+fn labels(advanced: bool) -> impl Iterator<Item = &'static str> {
+    PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label)
+}

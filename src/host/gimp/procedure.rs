@@ -1,0 +1,48 @@
+//! The procedure `plug-in-imagic-edit` as every GIMP registers it, and what its arguments mean. Knows no image.
+#![forbid(unsafe_code)]
+
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::params::{BUILTIN_MODEL, CUSTOM, DEFAULT_PRESET, PARAMS, Params};
+use std::ffi::CStr;
+use std::path::PathBuf;
+
+pub const NAME: &CStr = c"plug-in-imagic-edit";
+pub const MENU_LABEL: &CStr = c"_Imagic Edit...";
+pub const MENU_PATH: &CStr = c"<Image>/Filters";
+/// Every layer but indexed ones, whose few colors no edit would fit into.
+pub const IMAGE_TYPES: &CStr = c"RGB*, GRAY*";
+pub const SUMMARY: &str = "Edit the layer by a text";
+pub const AUTHORS: &CStr = c"The Imagic Edit authors";
+pub const YEAR: &CStr = c"2026";
+
+/// What a call answers after a panic.
+pub fn panicked() -> Error {
+    Error::Engine("the plug-in panicked; the text before this one on the console says where".into())
+}
+
+/// What a call with the values of the last edit answers before the first edit.
+pub fn no_last_values() -> Error {
+    Error::Host("there are no values of a last edit; choose Filters > Imagic Edit once".into())
+}
+
+/// What the arguments are when nobody says anything else: what fits the built-in model.
+pub fn defaults(model_folders: &[PathBuf]) -> Result<Params> {
+    catalog::find(BUILTIN_MODEL, model_folders)?.params(DEFAULT_PRESET)
+}
+
+/// The parameters that `given` means: its own, or those of the preset that it names. No model means the built-in one.
+pub fn params_of(mut given: Params, model_folders: &[PathBuf]) -> Result<Params> {
+    if given.model.trim().is_empty() {
+        given.model = BUILTIN_MODEL.to_owned();
+    }
+    given.check()?;
+    if given.preset == CUSTOM {
+        return Ok(given);
+    }
+    let mut params = catalog::find(&given.model, model_folders)?.params(&given.preset)?;
+    for param in PARAMS.iter().filter(|param| !param.is_of_preset()) {
+        params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
+    }
+    Ok(params)
+}

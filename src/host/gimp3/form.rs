@@ -1,0 +1,204 @@
+//! The dialog of GIMP 3: its own procedure dialog, which makes a field for each argument and brings the buttons.
+
+use super::config::{Config, property};
+use crate::catalog;
+use crate::error::Result;
+use crate::host::gimp::ffi::c_string;
+use crate::host::gimp::form::{Form, Running};
+use crate::host::gimp::keys::Keys;
+use crate::host::gimp::session::Session;
+use crate::host::gimp::widgets::{Chooser, Dialog, Labels, TextArea, Widget};
+use crate::host::gimp3_sys as sys;
+use crate::host::policy::NEW_SEED;
+use crate::params::{Domain, PARAMS, Param, Params};
+use serde_json::Value;
+use std::cell::Cell;
+use std::path::PathBuf;
+
+pub const KEYS: Keys = Keys {
+    // OK is later called Edit, but has its key when GIMP looks for double ones.
+    of_gimp: &["Help", "Reset", "Load Saved Settings", "Save Settings", "OK"],
+    before_fields: &["Edit", NEW_SEED.label],
+    after_fields: &["Stop", "Close", "Browse...", "Advanced"],
+};
+
+const EDIT: i32 = sys::GtkResponseType::GTK_RESPONSE_OK.0;
+const CLOSE: i32 = sys::GtkResponseType::GTK_RESPONSE_CANCEL.0;
+
+/// Largest upper limit of a number that needs many digits: learning rates.
+const SMALL: f64 = 1.0;
+
+/// Calls GIMP's dialog with live widgets and C strings that outlive the call.
+macro_rules! gimp {
+    ($function:ident($($argument:expr),*)) => {
+        // SAFETY: pointers come from `Widget`s, which hold references, or from C strings of the caller, which are
+        // copied; GTK checks each widget's type; a `Fields` exists only on GTK's thread.
+        unsafe { sys::$function($($argument),*) }
+    };
+}
+
+pub struct Fields {
+    dialog: Dialog,
+    config: Config,
+    prompt: TextArea,
+    model: Chooser,
+    /// All labels: ours are as wide as those of GIMP's fields.
+    labels: Labels,
+    seed: Widget,
+    /// The parameters of the last edit that gave a result.
+    edited: Cell<Option<Params>>,
+}
+
+impl Fields {
+    /// On GIMP's thread, once in a process.
+    ///
+    /// # Safety
+    /// `procedure` is the one that runs, `config` its arguments.
+    pub unsafe fn new(procedure: *mut sys::GimpProcedure, config: Config, session: &Session) -> Self {
+        gimp!(gimp_ui_init(c"imagic-edit".as_ptr()));
+        let (title, edit) = (c"Imagic Edit".as_ptr(), c_string(&KEYS.with_key("Edit")));
+        // SAFETY: the caller's promise; the text is copied.
+        let dialog = Widget::own(unsafe { sys::gimp_procedure_dialog_new(procedure, config.object(), title) });
+        gimp!(gimp_procedure_dialog_set_ok_label(dialog.as_ptr(), edit.as_ptr()));
+        let prompt = TextArea::around(field(&dialog, "prompt", gimp!(gtk_text_view_get_type())));
+        let known = catalog::list(&session.folders);
+        let model = Chooser::new(known.iter().map(|model| model.name.as_str()));
+        config.bind_text("model", &model.entry.0);
+        let (seed, labels) = (field(&dialog, "seed", gimp!(gimp_label_spin_get_type())), Labels::new());
+        labels.add(&Widget::own(gimp!(gimp_labeled_get_label(seed.as_ptr()))));
+        let dialog = Dialog(dialog);
+        dialog.fit_content();
+        Self { dialog, config, prompt, model, labels, seed, edited: Cell::new(None) }
+    }
+
+    fn set_button_sensitive(&self, response: i32, sensitive: bool) {
+        gimp!(gtk_dialog_set_response_sensitive(self.dialog.0.as_ptr(), response, sensitive.into()));
+    }
+}
+
+/// The field that GIMP makes for the argument of parameter `id`.
+fn field(dialog: &Widget, id: &str, kind: sys::GType) -> Widget {
+    let name = property(id);
+    Widget::own(gimp!(gimp_procedure_dialog_get_widget(dialog.as_ptr(), name.as_ptr(), kind)))
+}
+
+impl Form for Fields {
+    fn dialog(&self) -> &Dialog {
+        &self.dialog
+    }
+
+    fn content(&self) -> Widget {
+        self.dialog.content()
+    }
+
+    fn prompt(&self) -> &TextArea {
+        &self.prompt
+    }
+
+    fn model(&self) -> &Chooser {
+        &self.model
+    }
+
+    fn row(&self, param: &'static Param) -> Widget {
+        // <gobject/gtype.h>: G_TYPE_NONE, GIMP's own choice, which is a list with a label.
+        const NONE: sys::GType = 1 << 2;
+        let field = |kind| field(&self.dialog.0, param.id, kind);
+        match param.domain {
+            _ if param.id == "seed" => self.seed.clone(),
+            Domain::Real { max, .. } if max <= SMALL => {
+                let spinner = field(gimp!(gimp_label_spin_get_type()));
+                gimp!(gimp_label_spin_set_digits(spinner.as_ptr(), 8));
+                gimp!(gimp_label_spin_set_increments(spinner.as_ptr(), 1e-5, 1e-3));
+                spinner
+            }
+            Domain::Real { .. } if !param.advanced => field(gimp!(gimp_scale_entry_get_type())),
+            Domain::Switch => field(gimp!(gtk_check_button_get_type())),
+            Domain::Choice { .. } => field(NONE),
+            Domain::Real { .. } | Domain::Integer { .. } | Domain::Text => field(gimp!(gimp_label_spin_get_type())),
+        }
+    }
+
+    fn label_for(&self, text: &str, target: &Widget) -> Widget {
+        self.labels.label_for(text, target)
+    }
+
+    fn with_key(&self, label: &str) -> String {
+        KEYS.with_key(label)
+    }
+
+    fn value(&self, param: &Param) -> Value {
+        self.config.get(param)
+    }
+
+    fn set(&self, param: &Param, value: &Value) {
+        self.config.set(param, value);
+    }
+
+    /// Also when GIMP's dialog resets the arguments or loads saved ones.
+    fn connect_changed(&self, param: &Param, body: Box<dyn Fn()>) {
+        self.config.connect_changed(param, body);
+    }
+
+    /// GIMP has filled the arguments with those of the last edit.
+    fn first_values(&self, _model_folders: &[PathBuf]) -> Option<Result<Params>> {
+        None
+    }
+
+    fn model_brings_strength(&self) -> bool {
+        false
+    }
+
+    fn keep(&self, params: &Params) -> Result<()> {
+        self.edited.set(Some(params.clone()));
+        Ok(())
+    }
+
+    /// GIMP's dialog would end with these; its own buttons and the closing of the window go on to it.
+    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>) {
+        self.dialog.connect_response(move |response| {
+            if response == EDIT {
+                edit();
+            }
+            response == EDIT || response == CLOSE && stop()
+        });
+    }
+
+    fn allow_edit(&self, can_start: bool) {
+        self.set_button_sensitive(EDIT, can_start);
+    }
+
+    /// While an edit runs, the button that closes stops it.
+    fn show_running(&self, running: Running) {
+        self.set_button_sensitive(CLOSE, running != Running::Stopping);
+        let label = c_string(&KEYS.with_key(if running == Running::Nothing { "Close" } else { "Stop" }));
+        let button = gimp!(gtk_dialog_get_widget_for_response(self.dialog.0.as_ptr(), CLOSE));
+        gimp!(gtk_button_set_label(button.cast(), label.as_ptr()));
+    }
+
+    /// Ends with a response that nobody has used up.
+    fn run(&self) {
+        gimp!(gimp_procedure_dialog_run(self.dialog.0.as_ptr()));
+    }
+
+    /// GIMP keeps the arguments as the last values: those of the last edit, not what was changed after it.
+    fn finish(&self) {
+        if let Some(params) = self.edited.take() {
+            for param in PARAMS {
+                self.config.set(param, &params.get(param.id).expect("a row of the table"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::language::Language;
+
+    #[test]
+    fn no_two_texts_share_a_key_and_what_is_always_shown_has_one() {
+        KEYS.check();
+        let marked: Vec<_> = KEYS.of_gimp.iter().map(|label| KEYS.with_key_in(&Language::default(), label)).collect();
+        assert_eq!(marked, ["_Help", "_Reset", "_Load Saved Settings", "_Save Settings", "_OK"]);
+    }
+}
