@@ -136,7 +136,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     match job.operation.as_str() {
         "forward" => {
             let storage = precision.sampling();
-            let unet = UNet::new(&config, &unet::with_factors(&weights, storage)?)?.stored_in(storage);
+            let unet = UNet::new(&config, &unet::with_half_precision(&weights, storage)?)?.stored_in(storage);
             let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
             let timesteps = unet.sinusoids(&vec![500; params.batch_size as usize]);
@@ -166,7 +166,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             let storage = precision.sampling();
-            let unet = UNet::new(&own, &unet::with_factors(&weights, storage)?)?.stored_in(storage);
+            let unet = UNet::new(&own, &unet::with_half_precision(&weights, storage)?)?.stored_in(storage);
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())
         }))),

@@ -8,9 +8,9 @@ use crate::text::{Text, text};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Optional file in a model's folder: name, one sentence on what it can draw, example prompts, the settings that fit it, by
-/// parameter id (`preset` in every preset, and `presets` in each by its name), and `familiar_psnr`, by which it tells pictures
-/// that it cannot draw.
+/// Optional JSON file in a model's folder. `description`: one sentence on what it can draw; `examples`: prompts that
+/// work; `preset`: settings by parameter id that fit it in every preset; `presets`: those of single presets, by the
+/// preset's name; `familiar_psnr`: see [`Model::familiar_psnr`].
 pub const PRESET_FILE: &str = "imagic.json";
 
 /// One base model that can be chosen.
@@ -28,8 +28,8 @@ pub struct Model {
     pub preset: Map<String, Value>,
     /// Settings of each preset on top of that, by its name.
     pub presets: Map<String, Value>,
-    /// Pictures that this model's autoencoder gives back at this many dB are familiar to it, others get a hint; `None` if
-    /// unknown.
+    /// Peak signal-to-noise ratio in dB at which this model's autoencoder reproduces pictures that the model can draw;
+    /// other pictures get a hint. `None` if unknown.
     pub familiar_psnr: Option<f64>,
 }
 
@@ -68,7 +68,7 @@ impl Model {
         })
     }
 
-    /// Whether its folder holds a base model: while a path is typed, its beginnings are folders, too.
+    /// Whether its folder seems to hold a base model. While a path is typed, its beginnings are folders, too.
     pub fn exists(&self) -> bool {
         Source::is_model(&self.folder)
     }
@@ -85,7 +85,7 @@ impl Model {
         Ok(params)
     }
 
-    /// The settings that `chosen` gives; those that it leaves out come from the preset that it names, or from the default one.
+    /// The settings in `chosen`; those that it leaves out come from the preset that it names, or from the default one.
     pub fn params_for(&self, chosen: &Map<String, Value>) -> Result<Params> {
         let mut params = Params::of_preset(DEFAULT_PRESET);
         if let Some(preset) = chosen.get("preset") {
@@ -121,7 +121,7 @@ pub fn folders(library_folder: Option<&Path>) -> Vec<PathBuf> {
     installed.into_iter().chain(beside).collect()
 }
 
-/// All models in `folders` that look like a diffusers folder, sorted by name; of two with one name the first.
+/// All models in `folders`, sorted by name; where two have the same name, the first.
 pub fn list(folders: &[PathBuf]) -> Vec<Model> {
     let mut models: Vec<Model> = Vec::new();
     for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {

@@ -204,9 +204,9 @@ impl Engine {
         let e_null = base.text.unconditional()?;
         let storage = chosen.precision.sampling();
         // If as much memory again is left for everything else.
-        let needed = 2 * unet::bytes_of_factors(&tuned.unet);
+        let needed = 2 * unet::bytes_in_half_precision(&tuned.unet);
         let has_room = chosen.free_memory(self.options.free_memory).is_none_or(|free| free >= needed);
-        let factors = if has_room { unet::with_factors(&tuned.unet, storage)? } else { tuned.unet.clone() };
+        let factors = if has_room { unet::with_half_precision(&tuned.unet, storage)? } else { tuned.unet.clone() };
         let unet = UNet::new(&base.shapes.config, &factors)?.stored_in(storage);
         let (w, h) = size;
         let shape = [1, base.codec.channels, h / base.codec.downsampling, w / base.codec.downsampling];

@@ -179,7 +179,7 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
                     unet.forward(&tensor("x_t"), &sinusoids, &tensor("e")).expect("a prediction")
                 };
                 let output = predict(&weights);
-                let same = predict(&unet::with_factors(&weights, storage).expect("copies"));
+                let same = predict(&unet::with_half_precision(&weights, storage).expect("copies"));
                 assert!(values(&same) == values(&output), "{}: another prediction with copies", reference.name());
                 check(reference, "U-Net forward", tolerance, [(size, output, tensor("output"))]);
             };
@@ -310,11 +310,12 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             // As in `check_changes`; torch's own f32 and f64 differ by up to 3e-4, in the same tensor.
             check(reference, "LoRA: adapters", trained(5e-3), pairs);
             let storage = precision.sampling();
-            let [alone, with_factors] = [Ok(tuned.clone()), unet::with_factors(&tuned, storage)].map(|weights| {
-                let unet = UNet::new(&config, &weights.expect("copies")).expect("a U-Net").stored_in(storage);
-                values(&unet.forward(&x, &sinusoids(&unet, &timesteps[..1]), &e).expect("a prediction"))
-            });
-            assert!(alone == with_factors, "{}: another prediction with copies", reference.name());
+            let [alone, with_half_precision] =
+                [Ok(tuned.clone()), unet::with_half_precision(&tuned, storage)].map(|weights| {
+                    let unet = UNet::new(&config, &weights.expect("copies")).expect("a U-Net").stored_in(storage);
+                    values(&unet.forward(&x, &sinusoids(&unet, &timesteps[..1]), &e).expect("a prediction"))
+                });
+            assert!(alone == with_half_precision, "{}: another prediction with copies", reference.name());
             let (again, _) = tune(Mode::LoraCheckpointed, watch);
             for (name, tensor) in &tuned.tensors {
                 assert!(values(&again.tensors[name]) == values(tensor), "{}: another {name}", reference.name());

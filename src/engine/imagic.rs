@@ -99,7 +99,7 @@ pub fn optimize_text_embedding(
     let storage = setting.precision.training();
     // Where stage B trains all weights with moments of f32, these will take more memory than the copies do here.
     let factors = match setting.mode.trained() {
-        Trained::Weights => unet::with_factors(base, storage)?,
+        Trained::Weights => unet::with_half_precision(base, storage)?,
         // There memory is short.
         Trained::WeightsInEightBits | Trained::Adapters => base.clone(),
     };

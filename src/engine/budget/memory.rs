@@ -9,7 +9,7 @@ use crate::engine::model::codec::Codec;
 use crate::engine::model::family::Family;
 use crate::engine::model::lora;
 use crate::engine::model::source::{Part, Source};
-use crate::engine::model::trace::{Size, Trace, values};
+use crate::engine::model::trace::{Size, Trace, elements};
 use crate::engine::model::unet::{Skip, UNet, UNetConfig};
 use crate::engine::model::weights::Weights;
 use crate::engine::picture::pixels;
@@ -73,7 +73,7 @@ impl Shapes {
         Ok(Self {
             unet: UNet::new(&config, &unet)?,
             codec: Codec::new(source, family, &vae)?,
-            all_values: unet.values() + vae.values() + text.values(),
+            all_values: unet.elements() + vae.elements() + text.elements(),
             weights: unet,
             tokens: source.config(Part::TextEncoder).usize("max_position_embeddings", Some(family.tokens))?,
             config,
@@ -87,7 +87,7 @@ impl Shapes {
 
     /// Bytes of the U-Net.
     pub fn network_bytes(&self) -> u64 {
-        4 * self.weights.values() as u64
+        4 * self.weights.elements() as u64
     }
 
     /// Side in pixels of the pictures that the model was trained with.
@@ -131,8 +131,8 @@ impl Shapes {
                 (self.weights.tensors.values().map(Tensor::elem_count).collect(), &self.unet)
             }
             Trained::Adapters => {
-                adapted = UNet::new(&self.config, &lora::without_values(&self.weights, &adapters)?)?;
-                (adapters.iter().flatten().map(lora::Shape::values).collect(), &adapted)
+                adapted = UNet::new(&self.config, &lora::with_shapes(&self.weights, &adapters)?)?;
+                (adapters.iter().flatten().map(lora::Shape::elements).collect(), &adapted)
             }
         };
         let trains_all = !mode.trained().is_adapters();
@@ -148,7 +148,7 @@ impl Shapes {
         // Copies of frozen weights as factors, see `optimize_text_embedding`.
         let copies = match precision.training() {
             DType::F32 => 0,
-            storage if mode.trained() == Trained::Weights => stored(self.weights.values(), storage),
+            storage if mode.trained() == Trained::Weights => stored(self.weights.elements(), storage),
             _ => 0,
         };
         let embedding = if params.embedding_steps == 0 { 0 } else { copies + training(&self.unet, false) };
@@ -194,14 +194,14 @@ impl Shapes {
                 Activations::Keep => steps[..=i].iter().map(|step| step.trace.kept).sum(),
                 Activations::Recompute => trace.kept,
             };
-            let inputs: usize = sizes[..=i].iter().copied().map(values).sum();
+            let inputs: usize = sizes[..=i].iter().copied().map(elements).sum();
             let waiting: usize = gradients[..=i].iter().sum();
             let own = if trains_weights { trace.all_gradients } else { trace.gradients };
             // The output times its gradient, that product's two gradients, and the input's beside its largest operation.
-            let ends = 3 * values(sizes[i + 1]) + values(sizes[i]);
+            let ends = 3 * elements(sizes[i + 1]) + elements(sizes[i]);
             most = most.max(kept + inputs + waiting + own + ends);
             for value in [Some(i), *skip].into_iter().flatten() {
-                gradients[value] = values(sizes[value]);
+                gradients[value] = elements(sizes[value]);
             }
         }
         // Freed results that the allocator has not put to use again, measured: a quarter where they live from the forward to the
@@ -220,7 +220,7 @@ impl Shapes {
             let mut trace = Trace::default();
             let input = size;
             size = block.trace(size, skip, self.tokens, &mut trace);
-            most = most.max(skips.iter().copied().map(values).sum::<usize>() + values(input) + trace.alive);
+            most = most.max(skips.iter().copied().map(elements).sum::<usize>() + elements(input) + trace.alive);
             if block.skip == Skip::Gives {
                 skips.push(size);
             }
@@ -262,7 +262,7 @@ mod tests {
             let params = Params { lora_layers: "all".into(), ..Params::paper() };
             let adapters = lora::shapes(&weights, &params);
             // Adapters and weights trained at once, so that nothing is left out.
-            let adapted = lora::without_values(&weights, &adapters).expect("adapters");
+            let adapted = lora::with_shapes(&weights, &adapters).expect("adapters");
             let tensors: BTreeMap<_, _> = adapted.tensors.iter().map(variable).collect();
             let unet = UNet::new(&shapes.config, &Weights { tensors, ..weights }).expect("a U-Net");
             let counted = UNet::new(&shapes.config, &adapted).expect("a U-Net");

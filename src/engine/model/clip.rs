@@ -21,8 +21,8 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Reads the text encoder of `source`; embeddings will be on `device`. They are computed by the processor in any case: a
-    /// text takes a tenth of a second, and candle's transformer would need more of its crates built for the GPU.
+    /// Reads the text encoder of `source`; embeddings will be on `device`. They are always computed on the CPU: a text
+    /// takes a tenth of a second there, and candle's transformer would need more of its crates built for the GPU.
     pub fn read(source: &Source, family: &Family, device: &Device) -> Result<Self> {
         let config = source.config(Part::TextEncoder);
         let eps = config.f64("layer_norm_eps", 1e-5)?;

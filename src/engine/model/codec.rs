@@ -1,4 +1,4 @@
-//! Between pixels and the space in which the U-Net works: latents of an autoencoder.
+//! Between pixels and what the U-Net works on: the latents of a variational autoencoder (VAE).
 #![forbid(unsafe_code)]
 
 use crate::engine::model::family::Family;
@@ -9,8 +9,8 @@ use crate::engine::model::weights::Weights;
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 
-/// Pixels to latents and back. The U-Net's latents are the autoencoder's minus `shift_factor`, times `scaling_factor`, so that
-/// they have about unit variance.
+/// Pixels to latents and back. The U-Net's latents are those of the VAE minus `shift_factor`, times `scaling_factor`,
+/// so that they have about unit variance.
 pub struct Codec {
     vae: Vae,
     scaling_factor: f64,
@@ -42,29 +42,30 @@ impl Codec {
         })
     }
 
-    /// The distribution of the latents of `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of [`Codec::downsampling`].
+    /// The distribution of the VAE's latents of `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of `downsampling`.
     pub fn encode(&self, pixels: &Tensor) -> Result<Gaussian> {
         self.vae.encode(pixels)
     }
 
-    /// One sample x of the latents, as the U-Net takes them; `noise` is standard normal, of the mean's shape.
+    /// One sample x of `latents`, as the U-Net takes them, (b, channels, h, w); `noise`: standard normal, of that
+    /// shape.
     pub fn sample(&self, latents: &Gaussian, noise: &Tensor) -> Result<Tensor> {
         let std = (&latents.logvar * 0.5)?.exp()?;
         let sample = (&latents.mean + (std * noise)?)?;
         Ok(((sample - self.shift_factor)? * self.scaling_factor)?)
     }
 
-    /// Latents as the U-Net makes them, (b, channels, h, w), to pixels from about -1 to 1.
+    /// Latents as the U-Net makes them, (b, channels, h, w), to pixels from about -1 to 1, (b, 3, h, w).
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.vae.decode(&((latents / self.scaling_factor)? + self.shift_factor)?)
     }
 
-    /// Counts what [`Codec::encode`] takes for pixels of that size.
+    /// Counts what [`Codec::encode`] needs for pixels of that shape.
     pub fn trace_encode(&self, pixels: Size, trace: &mut Trace) {
         self.vae.trace_encode(pixels, trace);
     }
 
-    /// Counts what [`Codec::decode`] takes for latents of that size.
+    /// Counts what [`Codec::decode`] needs for latents of that shape.
     pub fn trace_decode(&self, latents: Size, trace: &mut Trace) {
         self.vae.trace_decode(latents, trace);
     }

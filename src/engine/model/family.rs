@@ -1,18 +1,18 @@
-//! Families of base models: what all models of a family have in common and neither the names nor the shapes of their
-//! tensors tell. Knows no network.
+//! Families of base models: what the models of a family have in common that the names and shapes of their tensors do
+//! not tell. Knows no network.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::source::{Part, Source};
 use crate::error::Result;
 use crate::text::text;
 
-/// A family. Where the configuration of a model gives one of these values, that value counts.
+/// What holds for models of a family unless their configuration says otherwise.
 pub struct Family {
     /// Channels of the latents.
     pub latent_channels: usize,
     /// Side of the latents that its U-Nets were trained on.
     pub sample_size: usize,
-    /// Attention heads in every block of its U-Nets; tensors have the same shape whatever their number.
+    /// Attention heads of its U-Nets; tensors have the same shape whatever their number.
     pub heads: usize,
     /// Latents times this have about unit variance.
     pub scaling_factor: f64,
@@ -24,8 +24,8 @@ pub struct Family {
     pub pad_token: &'static str,
 }
 
-/// Stable Diffusion 1 and its fine-tuned relatives, and the built-in model: text by CLIP ViT-L/14 after its final layer norm.
-/// (diffusers: `convert_from_ckpt.py`; CompVis/stable-diffusion: `v1-inference.yaml`.)
+/// Stable Diffusion 1, models that were fine-tuned from it, and the built-in model, which is a small one of the same
+/// kind. The numbers are those of CompVis/stable-diffusion, `configs/stable-diffusion/v1-inference.yaml`.
 pub const STABLE_DIFFUSION_1: Family = Family {
     latent_channels: 4,
     sample_size: 64,

@@ -1,31 +1,31 @@
-//! The layers that U-Net and VAE share, with the names and shapes of diffusers.
+//! The layers that U-Net and VAE share, with the names and shapes of diffusers. `trace` counts what `forward` needs.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::lora;
 use crate::engine::model::scope::Scope;
-use crate::engine::model::trace::{Size, Trace, values};
+use crate::engine::model::trace::{Size, Trace, elements};
 use crate::engine::ops::adam::Adam;
 use crate::engine::ops::{self, Activation, Padding, Parameters};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
-/// nn.Conv2d.
+/// PyTorch's nn.Conv2d.
 pub struct Conv2d {
     parameters: Parameters,
-    /// A and B of [`crate::engine::model::lora`].
+    /// A and B of [`lora`].
     adapter: Option<[Parameters; 2]>,
     stride: usize,
     padding: Padding,
 }
 
 impl Conv2d {
-    /// Kernel `k` by `k`, stride 1, the size kept.
+    /// Kernel `k` by `k`, stride 1, padded so that height and width stay.
     pub fn new(scope: &Scope<'_>, c_in: usize, c_out: usize, k: usize) -> Result<Self> {
         Self::strided(scope, c_in, c_out, k, 1, Padding::Even(k / 2))
     }
 
-    /// With its own stride and padding.
+    /// With another stride and padding.
     pub fn strided(
         scope: &Scope<'_>,
         c_in: usize,
@@ -58,24 +58,24 @@ impl Conv2d {
         Ok((y + ops::conv2d(&low, b, 1, Padding::Even(0))?)?)
     }
 
-    /// Counts what [`Conv2d::forward`] takes.
+    /// Counts what [`Conv2d::forward`] needs.
     pub fn trace(&self, [b, c, h, w]: Size, trace: &mut Trace) -> Size {
         let weight = &self.parameters.weight;
         let output = [b, weight.dims()[0], h / self.stride, w / self.stride];
-        trace.operation(values([b, c, h, w]), values(output), weight.elem_count());
+        trace.operation(elements([b, c, h, w]), elements(output), weight.elem_count());
         if let Some([a, _]) = &self.adapter {
-            let low = values(output) / output[1] * a.weight.dims()[0];
-            trace.adapter(values([b, c, h, w]), low, values(output));
+            let low = elements(output) / output[1] * a.weight.dims()[0];
+            trace.adapter(elements([b, c, h, w]), low, elements(output));
         }
         output
     }
 }
 
-/// nn.Linear.
+/// PyTorch's nn.Linear.
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
-    /// A and B of [`crate::engine::model::lora`].
+    /// A and B of [`lora`].
     adapter: Option<[Tensor; 2]>,
     optimizer: Option<Arc<Adam>>,
 }
@@ -104,7 +104,7 @@ impl Linear {
         Ok((y + ops::linear(&low, b, None, &self.optimizer)?)?)
     }
 
-    /// Counts what [`Linear::forward`] takes for `rows` rows; gives the values of the result.
+    /// Counts what [`Linear::forward`] needs for `rows` rows; gives the elements of the result.
     pub fn trace(&self, rows: usize, trace: &mut Trace) -> usize {
         let (n, k) = (self.weight.dims()[0], self.weight.dims()[1]);
         if let Some([a, _]) = &self.adapter {
@@ -114,7 +114,7 @@ impl Linear {
     }
 }
 
-/// nn.GroupNorm, with SiLU behind it or not.
+/// PyTorch's nn.GroupNorm, followed by SiLU (x times its sigmoid) or not.
 pub struct GroupNorm {
     parameters: Parameters,
     groups: usize,
@@ -123,7 +123,7 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// Of `channels` channels.
+    /// Over `groups` groups of the `channels` channels; `eps` is added to the variance.
     pub fn new(scope: &Scope<'_>, channels: usize, groups: usize, eps: f32, after: Activation) -> Result<Self> {
         Ok(Self { parameters: Parameters::of_norm(scope, channels)?, groups, eps, after })
     }
@@ -134,13 +134,13 @@ impl GroupNorm {
     }
 }
 
-/// nn.LayerNorm with PyTorch's default eps.
+/// PyTorch's nn.LayerNorm with its default eps.
 pub struct LayerNorm {
     parameters: Parameters,
 }
 
 impl LayerNorm {
-    /// Over the last `d` values.
+    /// Over the last dimension, of `d` elements.
     pub fn new(scope: &Scope<'_>, d: usize) -> Result<Self> {
         Ok(Self { parameters: Parameters::of_norm(scope, d)? })
     }
@@ -159,10 +159,10 @@ impl Parameters {
     }
 }
 
-/// What the normalizations of a network have in common.
+/// What all group normalizations of a network have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Norms {
-    /// Groups of every group normalization.
+    /// Groups of channels that are normalized together.
     pub groups: usize,
     /// Added to the variance in residual blocks.
     pub eps: f32,
@@ -200,8 +200,9 @@ impl ResnetBlock {
         })
     }
 
-    /// `x`: (b, c_in, h, w); `silu_emb`: SiLU of the time embedding, (b, d), f32, as is what is made of it here: few numbers, whose
-    /// gradients are sums over whole planes. Gives (b, c_out, h, w).
+    /// `x`: (b, c_in, h, w); `silu_emb`: SiLU of the time embedding, (b, d). Gives (b, c_out, h, w). The embedding and
+    /// its projection are f32 even where `x` has fewer bits: they are small, and their gradients are sums over whole
+    /// planes.
     pub fn forward(&self, x: &Tensor, silu_emb: Option<&Tensor>) -> Result<Tensor> {
         let mut h = self.conv1.forward(&self.norm1.forward(x)?)?;
         if let (Some(proj), Some(emb)) = (&self.time_emb_proj, silu_emb) {
@@ -212,11 +213,11 @@ impl ResnetBlock {
         Ok((shortcut + h)?)
     }
 
-    /// Counts what [`ResnetBlock::forward`] takes.
+    /// Counts what [`ResnetBlock::forward`] needs.
     pub fn trace(&self, size: Size, trace: &mut Trace) -> Size {
-        trace.operation(values(size), values(size), 0);
+        trace.operation(elements(size), elements(size), 0);
         let output = self.conv1.trace(size, trace);
-        let n = values(output);
+        let n = elements(output);
         if let Some(proj) = &self.time_emb_proj {
             proj.trace(output[0], trace);
             trace.operation(n, n, 0);
@@ -227,22 +228,22 @@ impl ResnetBlock {
             conv.trace(size, trace);
         }
         trace.operation(n, n, 0);
-        // x, both results, the shortcut and the sum.
-        trace.alive(values(size) + 4 * n);
+        // x, the results of both convolutions, the shortcut and the sum.
+        trace.alive(elements(size) + 4 * n);
         output
     }
 }
 
-/// Downsampling by a strided convolution; the VAE pads after only, the U-Net evenly.
+/// Halves height and width by a convolution of stride 2; the VAE pads only below and on the right, the U-Net evenly.
 pub fn downsampler(scope: &Scope<'_>, channels: usize, padding: Padding) -> Result<Conv2d> {
     Conv2d::strided(&scope.at("downsamplers.0.conv"), channels, channels, 3, 2, padding)
 }
 
-/// Upsampling: nearest, then a convolution.
+/// Doubles height and width by repeating pixels, then a convolution.
 pub struct Upsampler(Conv2d);
 
 impl Upsampler {
-    /// `upsamplers.0` of a block.
+    /// That of the block at `scope`.
     pub fn new(scope: &Scope<'_>, channels: usize) -> Result<Self> {
         Ok(Self(Conv2d::new(&scope.at("upsamplers.0.conv"), channels, channels, 3)?))
     }
@@ -252,11 +253,11 @@ impl Upsampler {
         self.0.forward(&ops::upsample_nearest_2x(x)?)
     }
 
-    /// Counts what [`Upsampler::forward`] takes.
+    /// Counts what [`Upsampler::forward`] needs.
     pub fn trace(&self, [b, c, h, w]: Size, trace: &mut Trace) -> Size {
         let large = [b, c, 2 * h, 2 * w];
-        trace.operation(values([b, c, h, w]), values(large), 0);
-        trace.alive(values([b, c, h, w]) + 2 * values(large));
+        trace.operation(elements([b, c, h, w]), elements(large), 0);
+        trace.alive(elements([b, c, h, w]) + 2 * elements(large));
         self.0.trace(large, trace)
     }
 }

@@ -1,4 +1,5 @@
-//! Low-rank adapters (LoRA, Hu et al., ICLR 2022): stage B with two small matrices for each layer instead of all weights.
+//! Low-rank adapters (LoRA, Hu et al., ICLR 2022): stage B trains two small matrices for each layer instead of all
+//! weights.
 //!
 //! | code | paper |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | `A` | A, of `rank` rows, random at first |
 //! | `B` | B, of `rank` columns, zero at first, so that nothing changes before the first step |
 //!
-//! A layer gives W x + B A x: the paper's alpha is the rank, as in the examples of diffusers. Adapters are tensors of the network like
-//! all others, under the names that the library PEFT gives them.
+//! A layer gives W x + B A x: the paper's alpha is the rank, as in the examples of diffusers. Adapters are tensors of
+//! the network like all others, under the names of the library PEFT (parameter-efficient fine-tuning).
 #![forbid(unsafe_code)]
 
 use crate::engine::model::weights::Weights;
@@ -17,11 +18,11 @@ use crate::params::Params;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 
-/// The learning rate for adapters over that for all weights: as in the DreamBooth examples of diffusers, 1e-4 and 5e-6; for the
-/// built-in model, too, this comes closest to full tuning.
+/// The learning rate for adapters divided by that for all weights: as in the DreamBooth examples of diffusers, 1e-4 and
+/// 5e-6. With the built-in model, too, this comes closest to full tuning.
 pub const RATE: f64 = 20.0;
 
-/// Name of A in a layer.
+/// Name of A among the tensors of a layer.
 pub const A: &str = "lora_A.weight";
 /// Name of B.
 pub const B: &str = "lora_B.weight";
@@ -30,18 +31,19 @@ pub const B: &str = "lora_B.weight";
 pub struct Shape {
     /// Among those of the network.
     pub name: String,
-    /// (rank, inputs) or (outputs, rank); behind it the kernel of a convolution.
+    /// (rank, inputs) or (outputs, rank), followed by height and width of the kernel of a convolution.
     pub shape: Vec<usize>,
 }
 
-/// The adapters that `params` asks for in the network of `base`: an A and a B for each layer, in the order of their names.
+/// The adapters that `params` asks for in the network of `base`: an A and a B for each layer, in the order of the
+/// layers' names.
 pub fn shapes(base: &Weights, params: &Params) -> Vec<[Shape; 2]> {
     let rank = params.lora_rank as usize;
     let all = params.lora_layers == "all";
     let layers = base.tensors.iter().filter_map(|(name, weight)| {
         let layer = name.strip_suffix(".weight").filter(|layer| all || layer.contains(".attentions."))?;
         let (mut a, mut b) = (weight.dims().to_vec(), weight.dims().to_vec());
-        // Vectors are those of normalizations.
+        // The vectors belong to normalizations.
         if a.len() < 2 {
             return None;
         }
@@ -54,8 +56,8 @@ pub fn shapes(base: &Weights, params: &Params) -> Vec<[Shape; 2]> {
 }
 
 impl Shape {
-    /// Numbers in a tensor of that shape.
-    pub fn values(&self) -> usize {
+    /// Elements of a tensor of that shape.
+    pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
@@ -65,8 +67,8 @@ pub fn is_adapter(name: &str) -> bool {
     name.ends_with(A) || name.ends_with(B)
 }
 
-/// The network of `base` with adapters that take no memory; their values mean nothing.
-pub fn without_values(base: &Weights, adapters: &[[Shape; 2]]) -> Result<Weights> {
+/// The network of `base` with adapters that take no memory; their elements mean nothing.
+pub fn with_shapes(base: &Weights, adapters: &[[Shape; 2]]) -> Result<Weights> {
     let mut adapted = base.clone();
     for Shape { name, shape } in adapters.iter().flatten() {
         let tensor = Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape.as_slice())?;
@@ -79,7 +81,7 @@ pub fn without_values(base: &Weights, adapters: &[[Shape; 2]]) -> Result<Weights
 pub fn begin(base: &Weights, params: &Params, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = BTreeMap::new();
     for (index, [a, b]) in shapes(base, params).into_iter().enumerate() {
-        let inputs = a.values() / a.shape[0];
+        let inputs = a.elements() / a.shape[0];
         let stream = Stream::new(params.tuning_seed, Purpose::Adapters, index as u32);
         // Uniform within 1 / sqrt(inputs): PyTorch's and PEFT's start of a linear layer.
         let start = stream.uniforms(&a.shape, 1.0 / (inputs as f64).sqrt(), device)?;

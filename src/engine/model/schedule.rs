@@ -36,15 +36,16 @@ enum Spacing {
 /// The checkpoint's noise schedule.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// Share of the signal's power that is left at each training timestep.
+    /// Share of the picture's power in x_t at each training timestep, from almost 1 down to almost 0; the rest is
+    /// noise.
     pub alphas_cumprod: Vec<f64>,
     /// What the network predicts.
     pub prediction: Prediction,
-    /// Share of the signal's power after the last step.
+    /// The same after the last sampling step.
     final_alpha_cumprod: f64,
     spacing: Spacing,
     steps_offset: u32,
-    /// Limit of the predicted x_0, if any.
+    /// The predicted x_0 is clamped to this size, if to any.
     clip_sample: Option<f64>,
 }
 
@@ -159,19 +160,21 @@ impl Schedule {
         }
     }
 
-    /// Square roots of alpha-bar, then of 1 - alpha-bar, at each of b timesteps: the values of a tensor (2, b, 1, 1, 1).
+    /// Square roots of alpha-bar, then of 1 - alpha-bar, at each of b timesteps: the elements of a tensor
+    /// (2, b, 1, 1, 1).
     pub fn scales(&self, timesteps: &[u32]) -> Vec<f32> {
         let alphas = || timesteps.iter().map(|&t| self.alphas_cumprod[t as usize]);
         alphas().map(|alpha| alpha.sqrt() as f32).chain(alphas().map(|alpha| (1.0 - alpha).sqrt() as f32)).collect()
     }
 
-    /// x_t of `x`, (1, c, h, w), at each of b timesteps, of which `scales` are; `noise`: (b, c, h, w).
+    /// x_t of `x`, (1, c, h, w), at b timesteps; `noise`: (b, c, h, w), `scales`: [`Schedule::scales`] of the
+    /// timesteps.
     pub fn add_noise(&self, x: &Tensor, noise: &Tensor, scales: &Tensor) -> Result<Tensor> {
         let (signal, rest) = (scales.get(0)?, scales.get(1)?);
         Ok(ops::weighted_sum([&signal, x], Sign::Plus, [&rest, noise])?)
     }
 
-    /// What the network should predict: `noise`, or v.
+    /// What the network should predict, (b, c, h, w): `noise`, or v. Arguments as in [`Schedule::add_noise`].
     pub fn target(&self, x: &Tensor, noise: &Tensor, scales: &Tensor) -> Result<Tensor> {
         match self.prediction {
             Prediction::Epsilon => Ok(noise.clone()),
@@ -182,7 +185,7 @@ impl Schedule {
         }
     }
 
-    /// One DDIM step from timestep `t` down by the spacing of `steps` steps; `prediction` is the network's at `x_t`.
+    /// One of `steps` DDIM steps, from timestep `t` to the next smaller one; `prediction` is the network's at `x_t`.
     pub fn step(&self, prediction: &Tensor, t: u32, steps: u32, x_t: &Tensor) -> Result<Step> {
         let alpha = self.alphas_cumprod[t as usize];
         let previous = t.checked_sub(self.training_timesteps() / steps.min(self.training_timesteps()));

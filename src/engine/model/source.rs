@@ -113,8 +113,9 @@ impl Source {
         Ok(TokenizerFiles { config: Config::read(&folder.join("tokenizer_config.json"))?, folder, vocab, merges })
     }
 
-    /// A text that differs for models with different weights: SHA-256 over configurations and sizes, and over 64 samples
-    /// of 64 KiB spread evenly through each weights file. Reading all of a 4 GB model would take seconds each time.
+    /// A text that differs for models with different weights: SHA-256 over configurations and sizes, and over 64
+    /// samples of 64 KiB spread evenly through each weights file. Reading all of a 4 GB model would take seconds each
+    /// time.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         for (config, weights) in &self.parts {

@@ -1,4 +1,4 @@
-//! A safetensors file, read one tensor at a time: beside a copy of the whole file its tensors would need twice their size.
+//! A safetensors file, read one tensor at a time: with a copy of the whole file, tensors would take twice their size.
 #![forbid(unsafe_code)]
 
 use crate::error::sentence;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Largest header that is read, in bytes.
 const MAX_HEADER: u64 = 16 << 20;
 
-/// An open file, its header read.
+/// An open file whose header was read.
 pub struct TensorFile {
     path: PathBuf,
     file: File,
@@ -23,7 +23,7 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Reads the header and checks that the file has the length it asks for.
+    /// Reads the header and checks that the file is as long as it says.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
         let mut length = [0; 8];

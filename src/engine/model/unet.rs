@@ -1,7 +1,7 @@
-//! The trainable noise predictor f_theta: diffusers' UNet2DConditionModel for the Stable Diffusion 1 and 2 families.
+//! The noise predictor f_theta, the network that stage B trains: diffusers' UNet2DConditionModel.
 //!
-//! Own, because candle-transformers' U-Net is right forwards but its gradients are silently wrong (see `ops`).
-//! A network is a tree over named tensors; training builds one over variables, inference over plain tensors.
+//! Ours, because candle-transformers' U-Net predicts right but its gradients are silently wrong (see `ops`). A network
+//! is a tree of layers over named tensors: over variables in training, over plain tensors otherwise.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::family::Family;
@@ -10,7 +10,7 @@ use crate::engine::model::layers::{
 };
 use crate::engine::model::scope::Scope;
 use crate::engine::model::source::{Part, Source};
-use crate::engine::model::trace::{Size, Trace, values};
+use crate::engine::model::trace::{Size, Trace, elements};
 use crate::engine::model::weights::Weights;
 use crate::engine::ops::adam::Adam;
 use crate::engine::ops::{self, Activation, Padding};
@@ -23,13 +23,13 @@ use std::sync::Arc;
 /// The part of a U-Net's configuration that decides the network's shape.
 #[derive(Clone, Debug)]
 pub struct UNetConfig {
-    /// Channels of the input: those of the latents, and others for networks that see more than the noisy latents.
+    /// Channels of the input: those of x_t, and more where the network also sees another picture.
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
-    /// Rows of the table of class embeddings, one of which is added to the time embedding; `None` without a table.
+    /// Rows of the table of class embeddings, one of which is added to the time embedding; `None` without such a table.
     pub class_embedding: Option<usize>,
-    /// Side of the latents it was trained on.
+    /// Side of the latents that it was trained on.
     pub sample_size: usize,
     /// Width of the text embedding.
     pub cross_attention_dim: usize,
@@ -39,13 +39,14 @@ pub struct UNetConfig {
     linear_projection: bool,
 }
 
-/// One resolution.
+/// The blocks of one resolution.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     channels: usize,
     heads: usize,
-    /// Transformer blocks in each attention of the down path, the up path; `None` without attention.
+    /// Transformer blocks after each residual block of the down path; `None` without attention.
     down_attention: Option<usize>,
+    /// The same of the up path.
     up_attention: Option<usize>,
 }
 
@@ -133,41 +134,42 @@ impl UNetConfig {
         })
     }
 
-    /// Sides of the latents must be multiples of this: every level but the last halves them.
+    /// Sides of the latents must be multiples of this, because every level but the last halves them.
     pub fn latent_multiple(&self) -> usize {
         1 << (self.levels.len() - 1)
     }
 
+    /// Width of the time embedding.
     fn time_embedding(&self) -> usize {
         4 * self.levels[0].channels
     }
 }
 
-/// The network over some tensors: a list of blocks, from latents to prediction.
+/// The network over some tensors: a list of blocks from x_t to the prediction.
 pub struct UNet {
     config: UNetConfig,
     time_embedding: [Linear; 2],
-    /// In the order in which they run; [`crate::engine::tuning::backward`] runs them too.
+    /// In the order in which they run.
     pub blocks: Vec<Block>,
-    /// What the tensors between its layers are stored in; weights and the time embedding are f32.
+    /// The type of the tensors between its layers; weights and the time embedding are f32.
     pub storage: DType,
 }
 
-/// A piece of the network between two tensors that the rest of it sees.
+/// A part of the network between two tensors that other parts see.
 pub struct Block {
-    /// What it has to do with the connections that skip the middle of the network.
+    /// Its end of a connection from the down path to the up path, if it has one.
     pub skip: Skip,
     layers: Vec<Layer>,
 }
 
-/// The up path gets the outputs of the down path, the last one first.
+/// The up path takes the outputs of the down path, the last one first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
-    /// The output goes to the next block only.
+    /// Its output goes to the next block only.
     None,
-    /// The output goes to a block of the up path, too.
+    /// Its output goes to a block of the up path, too.
     Gives,
-    /// An output of the down path is joined to the input.
+    /// The channels of an output of the down path are joined to its input.
     Takes,
 }
 
@@ -185,7 +187,7 @@ impl UNet {
         Self::over(config, &Scope::root(weights, None))
     }
 
-    /// The same in training: `optimizer` takes the gradients of those of `weights` that are its variables.
+    /// The same in stage B: `optimizer` takes the gradients of those of `weights` that are its variables.
     pub fn trained(config: &UNetConfig, weights: &Weights, optimizer: &Arc<Adam>) -> Result<Self> {
         Self::over(config, &Scope::root(weights, Some(optimizer)))
     }
@@ -262,13 +264,13 @@ impl UNet {
         Ok(Self { config: config.clone(), time_embedding, blocks, storage: DType::F32 })
     }
 
-    /// The same with tensors stored in `storage`: f32, or on a GPU bf16 or f16.
+    /// The same with tensors between its layers of type `storage`: f32, or on a GPU bf16 or f16.
     pub fn stored_in(self, storage: DType) -> Self {
         Self { storage, ..self }
     }
 
-    /// `x_t`: (b, c, h, w); `sinusoids`: those of b timesteps; `e`: text embedding (b, tokens, d), all f32.
-    /// Gives the prediction (noise or v), (b, c, h, w), f32.
+    /// `x_t`: (b, c, h, w); `sinusoids`: [`UNet::sinusoids`] of b timesteps, (b, d); `e`: text embedding, (b, tokens,
+    /// d); all f32. Gives the prediction (noise or v), (b, c, h, w), f32.
     pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Tensor) -> Result<Tensor> {
         let silu_emb = self.embed_timesteps(sinusoids)?;
         let (mut h, mut skips) = (x_t.to_dtype(self.storage)?, Vec::new());
@@ -282,13 +284,14 @@ impl UNet {
         Ok(h.to_dtype(DType::F32)?)
     }
 
-    /// SiLU of the time embedding, which every residual block begins with, (b, d), of [`UNet::sinusoids`], f32.
+    /// SiLU of the time embedding of [`UNet::sinusoids`], (b, 4 d), f32: every residual block begins with that.
     pub fn embed_timesteps(&self, sinusoids: &Tensor) -> Result<Tensor> {
         let emb = self.time_embedding[1].forward(&self.time_embedding[0].forward(sinusoids)?.silu()?)?;
         Ok(emb.silu()?)
     }
 
-    /// Timestep embedding in f32: cosines of t * 10000^(-i / (d / 2)), then sines; the values of a tensor (b, d).
+    /// Timestep embedding in f32: cosines of t * 10000^(-i / (d / 2)), then sines; the elements of a tensor
+    /// (b, d).
     pub fn sinusoids(&self, timesteps: &[u32]) -> Vec<f32> {
         const MAX_PERIOD: f64 = 10_000.0;
         let d = self.config.levels[0].channels;
@@ -305,29 +308,31 @@ impl UNet {
     }
 }
 
-/// The same network with copies in `storage` of all weights that are factors beside tensors stored so. Without them each product
-/// makes one for itself, which for a network that is used a thousand times as it is takes more time than memory is worth.
-pub fn with_factors(weights: &Weights, storage: DType) -> Result<Weights> {
-    let mut factors = weights.clone();
+/// The same network with those weights in `storage` that are multiplied with tensors of that type. Otherwise every
+/// product converts its weight again, which costs more than the memory is worth where a network is used a thousand
+/// times unchanged.
+pub fn with_half_precision(weights: &Weights, storage: DType) -> Result<Weights> {
+    let mut copies = weights.clone();
     if storage == DType::F32 {
-        return Ok(factors);
+        return Ok(copies);
     }
-    // Vectors are no factors; the layers of the time embedding are f32, see `ResnetBlock`.
-    let is_factor = |name: &str, weight: &Tensor| weight.rank() > 1 && !name.contains("time_emb");
-    for (_, weight) in factors.tensors.iter_mut().filter(|(name, weight)| is_factor(name, weight)) {
+    // Vectors are added, not multiplied; the layers of the time embedding stay f32, see `ResnetBlock`.
+    let is_multiplied = |name: &str, weight: &Tensor| weight.rank() > 1 && !name.contains("time_emb");
+    for (_, weight) in copies.tensors.iter_mut().filter(|(name, weight)| is_multiplied(name, weight)) {
         *weight = weight.to_dtype(storage)?;
     }
-    Ok(factors)
+    Ok(copies)
 }
 
-/// Bytes of such copies, about.
-pub fn bytes_of_factors(weights: &Weights) -> u64 {
-    2 * weights.values() as u64
+/// Bytes of the copies that [`with_half_precision`] makes, about.
+pub fn bytes_in_half_precision(weights: &Weights) -> u64 {
+    2 * weights.elements() as u64
 }
 
 impl Block {
-    /// `h`: (b, c, h, w), `skip`: the same with other channels, for a block that takes one, both as they are stored; `silu_emb`, `e`:
-    /// (b, tokens, d), f32. The gradient of `e` is thus summed up in f32 over all blocks.
+    /// `h`: (b, c, h, w); `skip`: the same with other channels, for a block that takes one; both of type
+    /// [`UNet::storage`]. `silu_emb`: (b, d) and `e`: (b, tokens, d) are f32, so that the gradient of `e` is summed
+    /// over all blocks in f32.
     pub fn forward(&self, h: &Tensor, skip: Option<&Tensor>, silu_emb: &Tensor, e: &Tensor) -> Result<Tensor> {
         let mut h = skip.map_or_else(|| Ok(h.clone()), |skip| ops::join_channels(h, skip))?;
         for layer in &self.layers {
@@ -342,12 +347,12 @@ impl Block {
         Ok(h)
     }
 
-    /// Counts what [`Block::forward`] takes with an embedding of `tokens` tokens; gives the size of its output.
+    /// Counts what [`Block::forward`] needs with an embedding of `tokens` tokens; gives the size of its output.
     pub fn trace(&self, mut size: Size, skip: Option<Size>, tokens: usize, trace: &mut Trace) -> Size {
         if let Some([_, c, ..]) = skip {
-            let input = values(size);
+            let input = elements(size);
             size[1] += c;
-            trace.operation(input, values(size), 0);
+            trace.operation(input, elements(size), 0);
         }
         for layer in &self.layers {
             size = match layer {
@@ -356,7 +361,7 @@ impl Block {
                 Layer::Transformer(transformer) => transformer.trace(size, tokens, trace),
                 Layer::Upsampler(upsampler) => upsampler.trace(size, trace),
                 Layer::Norm(_) => {
-                    trace.operation(values(size), values(size), 0);
+                    trace.operation(elements(size), elements(size), 0);
                     size
                 }
             };
@@ -365,7 +370,7 @@ impl Block {
     }
 }
 
-/// diffusers' Transformer2DModel: blocks over the positions of a picture.
+/// diffusers' Transformer2DModel: transformer blocks over the positions of a feature map.
 struct Transformer {
     norm: GroupNorm,
     proj_in: Projection,
@@ -373,7 +378,8 @@ struct Transformer {
     proj_out: Projection,
 }
 
-/// In and out of the sequence: a 1x1 convolution (SD 1) or a linear layer (SD 2); the same arithmetic, other shapes.
+/// To and from the sequence: a 1x1 convolution (SD 1) or a linear layer (SD 2 and the built-in model); the arithmetic
+/// is the same, only the shapes differ.
 enum Projection {
     Conv(Conv2d),
     Linear(Linear),
@@ -421,16 +427,16 @@ impl Transformer {
         Ok((hidden + x)?)
     }
 
-    /// Counts what [`Transformer::forward`] takes.
+    /// Counts what [`Transformer::forward`] needs.
     fn trace(&self, [b, c, h, w]: Size, tokens: usize, trace: &mut Trace) -> Size {
         let (size, rows) = ([b, c, h, w], b * h * w);
-        let n = trace.operation(values(size), values(size), 0);
+        let n = trace.operation(elements(size), elements(size), 0);
         let projection = |projection: &Projection, trace: &mut Trace| {
             match projection {
-                Projection::Conv(conv) => values(conv.trace(size, trace)),
+                Projection::Conv(conv) => elements(conv.trace(size, trace)),
                 Projection::Linear(linear) => linear.trace(rows, trace),
             };
-            // From picture to sequence or back.
+            // The transpose to a sequence or back.
             trace.operation(n, n, 0);
         };
         projection(&self.proj_in, trace);
@@ -475,7 +481,7 @@ impl TransformerBlock {
         Ok((self.ff_out.forward(&hidden)? + x)?)
     }
 
-    /// Counts what [`TransformerBlock::forward`] takes for `rows` positions and `tokens` tokens of a whole batch.
+    /// Counts what [`TransformerBlock::forward`] needs for `rows` positions and `tokens` tokens of a whole batch.
     fn trace(&self, rows: usize, tokens: usize, trace: &mut Trace) {
         for (attention, context) in [(&self.attn1, rows), (&self.attn2, tokens)] {
             let n = attention.to_q.trace(rows, trace);

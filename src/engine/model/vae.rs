@@ -1,7 +1,7 @@
 //! The frozen variational autoencoder (VAE) between pixels and latents: diffusers' AutoencoderKL.
 //!
-//! Own, because candle-transformers' hides the mean and variance, draws its sample from a generator that takes no
-//! seed, and spends most of its time in a slow convolution.
+//! Ours, because candle-transformers' hides mean and variance, draws its sample from a generator that takes no seed,
+//! and spends most of its time in a slow convolution.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::config::Config;
@@ -17,7 +17,7 @@ use crate::text::text;
 use candle_core::Tensor;
 use serde_json::json;
 
-/// Encoder and decoder.
+/// Encoder and decoder. Its latents are not scaled: [`crate::engine::model::codec`] does that.
 pub struct Vae {
     encoder: Encoder,
     decoder: Decoder,
@@ -184,7 +184,7 @@ impl Vae {
         self.decoder.conv_out.forward(&self.decoder.conv_norm_out.forward(&h)?)
     }
 
-    /// Counts what [`Vae::encode`] takes for pixels of that size.
+    /// Counts what [`Vae::encode`] needs for pixels of that shape.
     pub fn trace_encode(&self, pixels: Size, trace: &mut Trace) {
         let mut size = self.encoder.conv_in.trace(pixels, trace);
         for (resnets, downsampler) in &self.encoder.down {
@@ -194,7 +194,7 @@ impl Vae {
         self.encoder.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
     }
 
-    /// Counts what [`Vae::decode`] takes for latents of that size.
+    /// Counts what [`Vae::decode`] needs for latents of that shape.
     pub fn trace_decode(&self, latents: Size, trace: &mut Trace) {
         let mut size = self.decoder.conv_in.trace(latents, trace);
         size = self.decoder.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));

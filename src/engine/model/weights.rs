@@ -49,8 +49,8 @@ impl Weights {
         Ok(Self { tensors: file.shapes().map(tensor).collect::<Result<_>>()?, file: file.path().to_owned() })
     }
 
-    /// Numbers in all tensors.
-    pub fn values(&self) -> usize {
+    /// Elements of all tensors.
+    pub fn elements(&self) -> usize {
         self.tensors.values().map(Tensor::elem_count).sum()
     }
 

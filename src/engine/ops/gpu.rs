@@ -6,7 +6,7 @@
 //! Tensors of the network may be stored in 16 bits, see [`Kind`]. Weights that are trained stay in f32, as do gradients of weights, sums
 //! and statistics: a product whose other factor has 16 bits gets a copy of its weight in 16 bits, which is made just before. Keeping
 //! it until the backward pass would save six bytes of traffic for each weight, of which Adam takes 28, and cost two bytes of memory,
-//! of which stage B has least. Frozen weights may have 16 bits themselves, see `with_factors`.
+//! of which stage B has least. Frozen weights may have 16 bits themselves, see `with_half_precision`.
 //!
 //! Unlike the CPU's convolution none is Winograd's: with tensor cores the multiplications that it saves cost less than its
 //! transforms.
