@@ -3,7 +3,7 @@
 
 use crate::engine::model::source::Source;
 use crate::error::{Doing, Error, Result};
-use crate::params::{CUSTOM, DEFAULT_PRESET, PARAMS, Params};
+use crate::params::{DEFAULT_PRESET, PARAMS, Params, Preset};
 use crate::text::{Text, text};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -73,14 +73,14 @@ impl Model {
         Source::is_model(&self.folder)
     }
 
-    /// The settings of `preset`, one of [`PRESETS`](crate::params::PRESETS), for this model.
-    pub fn params(&self, preset: &str) -> Result<Params> {
+    /// The settings of `preset` for this model.
+    pub fn params(&self, preset: Preset) -> Result<Params> {
         let mut params = Params::of_preset(preset);
-        let of_preset = self.presets.get(&params.preset).and_then(Value::as_object);
+        let of_preset = self.presets.get(preset.name()).and_then(Value::as_object);
         for own in std::iter::once(&self.preset).chain(of_preset) {
             params.set_all(own).map_err(|error| Error::model(&self.folder, of_file(error.text())))?;
         }
-        params.preset = preset.to_owned();
+        params.preset = preset;
         params.model.clone_from(&self.name);
         Ok(params)
     }
@@ -91,7 +91,7 @@ impl Model {
         if let Some(preset) = chosen.get("preset") {
             params.set("preset", preset)?;
         }
-        let mut params = self.params(&params.preset)?;
+        let mut params = self.params(params.preset)?;
         params.set_all(chosen)?;
         self.name_preset(&mut params)?;
         Ok(params)
@@ -99,10 +99,10 @@ impl Model {
 
     /// Makes the preset of `params` the custom one unless the advanced settings are the preset's.
     pub fn name_preset(&self, params: &mut Params) -> Result<()> {
-        let preset = self.params(&params.preset)?;
+        let preset = self.params(params.preset)?;
         let mut of_preset = PARAMS.iter().filter(|param| param.is_of_preset());
         if !of_preset.all(|param| params.get(param.id) == preset.get(param.id)) {
-            params.preset = CUSTOM.to_owned();
+            params.preset = Preset::Custom;
         }
         Ok(())
     }

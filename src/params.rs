@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::text::text;
 use serde_json::{Map, Value, json};
+use std::fmt;
 
 /// Everything a user can choose for one edit. One field for each row of [`PARAMS`].
 #[derive(Clone, Debug, PartialEq)]
@@ -12,8 +13,8 @@ pub struct Params {
     pub prompt: String,
     /// Name of an installed base model, or the folder of one.
     pub model: String,
-    /// Where the advanced ones come from; one of [`PRESETS`].
-    pub preset: String,
+    /// Where the advanced ones come from.
+    pub preset: Preset,
     /// The paper's eta: 0 gives back the input, 1 asks for the target text in full.
     pub eta: f64,
     /// Seed of the start latents of stage C.
@@ -32,12 +33,12 @@ pub struct Params {
     pub tuning_steps: u32,
     /// Learning rate of stage B.
     pub tuning_lr: f64,
-    /// How stage B tunes; one of [`TUNING_MODES`].
-    pub tuning_mode: String,
+    /// How stage B tunes.
+    pub tuning_mode: TuningMode,
     /// Rank of the adapters in mode `lora`.
     pub lora_rank: u32,
-    /// Layers that get an adapter; one of [`LORA_LAYERS`].
-    pub lora_layers: String,
+    /// Layers that get an adapter.
+    pub lora_layers: LoraLayers,
     /// Timesteps and noises averaged in each step of stages A and B.
     pub batch_size: u32,
     /// Side of the square whose area the model works at, in pixels; 0 is the model's own.
@@ -46,6 +47,93 @@ pub struct Params {
     pub tuning_seed: u32,
     /// Threads of the engine; 0 is one for each of the processor's.
     pub threads: u32,
+}
+
+/// An enum of the choices of one parameter, with the name of each in JSON, on the command line and in procedures, and its
+/// label in a dialog.
+macro_rules! choices {
+    ($(#[$about:meta])* $Choice:ident { $($(#[$doc:meta])* $One:ident = $name:literal, $label:expr;)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $Choice { $($(#[$doc])* $One),+ }
+
+        impl $Choice {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$One),+];
+            /// Name and label of each.
+            pub const OPTIONS: &'static [(&'static str, &'static str)] = &[$(($name, $label)),+];
+
+            /// Its name in JSON.
+            pub fn name(self) -> &'static str {
+                Self::OPTIONS[self as usize].0
+            }
+
+            /// The one with this name.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.name() == name)
+            }
+        }
+
+        impl fmt::Display for $Choice {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl From<$Choice> for Value {
+            fn from(choice: $Choice) -> Self {
+                choice.name().into()
+            }
+        }
+
+        impl Field for $Choice {
+            fn slot(&self) -> Slot<'_> {
+                Slot::Text(self.name())
+            }
+
+            fn take(value: &Value) -> Option<Self> {
+                Self::named(value.as_str()?)
+            }
+        }
+    };
+}
+
+choices! {
+    /// Where the advanced parameters come from.
+    Preset {
+        /// The paper's settings.
+        Paper = "paper", "As in the paper";
+        /// Those of the implementations for Stable Diffusion, or of the model.
+        Balanced = "balanced", "Balanced";
+        /// A fifth of the paper's work.
+        Fast = "fast", "Fast";
+        /// Settings that are no preset's.
+        Custom = "custom", "Own settings";
+    }
+}
+
+choices! {
+    /// How stage B tunes.
+    TuningMode {
+        /// The first of the others that fits into memory.
+        Automatic = "automatic", "Automatic";
+        /// All weights, intermediate results kept.
+        Full = "full", "Full";
+        /// All weights, intermediate results computed twice.
+        Checkpointed = "checkpointed", "Full, with less memory";
+        /// Adapters.
+        Lora = "lora", "Adapters (LoRA)";
+    }
+}
+
+choices! {
+    /// Layers that get an adapter.
+    LoraLayers {
+        /// Those of attention.
+        Attention = "attention", "Attention";
+        /// Convolutions and all others, too.
+        All = "all", "All layers";
+    }
 }
 
 /// What a change of the parameter costs.
@@ -89,16 +177,23 @@ pub enum Domain {
     },
 }
 
-/// The field of [`Params`] that belongs to a row.
+/// The value of a field of [`Params`].
 pub enum Slot<'a> {
-    /// A text.
-    Text(&'a mut String),
+    /// A text, or the name of a choice.
+    Text(&'a str),
     /// A whole number.
-    Integer(&'a mut u32),
+    Integer(u32),
     /// A number.
-    Real(&'a mut f64),
+    Real(f64),
     /// Yes or no.
-    Switch(&'a mut bool),
+    Switch(bool),
+}
+
+/// What a field of [`Params`] can be.
+trait Field: Sized {
+    fn slot(&self) -> Slot<'_>;
+    /// Takes `value`, which the row's domain has accepted.
+    fn take(value: &Value) -> Option<Self>;
 }
 
 /// One parameter.
@@ -117,11 +212,53 @@ pub struct Param {
     pub affects: Affects,
     /// Folded away in dialogs.
     pub advanced: bool,
-    /// Its field.
-    pub slot: fn(&mut Params) -> Slot<'_>,
+    get: fn(&Params) -> Slot<'_>,
+    set: fn(&mut Params, &Value) -> Option<()>,
 }
 
 impl Param {
+    /// Its value in `params`.
+    pub fn slot<'a>(&self, params: &'a Params) -> Slot<'a> {
+        (self.get)(params)
+    }
+
+    /// `value` as the field takes it: numbers may come as text, and truth values as numbers or text. Refuses other kinds
+    /// and what is outside of the range.
+    fn accept(&self, value: &Value) -> Result<Value> {
+        let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        let id = self.id;
+        let accepted = match self.domain {
+            Domain::Text => {
+                value.as_str().map(|text| json!(text)).ok_or(text!("{id} is {given}, must be a text", id, given))
+            }
+            Domain::Integer { min, max } => number
+                .filter(|number| number.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(number))
+                .map(|number| json!(number as u32))
+                .ok_or_else(|| {
+                    text!("{id} is {given}, must be a whole number from {min} to {max}", id, given, min, max)
+                }),
+            Domain::Real { min, max } => number
+                .filter(|number| (min..=max).contains(number))
+                .map(|number| json!(number))
+                .ok_or_else(|| text!("{id} is {given}, must be {min} to {max}", id, given, min, max)),
+            // Hosts without truth values say 0 and 1.
+            Domain::Switch => match (value, number, given.trim()) {
+                (Value::Bool(on), ..) => Ok(json!(on)),
+                (_, Some(0.0), _) | (_, _, "false" | "no") => Ok(json!(false)),
+                (_, Some(1.0), _) | (_, _, "true" | "yes") => Ok(json!(true)),
+                _ => Err(text!("{id} is {given}, must be true or false", id, given)),
+            },
+            Domain::Choice { options } => {
+                options.iter().find(|(name, _)| value == name).map(|(name, _)| json!(name)).ok_or_else(|| {
+                    let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
+                    text!("{id} is {given}, must be {options}", id, given, options = names.join(" or "))
+                })
+            }
+        };
+        accepted.map_err(Error::Parameter)
+    }
+
     /// Whether its value comes from the preset unless it is chosen.
     pub fn is_of_preset(&self) -> bool {
         self.advanced && self.affects != Affects::Nothing
@@ -131,26 +268,8 @@ impl Param {
 /// Largest seed; GIMP has only signed numbers of 32 bits.
 pub const LARGEST_SEED: u32 = i32::MAX as u32;
 
-/// Values of `preset` and their labels. `custom` stands for settings that are no preset's.
-pub const PRESETS: &[(&str, &str)] =
-    &[("paper", "As in the paper"), ("balanced", "Balanced"), ("fast", "Fast"), (CUSTOM, "Own settings")];
-
 /// The preset that counts where none is named.
-pub const DEFAULT_PRESET: &str = "balanced";
-
-/// The value of `preset` for settings that are no preset's.
-pub const CUSTOM: &str = "custom";
-
-/// Values of `tuning_mode` and their labels.
-pub const TUNING_MODES: &[(&str, &str)] = &[
-    ("automatic", "Automatic"),
-    ("full", "Full"),
-    ("checkpointed", "Full, with less memory"),
-    ("lora", "Adapters (LoRA)"),
-];
-
-/// Values of `lora_layers` and their labels.
-pub const LORA_LAYERS: &[(&str, &str)] = &[("attention", "Attention"), ("all", "All layers")];
+pub const DEFAULT_PRESET: Preset = Preset::Balanced;
 
 /// All parameters, in the order in which dialogs show them.
 pub const PARAMS: &[Param] = &[
@@ -162,7 +281,8 @@ pub const PARAMS: &[Param] = &[
         source: "the user",
         affects: Affects::Tuning,
         advanced: false,
-        slot: |p| Slot::Text(&mut p.prompt),
+        get: |p| p.prompt.slot(),
+        set: |p, value| Field::take(value).map(|value| p.prompt = value),
     },
     Param {
         id: "model",
@@ -172,17 +292,19 @@ pub const PARAMS: &[Param] = &[
         source: "the built-in model",
         affects: Affects::Tuning,
         advanced: false,
-        slot: |p| Slot::Text(&mut p.model),
+        get: |p| p.model.slot(),
+        set: |p, value| Field::take(value).map(|value| p.model = value),
     },
     Param {
         id: "preset",
         label: "Quality or speed",
         help: "Where the advanced settings come from: fast takes a fraction of the time of balanced, and that a fraction of the paper's.",
-        domain: Domain::Choice { options: PRESETS },
+        domain: Domain::Choice { options: Preset::OPTIONS },
         source: "docs/BENCHMARK.md",
         affects: Affects::Parameters,
         advanced: false,
-        slot: |p| Slot::Text(&mut p.preset),
+        get: |p| p.preset.slot(),
+        set: |p, value| Field::take(value).map(|value| p.preset = value),
     },
     Param {
         id: "eta",
@@ -192,7 +314,8 @@ pub const PARAMS: &[Param] = &[
         source: "paper, section 4: 0.6 to 0.8",
         affects: Affects::Generation,
         advanced: false,
-        slot: |p| Slot::Real(&mut p.eta),
+        get: |p| p.eta.slot(),
+        set: |p, value| Field::take(value).map(|value| p.eta = value),
     },
     Param {
         id: "seed",
@@ -202,7 +325,8 @@ pub const PARAMS: &[Param] = &[
         source: "ours",
         affects: Affects::Generation,
         advanced: false,
-        slot: |p| Slot::Integer(&mut p.seed),
+        get: |p| p.seed.slot(),
+        set: |p, value| Field::take(value).map(|value| p.seed = value),
     },
     Param {
         id: "keep_untouched",
@@ -212,7 +336,8 @@ pub const PARAMS: &[Param] = &[
         source: "ours",
         affects: Affects::Generation,
         advanced: false,
-        slot: |p| Slot::Switch(&mut p.keep_untouched),
+        get: |p| p.keep_untouched.slot(),
+        set: |p, value| Field::take(value).map(|value| p.keep_untouched = value),
     },
     Param {
         id: "guidance",
@@ -222,7 +347,8 @@ pub const PARAMS: &[Param] = &[
         source: "Stable Diffusion pipeline of diffusers",
         affects: Affects::Generation,
         advanced: true,
-        slot: |p| Slot::Real(&mut p.guidance),
+        get: |p| p.guidance.slot(),
+        set: |p, value| Field::take(value).map(|value| p.guidance = value),
     },
     Param {
         id: "sampling_steps",
@@ -232,7 +358,8 @@ pub const PARAMS: &[Param] = &[
         source: "Stable Diffusion pipeline of diffusers",
         affects: Affects::Generation,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.sampling_steps),
+        get: |p| p.sampling_steps.slot(),
+        set: |p, value| Field::take(value).map(|value| p.sampling_steps = value),
     },
     Param {
         id: "embedding_steps",
@@ -242,7 +369,8 @@ pub const PARAMS: &[Param] = &[
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.embedding_steps),
+        get: |p| p.embedding_steps.slot(),
+        set: |p, value| Field::take(value).map(|value| p.embedding_steps = value),
     },
     Param {
         id: "embedding_lr",
@@ -252,7 +380,8 @@ pub const PARAMS: &[Param] = &[
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Real(&mut p.embedding_lr),
+        get: |p| p.embedding_lr.slot(),
+        set: |p, value| Field::take(value).map(|value| p.embedding_lr = value),
     },
     Param {
         id: "tuning_steps",
@@ -262,7 +391,8 @@ pub const PARAMS: &[Param] = &[
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.tuning_steps),
+        get: |p| p.tuning_steps.slot(),
+        set: |p, value| Field::take(value).map(|value| p.tuning_steps = value),
     },
     Param {
         id: "tuning_lr",
@@ -272,17 +402,19 @@ pub const PARAMS: &[Param] = &[
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Real(&mut p.tuning_lr),
+        get: |p| p.tuning_lr.slot(),
+        set: |p, value| Field::take(value).map(|value| p.tuning_lr = value),
     },
     Param {
         id: "tuning_mode",
         label: "Tuning mode",
         help: "Full is fastest; checkpointed gives the same result with less memory in more time; lora trains small adapters instead of the model, with least memory and another result; automatic takes the first that fits into memory.",
-        domain: Domain::Choice { options: TUNING_MODES },
+        domain: Domain::Choice { options: TuningMode::OPTIONS },
         source: "ours",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Text(&mut p.tuning_mode),
+        get: |p| p.tuning_mode.slot(),
+        set: |p, value| Field::take(value).map(|value| p.tuning_mode = value),
     },
     Param {
         id: "lora_rank",
@@ -292,17 +424,19 @@ pub const PARAMS: &[Param] = &[
         source: "diffusers, train_text_to_image_lora.py",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.lora_rank),
+        get: |p| p.lora_rank.slot(),
+        set: |p, value| Field::take(value).map(|value| p.lora_rank = value),
     },
     Param {
         id: "lora_layers",
         label: "LoRA layers",
         help: "Layers that get an adapter in the tuning mode lora; attention alone takes less time and memory, and is further from the result of full tuning.",
-        domain: Domain::Choice { options: LORA_LAYERS },
+        domain: Domain::Choice { options: LoraLayers::OPTIONS },
         source: "ours, docs/MEMORY.md",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Text(&mut p.lora_layers),
+        get: |p| p.lora_layers.slot(),
+        set: |p, value| Field::take(value).map(|value| p.lora_layers = value),
     },
     Param {
         id: "batch_size",
@@ -312,7 +446,8 @@ pub const PARAMS: &[Param] = &[
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.batch_size),
+        get: |p| p.batch_size.slot(),
+        set: |p, value| Field::take(value).map(|value| p.batch_size = value),
     },
     Param {
         id: "resolution",
@@ -322,7 +457,8 @@ pub const PARAMS: &[Param] = &[
         source: "the model",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.resolution),
+        get: |p| p.resolution.slot(),
+        set: |p, value| Field::take(value).map(|value| p.resolution = value),
     },
     Param {
         id: "tuning_seed",
@@ -332,7 +468,8 @@ pub const PARAMS: &[Param] = &[
         source: "ours",
         affects: Affects::Tuning,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.tuning_seed),
+        get: |p| p.tuning_seed.slot(),
+        set: |p, value| Field::take(value).map(|value| p.tuning_seed = value),
     },
     Param {
         id: "threads",
@@ -342,7 +479,8 @@ pub const PARAMS: &[Param] = &[
         source: "the machine",
         affects: Affects::Nothing,
         advanced: true,
-        slot: |p| Slot::Integer(&mut p.threads),
+        get: |p| p.threads.slot(),
+        set: |p, value| Field::take(value).map(|value| p.threads = value),
     },
 ];
 
@@ -355,7 +493,7 @@ impl Params {
         Self {
             prompt: String::new(),
             model: BUILTIN_MODEL.to_owned(),
-            preset: "paper".to_owned(),
+            preset: Preset::Paper,
             eta: 0.7,
             seed: 0,
             guidance: 7.5,
@@ -365,9 +503,9 @@ impl Params {
             embedding_lr: 2e-3,
             tuning_steps: 1500,
             tuning_lr: 5e-7,
-            tuning_mode: "automatic".to_owned(),
+            tuning_mode: TuningMode::Automatic,
             lora_rank: 4,
-            lora_layers: "all".to_owned(),
+            lora_layers: LoraLayers::All,
             batch_size: 1,
             resolution: 0,
             tuning_seed: 0,
@@ -375,13 +513,14 @@ impl Params {
         }
     }
 
-    /// The settings of `preset` for a Stable Diffusion model, with an empty prompt; [`CUSTOM`] begins with those of the default.
-    pub fn of_preset(preset: &str) -> Self {
+    /// The settings of `preset` for a Stable Diffusion model, with an empty prompt; [`Preset::Custom`] begins with those of
+    /// the default.
+    pub fn of_preset(preset: Preset) -> Self {
         let own = match preset {
-            "paper" => Self::paper(),
+            Preset::Paper => Self::paper(),
             // The paper's with a fifth of the work: fewer and larger steps, four timesteps in each. Tried on the built-in model
             // only, docs/BENCHMARK.md.
-            "fast" => Self {
+            Preset::Fast => Self {
                 embedding_steps: 50,
                 embedding_lr: 2e-2,
                 tuning_steps: 75,
@@ -392,85 +531,27 @@ impl Params {
             },
             // What the implementations of Imagic for Stable Diffusion settled on: diffusers,
             // examples/community/imagic_stable_diffusion.py.
-            _ => {
+            Preset::Balanced | Preset::Custom => {
                 Self { embedding_steps: 500, embedding_lr: 1e-3, tuning_steps: 1000, tuning_lr: 2e-6, ..Self::paper() }
             }
         };
-        Self { preset: preset.to_owned(), ..own }
+        Self { preset, ..own }
     }
 
     /// The value of parameter `id`; `None` when there is no such parameter.
     pub fn get(&self, id: &str) -> Option<Value> {
         let param = PARAMS.iter().find(|param| param.id == id)?;
-        // `slot` lends mutably because setting is its main use; a clone of a few words is the price of reading.
-        Some(match (param.slot)(&mut self.clone()) {
-            Slot::Text(text) => json!(text),
-            Slot::Integer(number) => json!(number),
-            Slot::Real(number) => json!(number),
-            Slot::Switch(on) => json!(on),
-        })
+        Some(param.slot(self).to_json())
     }
 
     /// Sets parameter `id`, checking kind and range. Numbers may come as text.
     pub fn set(&mut self, id: &str, value: &Value) -> Result<()> {
         let Some(param) = PARAMS.iter().find(|param| param.id == id) else {
             let known: Vec<&str> = PARAMS.iter().map(|param| param.id).collect();
-            return Err(Error::Parameter(text!(
-                "there is no parameter {id}; there are {known}",
-                id,
-                known = known.join(", ")
-            )));
+            let known = known.join(", ");
+            return Err(Error::Parameter(text!("there is no parameter {id}; there are {known}", id, known)));
         };
-        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-        match (param.domain, (param.slot)(self)) {
-            (Domain::Text, Slot::Text(text)) => {
-                let new = value
-                    .as_str()
-                    .ok_or_else(|| Error::Parameter(text!("{id} is {shown}, must be a text", id, shown)))?;
-                new.clone_into(text);
-            }
-            (Domain::Integer { min, max }, Slot::Integer(integer)) => {
-                *integer = number
-                    .filter(|n| n.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(n))
-                    .ok_or_else(|| {
-                        Error::Parameter(text!(
-                            "{id} is {shown}, must be a whole number from {min} to {max}",
-                            id,
-                            shown,
-                            min,
-                            max
-                        ))
-                    })? as u32;
-            }
-            (Domain::Real { min, max }, Slot::Real(real)) => {
-                *real = number.filter(|n| (min..=max).contains(n)).ok_or_else(|| {
-                    Error::Parameter(text!("{id} is {shown}, must be {min} to {max}", id, shown, min, max))
-                })?;
-            }
-            (Domain::Switch, Slot::Switch(on)) => {
-                // Hosts without truth values say 0 and 1.
-                *on = match (value, number, shown.trim()) {
-                    (Value::Bool(on), ..) => *on,
-                    (_, Some(0.0), _) | (_, _, "false" | "no") => false,
-                    (_, Some(1.0), _) | (_, _, "true" | "yes") => true,
-                    _ => return Err(Error::Parameter(text!("{id} is {shown}, must be true or false", id, shown))),
-                };
-            }
-            (Domain::Choice { options }, Slot::Text(text)) => {
-                let Some((name, _)) = options.iter().find(|(name, _)| value == name) else {
-                    let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
-                    return Err(Error::Parameter(text!(
-                        "{id} is {shown}, must be {options}",
-                        id,
-                        shown,
-                        options = names.join(" or ")
-                    )));
-                };
-                (*name).clone_into(text);
-            }
-            _ => unreachable!("a test checks that every row's domain fits its field"),
-        }
+        (param.set)(self, &param.accept(value)?).expect("a test sets every row to what its domain accepts");
         Ok(())
     }
 
@@ -484,7 +565,7 @@ impl Params {
         PARAMS.iter().filter_map(|param| Some((param.id.to_owned(), self.get(param.id)?))).collect()
     }
 
-    /// Refuses what no range can say: a blank prompt or model.
+    /// Refuses a blank prompt or model, and what is outside of its range: fields can be set without [`Params::set`].
     pub fn check(&self) -> Result<()> {
         if self.prompt.trim().is_empty() {
             return Err(Error::Parameter(text!("the target text is empty; write what the picture should become")));
@@ -492,7 +573,58 @@ impl Params {
         if self.model.trim().is_empty() {
             return Err(Error::Parameter(text!("no base model is chosen; give the name or the folder of one")));
         }
-        Ok(())
+        PARAMS.iter().try_for_each(|param| param.accept(&param.slot(self).to_json()).map(drop))
+    }
+}
+
+impl Slot<'_> {
+    fn to_json(&self) -> Value {
+        match *self {
+            Self::Text(text) => json!(text),
+            Self::Integer(number) => json!(number),
+            Self::Real(number) => json!(number),
+            Self::Switch(on) => json!(on),
+        }
+    }
+}
+
+impl Field for String {
+    fn slot(&self) -> Slot<'_> {
+        Slot::Text(self)
+    }
+
+    fn take(value: &Value) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+impl Field for u32 {
+    fn slot(&self) -> Slot<'_> {
+        Slot::Integer(*self)
+    }
+
+    fn take(value: &Value) -> Option<Self> {
+        value.as_u64()?.try_into().ok()
+    }
+}
+
+impl Field for f64 {
+    fn slot(&self) -> Slot<'_> {
+        Slot::Real(*self)
+    }
+
+    fn take(value: &Value) -> Option<Self> {
+        value.as_f64()
+    }
+}
+
+impl Field for bool {
+    fn slot(&self) -> Slot<'_> {
+        Slot::Switch(*self)
+    }
+
+    fn take(value: &Value) -> Option<Self> {
+        value.as_bool()
     }
 }
 
@@ -508,6 +640,13 @@ mod tests {
         }
         assert_eq!(params, Params::paper());
         assert_eq!(params.to_json().len(), PARAMS.len(), "two rows share an id");
+        for param in PARAMS {
+            let Domain::Choice { options } = param.domain else { continue };
+            for (name, _) in options {
+                params.set(param.id, &json!(name)).unwrap_or_else(|error| panic!("{error}"));
+                assert_eq!(params.get(param.id), Some(json!(name)));
+            }
+        }
     }
 
     #[test]
@@ -535,5 +674,18 @@ mod tests {
         }
         assert!(Params::paper().set("alpha", &json!(1)).is_err());
         assert!(Params::paper().check().is_err(), "an empty prompt");
+    }
+
+    #[test]
+    fn a_literal_is_checked_like_what_is_set() {
+        let known = Params { prompt: "a bird".into(), ..Params::paper() };
+        assert!(known.check().is_ok());
+        for (wrong, message) in [
+            (Params { eta: f64::NAN, ..known.clone() }, "eta is null, must be 0 to 2"),
+            (Params { lora_rank: 0, ..known.clone() }, "lora_rank is 0, must be a whole number from 1 to 128"),
+            (Params { batch_size: 65, ..known.clone() }, "batch_size is 65, must be a whole number from 1 to 64"),
+        ] {
+            assert_eq!(wrong.check().expect_err(message).to_string(), message);
+        }
     }
 }

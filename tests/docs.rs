@@ -1,6 +1,6 @@
 //! The written pages: the parts that the code knows better, links that lead somewhere, and how long lines are.
 
-use imagic_edit::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
+use imagic_edit::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,9 @@ const BEGIN: &str = "<!-- parameters: written by tests/docs.rs -->\n";
 const END: &str = "<!-- end of parameters -->\n";
 
 /// Those that stand for settings, in the order of the table.
-const PRESETS: [&str; 3] = ["paper", "balanced", "fast"];
+const PRESETS: [Preset; 3] = [Preset::Paper, Preset::Balanced, Preset::Fast];
 
-fn default(param: &Param, preset: &str) -> String {
+fn default(param: &Param, preset: Preset) -> String {
     match Params::of_preset(preset).get(param.id) {
         Some(Value::String(text)) => text,
         Some(Value::Number(number)) => number.to_string(),
@@ -25,9 +25,9 @@ fn parameter_table() -> String {
         "| parameter | default | range | again | what it does | default from |\n|---|---|---|---|---|---|\n",
     );
     for param in PARAMS {
-        let mut defaults = PRESETS.iter().map(|preset| default(param, preset)).collect::<Vec<_>>();
+        let mut defaults = PRESETS.iter().map(|&preset| default(param, preset)).collect::<Vec<_>>();
         if param.id == "preset" {
-            defaults = vec![DEFAULT_PRESET.to_owned()];
+            defaults = vec![DEFAULT_PRESET.to_string()];
         } else if defaults.iter().all(|default| *default == defaults[0]) {
             defaults.truncate(1);
         }

@@ -13,7 +13,7 @@ use imagic_edit::engine::store::cache;
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
-use imagic_edit::params::Params;
+use imagic_edit::params::{LoraLayers, Params, TuningMode};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -457,13 +457,13 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
         poor.notes
     );
     assert!(rendered(&poor) == rendered(&rich), "another picture");
-    request.params.tuning_mode = "checkpointed".into();
+    request.params.tuning_mode = TuningMode::Checkpointed;
     assert_eq!(
         edit(&mut engine(Some(&cache)), &request).expect("an edit").tuned,
         Tuned::OnDisk,
         "it is the same model"
     );
-    request.params.tuning_mode = "full".into();
+    request.params.tuning_mode = TuningMode::Full;
     let error = edit(&mut engine(None), &request).expect_err("asked for more than there is");
     assert!(error.to_string().contains("set the tuning mode to automatic"), "{error}");
 }
@@ -551,9 +551,9 @@ fn an_edit_whose_memory_runs_short_goes_on_in_a_lighter_mode() {
     assert!(found.notes[0].to_string().contains("set the tuning mode to full"), "{:?}", found.notes);
     assert_eq!(found.tuned, Tuned::OnDisk, "what was tuned serves where memory is not short any more");
     assert!(rendered(&found) == rendered(&other), "another picture from disk");
-    request.params.tuning_mode = "lora".into();
+    request.params.tuning_mode = TuningMode::Lora;
     assert_eq!(edit(&mut engine(u64::MAX, 0), &request).expect("an edit").tuned, Tuned::OnDisk);
-    request.params.tuning_mode = "full".into();
+    request.params.tuning_mode = TuningMode::Full;
     assert_eq!(edit(&mut engine(u64::MAX, 0), &request).expect("an edit").tuned, Tuned::Now);
 
     // Asked for, full tuning is not given up.
@@ -567,19 +567,19 @@ fn adapters_are_tuned_anew_for_what_they_depend_on_and_the_full_model_is_not() {
     let cache = Folder::new("adapters");
     let mut engine = engine(Some(&cache));
     let mut request = request();
-    request.params.tuning_mode = "lora".into();
+    request.params.tuning_mode = TuningMode::Lora;
     let mut tuned = |change: &dyn Fn(&mut Params)| {
         change(&mut request.params);
         edit(&mut engine, &request).expect("an edit").tuned
     };
     assert_eq!(tuned(&|_| ()), Tuned::Now);
     assert_eq!(tuned(&|p| p.lora_rank = 2), Tuned::Now);
-    assert_eq!(tuned(&|p| p.lora_layers = "attention".into()), Tuned::Now);
+    assert_eq!(tuned(&|p| p.lora_layers = LoraLayers::Attention), Tuned::Now);
     assert_eq!(tuned(&|p| p.tuning_lr = 5e-4), Tuned::Now);
     let entries = cache::list(&cache.0).expect("the folder");
     let full = std::fs::metadata(fixture().join("unet/diffusion_pytorch_model.safetensors")).expect("weights").len();
     assert!(entries.len() == 4 && entries.iter().all(|entry| entry.bytes < full), "{entries:?}");
-    assert_eq!(tuned(&|p| p.tuning_mode = "full".into()), Tuned::Now);
+    assert_eq!(tuned(&|p| p.tuning_mode = TuningMode::Full), Tuned::Now);
     assert_eq!(tuned(&|p| p.lora_rank = 3), Tuned::InMemory);
 }
 

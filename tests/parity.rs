@@ -25,7 +25,7 @@ use imagic_edit::engine::request::{EditRequest, EngineOptions, StepWatch};
 use imagic_edit::engine::tuning::backward::Activations;
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::image::LayerImage;
-use imagic_edit::params::Params;
+use imagic_edit::params::{LoraLayers, Params};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -256,10 +256,10 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
         let schedule = Schedule::read(&reference.source).expect("a schedule");
         let input = |name: &str| reference.tensor(&format!("loss.{name}"));
         let (x, noise, e) = (input("x_0"), input("noise"), input("e"));
-        for layers in ["attention", "all"] {
+        for layers in [LoraLayers::Attention, LoraLayers::All] {
             let their = |name: &str| theirs[&format!("{layers}.{name}")].clone();
             let mut params = reference.params();
-            (params.lora_layers, params.lora_rank) = (layers.to_owned(), 2);
+            (params.lora_layers, params.lora_rank) = (layers, 2);
             (params.tuning_lr, params.tuning_steps) = (1e-3 / lora::RATE, 5);
 
             let shapes: Vec<lora::Shape> = lora::shapes(&base, &params).into_iter().flatten().collect();
@@ -280,7 +280,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
                 reference,
                 "LoRA: loss",
                 trained(1e-6),
-                [(layers, loss.reshape(1).expect("a number"), their("loss"))],
+                [(layers.name(), loss.reshape(1).expect("a number"), their("loss"))],
             );
             let pairs = variables.iter().map(|(name, variable)| {
                 let ours = gradients.remove(variable).unwrap_or_else(|| panic!("no gradient for {name}"));
@@ -303,7 +303,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             };
             let (tuned, losses) = tune(Mode::Lora, watch);
             let losses = Tensor::new(losses, &DEVICE).expect("a row");
-            check(reference, "LoRA: losses of stage B", trained(1e-6), [(layers, losses, their("losses"))]);
+            check(reference, "LoRA: losses of stage B", trained(1e-6), [(layers.name(), losses, their("losses"))]);
             let pairs = shapes.iter().map(|shape| {
                 (shape.name.as_str(), tuned.tensors[&shape.name].clone(), their(&format!("tuned.{}", shape.name)))
             });

@@ -14,7 +14,7 @@ use super::installed::library_folder;
 use crate::catalog::{self, Model};
 use crate::engine::store::cache;
 use crate::error::{Doing, Error};
-use crate::params::{CUSTOM, PARAMS, PRESETS, Params};
+use crate::params::{PARAMS, Params, Preset};
 use arguments::{Arguments, nearest};
 use serde_json::{Map, Value, json};
 use std::ffi::{OsString, c_int};
@@ -122,7 +122,7 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
         for example in &model.examples {
             text += &format!("  for example: \"{example}\"\n");
         }
-        for (preset, _) in PRESETS.iter().filter(|(preset, _)| *preset != CUSTOM) {
+        for &preset in Preset::ALL.iter().filter(|&&preset| preset != Preset::Custom) {
             match model.params(preset) {
                 Ok(params) => text += &help::wrapped(&format!("preset {preset}: {}", settings(model, &params)), 2),
                 Err(error) => {
@@ -144,7 +144,7 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
 
 /// The settings of `model` that are not the same in every model, as options.
 fn settings(model: &Model, params: &Params) -> String {
-    let own = model.presets.get(&params.preset).and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    let own = model.presets.get(params.preset.name()).and_then(Value::as_object).into_iter().flat_map(Map::keys);
     let paper = Params::paper();
     let differs = |id: &str| model.preset.contains_key(id) || own.clone().any(|own| own == id);
     let shown = |id: &str| differs(id) || (params.get(id) != paper.get(id) && !["model", "preset"].contains(&id));

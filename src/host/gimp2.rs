@@ -204,7 +204,7 @@ fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
     let mut given = Params::paper();
     let (settings, own) = values.split_last().ok_or_else(|| Error::Host("the arguments are missing".into()))?;
     for (param, value) in arguments().zip(own) {
-        let value = match (param.slot)(&mut given) {
+        let value = match param.slot(&given) {
             Slot::Text(_) => Value::from(text(value)),
             // SAFETY: registered as a 32-bit integer, and checked by GIMP.
             Slot::Integer(_) | Slot::Switch(_) => Value::from(unsafe { value.data.d_int32 }),

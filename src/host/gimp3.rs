@@ -14,7 +14,7 @@ use crate::host::gimp::{control, procedure};
 use crate::host::installed::library_folder;
 use crate::host::language::{say, translate};
 use crate::host::{gimp3_sys as sys, loader, report};
-use crate::params::{BUILTIN_MODEL, CUSTOM, Domain, PARAMS, Params, Slot};
+use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Preset, Slot};
 use config::{Config, property};
 use form::{Fields, KEYS};
 use library::Gimp3;
@@ -105,23 +105,23 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
         sys::gimp_procedure_set_attribution(procedure, authors, authors, year);
         procedure
     };
-    let mut defaults = defaults(&catalog::folders(library_folder().as_deref()));
+    let defaults = defaults(&catalog::folders(library_folder().as_deref()));
     for param in PARAMS {
         let (name, label) = (property(param.id), c_string(&KEYS.with_key(param.label)));
         let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(report::help(param))));
         let help = help.as_ptr();
         // SAFETY: the procedure is new; the texts are copied.
         unsafe {
-            match (param.domain, (param.slot)(&mut defaults)) {
+            match (param.domain, param.slot(&defaults)) {
                 (Domain::Integer { min, max }, Slot::Integer(value)) => {
-                    let (min, max, value) = (min as c_int, max as c_int, *value as c_int);
+                    let (min, max, value) = (min as c_int, max as c_int, value as c_int);
                     sys::gimp_procedure_add_int_argument(procedure, name, label, help, min, max, value, ARGUMENT);
                 }
                 (Domain::Real { min, max }, Slot::Real(value)) => {
-                    sys::gimp_procedure_add_double_argument(procedure, name, label, help, min, max, *value, ARGUMENT);
+                    sys::gimp_procedure_add_double_argument(procedure, name, label, help, min, max, value, ARGUMENT);
                 }
                 (Domain::Switch, Slot::Switch(on)) => {
-                    let on = sys::gboolean::from(*on);
+                    let on = sys::gboolean::from(on);
                     sys::gimp_procedure_add_boolean_argument(procedure, name, label, help, on, ARGUMENT);
                 }
                 (Domain::Choice { options }, Slot::Text(value)) => {
@@ -260,10 +260,11 @@ fn no_argument_is_ignored(given: &Params, params: &Params, folders: &[PathBuf]) 
         None => Ok(()),
         Some(id) => Err(Error::Parameter(
             format!(
-                "{id} is {}, but the preset {} takes {}; set preset to {CUSTOM}",
+                "{id} is {}, but the preset {} takes {}; set preset to {}",
                 value(given, id),
                 params.preset,
-                value(params, id)
+                value(params, id),
+                Preset::Custom
             )
             .into(),
         )),

@@ -5,7 +5,7 @@ use crate::engine::request::{Edit, Tuned};
 use crate::host::language::say;
 use crate::host::policy::REMEMBERED_RUNS;
 use crate::host::report::{layer_name, stage_seconds};
-use crate::params::{CUSTOM, Params};
+use crate::params::{Params, Preset};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ffi::CStr;
@@ -148,7 +148,7 @@ fn random_name() -> String {
 /// `None` when another version wrote a parameter that this one does not know.
 pub fn params_from(values: &Map<String, Value>) -> Option<Params> {
     // What a version without presets wrote are settings of its own.
-    let mut params = Params::of_preset(CUSTOM);
+    let mut params = Params::of_preset(Preset::Custom);
     params.set_all(values).ok().map(|()| params)
 }
 

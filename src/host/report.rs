@@ -6,7 +6,7 @@ use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Hint, Result};
 use crate::image::LayerImage;
-use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, PRESETS, Param, Params};
+use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
 use crate::text::{Text, gigabytes, rounded, text};
 use serde_json::{Map, Value, json};
 
@@ -83,7 +83,8 @@ pub fn stage_seconds(edit: &Edit) -> Map<String, Value> {
 
 /// A model and the parameters that fit it: those of the default preset, and of every preset; `problem` says why it cannot be used.
 pub fn model_report(model: &Model) -> Value {
-    let presets = PRESETS.iter().map(|(name, _)| Ok(((*name).to_owned(), model.params(name)?.to_json().into())));
+    let presets =
+        Preset::ALL.iter().map(|&preset| Ok((preset.name().to_owned(), model.params(preset)?.to_json().into())));
     let (presets, problem) = match presets.collect::<Result<Map<String, Value>>>() {
         Ok(presets) => (presets, Value::Null),
         Err(error) => (Map::new(), json!(error.to_string())),
@@ -93,7 +94,7 @@ pub fn model_report(model: &Model) -> Value {
         "folder": model.folder.to_string_lossy(),
         "description": model.description,
         "examples": model.examples,
-        "params": presets.get(DEFAULT_PRESET),
+        "params": presets.get(DEFAULT_PRESET.name()),
         "presets": presets,
         "problem": problem,
     })
@@ -112,7 +113,7 @@ pub fn help(param: &Param) -> Text {
 
 /// The table of parameters, for programs that build a dialog from it; defaults are the paper's.
 pub fn parameters_report() -> Value {
-    let defaults = Params { preset: DEFAULT_PRESET.to_owned(), ..Params::paper() };
+    let defaults = Params { preset: DEFAULT_PRESET, ..Params::paper() };
     let row = |param: &Param| {
         let (kind, min, max) = match param.domain {
             Domain::Text => ("text", Value::Null, Value::Null),

@@ -233,6 +233,7 @@ impl Shapes {
 mod tests {
     use super::*;
     use crate::engine::model::family::STABLE_DIFFUSION_1;
+    use crate::params::LoraLayers;
     use candle_core::{Device, Storage, Var};
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -259,7 +260,7 @@ mod tests {
             let variable = |(name, tensor): (&String, &Tensor)| {
                 (name.clone(), Var::from_tensor(tensor).expect("a variable").into_inner())
             };
-            let params = Params { lora_layers: "all".into(), ..Params::paper() };
+            let params = Params { lora_layers: LoraLayers::All, ..Params::paper() };
             let adapters = lora::shapes(&weights, &params);
             // Adapters and weights trained at once, so that nothing is left out.
             let adapted = lora::with_shapes(&weights, &adapters).expect("adapters");

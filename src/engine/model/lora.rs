@@ -14,7 +14,7 @@
 use crate::engine::model::weights::Weights;
 use crate::engine::random::{Purpose, Stream};
 use crate::error::Result;
-use crate::params::Params;
+use crate::params::{LoraLayers, Params};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub struct Shape {
 /// layers' names.
 pub fn shapes(base: &Weights, params: &Params) -> Vec<[Shape; 2]> {
     let rank = params.lora_rank as usize;
-    let all = params.lora_layers == "all";
+    let all = params.lora_layers == LoraLayers::All;
     let layers = base.tensors.iter().filter_map(|(name, weight)| {
         let layer = name.strip_suffix(".weight").filter(|layer| all || layer.contains(".attentions."))?;
         let (mut a, mut b) = (weight.dims().to_vec(), weight.dims().to_vec());

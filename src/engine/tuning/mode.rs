@@ -3,7 +3,7 @@
 
 use crate::engine::ops::MomentBits;
 use crate::engine::tuning::backward::Activations;
-use crate::params::Params;
+use crate::params::{Params, TuningMode};
 use crate::text::{Text, text};
 use candle_core::Device;
 
@@ -67,14 +67,14 @@ impl Trained {
 impl Mode {
     /// Those that `params.tuning_mode` leaves to choose from on `device`.
     pub fn allowed(params: &Params, device: &Device) -> &'static [Self] {
-        match params.tuning_mode.as_str() {
-            "full" => &[Self::Full],
-            "checkpointed" => &[Self::Checkpointed],
-            "lora" => &[Self::Lora, Self::LoraCheckpointed],
-            _ if device.is_cuda() => {
+        match params.tuning_mode {
+            TuningMode::Full => &[Self::Full],
+            TuningMode::Checkpointed => &[Self::Checkpointed],
+            TuningMode::Lora => &[Self::Lora, Self::LoraCheckpointed],
+            TuningMode::Automatic if device.is_cuda() => {
                 &[Self::Full, Self::Checkpointed, Self::EightBits, Self::Lora, Self::LoraCheckpointed]
             }
-            _ => &[Self::Full, Self::Checkpointed, Self::Lora, Self::LoraCheckpointed],
+            TuningMode::Automatic => &[Self::Full, Self::Checkpointed, Self::Lora, Self::LoraCheckpointed],
         }
     }
 

@@ -12,7 +12,7 @@ use crate::host::policy::{NEW_SEEDS, PAUSE, POLL, STRENGTHS, seeds};
 use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
-use crate::params::{Affects, CUSTOM, DEFAULT_PRESET, PARAMS, Param, Params};
+use crate::params::{Affects, DEFAULT_PRESET, PARAMS, Param, Params, Preset};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -482,7 +482,7 @@ impl Window {
 
     /// Another model was chosen: own settings were for the one before.
     fn take_preset(&self) {
-        if self.value("preset") == CUSTOM {
+        if self.value("preset") == Preset::Custom.name() {
             self.set("preset", &DEFAULT_PRESET.into());
         } else {
             self.apply_preset();
@@ -492,8 +492,10 @@ impl Window {
     /// The advanced settings as the chosen preset says; own settings stay.
     fn apply_preset(&self) {
         let name = self.value("preset");
-        let Some(name) = name.as_str().filter(|name| *name != CUSTOM) else { return };
-        let preset = self.session.borrow().preset(name);
+        let Some(preset) = name.as_str().and_then(Preset::named).filter(|preset| *preset != Preset::Custom) else {
+            return;
+        };
+        let preset = self.session.borrow().preset(preset);
         match preset {
             Some(Ok(preset)) => {
                 self.applying.set(true);
@@ -511,7 +513,7 @@ impl Window {
     fn name_preset(&self) {
         // A field may hold a number that is only half typed.
         let Some(mut params) = self.shown().ok().filter(|_| !self.applying.get()) else { return };
-        let before = params.preset.clone();
+        let before = params.preset;
         self.session.borrow().name_preset(&mut params);
         if params.preset != before {
             self.set("preset", &params.preset.into());

@@ -3,7 +3,7 @@
 
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::params::{BUILTIN_MODEL, CUSTOM, DEFAULT_PRESET, PARAMS, Params};
+use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
 use std::ffi::CStr;
 use std::path::PathBuf;
 
@@ -37,10 +37,10 @@ pub fn params_of(mut given: Params, model_folders: &[PathBuf]) -> Result<Params>
         given.model = BUILTIN_MODEL.to_owned();
     }
     given.check()?;
-    if given.preset == CUSTOM {
+    if given.preset == Preset::Custom {
         return Ok(given);
     }
-    let mut params = catalog::find(&given.model, model_folders)?.params(&given.preset)?;
+    let mut params = catalog::find(&given.model, model_folders)?.params(given.preset)?;
     for param in PARAMS.iter().filter(|param| !param.is_of_preset()) {
         params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
     }

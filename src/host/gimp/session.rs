@@ -17,7 +17,7 @@ use crate::host::report::{self, progress_text, summary};
 use crate::host::{self, Host, system};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
-use crate::params::{BUILTIN_MODEL, CUSTOM, Params};
+use crate::params::{BUILTIN_MODEL, Params, Preset};
 use crate::text::sentence;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -384,14 +384,14 @@ impl Session {
     }
 
     /// The settings of `preset` for the chosen model.
-    pub fn preset(&self, preset: &str) -> Option<Result<Params>> {
+    pub fn preset(&self, preset: Preset) -> Option<Result<Params>> {
         Some(self.model.as_ref()?.params(preset))
     }
 
     /// See [`Model::name_preset`]; a model that cannot be read has no presets.
     pub fn name_preset(&self, params: &mut Params) {
         if let Some(Err(_)) | None = self.model.as_ref().map(|model| model.name_preset(params)) {
-            params.preset = CUSTOM.to_owned();
+            params.preset = Preset::Custom;
         }
     }
 

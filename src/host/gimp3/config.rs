@@ -41,7 +41,7 @@ impl Config {
 
     /// What the argument of one parameter says.
     pub fn get(&self, param: &Param) -> Value {
-        match (param.slot)(&mut Params::paper()) {
+        match param.slot(&Params::paper()) {
             Slot::Text(_) => {
                 let mut text: *mut c_char = null_mut();
                 self.get_property(&property(param.id), &raw mut text);
@@ -73,7 +73,7 @@ impl Config {
         // SAFETY: the property has the type that `create_procedure` registered for the kind of slot; the value follows
         // its name and null ends the list; GObject copies the text.
         unsafe {
-            match (param.slot)(&mut Params::paper()) {
+            match param.slot(&Params::paper()) {
                 Slot::Text(_) => {
                     let text = c_string(value.as_str().unwrap_or_default());
                     shared::g_object_set()(self.object(), name.as_ptr(), text.as_ptr(), end);
