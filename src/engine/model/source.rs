@@ -1,4 +1,8 @@
 //! Where a base model's files are: opens each of them once and says which part is where. Knows no network.
+//!
+//! Today that is a folder in the layout of diffusers. For another layout, such as one file with all parts, only this
+//! file changes: whatever the layout, parts are asked for by [`Part`], tensors and configurations have diffusers'
+//! names.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::config::Config;
@@ -23,7 +27,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// In the order in which [`Source::fingerprint`] takes them.
+    /// In the order of their declaration, by which [`Source`] numbers them, and in which its fingerprint takes them.
     const ALL: [Self; 3] = [Self::UNet, Self::Vae, Self::TextEncoder];
 
     fn folder(self) -> &'static str {
@@ -35,7 +39,7 @@ impl Part {
     }
 }
 
-/// The files of a base model: a folder in the layout of diffusers.
+/// The open files of a base model.
 pub struct Source {
     folder: PathBuf,
     /// Configuration and weights of each of [`Part::ALL`].
