@@ -187,8 +187,8 @@ fn run<E: Send>(
     }
 }
 
-/// Calls `body` on one of `threads` threads that share its work (0: as many as the processor has), from `pool` if that has as many.
-/// Called from any other thread, every operation would take two switches of threads, a fifth of an edit.
+/// Calls `body` on one of `threads` threads that share its work (0: as many as the processor has), from `pool` if that
+/// has as many. Called from any other thread, every operation would take two switches of threads, a fifth of an edit.
 fn in_pool<T: Send>(
     pool: &mut Option<(usize, ThreadPool)>,
     threads: usize,

@@ -1,7 +1,7 @@
 //! The plug-in in a real GIMP 2.10: procedure by Script-Fu in gimp-console, dialog by keyboard in a real window.
 //!
-//! Needs gimp-console-2.10; the window also needs gimp-2.10, Xvfb, openbox, xdotool and ImageMagick. Where one is missing
-//! the test says "skipped"; with IMAGIC_TEST_GIMP=1 it fails.
+//! Needs gimp-console-2.10; the window also needs gimp-2.10, Xvfb, openbox, xdotool and ImageMagick. Where one is
+//! missing the test says "skipped"; with IMAGIC_TEST_GIMP=1 it fails.
 
 #[path = "support/screen.rs"]
 mod screen;

@@ -1,7 +1,8 @@
 //! The plug-in in a real GIMP 3: procedure by Script-Fu in gimp-console, dialog by keyboard in a real window.
 //!
-//! GIMP 3 runs in a Debian 13 root of its own, made by tests/gimp3/root.sh; IMAGIC_GIMP3_ROOT says where it is (`tests/run`
-//! sets it). Without it the tests say "skipped". The window also needs Xvfb, openbox, xdotool and ImageMagick.
+//! GIMP 3 runs in a Debian 13 root of its own, made by tests/gimp3/root.sh; IMAGIC_GIMP3_ROOT says where it is
+//! (`tests/run` sets it). Without it the tests say "skipped". The window also needs Xvfb, openbox, xdotool and
+//! ImageMagick.
 
 #[path = "support/screen.rs"]
 mod screen;
@@ -208,8 +209,8 @@ fn the_last_values_come_back() {
     let Some(account) = Account::new("last-values") else { return };
     let file = account.folder.join(LAST_VALUES);
     fs::create_dir_all(file.parent().expect("joined to a folder")).expect("a temporary folder");
-    let values = "(prompt \"a last value\")\n(eta 1.5)\n(seed 3)\n(preset \"custom\")\n(guidance 2.5)\n(sampling-steps 1)\n\
-                  (embedding-steps 1)\n(tuning-steps 1)\n(tuning-lr 5e-07)\n";
+    let values = "(prompt \"a last value\")\n(eta 1.5)\n(seed 3)\n(preset \"custom\")\n(guidance 2.5)\n\
+                  (sampling-steps 1)\n(embedding-steps 1)\n(tuning-steps 1)\n(tuning-lr 5e-07)\n";
     fs::write(&file, values).expect("a temporary folder");
     let lines = account.run_script("last-values.scm");
     let params = told(&lines, "image ")["runs"][0]["params"].clone();
@@ -237,7 +238,8 @@ fn every_function_exists_in_the_real_libraries() {
         let names = lines.filter_map(|line| line.trim().strip_prefix("c\"")?.strip_suffix("\","));
         let names: Vec<CString> = names.map(|name| CString::new(name).expect("a C name has no NUL")).collect();
         assert!(names.len() > 100, "{names:?}");
-        // SAFETY: opening a shared library runs its initializers, which libgimp and GTK are made for; names are C strings.
+        // SAFETY: opening a shared library runs its initializers, which libgimp and GTK are made for; names are C
+        // strings.
         let missing: Vec<_> = unsafe {
             let library = libc::dlopen(c"libgimpui-3.0.so.0".as_ptr(), libc::RTLD_LAZY | libc::RTLD_GLOBAL);
             assert!(!library.is_null(), "no libgimpui-3.0.so.0");

@@ -1,4 +1,5 @@
-//! The installer in a home of its own: what it puts where, that a second run changes nothing, and what is left in the end.
+//! The installer in a home of its own: what it puts where, that a second run changes nothing, and what is left in the
+//! end.
 
 mod support;
 

@@ -1,7 +1,8 @@
-//! The plug-in in a real Krita, in a window on a virtual screen: tests/krita/checks.py runs inside as a package of its own.
+//! The plug-in in a real Krita, in a window on a virtual screen: tests/krita/checks.py runs inside as a package of its
+//! own.
 //!
-//! Needs krita, Xvfb, openbox, xdotool and python3. Where one is missing the test says "skipped"; with IMAGIC_TEST_GIMP=1 it
-//! fails. Pictures of the screen stay in target/test-output/krita.
+//! Needs krita, Xvfb, openbox, xdotool and python3. Where one is missing the test says "skipped"; with
+//! IMAGIC_TEST_GIMP=1 it fails. Pictures of the screen stay in target/test-output/krita.
 
 #[path = "support/screen.rs"]
 mod screen;

@@ -1,4 +1,5 @@
-//! Every random number of an edit, as a pure function of (seed, purpose, step): the same on every device, whatever ran before.
+//! Every random number of an edit, as a pure function of (seed, purpose, step): the same on every device, whatever ran
+//! before.
 //!
 //! SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) read at a counter, and Box and Muller's transform in f64.
 //! `tests/reference/` has the same generator in Python.
@@ -58,9 +59,9 @@ impl Stream {
         (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// `n` timesteps from 0 to `timesteps - 1`: each uniform in its own `n`th part of the range, so that together they are
-    /// uniform in all of it and never all early or all late, and fewer steps do (docs/BENCHMARK.md). For `n` = 1 it is the
-    /// same as independent ones.
+    /// `n` timesteps from 0 to `timesteps - 1`: each uniform in its own `n`th part of the range, so that together they
+    /// are uniform in all of it and never all early or all late, and fewer steps do (docs/BENCHMARK.md). For `n` = 1 it
+    /// is the same as independent ones.
     pub fn timesteps(self, n: u32, timesteps: u32) -> Vec<u32> {
         let part = f64::from(timesteps) / f64::from(n);
         (0..n).map(|index| ((f64::from(index) + self.uniform(index.into())) * part) as u32).collect()

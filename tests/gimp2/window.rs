@@ -124,7 +124,8 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     assert!(screen.last_one_runs(), "GIMP is gone");
 }
 
-/// Shows an image of 400 x 300 pixels with a smaller layer, of which a part is selected; one undo selects what lies beside it.
+/// Shows an image of 400 x 300 pixels with a smaller layer, of which a part is selected; one undo selects what lies
+/// beside it.
 const SELECTED: &str = r#"(let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "photo.png" "photo.png"))))
   (gimp-image-resize image 400 300 0 0)
   (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 350 260 30 30)

@@ -15,7 +15,8 @@ pub fn model() -> PathBuf {
 
 /// Puts launcher and library into `folder`, as the installer does.
 ///
-/// The library is the one beside the test program: `cargo test` builds it there and leaves an older one in the folder above.
+/// The library is the one beside the test program: `cargo test` builds it there and leaves an older one in the folder
+/// above.
 pub fn install(folder: &Path) {
     let test = std::env::current_exe().expect("the test knows its own file");
     let library = test.with_file_name("libimagic_edit.so");

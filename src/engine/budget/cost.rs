@@ -50,8 +50,8 @@ pub struct Pace {
 
 /// Cost of one step of stages A, B and C in `mode`, in passes through the network for one item.
 pub fn passes(params: &Params, mode: Mode) -> [f32; 3] {
-    // A: forward and the gradient of the activations; B: the gradient of the weights as well, which is little for adapters;
-    // C: two with guidance.
+    // A: forward and the gradient of the activations; B: the gradient of the weights as well, which is little for
+    // adapters; C: two with guidance.
     let again = if mode.activations() == Activations::Recompute { 1.0 } else { 0.0 };
     let weights = if mode.trained().is_adapters() { 0.0 } else { 1.0 };
     let batch = params.batch_size as f32;

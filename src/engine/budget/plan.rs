@@ -23,8 +23,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Chooses from `allowed` for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve this edit or
-    /// are given up for it.
+    /// Chooses from `allowed` for `shapes` of a base model; `free` bytes are left, and of what is in use, `held` serve
+    /// this edit or are given up for it.
     pub fn new(shapes: &Shapes, task: &Task<'_>, allowed: &[Mode], held: u64, free: Option<u64>) -> Result<Self> {
         let modes = allowed.iter().map(|&mode| Ok((mode, shapes.needs(task, mode)?)));
         let modes: Vec<(Mode, Needs)> = modes.collect::<Result<_>>()?;
@@ -39,8 +39,8 @@ impl Plan {
         let (need, best) = (gigabytes(self.need), gigabytes(self.best));
         match self.available.map(gigabytes) {
             Some(available) if !fits(self.need, self.available) => Err(Error::Memory(text!(
-                "tuning needs {need} GB of memory and {available} GB can be had; close other programs, set the tuning mode \
-                 to automatic, or choose a smaller resolution, batch size or model",
+                "tuning needs {need} GB of memory and {available} GB can be had; close other programs, set the tuning \
+                 mode to automatic, or choose a smaller resolution, batch size or model",
                 need,
                 available
             ))),
@@ -56,7 +56,8 @@ impl Plan {
     }
 }
 
-/// Memory beside that of an edit, so that it can be begun: estimates err by some percent, and an editor has other things to do.
+/// Memory beside that of an edit, so that it can be begun: estimates err by some percent, and an editor has other
+/// things to do.
 pub fn margin(need: u64) -> u64 {
     (need / 10).max(2 * RESERVE)
 }

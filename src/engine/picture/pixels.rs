@@ -89,8 +89,8 @@ impl Picture {
         LayerImage::new(w, h, rgba).expect("the model works on pictures of a layer's sizes")
     }
 
-    /// The edited layer: size and alpha of `source`. With a mask also which pixels, row by row, are the layer's own; empty
-    /// without.
+    /// The edited layer: size and alpha of `source`. With a mask also which pixels, row by row, are the layer's own;
+    /// empty without.
     pub fn on(&self, source: &LayerImage) -> (LayerImage, Vec<bool>) {
         let (w, h) = (source.width(), source.height());
         let edited = resize(&self.rgb, w, h, FilterType::CatmullRom);
@@ -114,8 +114,8 @@ impl Picture {
     }
 }
 
-/// How much `decoded` is like `pixels`, both (1, 3, h, w) from -1 to 1: peak signal-to-noise ratio in dB over what is to be
-/// seen of `layer`, from which `pixels` comes. NaN where nothing is to be seen.
+/// How much `decoded` is like `pixels`, both (1, 3, h, w) from -1 to 1: peak signal-to-noise ratio in dB over what is
+/// to be seen of `layer`, from which `pixels` comes. NaN where nothing is to be seen.
 ///
 /// Transparent parts do not count, because white is easy for every model and would hide what the rest is like.
 pub fn psnr(decoded: &Tensor, pixels: &Tensor, layer: &LayerImage) -> Result<f64> {

@@ -1,8 +1,8 @@
 //! Which pixels an edit does not touch: those stay the layer's own.
 //!
-//! An edit touches a pixel where it differs from two pictures: from the layer, and from the reconstruction, the picture that
-//! the same tuned model gives at eta 0 with the same noise. The second one keeps out what the model cannot reconstruct; that
-//! is no edit. At eta 0 an edit is its reconstruction and touches nothing.
+//! An edit touches a pixel where it differs from two pictures: from the layer, and from the reconstruction, the picture
+//! that the same tuned model gives at eta 0 with the same noise. The second one keeps out what the model cannot
+//! reconstruct; that is no edit. At eta 0 an edit is its reconstruction and touches nothing.
 #![forbid(unsafe_code)]
 
 use crate::engine::picture::pixels::{Mask, to_tensor};
@@ -19,8 +19,8 @@ const OTHER: f32 = 0.12;
 
 /// Differences are averaged over this share of the picture's shorter side: a lone pixel is no edit, an edge of one is.
 const GRAIN: f32 = 1.0 / 64.0;
-/// The touched part grows by twice this share of the shorter side and ends softly: what lies beside an edit is part of it,
-/// like a shadow.
+/// The touched part grows by twice this share of the shorter side and ends softly: what lies beside an edit is part of
+/// it, like a shadow.
 const FEATHER: f32 = 1.0 / 40.0;
 
 /// How much the edit counts at each pixel of the size at which the model works, 0 to 1.
@@ -43,7 +43,8 @@ pub fn touched(edited: &Tensor, reconstruction: &Tensor, layer: &LayerImage) -> 
     let feather = w.min(h) as f32 * FEATHER;
     let grown = grow(&certain, (2.0 * feather).round() as u32);
     let soft = blur(&grown, feather);
-    // The tail of the blur reaches far and shows nothing; without its end every pixel of a picture would be touched a bit.
+    // The tail of the blur reaches far and shows nothing; without its end every pixel of a picture would be touched a
+    // bit.
     let values = soft.as_raw().iter().map(|&share| smooth_step((share - 0.02) / 0.96)).collect();
     Ok(Mask::from_raw(w as u32, h as u32, values).expect("one value for each pixel"))
 }

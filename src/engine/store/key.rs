@@ -28,8 +28,8 @@ impl TuningKey {
             let mut hash = Sha256::new();
             hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
             for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
-                // The model counts by its fingerprint: another name or folder for the same weights is no change. How much
-                // memory the tuning takes changes no number.
+                // The model counts by its fingerprint: another name or folder for the same weights is no change. How
+                // much memory the tuning takes changes no number.
                 let counts = match param.id {
                     "model" | "tuning_mode" => false,
                     "lora_rank" | "lora_layers" => trained.is_adapters(),
