@@ -1,4 +1,4 @@
-"""The training set: pictures and captions of seeded random scenes, rendered once and cached on disk.
+"""Which scenes train, which are held out, which validate: seeded random scenes, and their pictures, cached on disk.
 
 Every second scene is the sibling of the one before it: the same picture with one attribute changed.
 Held-out scenes come from seeds that training never uses.
@@ -15,9 +15,12 @@ from drawing import render
 from scenes import Scene, random_scene, sibling
 
 SIZE = 64  # pixels
-TRAINING_SEED = 1
+TRAINING_SEED = 1  # the autoencoder, the classifier, and the first 26,000 steps of the diffusion model
+CHUNK_SEED = 100_000  # chunk k of the diffusion model's growing training set has the seed CHUNK_SEED + k
+CHUNK = 20_000  # scenes
 HELD_OUT_SEED = 1_000_001  # the gates of the autoencoder, the classifier and the generated samples
 VALIDATION_SEED = 2_000_001  # edits on which imagic.json was chosen
+CURVE_SEED = 2_500_001  # samples by which the training is watched
 TEST_SEED = 3_000_001  # edits that are only reported on
 
 
@@ -30,7 +33,13 @@ def scenes(count: int, seed: int = TRAINING_SEED) -> list[Scene]:
     return result[:count]
 
 
-def _picture(scene: Scene) -> np.ndarray:
+def chunk_scenes(number: int) -> list[Scene]:
+    """The scenes of one chunk of the growing training set."""
+    assert CHUNK_SEED + number < HELD_OUT_SEED, "the chunks would run into the held-out scenes"
+    return scenes(CHUNK, CHUNK_SEED + number)
+
+
+def picture(scene: Scene) -> np.ndarray:
     return render(scene, SIZE)
 
 
@@ -40,7 +49,7 @@ def pictures(count: int, work: Path, seed: int = TRAINING_SEED, processes: int =
     if not cache.exists():
         work.mkdir(parents=True, exist_ok=True)
         with Pool(processes) as pool:
-            rendered = np.stack(pool.map(_picture, scenes(count, seed), chunksize=200))
+            rendered = np.stack(pool.map(picture, scenes(count, seed), chunksize=200))
         np.save(cache, rendered.transpose(0, 3, 1, 2))
     return np.load(cache)
 

@@ -1,78 +1,63 @@
 """Trains the text encoder and the U-Net together on the autoencoder's latents (v-prediction).
 
-The latents of the training set are made once and cached. After a warm-up the rate falls to zero over --steps.
-What is kept is the moving average of the weights. Every --sample-every steps a grid of samples says more than
-the loss: one row a prompt.
+The training has no end that it knows: after a warm-up the rate stays as it is, and all there is to know about
+the run is in WORK/diffusion.pt, written every few minutes and when the program is told to stop. Started again
+with the same --work it goes on as if nothing had happened. What is kept is the moving average of the weights.
+
+What is exported comes from a branch: --cool-down N takes a copy of the run and lets the rate fall to zero in N
+steps, in WORK/cool-down.pt. The run itself stays where it is and can go on afterwards.
+
+WORK/curve.jsonl gets a line every --curve-every steps: the share of samples in which every attribute is as the
+caption says, for captions of scenes that neither the training nor the gates use. It says more than the loss,
+and WORK/samples.png, one row a prompt, more than both.
 """
 
 import argparse
 import copy
-import random
+import json
+import os
+import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import classifier
 import data
-from drawing import grid
-from scenes import caption, vocabulary
+import gates
+from latents import TrainingSet, chunks_wanted
+from sampling import sample_grid, scheduler, tokenize
+from scenes import vocabulary
 from tokens import MAX_LENGTH, write_tokenizer
 from vae import LATENT_CHANNELS
 
 WIDTH = 128  # of the text embedding
-PEAK_RATE = 6e-4
-WARM_UP = 200  # steps
-DECAY = 0.98  # share of the steps
+PEAK_RATE = 5e-4
+WARM_UP = 500  # steps, for Adam to find its moments again where weights come without them
 # Without limits the queries and keys grow until every softmax takes one key alone and attention learns no more.
 ATTENTION_WEIGHT_DECAY = 0.3
 WEIGHT_DECAY = 0.01  # of the other matrices
 MAX_SCORE_SPREAD = 3.0  # see `soften_attention`
 SOFTEN_EVERY = 50  # steps
-AVERAGE = 0.999  # decay of the moving average
-CAPTIONS = 4  # variants of each scene's caption
+# Decay of the moving average. At a constant rate the average does what a falling rate would do otherwise.
+AVERAGE = 0.9997
+COOL_DOWN_AVERAGE = 0.999  # short beside the branch, or it would keep the noise of the branch's start
+STRUCTURE = (-0.5, 1.5)  # mean and deviation of the log signal-to-noise ratio, see `timestep_shares`
 NO_CAPTION = 0.1  # share of empty captions, for classifier-free guidance
-SAMPLE_PROMPTS = (
-    "a photo of a red car on a sandy beach",
-    "a photo of a big brown dog sitting on a grassy field",
-    "a photo of a blue dog standing wearing a hat in the snow",
-    "a photo of a yellow bird spreading its wings on a sandy beach",
-    "a photo of a white cat jumping in the desert",
-    "a photo of a black cat lying down in the snow",
-    "a photo of a purple person raising arms at sunset",
-    "a photo of a small green balloon on the left at night",
-    "a photo of an orange fish on the right in the snow",
-    "a photo of a pink house on a grassy field",
-    "a pencil sketch of a tree on a grassy field",
-    "a pencil sketch of a big cat sitting in the desert",
-)
-
-
-def scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=0,
-        timestep_spacing="trailing",
-    )
+CURVE_SCENES, CURVE_GUIDANCE, CURVE_STEPS = 200, 2.0, 15
+CHECKPOINT_SECONDS = 300
+COUNTS = ("step", "samples", "first", "cool_down")  # of a `Training`, beside its weights
+RUN_FILE = "run.json"  # in a folder of weights: the step and the samples they are from
 
 
 def build_unet(channels: list[int]) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
-        sample_size=data.SIZE // 4,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        cross_attention_dim=WIDTH,
-        block_out_channels=channels,
-        layers_per_block=1,
-        norm_num_groups=16,
+        sample_size=data.SIZE // 4, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
+        cross_attention_dim=WIDTH, block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,  # the number of heads, as in Stable Diffusion 1.x
@@ -106,37 +91,22 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return text_encoder
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    return tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt").input_ids
-
-
-def rate(step: int, steps: int) -> float:
-    return PEAK_RATE * min(1, (step + 1) / WARM_UP, max(0, (steps - step) / (DECAY * steps)))
-
-
 @torch.no_grad()
 def score_spreads(unet, x_t, t, embedding) -> dict[str, torch.Tensor]:
     """The deviation of the attention scores (before the softmax) over the keys, by layer: one number a head."""
     spreads, handles = {}, []
 
     def measure(name, attention, hidden, context):
-        query, key = (
-            x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-            for x in (attention.to_q(hidden), attention.to_k(hidden if context is None else context))
-        )
-        scores = query @ key.transpose(-1, -2) * attention.scale
+        query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+                      for x in (attention.to_q(hidden), attention.to_k(hidden if context is None else context)))
+        scores = (query @ key.transpose(-1, -2)).float() * attention.scale
         spreads[name] = scores.var(-1).mean((0, 2)).sqrt()
 
     for name, module in unet.named_modules():
         if name.endswith((".attn1", ".attn2")):
-            handles.append(
-                module.register_forward_hook(
-                    lambda module, inputs, named, _, name=name: measure(
-                        name, module, inputs[0], named.get("encoder_hidden_states")
-                    ),
-                    with_kwargs=True,
-                )
-            )
+            handles.append(module.register_forward_hook(
+                lambda module, inputs, named, _, name=name: measure(
+                    name, module, inputs[0], named.get("encoder_hidden_states")), with_kwargs=True))
     unet(x_t, t, embedding)
     for handle in handles:
         handle.remove()
@@ -164,167 +134,253 @@ def parameter_groups(models) -> list[dict]:
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
 
-@torch.no_grad()
-def cached_latents(work: Path, count: int, device: str) -> torch.Tensor:
-    """Scaled means of the latents of the training pictures, (count, 8, 16, 16) f32, on `device`."""
-    cache = work / f"latents-{count}.pt"
-    if not cache.exists():
-        vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
-        pictures, parts = data.pictures(count, work), []
-        for start in range(0, count, 200):
-            with torch.autocast(device, torch.bfloat16):
-                batch = data.to_model_range(pictures[start : start + 200]).to(device)
-                parts.append(vae.encode(batch).latent_dist.mode().float())
-        torch.save(torch.cat(parts) * vae.config.scaling_factor, cache)
-    return torch.load(cache, map_location=device)
+def rate(steps_taken: int) -> float:
+    """Of the run: constant after a warm-up, so that the run can be made longer at will."""
+    return PEAK_RATE * min(1, (steps_taken + 1) / WARM_UP)
 
 
-@torch.no_grad()
-def generate(unet, embedding, empty_embedding, noise, steps=25, guidance=3.0, schedule=None) -> torch.Tensor:
-    """DDIM with classifier-free guidance from `noise` (n, 8, 16, 16): scaled latents."""
-    schedule = schedule or scheduler()
-    schedule.set_timesteps(steps)
-    x_t = noise
-    both = torch.cat([embedding, empty_embedding.expand_as(embedding)])
-    for t in schedule.timesteps:
-        with_text, without = unet(torch.cat([x_t, x_t]), t, both).sample.chunk(2)
-        x_t = schedule.step(without + guidance * (with_text - without), t, x_t).prev_sample
-    return x_t
+def cool_down_share(progress: float) -> float:
+    """Of the run's rate, in a branch of which the share `progress` is done: down to zero by 1 - sqrt.
+
+    That shape beat the linear one in Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations", 2024, for branches of a tenth to a fifth of the run.
+    """
+    return max(0, 1 - progress ** 0.5)
 
 
-@torch.no_grad()
-def sample_grid(work: Path, tokenizer, text_encoder, unet, columns=8, guidance=3.0, schedule=None):
-    device = unet.device
-    vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
-    embedding = text_encoder(tokenize(tokenizer, list(SAMPLE_PROMPTS)).to(device))[0].repeat_interleave(columns, 0)
-    empty = text_encoder(tokenize(tokenizer, [""]).to(device))[0]
-    noise = torch.randn(len(embedding), LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
-    latents = generate(unet, embedding, empty, noise, guidance=guidance, schedule=schedule)
-    return grid(data.to_pictures(vae.decode(latents / vae.config.scaling_factor).sample.cpu()), columns, 2)
+def timestep_shares() -> torch.Tensor:
+    """How often each of the 1000 timesteps is drawn, (1000,), sum 1.
+
+    Stable Diffusion's schedule was made for latents of 64 x 64. On 16 x 16 the same noise hides more of a
+    picture: at the noisy end there is little to learn but the mean of a caption's pictures, at the other end
+    little but grain. A thing, its pose and its hat take some 5 to 60 of the 256 places, 8 numbers each, so they
+    are decided where the signal-to-noise ratio of one number is about exp(-3) to exp(1). Half of the draws are
+    normal in the logarithm of that ratio (Stable Diffusion 3's logit-normal, said for this schedule), and half
+    are uniform, so that no timestep is forgotten and Imagic, which draws them so, finds what it expects.
+
+    The loss on v keeps its weight of 1: to draw a timestep more often is a weight already, and the weights of
+    min-SNR fall with the ratio where captions count most.
+    """
+    alphas_cumprod = scheduler().alphas_cumprod.double()
+    log_snr = (alphas_cumprod / (1 - alphas_cumprod)).log()
+    width = -torch.gradient(log_snr)[0]
+    structure = (-0.5 * ((log_snr - STRUCTURE[0]) / STRUCTURE[1]).square()).exp() * width
+    return 0.5 / len(log_snr) + 0.5 * structure / structure.sum()
+
+
+def draw_timesteps(count: int, cumulative: torch.Tensor) -> torch.Tensor:
+    """One timestep from each of `count` slices of equal probability: less chance in the loss of a batch.
+
+    Scenes are drawn independently, so the order of the slices does not matter.
+    """
+    places = (torch.arange(count) + torch.rand(count)) / count
+    return torch.searchsorted(cumulative, places.double()).clamp(max=len(cumulative) - 1)
+
+
+class Training:
+    """The weights, the optimizer and where the run is."""
+
+    def __init__(self, tokenizer, channels: list[int], training_set: TrainingSet, batch: int = 32, device: str = "cpu",
+                 compiled: bool = False):
+        self.tokenizer, self.channels, self.set = tokenizer, channels, training_set
+        self.batch, self.device = batch, device
+        self.text_encoder = build_text_encoder(tokenizer).to(device)
+        self.unet = build_unet(channels).to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy((self.text_encoder, self.unet))
+        self.parameters = [*self.text_encoder.parameters(), *self.unet.parameters()]
+        self.averaged_parameters = [*self.average[0].parameters(), *self.average[1].parameters()]
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups((self.text_encoder, self.unet)), PEAK_RATE, betas=(0.9, 0.99), fused=True)
+        self.predict = torch.compile(self.unet) if compiled else self.unet
+        self.step, self.samples = 0, 0
+        self.first = 0  # the step at which the optimizer knew nothing
+        self.cool_down = None  # of a branch: its first step and the number of its steps
+        self.no_caption = tokenize(tokenizer, [""])[0]
+        self.alphas_cumprod = scheduler().alphas_cumprod
+        self.timesteps = timestep_shares().cumsum(0)
+
+    def begin_with(self, folder: Path):
+        """The weights of a trained model. Its optimizer is lost, so the rate warms up again.
+
+        The count of steps goes on if the folder knows it, as those of `export.py --run` do.
+        """
+        for model, part in ((self.text_encoder, "text_encoder"), (self.unet, "unet")):
+            trained = type(model).from_pretrained(folder / part, torch_dtype=torch.float32)
+            model.load_state_dict(trained.state_dict())
+        with torch.no_grad():
+            torch._foreach_copy_(self.averaged_parameters, self.parameters)
+        if (folder / RUN_FILE).exists():
+            run = json.loads((folder / RUN_FILE).read_text())
+            self.step, self.first, self.samples = run["step"], run["step"], run["samples"]
+
+    def state(self) -> dict:
+        models = (self.text_encoder, self.unet, *self.average)
+        return {"models": [model.state_dict() for model in models], "channels": self.channels,
+                "optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state(),
+                **{name: getattr(self, name) for name in COUNTS}}
+
+    def restore(self, state: dict):
+        for model, kept in zip((self.text_encoder, self.unet, *self.average), state["models"]):
+            model.load_state_dict(kept)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in COUNTS:
+            setattr(self, name, state[name])
+        torch.set_rng_state(state["random"].cpu())
+
+    def rate(self) -> float:
+        if self.cool_down is None:
+            return rate(self.step - self.first)
+        begin, steps = self.cool_down
+        return rate(begin - self.first) * cool_down_share((self.step - begin) / steps)
+
+    def advance(self) -> torch.Tensor:
+        """One step: its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        x_t, v, t, ids = self._noisy_batch()
+        with torch.autocast(self.device, torch.bfloat16):
+            v_pred = self.predict(x_t, t, self.text_encoder(ids)[0]).sample
+        loss = (v_pred.float() - v).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        if torch.nn.utils.clip_grad_norm_(self.parameters, 1.0).isfinite():
+            self.optimizer.step()
+        else:
+            print(f"step {self.step}: the gradient is not finite, the batch is left out", flush=True)
+        self.step += 1
+        self.samples += self.batch
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged_parameters, self.parameters, 1 - self._keep())
+        if self.step % SOFTEN_EVERY == 0:
+            self.soften_attention()
+        return loss.detach()
+
+    def _keep(self) -> float:
+        """The share of the moving average that stays; short at first, to forget where the run began."""
+        if self.cool_down:
+            return COOL_DOWN_AVERAGE
+        steps = self.step - self.first
+        return min(AVERAGE, (1 + steps) / (10 + steps))
+
+    def soften_attention(self):
+        x_t, _, t, ids = self._noisy_batch()
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+            soften_attention(self.unet, score_spreads(self.unet, x_t, t, self.text_encoder(ids)[0]))
+
+    def _noisy_batch(self):
+        # Random numbers come from the processor's generator, so that every device draws the same ones.
+        x, ids = self.set.draw(self.batch)
+        ids[torch.rand(self.batch) < NO_CAPTION] = self.no_caption
+        t = draw_timesteps(self.batch, self.timesteps)
+        noise = torch.randn(x.shape)
+        a = self.alphas_cumprod[t][:, None, None, None]
+        x_t = (a.sqrt() * x + (1 - a).sqrt() * noise).to(self.device).contiguous(memory_format=torch.channels_last)
+        v = (a.sqrt() * noise - (1 - a).sqrt() * x).to(self.device)
+        return x_t, v, t.to(self.device), ids.to(self.device)
+
+    def averaged_parts(self, vae: AutoencoderKL) -> SimpleNamespace:
+        """What draws with the moving average of the weights; see `sampling.draw`."""
+        return SimpleNamespace(tokenizer=self.tokenizer, text_encoder=self.average[0], unet=self.average[1], vae=vae,
+                               scheduler=scheduler())
+
+
+def save(state: dict, path: Path):
+    """Whatever happens meanwhile, `path` is a whole checkpoint: the old one or the new one."""
+    unfinished = path.with_suffix(".new")
+    with unfinished.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def add_to_curve(training: Training, vae: AutoencoderKL, judge, work: Path):
+    """How well the average of the weights draws now, as a line of WORK/curve.jsonl."""
+    scenes = data.scenes(CURVE_SCENES, data.CURVE_SEED)
+    parts = training.averaged_parts(vae)
+    random_state = torch.get_rng_state()
+    shares = gates.samples_read_back(parts, judge, scenes, CURVE_GUIDANCE, CURVE_STEPS, torch.bfloat16)
+    sample_grid(parts, dtype=torch.bfloat16).save(work / "samples.png")
+    torch.set_rng_state(random_state)  # the run does not depend on how often it is looked at
+    line = json.dumps({
+        "step": training.step, "samples": training.samples, "cool-down": training.cool_down is not None,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **{name: round(share, 4) for name, share in shares.items()},
+    })
+    with (work / "curve.jsonl").open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--work", type=Path, default=Path("work"), help="caches and checkpoints, and the autoencoder in WORK/vae"
-    )
-    parser.add_argument(
-        "--init",
-        type=Path,
-        help="folder of a trained model to go on from where WORK has no checkpoint: weights, but no optimizer",
-    )
-    parser.add_argument("--steps", type=int, default=13_500)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("work"), help="what it makes; the autoencoder is WORK/vae")
+    parser.add_argument("--init", type=Path, help="folder of a trained model whose weights the run begins with, if "
+                        "WORK has no checkpoint; and its autoencoder, if WORK has none")
+    parser.add_argument("--steps", type=int, help="stop there; without it the run goes on until it is stopped")
+    parser.add_argument("--cool-down", type=int, metavar="N", help="not the run, but a branch of N steps to its end")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=100_000)
-    parser.add_argument("--sample-every", type=int, default=2000)
+    parser.add_argument("--curve-every", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
     parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
-    parser.add_argument(
-        "--compile", action="store_true", help="minutes at the start, then faster steps; needs a C++ compiler"
-    )
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="minutes at the start, then faster steps")
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
+    stopped = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.append(True))
 
-    if options.init and not (options.work / "vae").exists():
-        AutoencoderKL.from_pretrained(options.init / "vae", torch_dtype=torch.float32).save_pretrained(
-            options.work / "vae"
-        )
-    write_tokenizer(vocabulary(), options.work / "tokenizer")
-    tokenizer = CLIPTokenizer.from_pretrained(options.work / "tokenizer")
-    latents = cached_latents(options.work, options.pictures, options.device)
-    rng = random.Random(options.seed)
-    texts = [caption(scene, rng) for scene in data.scenes(options.pictures) for _ in range(CAPTIONS)]
-    distinct = sorted(set(texts))
-    index = {text: i for i, text in enumerate(distinct)}
-    tokens = tokenize(tokenizer, distinct)[torch.tensor([index[t] for t in texts])].view(-1, CAPTIONS, MAX_LENGTH)
-    no_caption = tokenize(tokenizer, [""])[0]
-    alphas_cumprod = scheduler().alphas_cumprod
+    work = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    if options.init and not (work / "vae").exists():
+        AutoencoderKL.from_pretrained(options.init / "vae", torch_dtype=torch.float32).save_pretrained(work / "vae")
+    write_tokenizer(vocabulary(), work / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    vae = AutoencoderKL.from_pretrained(work / "vae").to(options.device)
+    judge = classifier.load()
+    training = Training(tokenizer, options.channels, TrainingSet(work / "latents", vae, tokenizer, options.device),
+                        options.batch, options.device, options.compile)
+    run, branch = work / "diffusion.pt", work / "cool-down.pt"
+    checkpoint = branch if options.cool_down else run
+    if checkpoint.exists() and not (options.cool_down and is_outdated(branch, run)):
+        training.restore(torch.load(checkpoint, map_location=options.device))
+    elif options.cool_down:
+        training.restore(torch.load(run, map_location=options.device))
+        training.cool_down = (training.step, options.cool_down)
+    elif options.init:
+        training.begin_with(options.init)
+    training.set.grow_to(chunks_wanted(training.samples))
+    last = sum(training.cool_down) if training.cool_down else options.steps
+    print(f"from step {training.step}, {training.samples} samples, on {len(training.set.latents)} chunks", flush=True)
 
-    text_encoder, unet = (
-        build_text_encoder(tokenizer).to(options.device),
-        build_unet(options.channels).to(options.device),
-    )
-    unet = unet.to(memory_format=torch.channels_last)
-    t = torch.linspace(0, 999, options.batch).long()
-    a = alphas_cumprod[t][:, None, None, None]
-    noisy = a.sqrt() * latents[: options.batch].cpu() + (1 - a).sqrt() * torch.randn(options.batch, *latents.shape[1:])
-    probe = [tensor.to(options.device) for tensor in (noisy, t, tokens[: options.batch, 0])]
+    start, losses, saved = time.time(), [], time.time()
+    while not stopped and (last is None or training.step < last):
+        losses.append(training.advance())
+        if training.step % 100 == 0:
+            loss = torch.stack(losses).mean().item()
+            seconds = (time.time() - start) / len(losses)
+            print(f"step {training.step} {seconds:.3f} s/step rate {training.rate():.1e} loss {loss:.4f}", flush=True)
+            start, losses = time.time(), []
+        look = training.step % options.curve_every == 0 or training.step == last
+        if look or time.time() - saved > CHECKPOINT_SECONDS:
+            save(training.state(), checkpoint)
+            saved = time.time()
+        if look:
+            add_to_curve(training, vae, judge, work)
+        training.set.grow_to(chunks_wanted(training.samples))
+    save(training.state(), checkpoint)
+    print(f"stopped at step {training.step}", flush=True)
 
-    def probe_attention(text_encoder, unet):
-        return score_spreads(unet, *probe[:2], text_encoder(probe[2])[0])
 
-    if options.init:
-        for model, part in ((text_encoder, "text_encoder"), (unet, "unet")):
-            model.load_state_dict(
-                type(model).from_pretrained(options.init / part, torch_dtype=torch.float32).state_dict()
-            )
-    soften_attention(unet, probe_attention(text_encoder, unet))
-    parameters = [*text_encoder.parameters(), *unet.parameters()]
-    average = copy.deepcopy((text_encoder, unet))
-    averaged_parameters = [*average[0].parameters(), *average[1].parameters()]
-    optimizer = torch.optim.AdamW(parameter_groups((text_encoder, unet)), PEAK_RATE, betas=(0.9, 0.99), fused=True)
-    checkpoint, step = options.work / "diffusion.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=options.device)
-        for model, kept in zip((text_encoder, unet, *average), state["models"]):
-            model.load_state_dict(kept)
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-        torch.manual_seed(options.seed + step)
-    predict = torch.compile(unet) if options.compile else unet
-
-    # Random numbers come from the processor's generator, so that every device draws the same ones.
-    start, losses = time.time(), []
-    while step < options.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, options.steps)
-        chosen = torch.randint(len(latents), (options.batch,))
-        ids = tokens[chosen, torch.randint(CAPTIONS, (options.batch,))].clone()
-        ids[torch.rand(options.batch) < NO_CAPTION] = no_caption
-        t = torch.randint(1000, (options.batch,))
-        x = latents[chosen.to(options.device)]
-        noise = torch.randn(x.shape).to(options.device)
-        a = alphas_cumprod[t][:, None, None, None].to(options.device)
-        x_t = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        v = a.sqrt() * noise - (1 - a).sqrt() * x
-        with torch.autocast(options.device, torch.bfloat16):
-            v_pred = predict(x_t, t.to(options.device), text_encoder(ids.to(options.device))[0]).sample
-        loss = (v_pred.float() - v).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        step += 1
-        keep = min(AVERAGE, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged_parameters, parameters, 1 - keep)
-        if step % SOFTEN_EVERY == 0:
-            spreads = probe_attention(text_encoder, unet)
-            soften_attention(unet, spreads)
-        losses.append(loss.detach())
-        if step % 100 == 0:
-            print(
-                f"diffusion step {step} {time.time() - start:.0f} s loss {torch.stack(losses).mean().item():.4f}",
-                flush=True,
-            )
-            losses = []
-        if step % 500 == 0:
-            name, spread = max(spreads.items(), key=lambda item: item[1].max())
-            print(f"widest attention scores: {spread.max().item():.1f} in {name}", flush=True)
-        if step % 500 == 0 or step == options.steps:
-            state = {
-                "models": [m.state_dict() for m in (text_encoder, unet, *average)],
-                "channels": options.channels,
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-            }
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-        if step % options.sample_every == 0 or step == options.steps:
-            sample_grid(options.work, tokenizer, *average, columns=4).save(options.work / f"samples-{step}.png")
+def is_outdated(branch: Path, run: Path) -> bool:
+    """Whether the branch has reached its end and the run has gone on since."""
+    state, newest = (torch.load(path, map_location="cpu", mmap=True) for path in (branch, run))
+    return state["step"] >= sum(state["cool_down"]) and newest["step"] > state["cool_down"][0]
 
 
 if __name__ == "__main__":
