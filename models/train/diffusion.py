@@ -328,6 +328,7 @@ def main():
     parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
     parser.add_argument("--compile", action="store_true", help="minutes at the start, then faster steps")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="that draw the pictures of a new chunk")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -343,8 +344,9 @@ def main():
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     vae = AutoencoderKL.from_pretrained(work / "vae").to(options.device)
     judge = classifier.load()
-    training = Training(tokenizer, options.channels, TrainingSet(work / "latents", vae, tokenizer, options.device),
-                        options.batch, options.device, options.compile)
+    training_set = TrainingSet(work / "latents", vae, tokenizer, options.device, options.processes)
+    training = Training(
+        tokenizer, options.channels, training_set, options.batch, options.device, options.compile)
     run, branch = work / "diffusion.pt", work / "cool-down.pt"
     checkpoint = branch if options.cool_down else run
     if checkpoint.exists() and not (options.cool_down and is_outdated(branch, run)):

@@ -7,6 +7,9 @@ it have been seen a few times.
 
 import os
 import random
+from contextlib import nullcontext
+from itertools import islice
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -59,22 +62,25 @@ class Words:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, scenes: list[Scene], device: str = "cpu") -> np.ndarray:
+def encode(vae: AutoencoderKL, scenes: list[Scene], device: str = "cpu", processes: int = 1) -> np.ndarray:
     """Scaled means of the latents of the scenes' pictures, (n, 8, 16, 16) f16."""
     parts = []
-    for start in range(0, len(scenes), PART):
-        pictures = np.stack([data.picture(scene) for scene in scenes[start:start + PART]]).transpose(0, 3, 1, 2)
-        with torch.autocast(device, torch.bfloat16):
-            mean = vae.encode(data.to_model_range(pictures).to(device)).latent_dist.mode()
-        parts.append((mean.float() * vae.config.scaling_factor).half().cpu().numpy())
+    with Pool(processes) if processes > 1 else nullcontext() as pool:
+        drawn = pool.imap(data.picture, scenes, PART) if pool else map(data.picture, scenes)
+        while pictures := list(islice(drawn, PART)):
+            batch = data.to_model_range(np.stack(pictures).transpose(0, 3, 1, 2)).to(device)
+            with torch.autocast(device, torch.bfloat16):
+                mean = vae.encode(batch).latent_dist.mode()
+            parts.append((mean.float() * vae.config.scaling_factor).half().cpu().numpy())
     return np.concatenate(parts)
 
 
 class TrainingSet:
     """Latents, token ids of captions and weights of all chunks that there are so far."""
 
-    def __init__(self, folder: Path, vae: AutoencoderKL, tokenizer, device: str = "cpu"):
-        self.folder, self.vae, self.words, self.device = folder, vae, Words(tokenizer), device
+    def __init__(self, folder: Path, vae: AutoencoderKL, tokenizer, device: str = "cpu", processes: int = 1):
+        self.folder, self.vae, self.words = folder, vae, Words(tokenizer)
+        self.device, self.processes = device, processes
         self.latents, self.tokens, self.cumulative = [], [], np.zeros(0)
 
     def grow_to(self, chunks: int):
@@ -88,7 +94,7 @@ class TrainingSet:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_suffix(f".{os.getpid()}.new")
             with unfinished.open("wb") as new:
-                np.save(new, encode(self.vae, scenes, self.device))
+                np.save(new, encode(self.vae, scenes, self.device, self.processes))
             unfinished.replace(file)
         rng = random.Random(number)
         ids = [[self.words(caption(scene, rng)) for _ in range(CAPTIONS)] for scene in scenes]

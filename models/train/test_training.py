@@ -195,6 +195,7 @@ class TrainingSet(Small):
             words = self.tokenizer.decode(ids, skip_special_tokens=True).split()
             self.assertIn(scene.kind, words)
             self.assertEqual("sketch" in words, scene.style == "sketch")
+        self.assertTrue((latents.encode(self.vae, scenes, processes=2) == expected.numpy()).all())
 
     def test_what_is_hard_is_drawn_more_often(self):
         scene = replace(random_scene(random.Random(0)), kind="dog", pose="sitting", hat=False, style="photo")
