@@ -322,7 +322,7 @@ def main():
     parser.add_argument("--steps", type=int, help="stop there; without it the run goes on until it is stopped")
     parser.add_argument("--cool-down", type=int, metavar="N", help="not the run, but a branch of N steps to its end")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--curve-every", type=int, default=5000)
+    parser.add_argument("--curve-every", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
     parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
