@@ -56,8 +56,13 @@ RUN_FILE = "run.json"  # in a folder of weights: the step and the samples they a
 
 def build_unet(channels: list[int]) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
-        sample_size=data.SIZE // 4, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
-        cross_attention_dim=WIDTH, block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
+        sample_size=data.SIZE // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        cross_attention_dim=WIDTH,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,  # the number of heads, as in Stable Diffusion 1.x
@@ -97,16 +102,23 @@ def score_spreads(unet, x_t, t, embedding) -> dict[str, torch.Tensor]:
     spreads, handles = {}, []
 
     def measure(name, attention, hidden, context):
-        query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-                      for x in (attention.to_q(hidden), attention.to_k(hidden if context is None else context)))
+        query, key = (
+            x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            for x in (attention.to_q(hidden), attention.to_k(hidden if context is None else context))
+        )
         scores = (query @ key.transpose(-1, -2)).float() * attention.scale
         spreads[name] = scores.var(-1).mean((0, 2)).sqrt()
 
     for name, module in unet.named_modules():
         if name.endswith((".attn1", ".attn2")):
-            handles.append(module.register_forward_hook(
-                lambda module, inputs, named, _, name=name: measure(
-                    name, module, inputs[0], named.get("encoder_hidden_states")), with_kwargs=True))
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, inputs, named, _, name=name: measure(
+                        name, module, inputs[0], named.get("encoder_hidden_states")
+                    ),
+                    with_kwargs=True,
+                )
+            )
     unet(x_t, t, embedding)
     for handle in handles:
         handle.remove()
@@ -145,7 +157,7 @@ def cool_down_share(progress: float) -> float:
     That shape beat the linear one in Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", 2024, for branches of a tenth to a fifth of the run.
     """
-    return max(0, 1 - progress ** 0.5)
+    return max(0, 1 - progress**0.5)
 
 
 def timestep_shares() -> torch.Tensor:
@@ -180,8 +192,15 @@ def draw_timesteps(count: int, cumulative: torch.Tensor) -> torch.Tensor:
 class Training:
     """The weights, the optimizer and where the run is."""
 
-    def __init__(self, tokenizer, channels: list[int], training_set: TrainingSet, batch: int = 32, device: str = "cpu",
-                 compiled: bool = False):
+    def __init__(
+        self,
+        tokenizer,
+        channels: list[int],
+        training_set: TrainingSet,
+        batch: int = 32,
+        device: str = "cpu",
+        compiled: bool = False,
+    ):
         self.tokenizer, self.channels, self.set = tokenizer, channels, training_set
         self.batch, self.device = batch, device
         self.text_encoder = build_text_encoder(tokenizer).to(device)
@@ -190,7 +209,8 @@ class Training:
         self.parameters = [*self.text_encoder.parameters(), *self.unet.parameters()]
         self.averaged_parameters = [*self.average[0].parameters(), *self.average[1].parameters()]
         self.optimizer = torch.optim.AdamW(
-            parameter_groups((self.text_encoder, self.unet)), PEAK_RATE, betas=(0.9, 0.99), fused=True)
+            parameter_groups((self.text_encoder, self.unet)), PEAK_RATE, betas=(0.9, 0.99), fused=True
+        )
         self.predict = torch.compile(self.unet) if compiled else self.unet
         self.step, self.samples = 0, 0
         self.first = 0  # the step at which the optimizer knew nothing
@@ -215,9 +235,13 @@ class Training:
 
     def state(self) -> dict:
         models = (self.text_encoder, self.unet, *self.average)
-        return {"models": [model.state_dict() for model in models], "channels": self.channels,
-                "optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state(),
-                **{name: getattr(self, name) for name in COUNTS}}
+        return {
+            "models": [model.state_dict() for model in models],
+            "channels": self.channels,
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            **{name: getattr(self, name) for name in COUNTS},
+        }
 
     def restore(self, state: dict):
         for model, kept in zip((self.text_encoder, self.unet, *self.average), state["models"]):
@@ -280,8 +304,9 @@ class Training:
 
     def averaged_parts(self, vae: AutoencoderKL) -> SimpleNamespace:
         """What draws with the moving average of the weights; see `sampling.draw`."""
-        return SimpleNamespace(tokenizer=self.tokenizer, text_encoder=self.average[0], unet=self.average[1], vae=vae,
-                               scheduler=scheduler())
+        return SimpleNamespace(
+            tokenizer=self.tokenizer, text_encoder=self.average[0], unet=self.average[1], vae=vae, scheduler=scheduler()
+        )
 
 
 def save(state: dict, path: Path):
@@ -305,10 +330,15 @@ def add_to_curve(training: Training, vae: AutoencoderKL, judge, work: Path):
     shares = gates.samples_read_back(parts, judge, scenes, CURVE_GUIDANCE, CURVE_STEPS, torch.bfloat16)
     sample_grid(parts, dtype=torch.bfloat16).save(work / "samples.png")
     torch.set_rng_state(random_state)  # the run does not depend on how often it is looked at
-    line = json.dumps({
-        "step": training.step, "samples": training.samples, "cool-down": training.cool_down is not None,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **{name: round(share, 4) for name, share in shares.items()},
-    })
+    line = json.dumps(
+        {
+            "step": training.step,
+            "samples": training.samples,
+            "cool-down": training.cool_down is not None,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            **{name: round(share, 4) for name, share in shares.items()},
+        }
+    )
     with (work / "curve.jsonl").open("a") as file:
         file.write(line + "\n")
     print(line, flush=True)
@@ -317,8 +347,12 @@ def add_to_curve(training: Training, vae: AutoencoderKL, judge, work: Path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"), help="what it makes; the autoencoder is WORK/vae")
-    parser.add_argument("--init", type=Path, help="folder of a trained model whose weights the run begins with, if "
-                        "WORK has no checkpoint; and its autoencoder, if WORK has none")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="folder of a trained model whose weights the run begins with, if "
+        "WORK has no checkpoint; and its autoencoder, if WORK has none",
+    )
     parser.add_argument("--steps", type=int, help="stop there; without it the run goes on until it is stopped")
     parser.add_argument("--cool-down", type=int, metavar="N", help="not the run, but a branch of N steps to its end")
     parser.add_argument("--batch", type=int, default=32)
@@ -345,8 +379,7 @@ def main():
     vae = AutoencoderKL.from_pretrained(work / "vae").to(options.device)
     judge = classifier.load()
     training_set = TrainingSet(work / "latents", vae, tokenizer, options.device, options.processes)
-    training = Training(
-        tokenizer, options.channels, training_set, options.batch, options.device, options.compile)
+    training = Training(tokenizer, options.channels, training_set, options.batch, options.device, options.compile)
     run, branch = work / "diffusion.pt", work / "cool-down.pt"
     checkpoint = branch if options.cool_down else run
     if checkpoint.exists() and not (options.cool_down and is_outdated(branch, run)):

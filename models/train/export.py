@@ -54,7 +54,8 @@ def main():
     torch.set_num_threads(1)
 
     tokenizer, text_encoder, unet, counts = averaged_models(
-        options.work, "diffusion.pt" if options.run else "cool-down.pt")
+        options.work, "diffusion.pt" if options.run else "cool-down.pt"
+    )
     shutil.copytree(options.work / "tokenizer", options.folder / "tokenizer", dirs_exist_ok=True)
     if options.run:
         write_json(options.folder / RUN_FILE, counts)
@@ -62,8 +63,10 @@ def main():
     AutoencoderKL.from_pretrained(options.work / "vae").half().save_pretrained(options.folder / "vae")
     text_encoder.half().save_pretrained(options.folder / "text_encoder")
     # Checkpoints of Stable Diffusion name the keys as transformers did before 5.0; both versions read these.
-    weights = {"text_model." + name.removeprefix("text_model."): weight.contiguous()
-               for name, weight in text_encoder.state_dict().items()}
+    weights = {
+        "text_model." + name.removeprefix("text_model."): weight.contiguous()
+        for name, weight in text_encoder.state_dict().items()
+    }
     save_file(weights, options.folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     scheduler().save_pretrained(options.folder / "scheduler")
     write_json(options.folder / "model_index.json", PIPELINE)

@@ -31,12 +31,13 @@ def round_trip(pipeline, count: int) -> dict[str, float]:
     return {"all": values.mean(), "photo": values[~sketch].mean(), "sketch": values[sketch].mean()}
 
 
-def samples_read_back(parts, judge, scenes: list[Scene], guidance: float = GUIDANCE, steps: int = 25,
-                      dtype: torch.dtype = torch.float32) -> dict:
+def samples_read_back(
+    parts, judge, scenes: list[Scene], guidance: float = GUIDANCE, steps: int = 25, dtype: torch.dtype = torch.float32
+) -> dict:
     """Shares of samples in which the judge reads what the full captions of the scenes ask for; see `shares`."""
     generator, pictures = torch.Generator().manual_seed(0), []
     for start in range(0, len(scenes), 50):
-        captions = [caption(scene) for scene in scenes[start:start + 50]]
+        captions = [caption(scene) for scene in scenes[start : start + 50]]
         pictures += draw(parts, captions, generator, steps, guidance, dtype)
     return shares(scenes, judge.read(pictures))
 
@@ -47,9 +48,14 @@ def shares(scenes: list[Scene], readings: list[dict]) -> dict[str, float]:
     The shares of single attributes hide how often a picture is right, and the whole hides rare things that fail:
     so hats where one was asked for, and dogs and people, have their own.
     """
-    right = [{name: reading[name] == getattr(scene, name) for name in ATTRIBUTES
-              if (name != "color" or scene.style == "photo") and (name != "pose" or scene.pose is not None)}
-             for scene, reading in zip(scenes, readings)]
+    right = [
+        {
+            name: reading[name] == getattr(scene, name)
+            for name in ATTRIBUTES
+            if (name != "color" or scene.style == "photo") and (name != "pose" or scene.pose is not None)
+        }
+        for scene, reading in zip(scenes, readings)
+    ]
     together = [all(attributes.values()) for attributes in right]
 
     def share(values):
@@ -61,8 +67,9 @@ def shares(scenes: list[Scene], readings: list[dict]) -> dict[str, float]:
     result["hat where asked"] = share(r["hat"] for scene, r in zip(scenes, right) if scene.hat)
     for kind in ("dog", "person"):
         result[kind] = share(r["kind"] for scene, r in zip(scenes, right) if scene.kind == kind)
-        result[f"{kind}, all together"] = share(all_right for scene, all_right in zip(scenes, together)
-                                                if scene.kind == kind)
+        result[f"{kind}, all together"] = share(
+            all_right for scene, all_right in zip(scenes, together) if scene.kind == kind
+        )
     return result
 
 
@@ -92,7 +99,8 @@ def main():
             for guidance in options.guidance
         },
         "classifier on held-out scenes": classifier.accuracy(judge, data.scenes(4000, data.HELD_OUT_SEED)),
-        "scenes": options.scenes, "sampling steps": options.steps,
+        "scenes": options.scenes,
+        "sampling steps": options.steps,
     }
     print(json.dumps(report, indent=2))
     if options.json:

@@ -57,7 +57,7 @@ class Words:
 
     def _id(self, word: str) -> int:
         if word not in self.ids:
-            self.ids[word], = self.tokenizer(word, add_special_tokens=False).input_ids
+            (self.ids[word],) = self.tokenizer(word, add_special_tokens=False).input_ids
         return self.ids[word]
 
 

@@ -156,13 +156,18 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
     the model drew what it had been shown. They are left out so rarely that silence means what is usual; a
     missing background or pose is told from a usual one, so these may be missing more often.
     """
+
     def pick(usual, *others):
         return usual if rng is None or rng.random() < 0.6 else rng.choice(others)
 
     def said(share):
         return rng is None or rng.random() < share
 
-    thing = [SIZES[scene.size][0] if said(0.98) else "", scene.color if scene.style == "photo" or said(0.5) else "", scene.kind]
+    thing = [
+        SIZES[scene.size][0] if said(0.98) else "",
+        scene.color if scene.style == "photo" or said(0.5) else "",
+        scene.kind,
+    ]
     thing = " ".join(word for word in thing if word)
     words = [pick(*STYLES[scene.style]), article(thing), thing]
     if scene.pose and said(0.95):

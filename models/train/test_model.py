@@ -26,8 +26,7 @@ class Model(unittest.TestCase):
         self.assertGreaterEqual(gates.round_trip(self.pipeline, 200)["all"], 30)
 
     def test_samples_show_what_was_asked(self):
-        shares = gates.samples_read_back(
-            self.pipeline, classifier.load(), data.scenes(150, data.HELD_OUT_SEED))
+        shares = gates.samples_read_back(self.pipeline, classifier.load(), data.scenes(150, data.HELD_OUT_SEED))
         # What the model card says of 400 scenes, less what 150 may be off by chance.
         for attribute, least in {"background": 0.95, "color": 0.90, "kind": 0.75, "pose": 0.82}.items():
             self.assertGreaterEqual(shares[attribute], least, attribute)

@@ -38,8 +38,12 @@ class Small(unittest.TestCase):
         write_tokenizer(vocabulary(), self.work / "tokenizer")
         self.tokenizer = CLIPTokenizer.from_pretrained(self.work / "tokenizer")
         for module, name, value in (
-            (data, "CHUNK", 40), (latents, "FIRST_CHUNKS", 1), (latents, "SAMPLES_PER_CHUNK", 16),
-            (diffusion, "SOFTEN_EVERY", 2), (diffusion, "CURVE_SCENES", 4), (diffusion, "CURVE_STEPS", 2),
+            (data, "CHUNK", 40),
+            (latents, "FIRST_CHUNKS", 1),
+            (latents, "SAMPLES_PER_CHUNK", 16),
+            (diffusion, "SOFTEN_EVERY", 2),
+            (diffusion, "CURVE_SCENES", 4),
+            (diffusion, "CURVE_STEPS", 2),
             (diffusion, "sample_grid", mock.MagicMock()),
         ):
             patch = mock.patch.object(module, name, value)
