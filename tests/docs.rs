@@ -204,6 +204,17 @@ fn the_messages_that_the_readme_explains_are_the_program_s() {
     }
 }
 
+#[test]
+fn the_labels_that_the_manual_names_are_the_program_s() {
+    let (manual, texts) = (read(&Path::new(ROOT).join("docs/manual.md")), texts_of_the_program());
+    // The one-letter ones are the stages.
+    for label in manual.split("**").skip(1).step_by(2).filter(|label| label.len() > 1) {
+        for part in label.split(" → ") {
+            assert!(texts.contains(part), "no text of the program has `{part}`");
+        }
+    }
+}
+
 /// Paragraphs, items of lists and headings, without what a link leads to and without pictures, tables and comments.
 fn paragraphs(page: &str) -> Vec<String> {
     let mut paragraphs = vec![String::new()];
