@@ -162,7 +162,7 @@ extern "C" fn run(
             status(sys::GimpPDBStatusType::GIMP_PDB_EXECUTION_ERROR),
             sys::GimpParam {
                 type_: sys::GimpPDBArgType::GIMP_PDB_STRING,
-                data: sys::_GimpParamData { d_string: c_string(&translate(&error.to_string())).into_raw() },
+                data: sys::_GimpParamData { d_string: c_string(&translate(error.text())).into_raw() },
             },
         ],
     };

@@ -180,7 +180,7 @@ unsafe fn answer(procedure: *mut sys::GimpProcedure, outcome: Result<Layer>) -> 
                 sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_CANCEL, null_mut())
             }
             Err(error) => {
-                let text = c_string(&translate(&error.to_string()));
+                let text = c_string(&translate(error.text()));
                 // GIMP_PLUG_IN_ERROR has one code: 0, failed.
                 let error = sys::g_error_new_literal(sys::gimp_plug_in_error_quark(), 0, text.as_ptr());
                 sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_EXECUTION_ERROR, error)

@@ -47,7 +47,8 @@ pub struct Window {
     /// Never borrowed while a field is changed: its signals come back here.
     session: RefCell<Session>,
     waiting: Waiting,
-    /// The preset's settings are being written.
+    /// The settings of a preset or of an edit before are being written: half of them are no reason to name them the
+    /// user's own.
     applying: Cell<bool>,
 }
 
@@ -155,14 +156,15 @@ impl Window {
         let (known, message) = self.session.borrow().greeting();
         self.tell(&message);
         let first = known.map(Ok).or_else(|| self.form.first_values(&self.session.borrow().folders));
-        if let Some(first) = first {
-            self.write(&first.unwrap_or_else(|error| {
-                self.tell(&Message::failure(&error));
-                Params::paper()
-            }));
-        }
         self.show_model();
-        self.apply_preset();
+        match first {
+            Some(Ok(params)) => self.write(&params),
+            Some(Err(error)) => {
+                self.tell(&Message::failure(&error));
+                self.write(&Params::paper());
+            }
+            None => self.apply_preset(),
+        }
         self.form.prompt().select_all();
         self.form.prompt().view.grab_focus();
     }
@@ -192,9 +194,12 @@ impl Window {
 
     /// Sets all fields; the model comes before those that its preset sets.
     fn write(&self, params: &Params) {
+        self.applying.set(true);
         for param in PARAMS {
             self.form.set(param, &params.get(param.id).expect("a row of the table"));
         }
+        self.applying.set(false);
+        self.name_preset();
     }
 
     fn tell(&self, message: &Message) {
@@ -498,11 +503,11 @@ impl Window {
         let preset = self.session.borrow().preset(preset);
         match preset {
             Some(Ok(preset)) => {
-                self.applying.set(true);
+                let applying = self.applying.replace(true);
                 for param in PARAMS.iter().filter(|param| param.is_of_preset()) {
                     self.form.set(param, &preset.get(param.id).expect("a row of the table"));
                 }
-                self.applying.set(false);
+                self.applying.set(applying);
             }
             Some(Err(error)) => self.tell(&Message::failure(&error)),
             None => {}

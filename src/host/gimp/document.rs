@@ -317,7 +317,7 @@ impl Host for Document {
 
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
         if let Some(bar) = &self.progress {
-            bar.show(&translate(&progress_text(progress)), progress.fraction);
+            bar.show(&translate(progress_text(progress)), progress.fraction);
         }
         // GIMP's own Cancel ends the whole process.
         ControlFlow::Continue(())
