@@ -8,9 +8,10 @@
 //!
 //! # How a GIMP 4 is added
 //!
-//! 1. `build.rs`: one more `Gimp` with its packages, whose bindings become `gimp4_sys.rs`. The build says which
-//!    functions in `gimp_sys.rs` GIMP 4 has no more or with other arguments. Those of libgimp go into the contract
-//!    `Library`; for those of GTK, [`widgets`] asks which GTK it is, as the contract `Form` does.
+//! 1. `build.rs`: one more `Gimp` with its packages; its bindings become `gimp4_sys.rs`. The build then names every
+//!    function in `gimp_sys.rs` that GIMP 4 has not, or has with other arguments. Those of libgimp go into the contract
+//!    `Library`. Those of GTK are called in [`widgets`] alone: such a method there calls what the loaded GTK has, one
+//!    process serves one GIMP.
 //! 2. `gimp4/library.rs`: some 35 calls behind `Library`, most of them one line.
 //! 3. `gimp4/form.rs`: a `Form`, GIMP's own dialog (as in `gimp3`) or fields of ours (as in `gimp2`).
 //! 4. `gimp4.rs`: registers the procedure, reads its arguments into [`crate::params::Params`], opens a
