@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Tensor};
 use imagic_edit::engine::Engine;
-use imagic_edit::engine::device::{self, Chosen, Launches, Precision, Processor, RepeatedStep};
+use imagic_edit::engine::device::{Chosen, Launches, Precision, Processor, RepeatedStep};
 use imagic_edit::engine::imagic::{self, Setting};
 use imagic_edit::engine::model::codec::Codec;
 use imagic_edit::engine::model::family::Family;
@@ -45,7 +45,7 @@ struct Job {
 /// How a GPU is used.
 #[derive(Clone, Deserialize)]
 struct Gpu {
-    /// f32, tf32 or bf16, or tf32-scores: with attention whose scores are written to memory.
+    /// f32, tf32 or bf16, or tf32-attention: with attention by own kernels.
     precision: String,
     /// Folder of CUDA's libraries.
     libraries: PathBuf,
@@ -57,11 +57,11 @@ struct Gpu {
 impl Job {
     fn processor(&self) -> Processor {
         let Some(Gpu { precision, libraries, one_by_one }) = self.gpu.clone() else { return Processor::Cpu };
-        if precision == "tf32-scores" {
-            device::set_attention(device::Attention::Scores);
-        }
         let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };
-        let precision = Precision::named(precision.trim_end_matches("-scores")).expect("a precision");
+        let precision = match precision.as_str() {
+            "tf32-attention" => Precision::Tf32OwnAttention,
+            precision => Precision::named(precision).expect("a precision"),
+        };
         Processor::Fastest { libraries: vec![libraries], precision, launches }
     }
 }
@@ -135,8 +135,8 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     let own = config.clone();
     match job.operation.as_str() {
         "forward" => {
-            let storage = precision.sampling();
-            let unet = UNet::new(&config, &unet::with_half_precision(&weights, storage)?)?.stored_in(storage);
+            let form = precision.sampling();
+            let unet = UNet::new(&config, &unet::with_half_precision(&weights, form)?)?.in_form(form);
             let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
             let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
             let timesteps = unet.sinusoids(&vec![500; params.batch_size as usize]);
@@ -165,8 +165,8 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
         "DDIM" => Ok(timed(Box::new(move || {
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
-            let storage = precision.sampling();
-            let unet = UNet::new(&own, &unet::with_half_precision(&weights, storage)?)?.stored_in(storage);
+            let form = precision.sampling();
+            let unet = UNet::new(&own, &unet::with_half_precision(&weights, form)?)?.in_form(form);
             imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
             Ok(())
         }))),

@@ -202,12 +202,12 @@ impl Engine {
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
         clock.hint = hint(tuned.psnr, request.familiar_psnr);
         let e_null = base.text.unconditional()?;
-        let storage = chosen.precision.sampling();
+        let form = chosen.precision.sampling();
         // If as much memory again is left for everything else.
         let needed = 2 * unet::bytes_in_half_precision(&tuned.unet);
         let has_room = chosen.free_memory(self.options.free_memory).is_none_or(|free| free >= needed);
-        let factors = if has_room { unet::with_half_precision(&tuned.unet, storage)? } else { tuned.unet.clone() };
-        let unet = UNet::new(&base.shapes.config, &factors)?.stored_in(storage);
+        let factors = if has_room { unet::with_half_precision(&tuned.unet, form)? } else { tuned.unet.clone() };
+        let unet = UNet::new(&base.shapes.config, &factors)?.in_form(form);
         let (w, h) = size;
         let shape = [1, base.codec.channels, h / base.codec.downsampling, w / base.codec.downsampling];
         let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;

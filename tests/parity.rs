@@ -8,7 +8,7 @@
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::Engine;
-use imagic_edit::engine::device::{Attention, Chosen, Launches, Precision, Processor, set_attention};
+use imagic_edit::engine::device::{Chosen, Form, Launches, Precision, Processor};
 use imagic_edit::engine::imagic::{self, Sample, Setting, Timesteps};
 use imagic_edit::engine::model::clip::TextEncoder;
 use imagic_edit::engine::model::codec::Codec;
@@ -32,8 +32,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those of f32. On a card
-/// that is the processor (tests/cuda) `fused` is cuda with attention as with tf32, which there has all bits.
+/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those of f32.
+/// `fused` is tf32 with attention by own kernels, for the card that is the processor (tests/cuda), where it has all bits of f32.
 static CHOSEN: LazyLock<Chosen> = LazyLock::new(|| {
     let chosen = processor().choose();
     if let Some(reason) = chosen.reason {
@@ -49,10 +49,7 @@ static DEVICE: LazyLock<Device> = LazyLock::new(|| CHOSEN.device.clone());
 fn processor() -> Processor {
     let precision = match std::env::var("IMAGIC_TEST_DEVICE").as_deref() {
         Ok("cuda") => Precision::F32,
-        Ok("fused") => {
-            set_attention(Attention::Fused);
-            Precision::F32
-        }
+        Ok("fused") => Precision::Tf32OwnAttention,
         Ok("tf32") => Precision::Tf32,
         Ok("bf16") => Precision::Bf16,
         _ => return Processor::Cpu,
@@ -61,9 +58,9 @@ fn processor() -> Processor {
     Processor::Fastest { libraries: folder.into_iter().collect(), precision, launches: launches() }
 }
 
-/// One by one where `IMAGIC_CUDA_GRAPHS` is 0, as in an edit.
+/// Replayed, unlike in an edit, unless `IMAGIC_TEST_GRAPHS` is 0.
 fn launches() -> Launches {
-    if std::env::var("IMAGIC_CUDA_GRAPHS").is_ok_and(|graphs| graphs == "0") {
+    if std::env::var("IMAGIC_TEST_GRAPHS").is_ok_and(|graphs| graphs == "0") {
         Launches::OneByOne
     } else {
         Launches::Replayed
@@ -86,7 +83,7 @@ fn steps<'a>(schedule: &'a Schedule, unet: &'a UNet, timesteps: &[u32]) -> Times
 /// have 13 bits less behind the point than f32, which is 8192 times; with such numbers on the processor (tests/cuda) a quarter of that
 /// was measured at most.
 fn slack() -> f64 {
-    if CHOSEN.precision == Precision::F32 { 1.0 } else { 4096.0 }
+    if matches!(CHOSEN.precision, Precision::F32 | Precision::Tf32OwnAttention) { 1.0 } else { 4096.0 }
 }
 
 /// A tolerance for what comes of tensors that are stored as in training. bf16 has 3 bits less than f16; two fifths of what they make
@@ -172,14 +169,14 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
             let tensor = |name: &str| reference.tensor(&format!("forward.{size}.{name}"));
             let timesteps = integers(&reference.facts["forward"][size]["timesteps"]);
             let Chosen { precision, .. } = *CHOSEN;
-            let check = |storage: DType, tolerance| {
+            let check = |form: Form, tolerance| {
                 let predict = |weights: &Weights| {
-                    let unet = UNet::new(&config, weights).expect("a U-Net").stored_in(storage);
+                    let unet = UNet::new(&config, weights).expect("a U-Net").in_form(form);
                     let sinusoids = sinusoids(&unet, &timesteps);
                     unet.forward(&tensor("x_t"), &sinusoids, &tensor("e")).expect("a prediction")
                 };
                 let output = predict(&weights);
-                let same = predict(&unet::with_half_precision(&weights, storage).expect("copies"));
+                let same = predict(&unet::with_half_precision(&weights, form).expect("copies"));
                 assert!(values(&same) == values(&output), "{}: another prediction with copies", reference.name());
                 check(reference, "U-Net forward", tolerance, [(size, output, tensor("output"))]);
             };
@@ -200,7 +197,7 @@ fn loss_and_every_gradient_are_the_same() {
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect();
         let tensors = variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
         let unet = UNet::new(&config, &Weights { file, tensors }).expect("a U-Net");
-        let unet = unet.stored_in(CHOSEN.precision.training());
+        let unet = unet.in_form(CHOSEN.precision.training());
         let schedule = Schedule::read(&reference.source).expect("a schedule");
         let timesteps = integers(&reference.facts["loss"]["timesteps"]);
         let (x, noise, e) = (tensor("x_0"), tensor("noise"), Var::from_tensor(&tensor("e")).expect("a variable"));
@@ -271,7 +268,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             let variables: BTreeMap<String, Var> = shapes.iter().enumerate().map(variable).collect();
             let mut adapted = base.clone();
             adapted.tensors.extend(variables.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
-            let unet = UNet::new(&config, &adapted).expect("a U-Net").stored_in(CHOSEN.precision.training());
+            let unet = UNet::new(&config, &adapted).expect("a U-Net").in_form(CHOSEN.precision.training());
             let timesteps = integers(&reference.facts["loss"]["timesteps"]);
             let sample = Sample { x: &x, e: &e, timesteps: &steps(&schedule, &unet, &timesteps), noise: &noise };
             let result = imagic::denoising_loss(&schedule, &unet, &sample, Activations::Recompute);
@@ -312,7 +309,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             let storage = precision.sampling();
             let [alone, with_half_precision] =
                 [Ok(tuned.clone()), unet::with_half_precision(&tuned, storage)].map(|weights| {
-                    let unet = UNet::new(&config, &weights.expect("copies")).expect("a U-Net").stored_in(storage);
+                    let unet = UNet::new(&config, &weights.expect("copies")).expect("a U-Net").in_form(storage);
                     values(&unet.forward(&x, &sinusoids(&unet, &timesteps[..1]), &e).expect("a prediction"))
                 });
             assert!(alone == with_half_precision, "{}: another prediction with copies", reference.name());
@@ -387,7 +384,7 @@ fn the_noise_schedule_is_the_same() {
 fn sampling_with_guidance_takes_the_same_path() {
     every_reference(|reference| {
         let (config, weights) = reference.unet();
-        let unet = UNet::new(&config, &weights).expect("a U-Net").stored_in(CHOSEN.precision.sampling());
+        let unet = UNet::new(&config, &weights).expect("a U-Net").in_form(CHOSEN.precision.sampling());
         let schedule = Schedule::read(&reference.source).expect("a schedule");
         let (trajectory, hidden) = (reference.tensor("ddim.latents"), reference.tensor("text.hidden"));
         let (params, precision) = (reference.params(), CHOSEN.precision);
@@ -458,7 +455,7 @@ fn a_whole_edit_is_the_same() {
 
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
         check(reference, "edit: e_bar", trained(1e-6), [("e_bar", e_bar.clone(), tensor("e_bar"))]);
-        let unet = UNet::new(&config, &tuned).expect("a U-Net").stored_in(precision.sampling());
+        let unet = UNet::new(&config, &tuned).expect("a U-Net").in_form(precision.sampling());
         let watch = &mut |_, _: &Tensor| Ok(());
         let latents = imagic::generate(&setting, &unet, x.dims(), &e_bar, &e_null, watch).expect("stage C");
         let image = codec.decode(&latents).expect("a picture");

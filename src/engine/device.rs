@@ -15,7 +15,6 @@ pub use repeated::RepeatedStep;
 
 use candle_core::{DType, Device};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 /// What an engine may compute on.
 #[derive(Clone, Debug)]
@@ -41,6 +40,8 @@ pub enum Precision {
     F32,
     /// The tensor cores' 32 bit numbers, which have 10 bits behind the point instead of 23, as f16 has; several times as fast.
     Tf32,
+    /// As `Tf32`, with [`AttentionKernels::Own`]. Never run on a card.
+    Tf32OwnAttention,
     /// 16 bits for the tensors between the U-Net's layers, their gradients, and both factors of its products: half the memory and
     /// traffic of TF32, and twice the speed of its products. Where it is trained, bf16: it has the exponents of f32, so that no
     /// gradient vanishes or needs a scale. Where it samples, f16: with 7 bits behind the point bf16 would lose most of what 1500
@@ -50,7 +51,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The one called f32, tf32 or bf16.
+    /// The one called f32, tf32 or bf16; one that is experimental has no name.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "f32" => Some(Self::F32),
@@ -60,45 +61,38 @@ impl Precision {
         }
     }
 
-    /// What the tensors between the U-Net's layers are stored in while something is trained: stages A and B.
-    pub fn training(self) -> DType {
-        if self == Self::Bf16 { DType::BF16 } else { DType::F32 }
+    /// The form of the U-Net's layers while something is trained: stages A and B.
+    pub fn training(self) -> Form {
+        self.form(if self == Self::Bf16 { DType::BF16 } else { DType::F32 })
     }
 
-    /// What they are stored in in stage C.
-    pub fn sampling(self) -> DType {
-        if self == Self::Bf16 { DType::F16 } else { DType::F32 }
+    /// Their form in stage C.
+    pub fn sampling(self) -> Form {
+        self.form(if self == Self::Bf16 { DType::F16 } else { DType::F32 })
+    }
+
+    fn form(self, storage: DType) -> Form {
+        let own = self == Self::Tf32OwnAttention;
+        Form { storage, attention: if own { AttentionKernels::Own } else { AttentionKernels::Cublas } }
     }
 }
 
-/// How attention is computed on a GPU.
+/// How the U-Net's layers compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Attention {
-    /// [`Attention::Fused`] with [`Precision::Tf32`], else [`Attention::Scores`].
-    ByPrecision,
-    /// By kernels that keep scores to themselves, for the sizes that have one; these always multiply in TF32.
-    Fused,
-    /// By products of matrices, with scores in memory.
-    Scores,
+pub struct Form {
+    /// What the tensors between them are stored in.
+    pub storage: DType,
+    /// What computes their attention.
+    pub attention: AttentionKernels,
 }
 
-static ATTENTION: AtomicU8 = AtomicU8::new(Attention::ByPrecision as u8);
-
-/// Chooses for this process, so that both ways can be measured and tested.
-#[doc(hidden)]
-pub fn set_attention(attention: Attention) {
-    ATTENTION.store(attention as u8, Ordering::Relaxed);
-}
-
-/// Whether a GPU's attention keeps scores to itself where it can.
-#[cfg(feature = "cuda")]
-pub(super) fn fuses_attention(precision: Precision) -> bool {
-    match ATTENTION.load(Ordering::Relaxed) {
-        attention if attention == Attention::Fused as u8 => true,
-        attention if attention == Attention::Scores as u8 => false,
-        _ => precision == Precision::Tf32,
-    }
+/// What computes attention on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionKernels {
+    /// cuBLAS, with scores in memory.
+    Cublas,
+    /// Kernels of our own that keep scores in shared memory, for the sizes that have one; these always multiply in TF32.
+    Own,
 }
 
 /// What an engine computes on.

@@ -96,14 +96,14 @@ pub fn optimize_text_embedding(
 ) -> Result<(Tensor, Vec<f32>)> {
     const E: &str = "e";
     let params = setting.params;
-    let storage = setting.precision.training();
+    let form = setting.precision.training();
     // Where stage B trains all weights with moments of f32, these will take more memory than the copies do here.
     let factors = match setting.mode.trained() {
-        Trained::Weights => unet::with_half_precision(base, storage)?,
+        Trained::Weights => unet::with_half_precision(base, form)?,
         // There memory is short.
         Trained::WeightsInEightBits | Trained::Adapters => base.clone(),
     };
-    let unet = UNet::new(setting.config, &factors)?.stored_in(storage);
+    let unet = UNet::new(setting.config, &factors)?.in_form(form);
     let mut training = match unfinished.take() {
         Some(training) => training,
         None => {
@@ -159,7 +159,7 @@ pub fn fine_tune(
         }
     };
     let tracked = training.network(|variable| variable.as_tensor().clone());
-    let unet = UNet::trained(setting.config, &tracked, &training.adam)?.stored_in(setting.precision.training());
+    let unet = UNet::trained(setting.config, &tracked, &training.adam)?.in_form(setting.precision.training());
     let plan = Plan {
         x,
         stage: Stage::FineTune,

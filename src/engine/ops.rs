@@ -22,6 +22,8 @@ mod layout;
 mod linear;
 mod moments;
 mod norm;
+mod operation;
+mod seed_gradient;
 mod values;
 mod winograd;
 
@@ -33,6 +35,7 @@ pub use layout::{Sign, join_channels, mean_square_error, transpose, weighted_sum
 pub use linear::linear;
 pub use moments::MomentBits;
 pub use norm::{Activation, group_norm, layer_norm};
+pub use seed_gradient::seed_gradient;
 
 #[cfg(test)]
 mod tests;

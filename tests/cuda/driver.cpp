@@ -8,7 +8,8 @@
 //
 // STUB_CUDA_VERSION, STUB_CARDS, STUB_CAPABILITY (80 is 8.0) and STUB_MEMORY (in MB) make it another driver and another
 // card; with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation
-// that finds the memory full, and STUB_FULL_AGAIN that of another one.
+// that finds the memory full, and STUB_FULL_AGAIN that of another one. Products in TF32 round their factors to it, unless
+// STUB_EXACT is 1.
 //
 // A stream that is captured runs nothing: launches, products, copies, allocations become nodes of a graph, with their
 // arguments by value, and run when the graph is launched. Memory that a graph allocates is NaN before and after;
@@ -524,13 +525,14 @@ EXPORT Result cublasGemmStridedBatchedEx(void *, int a_operation, int b_operatio
     if (a_type != b_type || (compute != F32 && (compute != TF32 || a_type != REAL))) return 15;
     if (m < 1 || n < 1 || k < 1 || batches < 1) return 7;
     if (a_column < (a_operation ? k : m) || b_column < (b_operation ? n : k) || c_column < m) return 7;
+    const bool as_tf32 = compute == TF32 && !setting("STUB_EXACT", 0);
     const auto run = [=](auto *factors, auto *out) {
         using Factor = std::remove_pointer_t<decltype(factors)>;
         using Out = std::remove_pointer_t<decltype(out)>;
         return now_or_later([=] {
             return products(a_operation, b_operation, m, n, k, alpha, static_cast<const Factor *>(a), a_column, a_batch,
                             static_cast<const Factor *>(b), b_column, b_batch, beta, static_cast<Out *>(c), c_column,
-                            c_batch, batches, compute == TF32);
+                            c_batch, batches, as_tf32);
         });
     };
     float *const real = nullptr;

@@ -143,10 +143,10 @@ impl Shapes {
         // In numbers of 4 bytes, as all others here.
         let stored = |values: usize, storage: DType| values * storage.size_in_bytes() / 4;
         let training = |unet, trains_all| {
-            stored(self.training(unet, at(batch), mode.activations(), trains_all), precision.training())
+            stored(self.training(unet, at(batch), mode.activations(), trains_all), precision.training().storage)
         };
         // Copies of frozen weights as factors, see `optimize_text_embedding`.
-        let copies = match precision.training() {
+        let copies = match precision.training().storage {
             DType::F32 => 0,
             storage if mode.trained() == Trained::Weights => stored(self.weights.elements(), storage),
             _ => 0,
@@ -156,7 +156,8 @@ impl Shapes {
         let places = if trains_all { 0 } else { tuned.iter().sum() };
         let moments: usize = tuned.iter().map(|&values| mode.trained().moments().numbers(values)).sum();
         let tuning = if params.tuning_steps == 0 { 0 } else { places + moments + freed + training(unet, trains_all) };
-        let generation = places + stored(self.inference(unet, at(passes)), precision.sampling()).max(decode.alive);
+        let generation =
+            places + stored(self.inference(unet, at(passes)), precision.sampling().storage).max(decode.alive);
         let model = self.model_bytes(task);
         let bytes = |values: usize| model + 4 * values as u64;
         Ok(Needs {

@@ -41,6 +41,7 @@ pub fn open(libraries: &[PathBuf], precision: Precision) -> Result<(CudaDevice, 
                 let gb = memory as f64 / 1e9;
                 let unusual = match precision {
                     Precision::Tf32 => "",
+                    Precision::Tf32OwnAttention => ", with its own attention",
                     Precision::F32 => ", in f32",
                     Precision::Bf16 => ", in bf16",
                 };

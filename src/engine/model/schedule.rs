@@ -170,18 +170,14 @@ impl Schedule {
     /// x_t of `x`, (1, c, h, w), at b timesteps; `noise`: (b, c, h, w), `scales`: [`Schedule::scales`] of the
     /// timesteps.
     pub fn add_noise(&self, x: &Tensor, noise: &Tensor, scales: &Tensor) -> Result<Tensor> {
-        let (signal, rest) = (scales.get(0)?, scales.get(1)?);
-        Ok(ops::weighted_sum([&signal, x], Sign::Plus, [&rest, noise])?)
+        Ok(ops::weighted_sum(scales, x, Sign::Plus, noise)?)
     }
 
     /// What the network should predict, (b, c, h, w): `noise`, or v. Arguments as in [`Schedule::add_noise`].
     pub fn target(&self, x: &Tensor, noise: &Tensor, scales: &Tensor) -> Result<Tensor> {
         match self.prediction {
             Prediction::Epsilon => Ok(noise.clone()),
-            Prediction::V => {
-                let (signal, rest) = (scales.get(0)?, scales.get(1)?);
-                Ok(ops::weighted_sum([&signal, noise], Sign::Minus, [&rest, x])?)
-            }
+            Prediction::V => Ok(ops::weighted_sum(scales, noise, Sign::Minus, x)?),
         }
     }
 

@@ -4,6 +4,7 @@
 //! is a tree of layers over named tensors: over variables in training, over plain tensors otherwise.
 #![forbid(unsafe_code)]
 
+use crate::engine::device::{AttentionKernels, Form};
 use crate::engine::model::family::Family;
 use crate::engine::model::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
@@ -264,9 +265,16 @@ impl UNet {
         Ok(Self { config: config.clone(), time_embedding, blocks, storage: DType::F32 })
     }
 
-    /// The same with tensors between its layers of type `storage`: f32, or on a GPU bf16 or f16.
-    pub fn stored_in(self, storage: DType) -> Self {
-        Self { storage, ..self }
+    /// The same with layers that compute in that form.
+    pub fn in_form(mut self, form: Form) -> Self {
+        self.storage = form.storage;
+        for layer in self.blocks.iter_mut().flat_map(|block| &mut block.layers) {
+            let Layer::Transformer(transformer) = layer else { continue };
+            for TransformerBlock { attn1, attn2, .. } in &mut transformer.blocks {
+                (attn1.kernels, attn2.kernels) = (form.attention, form.attention);
+            }
+        }
+        self
     }
 
     /// `x_t`: (b, c, h, w); `sinusoids`: [`UNet::sinusoids`] of b timesteps, (b, d); `e`: text embedding, (b, tokens,
@@ -311,7 +319,7 @@ impl UNet {
 /// The same network with those weights in `storage` that are multiplied with tensors of that type. Otherwise every
 /// product converts its weight again, which costs more than the memory is worth where a network is used a thousand
 /// times unchanged.
-pub fn with_half_precision(weights: &Weights, storage: DType) -> Result<Weights> {
+pub fn with_half_precision(weights: &Weights, Form { storage, .. }: Form) -> Result<Weights> {
     let mut copies = weights.clone();
     if storage == DType::F32 {
         return Ok(copies);
@@ -508,6 +516,7 @@ struct Attention {
     to_v: Linear,
     to_out: Linear,
     heads: usize,
+    kernels: AttentionKernels,
 }
 
 impl Attention {
@@ -518,11 +527,12 @@ impl Attention {
             to_v: Linear::without_bias(&scope.at("to_v"), context, c)?,
             to_out: Linear::new(&scope.at("to_out.0"), c, c)?,
             heads,
+            kernels: AttentionKernels::Cublas,
         })
     }
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        self.to_out.forward(&ops::attention(&q, &k, &v, self.heads)?)
+        self.to_out.forward(&ops::attention(&q, &k, &v, self.heads, self.kernels)?)
     }
 }

@@ -4,6 +4,7 @@
 //! and spends most of its time in a slow convolution.
 #![forbid(unsafe_code)]
 
+use crate::engine::device::AttentionKernels;
 use crate::engine::model::config::Config;
 use crate::engine::model::layers::{
     Conv2d, GroupNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
@@ -239,7 +240,7 @@ impl MidAttention {
         let (_, _, h, w) = x.dims4()?;
         let hidden = to_sequence(&self.group_norm.forward(x)?)?;
         let (q, k, v) = (self.to_q.forward(&hidden)?, self.to_k.forward(&hidden)?, self.to_v.forward(&hidden)?);
-        let hidden = self.to_out.forward(&ops::attention(&q, &k, &v, 1)?)?;
+        let hidden = self.to_out.forward(&ops::attention(&q, &k, &v, 1, AttentionKernels::Cublas)?)?;
         Ok((to_picture(&hidden, h, w)? + x)?)
     }
 }

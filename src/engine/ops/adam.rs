@@ -6,26 +6,23 @@
 //! candle-nn's only Adam is AdamW, whose weight decay defaults to 0.01 and which skips a variable that has no gradient.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "cuda")]
-use super::gpu;
 use super::moments::MomentBits;
 use super::values::with_values;
-#[cfg(feature = "cuda")]
 use crate::engine::device::Place;
 use crate::error::{Error, Result};
 use crate::text::Text;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, TensorId, Var, bail};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
 /// Decay of the first moment (the paper's beta_1, and PyTorch's default).
-const BETA_1: f32 = 0.9;
+pub(super) const BETA_1: f32 = 0.9;
 /// Decay of the second moment.
-const BETA_2: f32 = 0.999;
+pub(super) const BETA_2: f32 = 0.999;
 /// Added to the root of the second moment.
-const EPS: f32 = 1e-8;
+pub(super) const EPS: f32 = 1e-8;
 
 /// Some variables and their moments.
 pub struct Adam {
@@ -38,9 +35,8 @@ struct State {
     step: i32,
     /// Passes over the variables, each of which updates all of them; a step that is replayed takes none.
     pass: u64,
-    /// On a GPU: the step's size and the root of the second bias.
-    #[cfg(feature = "cuda")]
-    numbers: Option<Place>,
+    /// On a GPU: a static buffer with the step's size and the root of the second bias, which a replayed step reads.
+    sizes: Option<Place>,
     variables: HashMap<TensorId, Variable>,
 }
 
@@ -56,16 +52,18 @@ enum Moments {
         first: Vec<f32>,
         second: Vec<f32>,
     },
-    #[cfg(feature = "cuda")]
-    Gpu(gpu::Moments),
+    /// One buffer for each moment, or one for both in 8 bits; none before the first step.
+    Gpu {
+        bits: MomentBits,
+        buffers: Vec<CudaStorage>,
+    },
 }
 
 impl Moments {
-    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the processor keeps f32"))]
+    /// The processor keeps f32.
     fn of(variable: &Var, bits: MomentBits) -> Self {
-        #[cfg(feature = "cuda")]
         if variable.device().is_cuda() {
-            return Self::Gpu(gpu::Moments::None(bits));
+            return Self::Gpu { bits, buffers: Vec::new() };
         }
         let zeros = || vec![0.0; variable.elem_count()];
         Self::Cpu { first: zeros(), second: zeros() }
@@ -80,31 +78,21 @@ impl Adam {
             (variable.as_tensor().id(), Variable { variable, moments, updated: 0 })
         };
         let variables = variables.into_iter().map(with_moments).collect();
-        let state = State {
-            step: 0,
-            pass: 0,
-            #[cfg(feature = "cuda")]
-            numbers: None,
-            variables,
-        };
-        Self { lr, state: Mutex::new(state) }
+        Self { lr, state: Mutex::new(State { step: 0, pass: 0, sizes: None, variables }) }
     }
 
     /// Counts a step, which [`Adam::update`] then takes.
     pub fn begin_step(&self) -> Result<()> {
         let state = &mut *self.state();
         state.step += 1;
-        #[cfg(feature = "cuda")]
-        if let Some(Variable { variable, .. }) = state.variables.values().next()
-            && variable.device().is_cuda()
-        {
-            let numbers = match state.numbers.take() {
-                Some(numbers) => numbers,
-                None => Place::new(2, variable.device())?,
+        let device = state.variables.values().next().map(|Variable { variable, .. }| variable.device());
+        if let Some(device) = device.filter(|device| device.is_cuda()) {
+            let buffer = match state.sizes.take() {
+                Some(buffer) => buffer,
+                None => Place::new(2, device)?,
             };
-            let (size, root_of_bias_2) = sizes(self.lr, state.step);
-            numbers.write(&[size, root_of_bias_2])?;
-            state.numbers = Some(numbers);
+            buffer.write(&<[f32; 2]>::from(sizes(self.lr, state.step)))?;
+            state.sizes = Some(buffer);
         }
         Ok(())
     }
@@ -121,14 +109,7 @@ impl Adam {
                 let shape = variable.variable.dims();
                 return Err(Error::Engine(Text::verbatim(format!("a variable of shape {shape:?} got no gradient"))));
             };
-            #[cfg(feature = "cuda")]
-            if gradient.device().is_cuda() {
-                let gradient = gradient.contiguous()?;
-                variable.update_on_gpu(gpu::Held::of(&gradient).view()?, state.numbers.as_ref())?;
-                variable.updated = state.pass;
-                continue;
-            }
-            with_values(gradient, |gradient| variable.update(gradient, self.lr, state.step))?;
+            variable.update_by(gradient, self.lr, state.step, state.sizes.as_ref())?;
             variable.updated = state.pass;
         }
         Ok(loss)
@@ -146,12 +127,11 @@ impl Adam {
         state.take(parameter)?.update(gradient, self.lr, step)
     }
 
-    /// As [`Adam::take`] for a gradient in the GPU's memory.
-    #[cfg(feature = "cuda")]
-    pub(super) fn take_on_gpu(&self, parameter: &Tensor, gradient: gpu::Values<'_>) -> candle_core::Result<()> {
+    /// As [`Adam::take`] for a gradient that is a tensor, on a GPU.
+    pub fn take_tensor(&self, parameter: &Tensor, gradient: &Tensor) -> candle_core::Result<()> {
         let state = &mut *self.state();
-        let numbers = state.numbers.clone();
-        state.take(parameter)?.update_on_gpu(gradient, numbers.as_ref())
+        let (step, sizes) = (state.step, state.sizes.clone());
+        state.take(parameter)?.update_by(gradient, self.lr, step, sizes.as_ref())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -180,13 +160,16 @@ impl Variable {
         self.variable.inplace_op1(&pass)
     }
 
-    #[cfg(feature = "cuda")]
-    fn update_on_gpu(&mut self, gradient: gpu::Values<'_>, numbers: Option<&Place>) -> candle_core::Result<()> {
-        let (Moments::Gpu(moments), Some(numbers)) = (&mut self.moments, numbers) else {
+    /// Where the gradient lies, there the variable must be; `sizes` is for a GPU.
+    fn update_by(&mut self, gradient: &Tensor, lr: f64, step: i32, sizes: Option<&Place>) -> candle_core::Result<()> {
+        if !gradient.device().is_cuda() {
+            return with_values(gradient, |gradient| self.update(gradient, lr, step));
+        }
+        let (Moments::Gpu { bits, buffers }, Some(sizes)) = (&mut self.moments, sizes) else {
             bail!("a variable on the CPU has a gradient on the GPU")
         };
-        let step = gpu::AdamStep { beta_1: BETA_1, beta_2: BETA_2, eps: EPS };
-        gpu::adam(&self.variable, [gradient, gpu::Held::of(numbers.tensor()).view()?], moments, step)
+        let step = StepOnGpu { sizes: sizes.tensor(), bits: *bits, moments: Mutex::new(buffers) };
+        self.variable.inplace_op2(&gradient.contiguous()?, &step)
     }
 }
 
@@ -212,14 +195,12 @@ impl InplaceOp1 for Step<'_> {
     fn cpu_fwd(&self, p: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         const CHUNK: usize = 16 << 10;
         let (Some((start, end)), CpuStorage::F32(p)) = (layout.contiguous_offsets(), p) else {
-            bail!("only variables of f32 that lie in a row are trained")
+            bail!("only contiguous variables of f32 are trained")
         };
         let (p, g) = (&mut p[start..end], self.gradient);
         let mut moments = self.moments.lock().expect("no thread panics while it holds this lock");
-        let (first, second) = match &mut **moments {
-            Moments::Cpu { first, second } => (first, second),
-            #[cfg(feature = "cuda")]
-            Moments::Gpu(_) => bail!("a variable on the CPU has moments on the GPU"),
+        let Moments::Cpu { first, second } = &mut **moments else {
+            bail!("a variable on the CPU has moments on the GPU")
         };
         let chunks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         chunks.zip(first.par_chunks_mut(CHUNK)).zip(second.par_chunks_mut(CHUNK)).for_each(|(((p, g), m), v)| {
@@ -236,5 +217,48 @@ impl InplaceOp1 for Step<'_> {
             );
         });
         Ok(())
+    }
+}
+
+/// A step of one variable on a GPU.
+struct StepOnGpu<'a> {
+    sizes: &'a Tensor,
+    bits: MomentBits,
+    /// Behind a lock only because candle lends the operation immutably.
+    moments: Mutex<&'a mut Vec<CudaStorage>>,
+}
+
+impl InplaceOp2 for StepOnGpu<'_> {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> candle_core::Result<()> {
+        bail!("a variable on the CPU has moments on the GPU")
+    }
+
+    fn cuda_fwd(
+        &self,
+        p: &mut CudaStorage,
+        lp: &Layout,
+        gradient: &CudaStorage,
+        lg: &Layout,
+    ) -> candle_core::Result<()> {
+        let moments = &mut **self.moments.lock().expect("no thread panics while it holds this lock");
+        Adam::step_on_gpu((p, lp), (gradient, lg), self.sizes, self.bits, moments)
+    }
+}
+
+/// With CUDA it is in `gpu/adam.rs`.
+#[cfg(not(feature = "cuda"))]
+impl Adam {
+    fn step_on_gpu(
+        _: (&mut CudaStorage, &Layout),
+        _: (&CudaStorage, &Layout),
+        _sizes: &Tensor,
+        _: MomentBits,
+        _moments: &mut Vec<CudaStorage>,
+    ) -> candle_core::Result<()> {
+        bail!("it was built without CUDA")
     }
 }

@@ -2,35 +2,35 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
-#[cfg(feature = "cuda")]
-use super::gpu;
+use super::operation::{Lent, Op, Operation};
 use super::values::{exp, largest, sum, sum2, tensor_like, values, vectorized, with_values};
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use crate::engine::device::AttentionKernels;
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// Rows of scores that exist at a time, for each head.
 const QUERY_ROWS: usize = 256;
 
 /// `q`: (b, n, c), `k`, `v`: (b, m, c) with c = heads * d; gives softmax(q k^T / sqrt(d)) v of each head: (b, n, c).
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads })
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, kernels: AttentionKernels) -> Result<Tensor> {
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Op(Attention { heads, kernels }))
 }
 
-struct Attention {
-    heads: usize,
+pub(super) struct Attention {
+    pub(super) heads: usize,
+    /// Of a GPU.
+    pub(super) kernels: AttentionKernels,
 }
 
 /// All sizes of one call.
 #[derive(Clone, Copy)]
-struct Sizes {
-    b: usize,
-    n: usize,
-    m: usize,
-    c: usize,
+pub(super) struct Sizes {
+    pub(super) b: usize,
+    pub(super) n: usize,
+    pub(super) m: usize,
+    pub(super) c: usize,
     d: usize,
-    heads: usize,
+    pub(super) heads: usize,
 }
 
 impl Sizes {
@@ -135,97 +135,36 @@ impl Sizes {
 }
 
 impl Attention {
-    fn sizes(&self, q: &[usize], k: &[usize]) -> Sizes {
+    pub(super) fn sizes(&self, q: &[usize], k: &[usize]) -> Sizes {
         Sizes { b: q[0], n: q[1], m: k[1], c: q[2], d: q[2] / self.heads, heads: self.heads }
     }
 }
 
-impl CustomOp3 for Attention {
+impl Operation<3> for Attention {
     fn name(&self) -> &'static str {
-        "attention"
+        match self.kernels {
+            AttentionKernels::Cublas => "attention",
+            AttentionKernels::Own => "attention by own kernels",
+        }
     }
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        lq: &Layout,
-        k: &CpuStorage,
-        lk: &Layout,
-        v: &CpuStorage,
-        lv: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.sizes(lq.dims(), lk.dims());
-        let out = sizes.forward(values(q, lq)?, values(k, lk)?, values(v, lv)?);
+    fn forward(&self, [q, k, v]: [Lent<'_, CpuStorage>; 3]) -> Result<(CpuStorage, Shape)> {
+        let sizes = self.sizes(q.1.dims(), k.1.dims());
+        let out = sizes.forward(values(q)?, values(k)?, values(v)?);
         Ok((CpuStorage::F32(out), Shape::from((sizes.b, sizes.n, sizes.c))))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        q: &CudaStorage,
-        lq: &Layout,
-        k: &CudaStorage,
-        lk: &Layout,
-        v: &CudaStorage,
-        lv: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (sizes, device) = (self.sizes(lq.dims(), lk.dims()), &q.device);
-        let (q, k, v) = (gpu::view(q, lq)?, gpu::view(k, lk)?, gpu::view(v, lv)?);
-        let out = gpu::attention(device, q, k, v, &sizes.on_gpu())?;
-        Ok((gpu::storage(out, device), Shape::from((sizes.b, sizes.n, sizes.c))))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        o: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "cuda")]
-        if let candle_core::Device::Cuda(device) = q.device() {
-            return self.backward_on_gpu(device, [q, k, v, o, dout]);
-        }
+    fn backward(&self, [q, k, v]: [&Tensor; 3], o: &Tensor, dout: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let sizes = self.sizes(q.dims(), k.dims());
         let [dq, dk, dv] = with_values(q, |q| {
             with_values(k, |k| {
                 with_values(v, |v| with_values(o, |o| with_values(dout, |dout| Ok(sizes.backward([q, k, v, o, dout])))))
             })
         })?;
-        Ok((
+        Ok([
             q.track_op().then(|| tensor_like(dq, q)).transpose()?,
             k.track_op().then(|| tensor_like(dk, k)).transpose()?,
             v.track_op().then(|| tensor_like(dv, v)).transpose()?,
-        ))
-    }
-}
-
-#[cfg(feature = "cuda")]
-mod on_gpu {
-    use super::super::gpu::{self, Held};
-    use super::{Attention, Sizes};
-    use candle_core::{CudaDevice, Result, Tensor};
-
-    impl Sizes {
-        pub fn on_gpu(&self) -> gpu::Attention {
-            let Sizes { b, n, m, c, heads, .. } = *self;
-            gpu::Attention { b, n, m, c, heads }
-        }
-    }
-
-    impl Attention {
-        pub fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [q, k, v, o, dout]: [&Tensor; 5],
-        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-            let (sizes, dout) = (self.sizes(q.dims(), k.dims()).on_gpu(), &dout.contiguous()?);
-            let held = [q, k, v, o, dout].map(Held::of);
-            let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?, held[4].view()?];
-            let [dq, dk, dv] = gpu::attention_gradients(device, inputs, &sizes)?;
-            let wanted = |x: &Tensor, dx| x.track_op().then(|| gpu::tensor(dx, device, x));
-            Ok((wanted(q, dq), wanted(k, dk), wanted(v, dv)))
-        }
+        ])
     }
 }

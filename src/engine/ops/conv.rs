@@ -7,14 +7,11 @@
 
 use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
-#[cfg(feature = "cuda")]
-use super::gpu;
 use super::gradient::{Parameters, hand_over};
+use super::operation::{Lent, Op, Operation};
 use super::values::{sum, tensor_like, values, with_buffer, with_values};
 use super::winograd::Tiles;
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -44,32 +41,32 @@ pub fn conv2d(x: &Tensor, parameters: &Parameters, stride: usize, padding: Paddi
         Padding::Even(n) => (n, n),
         Padding::AfterOnly => (0, 1),
     };
-    x.contiguous()?.apply_op3(weight, bias, Conv2d { stride, before, after, optimizer: optimizer.clone() })
+    x.contiguous()?.apply_op3(weight, bias, Op(Conv2d { stride, before, after, optimizer: optimizer.clone() }))
 }
 
-struct Conv2d {
+pub(super) struct Conv2d {
     stride: usize,
     before: usize,
     after: usize,
-    optimizer: Option<Arc<Adam>>,
+    pub(super) optimizer: Option<Arc<Adam>>,
 }
 
 /// All sizes of one call.
-struct Sizes {
-    b: usize,
-    c: usize,
-    h: usize,
-    w: usize,
-    o: usize,
-    k: usize,
-    out_h: usize,
-    out_w: usize,
-    stride: usize,
-    before: usize,
+pub(super) struct Sizes {
+    pub(super) b: usize,
+    pub(super) c: usize,
+    pub(super) h: usize,
+    pub(super) w: usize,
+    pub(super) o: usize,
+    pub(super) k: usize,
+    pub(super) out_h: usize,
+    pub(super) out_w: usize,
+    pub(super) stride: usize,
+    pub(super) before: usize,
 }
 
 impl Conv2d {
-    fn sizes(&self, x: &[usize], weight: &[usize]) -> Sizes {
+    pub(super) fn sizes(&self, x: &[usize], weight: &[usize]) -> Sizes {
         let k = weight[3];
         let out = |size: usize| (size + self.before + self.after - k) / self.stride + 1;
         Sizes {
@@ -295,53 +292,18 @@ impl Sizes {
     }
 }
 
-impl CustomOp3 for Conv2d {
+impl Operation<3> for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        weight: &CpuStorage,
-        lw: &Layout,
-        bias: &CpuStorage,
-        lb: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.sizes(lx.dims(), lw.dims());
-        let y = sizes.forward(values(x, lx)?, values(weight, lw)?, values(bias, lb)?);
+    fn forward(&self, [x, weight, bias]: [Lent<'_, CpuStorage>; 3]) -> Result<(CpuStorage, Shape)> {
+        let sizes = self.sizes(x.1.dims(), weight.1.dims());
+        let y = sizes.forward(values(x)?, values(weight)?, values(bias)?);
         Ok((CpuStorage::F32(y), Shape::from((sizes.b, sizes.o, sizes.out_h, sizes.out_w))))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        lx: &Layout,
-        weight: &CudaStorage,
-        lw: &Layout,
-        bias: &CudaStorage,
-        lb: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (sizes, device) = (self.sizes(lx.dims(), lw.dims()), &x.device);
-        let (x, weight, bias) = (gpu::view(x, lx)?, gpu::view(weight, lw)?, gpu::view(bias, lb)?);
-        let y = gpu::conv2d(device, x, weight, bias, &sizes.on_gpu())?;
-        Ok((gpu::storage(y, device), Shape::from((sizes.b, sizes.o, sizes.out_h, sizes.out_w))))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "cuda")]
-        if let candle_core::Device::Cuda(device) = x.device() {
-            return self.backward_on_gpu(device, [x, weight, bias, dy]);
-        }
+    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let sizes = self.sizes(x.dims(), weight.dims());
         with_values(dy, |dy| {
             let dx =
@@ -361,42 +323,7 @@ impl CustomOp3 for Conv2d {
                 });
                 Ok(())
             })?;
-            Ok((dx, dw, db))
+            Ok([dx, dw, db])
         })
-    }
-}
-
-#[cfg(feature = "cuda")]
-mod on_gpu {
-    use super::super::gpu::{self, Held};
-    use super::{Conv2d, Sizes};
-    use candle_core::{CudaDevice, Result, Tensor};
-
-    impl Sizes {
-        pub fn on_gpu(&self) -> gpu::Conv {
-            let Sizes { b, c, h, w, o, k, out_h, out_w, stride, before } = *self;
-            gpu::Conv { b, c, h, w, o, k, out_h, out_w, stride, before }
-        }
-    }
-
-    impl Conv2d {
-        pub fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, weight, bias, dy]: [&Tensor; 4],
-        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-            let (sizes, dy) = (self.sizes(x.dims(), weight.dims()).on_gpu(), &dy.contiguous()?);
-            let dx = || -> Result<Tensor> {
-                let dx = gpu::conv_input_gradient(device, Held::of(weight).view()?, Held::of(dy).view()?, &sizes)?;
-                Ok(gpu::tensor(dx, device, x))
-            };
-            let dw = || gpu::conv_weight_gradient(device, Held::of(x).view()?, Held::of(dy).view()?, &sizes);
-            let db = || gpu::conv_bias_gradient(device, Held::of(dy).view()?, &sizes);
-            Ok((
-                x.track_op().then(dx).transpose()?,
-                gpu::hand_over(&self.optimizer, device, weight, dw)?,
-                gpu::hand_over(&self.optimizer, device, bias, db)?,
-            ))
-        }
     }
 }

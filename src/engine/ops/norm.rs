@@ -2,13 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::adam::Adam;
-#[cfg(feature = "cuda")]
-use super::gpu;
 use super::gradient::{Parameters, hand_over};
+use super::operation::{Lent, Op, Operation};
 use super::values::{sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -24,13 +21,13 @@ pub enum Activation {
 /// `x`: (b, c, ...), weight and bias (c).
 pub fn group_norm(x: &Tensor, parameters: &Parameters, groups: usize, eps: f32, after: Activation) -> Result<Tensor> {
     let Parameters { weight, bias, optimizer } = parameters;
-    x.contiguous()?.apply_op3(weight, bias, GroupNorm { groups, eps, after, optimizer: optimizer.clone() })
+    x.contiguous()?.apply_op3(weight, bias, Op(GroupNorm { groups, eps, after, optimizer: optimizer.clone() }))
 }
 
 /// `x`: (..., c), weight and bias (c).
 pub fn layer_norm(x: &Tensor, parameters: &Parameters, eps: f32) -> Result<Tensor> {
     let Parameters { weight, bias, optimizer } = parameters;
-    x.contiguous()?.apply_op3(weight, bias, LayerNorm { eps, optimizer: optimizer.clone() })
+    x.contiguous()?.apply_op3(weight, bias, Op(LayerNorm { eps, optimizer: optimizer.clone() }))
 }
 
 /// Mean and 1 / sqrt(variance + eps), in two passes. Partial sums go to f64 because a group can hold a million values.
@@ -44,11 +41,11 @@ fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (variance as f32 + eps).sqrt())
 }
 
-struct GroupNorm {
-    groups: usize,
-    eps: f32,
-    after: Activation,
-    optimizer: Option<Arc<Adam>>,
+pub(super) struct GroupNorm {
+    pub(super) groups: usize,
+    pub(super) eps: f32,
+    pub(super) after: Activation,
+    pub(super) optimizer: Option<Arc<Adam>>,
 }
 
 impl GroupNorm {
@@ -104,22 +101,15 @@ impl GroupNorm {
     }
 }
 
-impl CustomOp3 for GroupNorm {
+impl Operation<3> for GroupNorm {
     fn name(&self) -> &'static str {
         "group norm"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        weight: &CpuStorage,
-        lw: &Layout,
-        bias: &CpuStorage,
-        lb: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (values(x, lx)?, values(weight, lw)?, values(bias, lb)?);
-        let plane: usize = lx.dims()[2..].iter().product();
+    fn forward(&self, [x, weight, bias]: [Lent<'_, CpuStorage>; 3]) -> Result<(CpuStorage, Shape)> {
+        let shape = x.1.shape().clone();
+        let (x, weight, bias) = (values(x)?, values(weight)?, values(bias)?);
+        let plane: usize = shape.dims()[2..].iter().product();
         let channels = weight.len() / self.groups;
         let mut y = vec![0.0; x.len()];
         let groups = y.par_chunks_mut(channels * plane).zip(x.par_chunks(channels * plane));
@@ -130,36 +120,10 @@ impl CustomOp3 for GroupNorm {
                 || self.group_forward(y, x, &weight[here.clone()], &bias[here.clone()]),
             );
         });
-        Ok((CpuStorage::F32(y), lx.shape().clone()))
+        Ok((CpuStorage::F32(y), shape))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        lx: &Layout,
-        weight: &CudaStorage,
-        lw: &Layout,
-        bias: &CudaStorage,
-        lb: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let inputs = [gpu::view(x, lx)?, gpu::view(weight, lw)?, gpu::view(bias, lb)?];
-        let y = gpu::normalize(&x.device, inputs, &self.on_gpu(lx.dims()))?;
-        Ok((gpu::storage(y, &x.device), lx.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "cuda")]
-        if let candle_core::Device::Cuda(device) = x.device() {
-            return self.backward_on_gpu(device, [x, weight, bias, dy]);
-        }
+    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let plane: usize = x.dims()[2..].iter().product();
         let c = weight.elem_count();
         let channels = c / self.groups;
@@ -191,17 +155,17 @@ impl CustomOp3 for GroupNorm {
             }
             Ok(())
         };
-        Ok((
+        Ok([
             x.track_op().then(|| tensor_like(dx, x)).transpose()?,
             hand_over(&self.optimizer, weight, |dw| over_batch(0, dw))?,
             hand_over(&self.optimizer, bias, |db| over_batch(1, db))?,
-        ))
+        ])
     }
 }
 
-struct LayerNorm {
-    eps: f32,
-    optimizer: Option<Arc<Adam>>,
+pub(super) struct LayerNorm {
+    pub(super) eps: f32,
+    pub(super) optimizer: Option<Arc<Adam>>,
 }
 
 /// Rows whose weight gradients are summed together; fixed, so that the sum does not depend on the threads.
@@ -230,21 +194,14 @@ impl LayerNorm {
     }
 }
 
-impl CustomOp3 for LayerNorm {
+impl Operation<3> for LayerNorm {
     fn name(&self) -> &'static str {
         "layer norm"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        weight: &CpuStorage,
-        lw: &Layout,
-        bias: &CpuStorage,
-        lb: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (values(x, lx)?, values(weight, lw)?, values(bias, lb)?);
+    fn forward(&self, [x, weight, bias]: [Lent<'_, CpuStorage>; 3]) -> Result<(CpuStorage, Shape)> {
+        let shape = x.1.shape().clone();
+        let (x, weight, bias) = (values(x)?, values(weight)?, values(bias)?);
         let c = weight.len();
         let mut y = vec![0.0; x.len()];
         y.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).for_each(|(y, x)| {
@@ -260,36 +217,10 @@ impl CustomOp3 for LayerNorm {
                 },
             );
         });
-        Ok((CpuStorage::F32(y), lx.shape().clone()))
+        Ok((CpuStorage::F32(y), shape))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        lx: &Layout,
-        weight: &CudaStorage,
-        lw: &Layout,
-        bias: &CudaStorage,
-        lb: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let inputs = [gpu::view(x, lx)?, gpu::view(weight, lw)?, gpu::view(bias, lb)?];
-        let y = gpu::normalize(&x.device, inputs, &self.on_gpu(lx.dims()))?;
-        Ok((gpu::storage(y, &x.device), lx.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "cuda")]
-        if let candle_core::Device::Cuda(device) = x.device() {
-            return self.backward_on_gpu(device, [x, weight, bias, dy]);
-        }
+    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let c = weight.elem_count();
         let mut dx = vec![0.0; x.elem_count()];
         let mut sums = vec![0.0f32; x.elem_count().div_ceil(ROWS * c) * 2 * c]; // a chunk of rows each: dw, db
@@ -314,78 +245,10 @@ impl CustomOp3 for LayerNorm {
             }
             Ok(())
         };
-        Ok((
+        Ok([
             x.track_op().then(|| tensor_like(dx, x)).transpose()?,
             hand_over(&self.optimizer, weight, |dw| total(0, dw))?,
             hand_over(&self.optimizer, bias, |db| total(c, db))?,
-        ))
-    }
-}
-
-#[cfg(feature = "cuda")]
-mod on_gpu {
-    use super::super::gpu::{self, Held};
-    use super::{Activation, GroupNorm, LayerNorm};
-    use candle_core::{CudaDevice, Result, Tensor};
-
-    impl GroupNorm {
-        pub fn on_gpu(&self, x: &[usize]) -> gpu::Norm {
-            let (b, channels, plane) = (x[0], x[1], x[2..].iter().product());
-            let (groups, eps, silu) = (self.groups, self.eps, self.after == Activation::Silu);
-            gpu::Norm { b, channels, plane, groups, eps, silu }
-        }
-
-        pub fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, weight, bias, dy]: [&Tensor; 4],
-        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-            let (norm, dy) = (self.on_gpu(x.dims()), dy.contiguous()?);
-            let [dx, sums] = {
-                let held = [x, weight, bias, &dy].map(Held::of);
-                let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?];
-                gpu::group_norm_gradients(device, inputs, &norm)?
-            };
-            let over_batch = |which| gpu::sums_of_parts(device, &sums, norm.b, norm.channels, [2, which]);
-            Ok((
-                x.track_op().then(|| gpu::tensor(dx, device, x)),
-                gpu::hand_over(&self.optimizer, device, weight, || over_batch(0))?,
-                gpu::hand_over(&self.optimizer, device, bias, || over_batch(1))?,
-            ))
-        }
-    }
-
-    impl LayerNorm {
-        pub fn on_gpu(&self, x: &[usize]) -> gpu::Norm {
-            let (columns, rows) = x.split_last().expect("a normalization has a dimension");
-            gpu::Norm::of_rows(rows.iter().product(), *columns, self.eps)
-        }
-
-        pub fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, weight, bias, dy]: [&Tensor; 4],
-        ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-            let (norm, dy) = (self.on_gpu(x.dims()), &dy.contiguous()?);
-            let dx = || -> Result<Tensor> {
-                let held = [x, weight, dy].map(Held::of);
-                let inputs = [held[0].view()?, held[1].view()?, held[2].view()?];
-                Ok(gpu::tensor(gpu::layer_norm_input_gradient(device, inputs, &norm)?, device, x))
-            };
-            let dx = x.track_op().then(dx).transpose()?;
-            if !weight.track_op() && !bias.track_op() {
-                return Ok((dx, None, None));
-            }
-            let (sums, parts) = {
-                let held = [x, dy].map(Held::of);
-                gpu::layer_norm_sums(device, [held[0].view()?, held[1].view()?], &norm)?
-            };
-            let total = |which| gpu::sums_of_parts(device, &sums, parts, norm.channels, [2, which]);
-            Ok((
-                dx,
-                gpu::hand_over(&self.optimizer, device, weight, || total(0))?,
-                gpu::hand_over(&self.optimizer, device, bias, || total(1))?,
-            ))
-        }
+        ])
     }
 }

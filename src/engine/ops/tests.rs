@@ -2,6 +2,7 @@
 
 use super::values::*;
 use super::*;
+use crate::engine::device::AttentionKernels;
 use crate::engine::random::{Purpose, Stream};
 use candle_core::{Device, Result, Tensor, Var};
 
@@ -71,7 +72,9 @@ fn gradients_are_the_slopes_of_the_values() {
     check("upsample", &[&[2, 3, 4, 5]], |a| upsample_nearest_2x(&a[0]));
     // More queries than are handled at a time, and as many heads as to need one thread each or all for one.
     for heads in [1, 4] {
-        check("attention", &[&[1, 300, 8], &[1, 7, 8], &[1, 7, 8]], |a| attention(&a[0], &a[1], &a[2], heads));
+        check("attention", &[&[1, 300, 8], &[1, 7, 8], &[1, 7, 8]], |a| {
+            attention(&a[0], &a[1], &a[2], heads, AttentionKernels::Cublas)
+        });
     }
 }
 
@@ -155,7 +158,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
         let y = group_norm(&y, &parameters(b, b_one), 7, 1e-5, Activation::Silu)?;
         let y = conv2d(&y, &parameters(w_one, b_one), 2, Padding::Even(0))?; // by patches
         let y = y.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let y = attention(&y, &linear(&y, &w_one.flatten_from(1)?, None, &None)?, &y, 5)?;
+        let y = attention(&y, &linear(&y, &w_one.flatten_from(1)?, None, &None)?, &y, 5, AttentionKernels::Cublas)?;
         let gradients = y.sqr()?.sum_all()?.backward()?;
         let gradient = |variable| gradients.get(variable).expect("a gradient").flatten_all()?.to_vec1();
         values.iter().map(|variable| gradient(variable.as_tensor())).chain([y.flatten_all()?.to_vec1()]).collect()

@@ -4,8 +4,8 @@
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 use std::cell::RefCell;
 
-/// The values of a contiguous CPU storage.
-pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// The elements of a contiguous tensor on the CPU.
+pub(super) fn values<'a>((storage, layout): (&'a CpuStorage, &Layout)) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("a tensor of shape {:?} is not contiguous", layout.shape()),
@@ -17,7 +17,7 @@ pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-        Storage::Cpu(storage) => f(values(storage, layout)?),
+        Storage::Cpu(storage) => f(values((storage, layout))?),
         _ => bail!("these values are not on the CPU"),
     }
 }

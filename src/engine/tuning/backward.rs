@@ -6,14 +6,10 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::unet::{Skip, UNet};
+use crate::engine::ops;
 use crate::error::Result;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, Var};
-#[cfg(feature = "cuda")]
-use candle_core::{
-    CudaStorage,
-    backend::{BackendDevice, BackendStorage},
-};
+use candle_core::{DType, Tensor, Var};
 
 /// What happens to the intermediate results of a block until its gradients are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +67,14 @@ pub fn backward(
                 block.forward(h, skip.map(|skip| &values[skip]), &own_emb, &own_e)?
             }
         };
-        add_gradients(&through(&y, &gradient)?, &mut gradients)?;
+        add_gradients(&ops::seed_gradient(&y, &gradient)?, &mut gradients)?;
     }
     for (whole, own) in [(&silu_emb, &own_emb), (input.e, &own_e)] {
         // A variable is its own end, see `cut`.
         if !whole.is_variable()
             && let Some(gradient) = gradients.remove(own)
         {
-            add_gradients(&through(whole, &gradient)?, &mut gradients)?;
+            add_gradients(&ops::seed_gradient(whole, &gradient)?, &mut gradients)?;
         }
     }
     Ok((loss.detach(), gradients))
@@ -87,35 +83,6 @@ pub fn backward(
 /// `tensor` without what it was computed from. If a variable is behind it, it becomes one, so that its gradient is computed.
 fn cut(tensor: &Tensor) -> Result<Tensor> {
     Ok(if tensor.track_op() { Var::from_tensor(tensor)?.into_inner() } else { tensor.clone() })
-}
-
-/// A number whose gradient by `y` is `gradient`. Its own value means nothing: it would be a sum that nobody looks at.
-fn through(y: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    Ok(y.apply_op1(Through { gradient: gradient.clone() })?)
-}
-
-struct Through {
-    gradient: Tensor,
-}
-
-impl CustomOp1 for Through {
-    fn name(&self) -> &'static str {
-        "through"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, y: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        let shape = Shape::from(());
-        Ok((y.device().zeros_impl(&shape, DType::F32)?, shape))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some(self.gradient.clone()))
-    }
 }
 
 /// Adds the gradients of the variables behind `y` to `all`.

@@ -1,7 +1,8 @@
 //! A step of Adam whose moments are kept in 8 bits.
 #![deny(unsafe_code)]
 
-use super::{AdamStep, Argument, Gpu, Kind, View, expect};
+use super::adam::AdamStep;
+use super::terms::{Argument, Gpu, Kind, View, expect};
 use crate::engine::ops::moments::CODED;
 use candle_core::Result;
 

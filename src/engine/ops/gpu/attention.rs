@@ -2,23 +2,15 @@
 //! for sizes that have one, by a kernel that does not write its scores at all.
 #![deny(unsafe_code)]
 
+use super::attention_sizes::Attention;
 use super::fused::Fused;
-use super::{Argument, Gpu, Kind, Matrix, Product, Stored, View, narrowed};
+use super::terms::{Argument, Gpu, Kind, Matrix, Product, Stored, View, narrowed};
+use crate::engine::device::AttentionKernels;
 use candle_core::{Error, Result};
 
 /// Scores that exist at a time, in all matrices of an operation, if that is not less than one query's: 32 MB. What one kernel writes
 /// and the next one reads then stays in the L2 cache, 50 MB on an H100 and 40 on an A100. Not measured on either.
 const SCORES: usize = 8 << 20;
-
-/// All sizes of an attention: queries (b, n, c), keys and values (b, m, c), c = heads * d.
-#[derive(Clone, Copy)]
-pub(in crate::engine::ops) struct Attention {
-    pub b: usize,
-    pub n: usize,
-    pub m: usize,
-    pub c: usize,
-    pub heads: usize,
-}
 
 /// Scores, which are f32, because e to their power multiplies their errors, and become probabilities in place, or in another
 /// place if those are factors of 16 bits.
@@ -42,14 +34,6 @@ struct Queries {
 }
 
 impl Attention {
-    pub(super) fn d(&self) -> usize {
-        self.c / self.heads
-    }
-
-    pub(super) fn scale(&self) -> f32 {
-        1.0 / (self.d() as f32).sqrt()
-    }
-
     /// With `matrices` matrices of scores at a time.
     fn queries(&self, scratch: usize, matrices: usize) -> Vec<Queries> {
         let rows = (scratch.min(SCORES / matrices) / (self.heads * self.m)).clamp(1, self.n);
@@ -112,15 +96,16 @@ impl Attention {
 }
 
 /// softmax(q k^T / sqrt(d)) v of each head, (b, n, c).
-pub(in crate::engine::ops) fn attention<G: Gpu>(
+pub(super) fn attention<G: Gpu>(
     gpu: &G,
     q: View<'_, G::Buffer>,
     k: View<'_, G::Buffer>,
     v: View<'_, G::Buffer>,
     sizes: &Attention,
+    kernels: AttentionKernels,
 ) -> Result<G::Buffer> {
     let Attention { b, n, m, c, .. } = *sizes;
-    if let Some(fused) = Fused::of(sizes).filter(|_| gpu.fuses_attention()) {
+    if let Some(fused) = Fused::of(sizes).filter(|_| kernels == AttentionKernels::Own) {
         return fused.forward(gpu, q, k, v);
     }
     let mut out = gpu.buffer(b * n * c, q.kind())?;
@@ -136,13 +121,14 @@ pub(in crate::engine::ops) fn attention<G: Gpu>(
 }
 
 /// Gradients of q, k and v; the scores are computed again. `out`: what [`attention`] gave.
-pub(in crate::engine::ops) fn attention_gradients<G: Gpu>(
+pub(super) fn attention_gradients<G: Gpu>(
     gpu: &G,
     [q, k, v, out, dout]: [View<'_, G::Buffer>; 5],
     sizes: &Attention,
+    kernels: AttentionKernels,
 ) -> Result<[G::Buffer; 3]> {
     let (Attention { b, n, m, c, heads }, d) = (*sizes, sizes.d());
-    if let Some(fused) = Fused::of(sizes).filter(|_| gpu.fuses_attention()) {
+    if let Some(fused) = Fused::of(sizes).filter(|_| kernels == AttentionKernels::Own) {
         return fused.gradients(gpu, [q, k, v, out, dout]);
     }
     let kind = q.kind();
@@ -168,4 +154,42 @@ pub(in crate::engine::ops) fn attention_gradients<G: Gpu>(
     }
     let sums = |x: G::Buffer| Ok::<_, Error>(narrowed(gpu, View::all(&x), b * m * c, kind)?.unwrap_or(x));
     Ok([dq, sums(dk)?, sums(dv)?])
+}
+
+#[cfg(feature = "cuda")]
+mod half {
+    use super::super::cuda::{Held, storage, tensor, view};
+    use super::attention_gradients;
+    use crate::engine::ops::attention::Attention;
+    use crate::engine::ops::operation::{Lent, OnGpu};
+    use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
+
+    impl Attention {
+        fn on_gpu(&self, q: &[usize], k: &[usize]) -> super::Attention {
+            super::Attention { b: q[0], n: q[1], m: k[1], c: q[2], heads: self.heads }
+        }
+    }
+
+    impl OnGpu<3> for Attention {
+        fn forward_on_gpu(&self, [q, k, v]: [Lent<'_, CudaStorage>; 3]) -> Result<(CudaStorage, Shape)> {
+            let (sizes, device) = (self.on_gpu(q.1.dims(), k.1.dims()), &q.0.device);
+            let out = super::attention(device, view(q)?, view(k)?, view(v)?, &sizes, self.kernels)?;
+            Ok((storage(out, device), q.1.shape().clone()))
+        }
+
+        fn backward_on_gpu(
+            &self,
+            device: &CudaDevice,
+            [q, k, v]: [&Tensor; 3],
+            o: &Tensor,
+            dout: &Tensor,
+        ) -> Result<[Option<Tensor>; 3]> {
+            let (sizes, dout) = (self.on_gpu(q.dims(), k.dims()), &dout.contiguous()?);
+            let held = [q, k, v, o, dout].map(Held::of);
+            let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?, held[4].view()?];
+            let [dq, dk, dv] = attention_gradients(device, inputs, &sizes, self.kernels)?;
+            let wanted = |x: &Tensor, dx| x.track_op().then(|| tensor(dx, device, x));
+            Ok([wanted(q, dq), wanted(k, dk), wanted(v, dv)])
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! Convolution as products of matrices: patches as columns, in bands that fit into scratch memory.
 #![deny(unsafe_code)]
 
-use super::{Argument, Gpu, Kind, Product, THREADS, View, expect, narrowed, row_sums, sums_of_parts};
+use super::sums::{row_sums, sums_of_parts};
+use super::terms::{Argument, Gpu, Kind, Product, THREADS, View, expect, narrowed};
 use candle_core::Result;
 
 /// All sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::engine::ops) struct Conv {
+pub(super) struct Conv {
     pub b: usize,
     pub c: usize,
     pub h: usize,
@@ -75,7 +76,7 @@ impl Conv {
 }
 
 /// `x`: (b, c, h, w), `weight`: (o, c, k, k), `bias`: (o); gives (b, o, out_h, out_w).
-pub(in crate::engine::ops) fn conv2d<G: Gpu>(
+pub(super) fn conv2d<G: Gpu>(
     gpu: &G,
     x: View<'_, G::Buffer>,
     weight: View<'_, G::Buffer>,
@@ -113,7 +114,7 @@ pub(in crate::engine::ops) fn conv2d<G: Gpu>(
 }
 
 /// Gradient of `x` in [`conv2d`].
-pub(in crate::engine::ops) fn conv_input_gradient<G: Gpu>(
+pub(super) fn conv_input_gradient<G: Gpu>(
     gpu: &G,
     weight: View<'_, G::Buffer>,
     dy: View<'_, G::Buffer>,
@@ -146,7 +147,7 @@ pub(in crate::engine::ops) fn conv_input_gradient<G: Gpu>(
 }
 
 /// Gradient of `weight` in [`conv2d`].
-pub(in crate::engine::ops) fn conv_weight_gradient<G: Gpu>(
+pub(super) fn conv_weight_gradient<G: Gpu>(
     gpu: &G,
     x: View<'_, G::Buffer>,
     dy: View<'_, G::Buffer>,
@@ -177,11 +178,53 @@ pub(in crate::engine::ops) fn conv_weight_gradient<G: Gpu>(
 }
 
 /// Gradient of `bias` in [`conv2d`].
-pub(in crate::engine::ops) fn conv_bias_gradient<G: Gpu>(
-    gpu: &G,
-    dy: View<'_, G::Buffer>,
-    conv: &Conv,
-) -> Result<G::Buffer> {
+pub(super) fn conv_bias_gradient<G: Gpu>(gpu: &G, dy: View<'_, G::Buffer>, conv: &Conv) -> Result<G::Buffer> {
     let planes = row_sums(gpu, dy, conv.b * conv.o, conv.plane())?;
     sums_of_parts(gpu, &planes, conv.b, conv.o, [1, 0])
+}
+
+#[cfg(feature = "cuda")]
+mod half {
+    use super::super::cuda::{Held, storage, tensor, view};
+    use super::super::gradient::hand_over;
+    use super::{Conv, conv_bias_gradient, conv_input_gradient, conv_weight_gradient};
+    use crate::engine::ops::conv::{Conv2d, Sizes};
+    use crate::engine::ops::operation::{Lent, OnGpu};
+    use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
+
+    impl Conv {
+        fn of(sizes: &Sizes) -> Self {
+            let Sizes { b, c, h, w, o, k, out_h, out_w, stride, before } = *sizes;
+            Self { b, c, h, w, o, k, out_h, out_w, stride, before }
+        }
+    }
+
+    impl OnGpu<3> for Conv2d {
+        fn forward_on_gpu(&self, [x, weight, bias]: [Lent<'_, CudaStorage>; 3]) -> Result<(CudaStorage, Shape)> {
+            let (conv, device) = (Conv::of(&self.sizes(x.1.dims(), weight.1.dims())), &x.0.device);
+            let y = super::conv2d(device, view(x)?, view(weight)?, view(bias)?, &conv)?;
+            Ok((storage(y, device), Shape::from((conv.b, conv.o, conv.out_h, conv.out_w))))
+        }
+
+        fn backward_on_gpu(
+            &self,
+            device: &CudaDevice,
+            [x, weight, bias]: [&Tensor; 3],
+            _: &Tensor,
+            dy: &Tensor,
+        ) -> Result<[Option<Tensor>; 3]> {
+            let (conv, dy) = (Conv::of(&self.sizes(x.dims(), weight.dims())), &dy.contiguous()?);
+            let dx = || -> Result<Tensor> {
+                let dx = conv_input_gradient(device, Held::of(weight).view()?, Held::of(dy).view()?, &conv)?;
+                Ok(tensor(dx, device, x))
+            };
+            let dw = || conv_weight_gradient(device, Held::of(x).view()?, Held::of(dy).view()?, &conv);
+            let db = || conv_bias_gradient(device, Held::of(dy).view()?, &conv);
+            Ok([
+                x.track_op().then(dx).transpose()?,
+                hand_over(&self.optimizer, device, weight, dw)?,
+                hand_over(&self.optimizer, device, bias, db)?,
+            ])
+        }
+    }
 }

@@ -1,10 +1,7 @@
 //! Runs the kernels and products of `gpu` on an NVIDIA GPU, through candle's device: its stream, its allocator, its cuBLAS.
 
-use super::adam8::adam8_step;
-use super::{AdamStep, Argument, Gpu, Kind, Matrix, Product, Stored, THREADS, View, adam_step, count};
-use crate::engine::device::{Precision, fuses_attention};
-use crate::engine::ops::MomentBits;
-use crate::engine::ops::adam::Adam;
+use super::terms::{Argument, Gpu, Kind, Matrix, Product, Stored, THREADS, View, count};
+use crate::engine::ops::operation::Lent;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_strided_batched_ex, sys as cublas};
 use candle_core::cuda_backend::cudarc::driver::{
@@ -12,11 +9,8 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr, gemm_reduced_precision_f32};
 use candle_core::op::BackpropOp;
-use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, Var, bail,
-};
+use candle_core::{CudaDevice, CudaStorage, Layout, Result, Storage, StorageRef, Tensor, bail};
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex};
 
 /// What build.rs makes of kernels.cu.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
@@ -82,10 +76,6 @@ impl Gpu for CudaDevice {
 
     fn scratch(&self) -> usize {
         SCRATCH
-    }
-
-    fn fuses_attention(&self) -> bool {
-        fuses_attention(if gemm_reduced_precision_f32() { Precision::Tf32 } else { Precision::F32 })
     }
 
     fn buffer(&self, len: usize, kind: Kind) -> Result<Slice> {
@@ -202,7 +192,7 @@ fn address_mut(buffer: &mut Slice, start: usize, stream: &CudaStream) -> sys::CU
 }
 
 /// What an operation gets from candle.
-pub fn view<'a>(storage: &'a CudaStorage, layout: &Layout) -> Result<Values<'a>> {
+pub fn view<'a>((storage, layout): Lent<'a, CudaStorage>) -> Result<Values<'a>> {
     if !matches!(storage.slice, Slice::F32(_) | Slice::BF16(_) | Slice::F16(_)) {
         bail!("no operation takes tensors of {:?}", storage.dtype())
     }
@@ -238,81 +228,8 @@ impl<'a> Held<'a> {
     /// Its values.
     pub fn view(&self) -> Result<Values<'_>> {
         match &*self.storage {
-            Storage::Cuda(storage) => view(storage, self.layout),
+            Storage::Cuda(storage) => view((storage, self.layout)),
             _ => bail!("a tensor of shape {:?} is not on the GPU", self.layout.shape()),
-        }
-    }
-}
-
-/// As `hand_over` in `ops`, with a gradient in the GPU's memory.
-pub fn hand_over(
-    optimizer: &Option<Arc<Adam>>,
-    device: &CudaDevice,
-    parameter: &Tensor,
-    gradient: impl FnOnce() -> Result<Slice>,
-) -> Result<Option<Tensor>> {
-    if !parameter.track_op() {
-        return Ok(None);
-    }
-    let gradient = gradient()?;
-    match optimizer {
-        Some(optimizer) if optimizer.trains(parameter) => {
-            optimizer.take_on_gpu(parameter, View::all(&gradient)).map(|()| None)
-        }
-        _ => Ok(Some(tensor(gradient, device, parameter))),
-    }
-}
-
-/// Adam's moments of one variable.
-pub enum Moments {
-    /// Not there before the first step.
-    None(MomentBits),
-    /// Each as many as the variable's numbers.
-    Each([Slice; 2]),
-    /// In 8 bits, together.
-    Coded(Slice),
-}
-
-/// Changes `variable` and its moments, which are 0 if there are none yet; `gradient` and the numbers as in `adam_step`.
-pub fn adam(variable: &Var, gradient: [Values<'_>; 2], moments: &mut Moments, step: AdamStep) -> Result<()> {
-    variable.inplace_op1(&Step { gradient, moments: Mutex::new(moments), step })
-}
-
-struct Step<'a> {
-    gradient: [Values<'a>; 2],
-    /// Behind a lock only because candle lends the operation immutably.
-    moments: Mutex<&'a mut Moments>,
-    step: AdamStep,
-}
-
-impl InplaceOp1 for Step<'_> {
-    fn name(&self) -> &'static str {
-        "adam"
-    }
-
-    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
-        bail!("a variable on the CPU has a gradient on the GPU")
-    }
-
-    fn cuda_fwd(&self, variable: &mut CudaStorage, layout: &Layout) -> Result<()> {
-        let device = variable.device().clone();
-        let values = layout.shape().elem_count();
-        if layout.contiguous_offsets() != Some((0, values)) || !matches!(variable.slice, Slice::F32(_)) {
-            bail!("only variables of f32 that lie in a row are trained")
-        }
-        let mut moments = self.moments.lock().expect("no thread panics while it holds this lock");
-        if let Moments::None(bits) = **moments {
-            let zeros = |count| Ok::<_, candle_core::Error>(Slice::F32(device.alloc_zeros(count)?));
-            **moments = match bits {
-                MomentBits::Eight if bits.codes(values) => Moments::Coded(zeros(bits.numbers(values))?),
-                _ => Moments::Each([zeros(values)?, zeros(values)?]),
-            };
-        }
-        let (p, gradient) = (&mut variable.slice, self.gradient);
-        match &mut **moments {
-            Moments::None(_) => unreachable!("set above"),
-            Moments::Each([first, second]) => adam_step(&device, p, gradient, [first, second], self.step, values),
-            Moments::Coded(coded) => adam8_step(&device, p, gradient, coded, self.step, values),
         }
     }
 }

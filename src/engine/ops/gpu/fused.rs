@@ -1,8 +1,9 @@
 //! Attention in kernels that keep its scores to themselves: which of them, and how many blocks.
 #![deny(unsafe_code)]
 
-use super::attention::Attention;
-use super::{Argument, Gpu, Kind, View, expect, narrowed, sums_of_parts};
+use super::attention_sizes::Attention;
+use super::sums::sums_of_parts;
+use super::terms::{Argument, Gpu, Kind, View, expect, narrowed};
 use candle_core::{Error, Result};
 
 /// Kernels for heads of at most that many numbers.

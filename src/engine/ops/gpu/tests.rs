@@ -4,12 +4,24 @@
 #[allow(unsafe_code, reason = "the kernels as C++, in a library that is compiled here")]
 mod host;
 
-use super::*;
+use super::adam::{AdamStep, adam_step};
+use super::adam8::adam8_step;
+use super::attention::{attention, attention_gradients};
+use super::attention_sizes::Attention;
+use super::conv::{Conv, conv_bias_gradient, conv_input_gradient, conv_weight_gradient, conv2d};
+use super::elementwise::{add_per_channel, geglu, geglu_gradient, upsample, upsample_gradient};
+use super::fused;
+use super::layout::{Joined, join, mean_square_error, mean_square_error_gradient, split, transpose, weighted_sum};
+use super::linear::{linear, linear_input_gradient, linear_weight_gradient};
+use super::norm::{Norm, group_norm_gradients, layer_norm_input_gradient, layer_norm_sums, normalize};
+use super::sums::{column_sums, row_sums, sums_of_parts};
+use super::terms::{Kind, Stored, View, narrowed};
+use crate::engine::device::AttentionKernels;
 use crate::engine::ops::MomentBits;
 use crate::engine::ops::values::with_values;
 use crate::engine::ops::{self, Activation, Padding, Parameters};
 use crate::engine::random::{Purpose, Stream};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var};
 use host::{Buffer, Host, PLENTY, host};
 
 fn normals(seed: u32, shape: &[usize]) -> Tensor {
@@ -232,10 +244,11 @@ fn attention_is_that_of_the_cpu() {
                 scratch,
                 &[&[b, n, c], &[b, m, c], &[b, m, c]],
                 &[],
-                |a| ops::attention(&a[0], &a[1], &a[2], heads),
+                |a| ops::attention(&a[0], &a[1], &a[2], heads, AttentionKernels::Cublas),
                 |gpu, a, dy| {
-                    let out = attention(gpu, a[0], a[1], a[2], &sizes)?;
-                    let gradients = attention_gradients(gpu, [a[0], a[1], a[2], View::all(&out), dy], &sizes)?;
+                    let out = attention(gpu, a[0], a[1], a[2], &sizes, AttentionKernels::Cublas)?;
+                    let inputs = [a[0], a[1], a[2], View::all(&out), dy];
+                    let gradients = attention_gradients(gpu, inputs, &sizes, AttentionKernels::Cublas)?;
                     Ok([out].into_iter().chain(gradients).collect())
                 },
             );
@@ -268,11 +281,11 @@ fn attention_that_keeps_its_scores_is_that_of_the_cpu() {
                 PLENTY,
                 &[&[b, n, c], &[b, m, c], &[b, m, c]],
                 &[],
-                |a| ops::attention(&a[0], &a[1], &a[2], heads),
+                |a| ops::attention(&a[0], &a[1], &a[2], heads, AttentionKernels::Cublas),
                 |gpu, a, dy| {
-                    let gpu = &Host { fused: true, ..*gpu };
-                    let out = attention(gpu, a[0], a[1], a[2], &sizes)?;
-                    let gradients = attention_gradients(gpu, [a[0], a[1], a[2], View::all(&out), dy], &sizes)?;
+                    let out = attention(gpu, a[0], a[1], a[2], &sizes, AttentionKernels::Own)?;
+                    let inputs = [a[0], a[1], a[2], View::all(&out), dy];
+                    let gradients = attention_gradients(gpu, inputs, &sizes, AttentionKernels::Own)?;
                     Ok([out].into_iter().chain(gradients).collect())
                 },
             );
@@ -283,9 +296,9 @@ fn attention_that_keeps_its_scores_is_that_of_the_cpu() {
         let buffers = [0, 1, 2].map(|i| Buffer::of(&numbers(&normals(i as u32, &shapes[i])), Kind::F16));
         let [q, k, v] =
             [0, 1, 2].map(|i| Tensor::from_vec(buffers[i].values(), &shapes[i], &Device::Cpu).expect("a tensor"));
-        let exact = numbers(&ops::attention(&q, &k, &v, heads).expect("a result"));
+        let exact = numbers(&ops::attention(&q, &k, &v, heads, AttentionKernels::Cublas).expect("a result"));
         let [q, k, v] = buffers.each_ref().map(View::all);
-        let ours = attention(&Host { fused: true, ..host }, q, k, v, &sizes).expect("a result");
+        let ours = attention(&host, q, k, v, &sizes, AttentionKernels::Own).expect("a result");
         assert_eq!(ours.kind(), Kind::F16);
         let error = relative_error(&ours.values(), &exact, &vec![0.0; exact.len()]);
         assert!(error <= ROUNDINGS * half_step(Kind::F16), "attention {dims:?} in f16: {error}");
@@ -300,11 +313,11 @@ fn attention_of_large_scores_is_that_of_the_cpu() {
     let large = |q: &Tensor| (q * 40.0)? - 20.0;
     let [q, k, v] = [(1, n), (2, m), (3, m)].map(|(seed, rows)| normals(seed, &[1, rows, heads * d]));
     let q = large(&q).expect("large numbers");
-    let exact = numbers(&ops::attention(&q, &k, &v, heads).expect("a result"));
+    let exact = numbers(&ops::attention(&q, &k, &v, heads, AttentionKernels::Cublas).expect("a result"));
     let Some(&host) = host() else { return };
     let [q, k, v] = [q, k, v].map(|tensor| Buffer::F32(numbers(&tensor)));
     let [q, k, v] = [&q, &k, &v].map(View::all);
-    let ours = attention(&Host { fused: true, ..host }, q, k, v, &sizes).expect("a result");
+    let ours = attention(&host, q, k, v, &sizes, AttentionKernels::Own).expect("a result");
     let worst = exact.iter().zip(&ours.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     // Scores of some hundreds have 5 digits behind the point.
     assert!(worst <= 1e-3, "{worst}");
@@ -401,8 +414,9 @@ fn weighted_sums_are_those_of_the_cpu() {
     let [a, b] = [1, 2].map(|seed| normals(seed, &[items, 1, 1, 1]));
     for (of_x, of_z) in [(1, items), (items, 1), (items, items)] {
         let (x, z) = (normals(3, &shape(of_x)), normals(4, &shape(of_z)));
+        let scales = Tensor::stack(&[&a, &b], 0).expect("both");
         for (sign, factor) in [(ops::Sign::Plus, 1.0), (ops::Sign::Minus, -1.0)] {
-            let expected = numbers(&ops::weighted_sum([&a, &x], sign, [&b, &z]).expect("a sum"));
+            let expected = numbers(&ops::weighted_sum(&scales, &x, sign, &z).expect("a sum"));
             let counts = [&x, &z].map(Tensor::elem_count);
             let [a, b, x, z] = [&a, &b, &x, &z].map(|tensor| Buffer::F32(numbers(tensor)));
             let parts = [(View::all(&x), counts[0]), (View::all(&z), counts[1])];
@@ -474,7 +488,7 @@ fn adam_with_moments_of_8_bits_takes_the_steps_of_bitsandbytes() {
         let gradient = Buffer::F32(gradient);
         let read = [&gradient, &numbers_of_step].map(View::all);
         for (host, (p, moments)) in hosts.iter().zip(&mut ours) {
-            adam8::adam8_step(host, p, read, moments, adam, count).expect("a step");
+            adam8_step(host, p, read, moments, adam, count).expect("a step");
         }
         adam_step(&host, &mut p, read, [&mut first, &mut second], adam, count).expect("a step");
         let [(forwards, moments), (backwards, moments_backwards)] = &ours;

@@ -1,6 +1,7 @@
 //! A [`Gpu`] that is the processor: the kernels compiled as C++, cuBLAS replaced by the definition of a product.
 
-use super::*;
+use super::super::terms::{Argument, Gpu, Kind, Matrix, Product, Stored, View, count};
+use candle_core::Result;
 use half::{bf16, f16};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::process::Command;
@@ -17,8 +18,6 @@ pub struct Host {
     pub launch: Launch,
     /// Whether the last thread goes first.
     pub backwards: bool,
-    /// Whether attention is done by one kernel.
-    pub fused: bool,
     pub scratch: usize,
 }
 
@@ -51,7 +50,7 @@ pub fn host() -> Option<&'static Host> {
         assert!(!symbol.is_null(), "{library} has launch_kernel");
         // SAFETY: host.cpp defines it with this type.
         let launch = unsafe { std::mem::transmute::<*mut c_void, Launch>(symbol) };
-        Some(Host { launch, backwards: false, fused: false, scratch: PLENTY })
+        Some(Host { launch, backwards: false, scratch: PLENTY })
     })
     .as_ref()
 }
@@ -133,10 +132,6 @@ impl Gpu for Host {
 
     fn scratch(&self) -> usize {
         self.scratch
-    }
-
-    fn fuses_attention(&self) -> bool {
-        self.fused
     }
 
     fn buffer(&self, len: usize, kind: Kind) -> Result<Buffer> {

@@ -1,0 +1,72 @@
+//! A step of Adam, with moments of f32 or of 8 bits.
+#![deny(unsafe_code)]
+
+use super::terms::{Argument, Gpu, Kind, THREADS, View, expect};
+use candle_core::Result;
+
+/// Numbers of [`crate::engine::ops::adam::Adam`] that are the same in every step.
+#[derive(Clone, Copy)]
+pub(super) struct AdamStep {
+    pub beta_1: f32,
+    pub beta_2: f32,
+    pub eps: f32,
+}
+
+/// Changes `count` numbers `p` and their moments by their gradient `g`; `numbers`: the step's size, the root of the second bias.
+pub(super) fn adam_step<G: Gpu>(
+    gpu: &G,
+    p: &mut G::Buffer,
+    [g, numbers]: [View<'_, G::Buffer>; 2],
+    [first, second]: [&mut G::Buffer; 2],
+    step: AdamStep,
+    count: usize,
+) -> Result<()> {
+    expect(Kind::F32, &[View::all(p), g, View::all(first), View::all(second), numbers])?;
+    let AdamStep { beta_1, beta_2, eps } = step;
+    each!(gpu, "adam", count, Out p, In g, Out first, Out second, In numbers, Value beta_1, Value beta_2, Value eps);
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+mod half {
+    use super::super::adam8::adam8_step;
+    use super::super::cuda::{Held, Slice, storage, view};
+    use super::{AdamStep, adam_step};
+    use crate::engine::ops::MomentBits;
+    use crate::engine::ops::adam::{Adam, BETA_1, BETA_2, EPS};
+    use crate::engine::ops::operation::Lent;
+    use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
+
+    impl Adam {
+        /// Changes a variable and its moments by its gradient. `sizes`: the step's size, the root of the second bias; `moments`:
+        /// none before the first step.
+        pub(in crate::engine::ops) fn step_on_gpu(
+            (variable, layout): (&mut CudaStorage, &Layout),
+            gradient: Lent<'_, CudaStorage>,
+            sizes: &Tensor,
+            bits: MomentBits,
+            moments: &mut Vec<CudaStorage>,
+        ) -> Result<()> {
+            let (device, count) = (variable.device.clone(), layout.shape().elem_count());
+            if layout.contiguous_offsets() != Some((0, count)) || !matches!(variable.slice, Slice::F32(_)) {
+                bail!("only contiguous variables of f32 are trained")
+            }
+            if moments.is_empty() {
+                let zeros =
+                    |count| -> Result<CudaStorage> { Ok(storage(Slice::F32(device.alloc_zeros(count)?), &device)) };
+                *moments = match bits.codes(count) {
+                    true => vec![zeros(bits.numbers(count))?],
+                    false => vec![zeros(count)?, zeros(count)?],
+                };
+            }
+            let (p, sizes) = (&mut variable.slice, Held::of(sizes));
+            let inputs = [view(gradient)?, sizes.view()?];
+            let step = AdamStep { beta_1: BETA_1, beta_2: BETA_2, eps: EPS };
+            match moments.as_mut_slice() {
+                [first, second] => adam_step(&device, p, inputs, [&mut first.slice, &mut second.slice], step, count),
+                [coded] => adam8_step(&device, p, inputs, &mut coded.slice, step, count),
+                _ => unreachable!("made above"),
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What an operation of ours is: a forward and a backward pass on the processor, the same on a GPU, and how candle calls them.
+//!
+//! The operations beside this file know nothing of GPUs. For each of them a file in `gpu` implements [`OnGpu`], and without the
+//! feature `cuda` the implementation is the one below, which is never called.
+#![forbid(unsafe_code)]
+
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
+};
+
+/// A tensor as candle lends it to a forward pass.
+pub(super) type Lent<'a, S> = (&'a S, &'a Layout);
+
+/// An operation on `N` tensors that has gradients. What candle itself does on the processor has neither pass here.
+pub(super) trait Operation<const N: usize>: OnGpu<N> {
+    /// For messages.
+    fn name(&self) -> &'static str;
+
+    /// The result on the processor.
+    fn forward(&self, _: [Lent<'_, CpuStorage>; N]) -> Result<(CpuStorage, Shape)> {
+        bail!("on the processor {} is candle's", self.name())
+    }
+
+    /// Gradients of the inputs on the processor, where that of the result `y` is `dy`; `None` for those that nobody wants or the
+    /// optimizer has used up.
+    fn backward(&self, _: [&Tensor; N], _y: &Tensor, _dy: &Tensor) -> Result<[Option<Tensor>; N]> {
+        bail!("on the processor {} is candle's", self.name())
+    }
+}
+
+/// The GPU's half of an [`Operation`].
+pub(super) trait OnGpu<const N: usize> {
+    /// As [`Operation::forward`].
+    fn forward_on_gpu(&self, inputs: [Lent<'_, CudaStorage>; N]) -> Result<(CudaStorage, Shape)>;
+
+    /// As [`Operation::backward`].
+    fn backward_on_gpu(
+        &self,
+        device: &CudaDevice,
+        inputs: [&Tensor; N],
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<[Option<Tensor>; N]>;
+}
+
+#[cfg(not(feature = "cuda"))]
+impl<O, const N: usize> OnGpu<N> for O {
+    fn forward_on_gpu(&self, _: [Lent<'_, CudaStorage>; N]) -> Result<(CudaStorage, Shape)> {
+        bail!("it was built without CUDA")
+    }
+
+    fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; N], _: &Tensor, _: &Tensor) -> Result<[Option<Tensor>; N]> {
+        bail!("it was built without CUDA")
+    }
+}
+
+/// An operation in the form that candle takes.
+pub(super) struct Op<O>(pub O);
+
+impl<O> Op<O> {
+    /// Where the tensors are decides which half computes the gradients; for the result candle asks for the right one.
+    fn gradients<const N: usize>(&self, inputs: [&Tensor; N], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; N]>
+    where
+        O: Operation<N>,
+    {
+        match y.device() {
+            Device::Cuda(device) => self.0.backward_on_gpu(device, inputs, y, dy),
+            _ => self.0.backward(inputs, y, dy),
+        }
+    }
+}
+
+impl<O: Operation<1>> CustomOp1 for Op<O> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.0.forward([(x, lx)])
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.0.forward_on_gpu([(x, lx)])
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let [dx] = self.gradients([x], y, dy)?;
+        Ok(dx)
+    }
+}
+
+impl<O: Operation<2>> CustomOp2 for Op<O> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.0.forward([(a, la), (b, lb)])
+    }
+
+    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.0.forward_on_gpu([(a, la), (b, lb)])
+    }
+
+    fn bwd(&self, a: &Tensor, b: &Tensor, y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok(self.gradients([a, b], y, dy)?.into())
+    }
+}
+
+impl<O: Operation<3>> CustomOp3 for Op<O> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+        c: &CpuStorage,
+        lc: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.0.forward([(a, la), (b, lb), (c, lc)])
+    }
+
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+        c: &CudaStorage,
+        lc: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.0.forward_on_gpu([(a, la), (b, lb), (c, lc)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        Ok(self.gradients([a, b, c], y, dy)?.into())
+    }
+}
