@@ -3,7 +3,6 @@
 //! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as much memory as the
 //! lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is the size after every hundredth step.
 
-use candle_core::Device;
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::Shapes;
 use imagic_edit::engine::budget::plan;
@@ -57,7 +56,7 @@ fn main() -> Result<()> {
     let source = Source::open(&request.model_folder)?;
     let shapes = Shapes::new(&source, Family::of(&source)?)?;
     let task = shapes.task(&request);
-    let allowed = Mode::allowed(&request.params, &Device::Cpu);
+    let allowed = Mode::allowed(&request.params, &Processor::Cpu.choose());
     let mode = if rest == ["lightest"] { allowed[allowed.len() - 1] } else { allowed[0] };
     let needs = shapes.needs(&task, mode)?;
     let free = if mode == allowed[0] {

@@ -57,12 +57,12 @@ struct Gpu {
 impl Job {
     fn processor(&self) -> Processor {
         let Some(Gpu { precision, libraries, one_by_one }) = self.gpu.clone() else { return Processor::Cpu };
-        let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };
+        let launches = if one_by_one { Launches::Eager } else { Launches::Replayed };
         let precision = match precision.as_str() {
             "tf32-attention" => Precision::Tf32OwnAttention,
             precision => Precision::named(precision).expect("a precision"),
         };
-        Processor::Fastest { libraries: vec![libraries], precision, launches }
+        Processor::Fastest { libraries: vec![libraries], precision, launches, eight_bit_moments: false }
     }
 }
 

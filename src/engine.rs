@@ -172,7 +172,7 @@ impl Engine {
         let fingerprint = source.fingerprint()?;
         let is_loaded = self.loaded(&source, &fingerprint).is_some();
         let base = self.base_model(source, fingerprint)?;
-        let keys = TuningKey::all(request, Mode::allowed(params, &chosen.device), &base.fingerprint);
+        let keys = TuningKey::all(request, Mode::allowed(params, &chosen), &base.fingerprint);
         let tokens = base.text.tokenizer.tokenize(&params.prompt)?;
         if !tokens.cut.is_empty() {
             let limit = base.text.tokenizer.max_tokens - 2;
@@ -261,7 +261,7 @@ impl Engine {
     ) -> Result<Found> {
         let Subject { request, base, keys, task, e_tgt } = *subject;
         let params = &request.params;
-        let allowed = Mode::allowed(params, self.device());
+        let allowed = Mode::allowed(params, self.chosen());
         let (chosen, of_system) = (self.chosen().clone(), self.options.free_memory);
         let free_memory = || chosen.free_memory(of_system);
         let device = chosen.device.clone();
@@ -296,8 +296,8 @@ impl Engine {
                 precision: chosen.precision,
             };
             clock.tunes_in(params, state.mode);
-            let tuned = tune(&setting, base, &mut self.network, e_tgt, &mut state, &free_memory, clock);
             let can_lighten = state.mode.lighter(allowed).is_some();
+            let tuned = tune(&setting, base, &mut self.network, e_tgt, &mut state, &free_memory, can_lighten, clock);
             let reason = match tuned {
                 Err(Error::Memory(reason)) if can_lighten => reason,
                 _ => break tuned,
@@ -326,7 +326,7 @@ impl Engine {
     pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
         let source = Source::open(&request.model_folder)?;
         let fingerprint = source.fingerprint()?;
-        let allowed = Mode::allowed(&request.params, self.device());
+        let allowed = Mode::allowed(&request.params, self.chosen());
         let keys = TuningKey::all(request, allowed, &fingerprint);
         let is_asked_for = |kept: &TuningKey| keys.iter().any(|(_, key)| key == kept);
         let in_memory = self.tuned.as_ref().is_some_and(|(kept, _)| is_asked_for(kept));
@@ -453,12 +453,12 @@ fn tune(
     e_tgt: &Tensor,
     state: &mut Stopped,
     free_memory: &dyn Fn() -> Option<u64>,
+    can_lighten: bool,
     clock: &mut Clock<'_, '_>,
 ) -> Result<(TunedModel, [Vec<f32>; 2])> {
     // The allocator gives memory of the mode before back only by and by.
     const SETTLING: u32 = 3;
     let Stopped { x, psnr, embedding, unfinished, .. } = state;
-    let can_lighten = setting.mode.lighter(Mode::allowed(setting.params, x.device())).is_some();
     let mut steps_here = 0;
     let watch = &mut |stage, step, steps, loss| {
         clock.step(stage, step, steps, loss)?;

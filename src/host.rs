@@ -113,26 +113,37 @@ pub fn request_for(
 pub const CACHE_LIMIT: u64 = 20 << 30;
 
 /// The engine's options on this machine, with tuned models in `cache_folder`, or in memory only.
-pub fn engine_options_in(cache_folder: Option<PathBuf>) -> EngineOptions {
-    EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory, processor: processor() }
+pub fn engine_options_in(cache_folder: Option<PathBuf>) -> Result<EngineOptions> {
+    let processor = processor()?;
+    Ok(EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory, processor })
 }
 
-/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy. It computes in
-/// TF32, unless the environment's IMAGIC_PRECISION is f32 or bf16; neither has been measured on a GPU. IMAGIC_CUDA_GRAPHS=0 has it
-/// told one by one what to do, to find out what a fault or the speed comes from.
-pub fn processor() -> Processor {
+/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy. It
+/// computes in TF32, unless the environment's IMAGIC_PRECISION is f32 or bf16; neither has been measured on a GPU.
+/// IMAGIC_EXPERIMENTAL names what else is to be tried that was never run on one, see docs/CUDA.md.
+pub fn processor() -> Result<Processor> {
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
     let folders = installed::library_folder().into_iter().chain(installed);
     let libraries = folders.map(|folder| folder.join("cuda")).collect();
-    let one_by_one = std::env::var_os("IMAGIC_CUDA_GRAPHS").is_some_and(|graphs| graphs == "0");
-    let launches = if one_by_one { Launches::OneByOne } else { Launches::Replayed };
-    let asked = std::env::var("IMAGIC_PRECISION").ok().and_then(|name| Precision::named(&name));
-    Processor::Fastest { libraries, precision: asked.unwrap_or(Precision::Tf32), launches }
+    let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let precision = match variable("IMAGIC_PRECISION") {
+        None => Precision::Tf32,
+        Some(name) => Precision::named(&name)
+            .ok_or_else(|| Error::Parameter(text!("IMAGIC_PRECISION is {name}, must be f32, tf32 or bf16", name)))?,
+    };
+    let launches = Launches::Eager;
+    let processor = Processor::Fastest { libraries, precision, launches, eight_bit_moments: false };
+    processor.with_experiments(&variable("IMAGIC_EXPERIMENTAL").unwrap_or_default()).map_err(|word| {
+        Error::Parameter(text!(
+            "IMAGIC_EXPERIMENTAL has {word}, must be graphs, moments8, or, in TF32, attention, with commas between them",
+            word
+        ))
+    })
 }
 
 /// As [`engine_options_in`] with the platform's cache folder.
 pub fn engine_options() -> Result<EngineOptions> {
     let cache = dirs::cache_dir()
         .ok_or_else(|| Error::Host(text!("this account has no cache folder; set HOME or XDG_CACHE_HOME")))?;
-    Ok(engine_options_in(Some(cache.join("imagic-edit"))))
+    engine_options_in(Some(cache.join("imagic-edit")))
 }

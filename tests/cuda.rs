@@ -93,8 +93,8 @@ fn kernels_assemble_for_every_kind_of_card_without_spilling() {
 /// With the feature, too: this program is linked as the library is.
 #[test]
 fn no_library_of_cuda_is_needed_to_start() {
-    let (libraries, precision, launches) = (Vec::new(), Precision::Tf32, Launches::Replayed);
-    let chosen = Processor::Fastest { libraries, precision, launches }.choose();
+    let (libraries, precision, launches) = (Vec::new(), Precision::Tf32, Launches::Eager);
+    let chosen = Processor::Fastest { libraries, precision, launches, eight_bit_moments: false }.choose();
     println!("{}", chosen.gpu.or(chosen.reason).expect("a GPU or a reason"));
     match Command::new("readelf").arg("-d").arg(std::env::current_exe().expect("a program")).output() {
         Err(error) => println!("skipped: readelf: {error}"),
@@ -269,14 +269,34 @@ mod on_a_driver_of_ours {
         program.env("LD_LIBRARY_PATH", driver());
     }
 
-    fn one_by_one(program: &mut Command) {
-        program.env("LD_LIBRARY_PATH", driver()).env("IMAGIC_CUDA_GRAPHS", "0");
+    /// With what is off by default.
+    fn with_experiments(program: &mut Command, words: &str) {
+        program.env("LD_LIBRARY_PATH", driver()).env("IMAGIC_EXPERIMENTAL", words);
     }
 
     #[test]
     fn doctor_says_what_the_gpu_computes_in() {
         let said = doctor("doctor-bf16", ("IMAGIC_PRECISION", "bf16"));
         assert!(said.contains("ok GPU a processor as a card, 16.8 GB, CUDA 13.0, in bf16; edits run on it"), "{said}");
+    }
+
+    #[test]
+    fn doctor_refuses_settings_that_there_are_not() {
+        for (setting, expected) in [
+            (("IMAGIC_PRECISION", "f64"), "IMAGIC_PRECISION is f64, must be f32, tf32 or bf16"),
+            (("IMAGIC_EXPERIMENTAL", "graphs,graph"), "IMAGIC_EXPERIMENTAL has graph, must be graphs, moments8"),
+        ] {
+            let said = doctor("doctor-refuses", setting);
+            assert!(said.contains(expected), "{setting:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_edit_with_own_attention_looks_the_same() {
+        let on_cpu = edit("edit-cpu-again", |_| {});
+        let edited = edit("edit-attention", |program| with_experiments(program, "attention"));
+        let difference = on_cpu.pixels.iter().zip(&edited.pixels).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(difference <= Some(1), "{difference:?}");
     }
 
     #[test]
@@ -291,6 +311,10 @@ mod on_a_driver_of_ours {
         assert!(difference <= Some(2), "{difference:?}");
     }
 
+    /// Numbers of allocations in stage B, in an edit whose mode is the first one, and in the one that goes on from there.
+    const FULL_AT: &str = "11500";
+    const FULL_AGAIN: &str = "16000";
+
     #[test]
     fn an_edit_there_is_the_one_on_the_processor_and_full_memory_does_not_change_it() {
         let on_cpu = edit("edit-cpu", |_| {});
@@ -300,17 +324,28 @@ mod on_a_driver_of_ours {
         assert!(difference <= Some(1), "{difference:?}");
         assert!(!edited.said.contains("memory was full"), "{}", edited.said);
         // In stage B, where variables have been changed already when the step fails.
+        let full_at = |program: &mut Command| {
+            program.env("STUB_FULL_AT", FULL_AT);
+        };
         let full = edit("edit-full", |program| {
-            one_by_one(program);
-            program.env("STUB_FULL_AT", "11500");
+            on_gpu(program);
+            full_at(program);
         });
         let note = "the GPU's memory was full, so it was tuned from there with all weights";
         assert!(full.said.contains(note), "{}", full.said);
         assert!(full.pixels == edited.pixels, "another result");
-        // And once more when it goes on: then the network is read again, and tuned with moments of 8 bits.
-        let in_8_bits = edit("edit-full-again", |program| {
-            one_by_one(program);
-            program.env("STUB_FULL_AT", "11500").env("STUB_FULL_AGAIN", "16000");
+        // And once more when it goes on: then the network is read again, and gets adapters.
+        let adapters = edit("edit-full-again", |program| {
+            on_gpu(program);
+            full_at(program);
+            program.env("STUB_FULL_AGAIN", FULL_AGAIN);
+        });
+        assert!(adapters.said.contains("with adapters (LoRA)"), "{}", adapters.said);
+        // Or moments of 8 bits, which are off by default.
+        let in_8_bits = edit("edit-full-again-8", |program| {
+            with_experiments(program, "moments8");
+            full_at(program);
+            program.env("STUB_FULL_AGAIN", FULL_AGAIN);
         });
         assert!(in_8_bits.said.contains("with all weights, moments in 8 bits"), "{}", in_8_bits.said);
         let difference = in_8_bits.pixels.iter().zip(&edited.pixels).map(|(a, b)| a.abs_diff(*b)).max();
@@ -318,12 +353,12 @@ mod on_a_driver_of_ours {
         assert!(difference <= Some(1), "{difference:?}");
     }
 
-    /// A step that is told one by one asks for many things; nobody but a step does.
+    /// A step with eager launches asks for many things; nobody but a step does.
     const MANY: u64 = 1000;
 
     #[test]
     fn a_step_copies_nothing_but_its_inputs_and_waits_once() {
-        let edited = edit("edit-one-by-one", one_by_one);
+        let edited = edit("edit-eager", on_gpu);
         let steps: Vec<Asked> = edited.asked.into_iter().filter(|asked| asked.launches > MANY).collect();
         // Stages A and B; C waits when it is over.
         assert_eq!(steps.len(), 5 + 6 + 1, "{steps:?}");
@@ -338,6 +373,9 @@ mod on_a_driver_of_ours {
         assert_eq!(steps[11].copies, 2 + 5, "{:?}", steps[11]);
     }
 
+    /// What is said where steps cannot be replayed.
+    const FALLS_BACK: &str = "steps are not replayed";
+
     #[test]
     fn a_step_is_replayed_and_gives_the_same_bytes() {
         for (number, arguments) in [
@@ -349,15 +387,15 @@ mod on_a_driver_of_ours {
         .into_iter()
         .enumerate()
         {
-            let expected = edit(&format!("edit-told-{number}"), |program| {
-                one_by_one(program);
-                program.args(arguments);
-            });
-            let replayed = edit(&format!("edit-replayed-{number}"), |program| {
+            let expected = edit(&format!("edit-eager-{number}"), |program| {
                 on_gpu(program);
                 program.args(arguments);
             });
-            assert!(!replayed.said.contains("one by one"), "{}", replayed.said);
+            let replayed = edit(&format!("edit-replayed-{number}"), |program| {
+                with_experiments(program, "graphs");
+                program.args(arguments);
+            });
+            assert!(!replayed.said.contains(FALLS_BACK), "{}", replayed.said);
             assert!(replayed.pixels == expected.pixels, "another picture with {arguments:?}");
             assert!(!expected.model.is_empty() && replayed.model == expected.model, "another model with {arguments:?}");
             let graphs: u64 = replayed.asked.iter().map(|asked| asked.graphs).sum();
@@ -370,8 +408,8 @@ mod on_a_driver_of_ours {
     }
 
     #[test]
-    fn a_driver_that_cannot_record_a_step_is_told_one_by_one() {
-        let expected = edit("edit-recorded", on_gpu);
+    fn steps_that_a_driver_cannot_record_are_launched_eagerly() {
+        let expected = edit("edit-recorded", |program| with_experiments(program, "graphs"));
         for (number, (setting, reason)) in [
             (("STUB_NO_GRAPHS", "1"), "operation not permitted when stream is capturing"),
             (("STUB_NO_GRAPHS", "2"), "operation not permitted when stream is capturing"),
@@ -384,10 +422,10 @@ mod on_a_driver_of_ours {
         .enumerate()
         {
             let edited = edit(&format!("edit-unrecorded-{number}"), |program| {
-                on_gpu(program);
+                with_experiments(program, "graphs");
                 program.env(setting.0, setting.1);
             });
-            let said: Vec<&str> = edited.said.lines().filter(|line| line.contains("one by one")).collect();
+            let said: Vec<&str> = edited.said.lines().filter(|line| line.contains(FALLS_BACK)).collect();
             match reason {
                 "" => assert!(said.is_empty(), "{setting:?}: {said:?}"),
                 // Once, although three stages try.

@@ -1,11 +1,10 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
 
-use candle_core::Device;
 use imagic_edit::catalog;
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::{Needs, Shapes};
 use imagic_edit::engine::budget::plan::{self, Plan};
-use imagic_edit::engine::device::{Launches, Precision, Processor};
+use imagic_edit::engine::device::{Chosen, Launches, Precision, Processor};
 use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage, Tuned};
@@ -53,7 +52,7 @@ fn engine(cache: Option<&Folder>) -> Engine {
     let processor = match std::env::var("IMAGIC_TEST_DEVICE").as_deref() {
         Ok("cuda") => {
             let (precision, launches) = (Precision::F32, Launches::Replayed);
-            Processor::Fastest { libraries: Vec::new(), precision, launches }
+            Processor::Fastest { libraries: Vec::new(), precision, launches, eight_bit_moments: true }
         }
         _ => Processor::Cpu,
     };
@@ -473,10 +472,9 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
 fn moments_of_8_bits_are_what_a_gpu_takes_before_adapters() {
     const ON_GPU: [Mode; 5] = [Mode::Full, Mode::Checkpointed, Mode::EightBits, Mode::Lora, Mode::LoraCheckpointed];
     let request = request();
-    assert!(
-        !Mode::allowed(&request.params, &Device::Cpu).contains(&Mode::EightBits),
-        "the processor has no such moments"
-    );
+    let on = Processor::Cpu.choose();
+    assert!(!Mode::allowed(&request.params, &on).contains(&Mode::EightBits), "they are off by default");
+    assert_eq!(Mode::allowed(&request.params, &Chosen { eight_bit_moments: true, ..on }), ON_GPU);
     let shapes = shapes();
     let task = shapes.task(&request);
     let [checkpointed, eight_bits] =

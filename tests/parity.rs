@@ -55,13 +55,14 @@ fn processor() -> Processor {
         _ => return Processor::Cpu,
     };
     let folder = std::env::var_os("IMAGIC_CUDA_FOLDER").map(PathBuf::from);
-    Processor::Fastest { libraries: folder.into_iter().collect(), precision, launches: launches() }
+    let (libraries, launches) = (folder.into_iter().collect(), launches());
+    Processor::Fastest { libraries, precision, launches, eight_bit_moments: false }
 }
 
 /// Replayed, unlike in an edit, unless `IMAGIC_TEST_GRAPHS` is 0.
 fn launches() -> Launches {
     if std::env::var("IMAGIC_TEST_GRAPHS").is_ok_and(|graphs| graphs == "0") {
-        Launches::OneByOne
+        Launches::Eager
     } else {
         Launches::Replayed
     }

@@ -27,8 +27,10 @@ pub enum Processor {
         libraries: Vec<PathBuf>,
         /// Of a GPU; the processor computes in f32 always.
         precision: Precision,
-        /// Of a GPU's operations.
+        /// Of a GPU's kernels.
         launches: Launches,
+        /// Whether a GPU may keep Adam's moments in 8 bits where memory is short. Never run on a card.
+        eight_bit_moments: bool,
     },
 }
 
@@ -106,25 +108,52 @@ pub struct Chosen {
     pub gpu: Option<String>,
     /// Why it is not a GPU, where one was to be used: the cause, and what to do if something can be done.
     pub reason: Option<String>,
-    /// How a GPU is told what to do.
+    /// How a GPU's kernels are launched.
     pub launches: Launches,
+    /// Whether it may keep Adam's moments in 8 bits where memory is short.
+    pub eight_bit_moments: bool,
 }
 
 impl Processor {
     /// Takes up to a second where there is a GPU. The answer is the same each time, but for a GPU whose memory is used up.
     pub fn choose(&self) -> Chosen {
-        let (precision, launches) = (Precision::F32, Launches::OneByOne);
-        let cpu = |reason| Chosen { device: Device::Cpu, precision, launches, gpu: None, reason };
-        match self {
-            Self::Cpu => cpu(None),
-            Self::Fastest { libraries, precision, launches } => match gpu(libraries, *precision) {
-                Ok((device, name)) => {
-                    let (precision, launches) = (*precision, *launches);
-                    Chosen { device, precision, launches, gpu: Some(name), reason: None }
+        let cpu = Chosen {
+            device: Device::Cpu,
+            precision: Precision::F32,
+            gpu: None,
+            reason: None,
+            launches: Launches::Eager,
+            eight_bit_moments: false,
+        };
+        match *self {
+            Self::Cpu => cpu,
+            Self::Fastest { ref libraries, precision, launches, eight_bit_moments } => {
+                match gpu(libraries, precision) {
+                    Ok((device, name)) => {
+                        Chosen { device, precision, gpu: Some(name), reason: None, launches, eight_bit_moments }
+                    }
+                    Err(reason) => Chosen { reason: Some(reason), ..cpu },
                 }
-                Err(reason) => cpu(Some(reason)),
-            },
+            }
         }
+    }
+
+    /// Switches on what was never run on a card and is off by default, named by words with commas between them: `graphs`
+    /// ([`Launches::Replayed`]), `attention` ([`AttentionKernels::Own`], which goes with [`Precision::Tf32`] only) and `moments8`
+    /// (Adam's moments in 8 bits). The error is the word that cannot be had.
+    pub fn with_experiments(mut self, words: &str) -> std::result::Result<Self, String> {
+        let Self::Fastest { precision, launches, eight_bit_moments, .. } = &mut self else { return Ok(self) };
+        for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match (word, *precision) {
+                ("graphs", _) => *launches = Launches::Replayed,
+                ("attention", Precision::Tf32 | Precision::Tf32OwnAttention) => {
+                    *precision = Precision::Tf32OwnAttention;
+                }
+                ("moments8", _) => *eight_bit_moments = true,
+                _ => return Err(word.to_owned()),
+            }
+        }
+        Ok(self)
     }
 }
 
@@ -192,13 +221,33 @@ mod tests {
     #[test]
     fn the_fastest_is_a_gpu_or_says_why_not() {
         let libraries = vec!["/nowhere".into()];
-        let (precision, launches) = (Precision::F32, Launches::Replayed);
-        let chosen = Processor::Fastest { libraries, precision, launches }.choose();
+        let (precision, launches) = (Precision::F32, Launches::Eager);
+        let chosen = Processor::Fastest { libraries, precision, launches, eight_bit_moments: false }.choose();
         assert_eq!(chosen.device.is_cpu(), chosen.gpu.is_none());
         match &chosen.reason {
             Some(reason) => println!("skipped: nothing was run on a GPU: {reason}"),
             None => println!("{}", chosen.gpu.expect("there is one")),
         }
         assert_eq!(chosen.device.is_cpu(), chosen.reason.is_some());
+    }
+
+    #[test]
+    fn experiments_are_switched_on_by_their_words_only() {
+        let asked = |precision, words: &str| {
+            let (libraries, launches) = (Vec::new(), Launches::Eager);
+            let processor = Processor::Fastest { libraries, precision, launches, eight_bit_moments: false };
+            match processor.with_experiments(words)? {
+                Processor::Cpu => panic!("it was the fastest"),
+                Processor::Fastest { precision, launches, eight_bit_moments, .. } => {
+                    Ok::<_, String>((precision, launches, eight_bit_moments))
+                }
+            }
+        };
+        use {Launches::*, Precision::*};
+        assert_eq!(asked(Tf32, ""), Ok((Tf32, Eager, false)));
+        assert_eq!(asked(Tf32, "graphs, attention"), Ok((Tf32OwnAttention, Replayed, false)));
+        assert_eq!(asked(Bf16, "moments8,graphs"), Ok((Bf16, Replayed, true)));
+        assert_eq!(asked(Bf16, "attention"), Err("attention".into()));
+        assert_eq!(asked(Tf32, "graphs,Graphs"), Err("Graphs".into()));
     }
 }

@@ -463,8 +463,8 @@ fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<P
         model_folders = paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?;
     }
     let mut options = match given.remove("cache_folder") {
-        Some(Value::Null) => super::engine_options_in(None),
-        Some(Value::String(path)) => super::engine_options_in(Some(path.into())),
+        Some(Value::Null) => super::engine_options_in(None)?,
+        Some(Value::String(path)) => super::engine_options_in(Some(path.into()))?,
         Some(_) => return Err(wrong("cache_folder", "a path or null")),
         None => super::engine_options()?,
     };

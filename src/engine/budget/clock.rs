@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::budget::cost::{Pace, passes};
+use crate::engine::device::Processor;
 use crate::engine::request::{Progress, Stage, Tuned, Watch};
 use crate::engine::tuning::mode::Mode;
 use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
-use candle_core::Device;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +33,7 @@ pub struct Clock<'a, 'b> {
 impl<'a, 'b> Clock<'a, 'b> {
     pub fn new(params: &Params, watch: &'a mut Watch<'b>) -> Self {
         // The best mode is the same one on every device.
-        let [a, b, c] = passes(params, Mode::allowed(params, &Device::Cpu)[0]);
+        let [a, b, c] = passes(params, Mode::allowed(params, &Processor::Cpu.choose())[0]);
         let costs = [
             (Stage::OptimizeTextEmbedding, params.embedding_steps, a),
             (Stage::FineTune, params.tuning_steps, b),

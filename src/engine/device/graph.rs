@@ -9,12 +9,12 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Tensor, 
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage};
 
-/// How a GPU is told what to do in a step; numbers do not depend on it.
+/// How the kernels of a step are launched on a GPU; numbers do not depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Launches {
-    /// One operation after the other.
-    OneByOne,
-    /// From a recording, where the GPU can; one by one where it cannot.
+    /// One after the other.
+    Eager,
+    /// All at once, from a recording (a CUDA graph); eager where the GPU cannot. Never run on a card.
     Replayed,
 }
 
@@ -140,7 +140,7 @@ mod gpu {
         Begins,
         Records,
         Replays(CudaGraph),
-        OneByOne,
+        Eager,
     }
 
     impl Replay {
@@ -160,7 +160,7 @@ mod gpu {
                     Ok(graph) => self.state = State::Replays(graph),
                     Err(reason) => self.give_up(&reason),
                 },
-                State::Replays(_) | State::OneByOne => {}
+                State::Replays(_) | State::Eager => {}
             }
             if let State::Replays(graph) = &self.state {
                 match graph.launch() {
@@ -175,9 +175,9 @@ mod gpu {
         fn give_up(&mut self, reason: &str) {
             static SAID: Once = Once::new();
             SAID.call_once(|| {
-                eprintln!("imagic-edit: the GPU is told one by one what to do, which can be slower: {reason}");
+                eprintln!("imagic-edit: steps are not replayed, which can be slower: {reason}");
             });
-            self.state = State::OneByOne;
+            self.state = State::Eager;
             forget_errors(&self.device);
             cuda::give_back_memory(&self.device);
         }
@@ -185,7 +185,7 @@ mod gpu {
 
     impl Drop for Replay {
         fn drop(&mut self) {
-            if let State::Replays(graph) = std::mem::replace(&mut self.state, State::OneByOne) {
+            if let State::Replays(graph) = std::mem::replace(&mut self.state, State::Eager) {
                 drop(graph);
                 // What comes next finds the graph's memory only if the graph gives it back.
                 cuda::give_back_memory(&self.device);

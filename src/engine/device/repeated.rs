@@ -17,7 +17,7 @@ use candle_core::{Device, Tensor};
 /// # fn main() -> imagic_edit::error::Result<()> {
 /// let device = Device::Cpu;
 /// let weight = Tensor::new(&[2f32, 3.0], &device)?;
-/// let mut step = RepeatedStep::new(&device, Launches::OneByOne);
+/// let mut step = RepeatedStep::new(&device, Launches::Eager);
 /// for value in [1f32, 10.0] {
 ///     // An input may be on the processor: it is uploaded where the step runs elsewhere.
 ///     let x = Tensor::new(&[value, value], &Device::Cpu)?;
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn every_run_takes_its_own_inputs_with_static_buffers_and_without() {
-        for mut step in [RepeatedStep::new(&Device::Cpu, Launches::OneByOne), with_buffers()] {
+        for mut step in [RepeatedStep::new(&Device::Cpu, Launches::Eager), with_buffers()] {
             for value in [1f32, 2.0, 5.0] {
                 let x = Tensor::new(&[[value, 1.0], [0.0, value]], &Device::Cpu).expect("a tensor");
                 let shift = Tensor::new(value, &Device::Cpu).expect("a number");

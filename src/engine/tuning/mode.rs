@@ -1,11 +1,11 @@
 //! The ways to tune: what stage B trains, and what becomes of intermediate results.
 #![forbid(unsafe_code)]
 
+use crate::engine::device::Chosen;
 use crate::engine::ops::MomentBits;
 use crate::engine::tuning::backward::Activations;
 use crate::params::{Params, TuningMode};
 use crate::text::{Text, text};
-use candle_core::Device;
 
 /// A way of tuning. The first ones are the better ones, the last ones take less memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +65,13 @@ impl Trained {
 }
 
 impl Mode {
-    /// Those that `params.tuning_mode` leaves to choose from on `device`.
-    pub fn allowed(params: &Params, device: &Device) -> &'static [Self] {
+    /// Those that `params.tuning_mode` leaves to choose from.
+    pub fn allowed(params: &Params, on: &Chosen) -> &'static [Self] {
         match params.tuning_mode {
             TuningMode::Full => &[Self::Full],
             TuningMode::Checkpointed => &[Self::Checkpointed],
             TuningMode::Lora => &[Self::Lora, Self::LoraCheckpointed],
-            TuningMode::Automatic if device.is_cuda() => {
+            TuningMode::Automatic if on.eight_bit_moments => {
                 &[Self::Full, Self::Checkpointed, Self::EightBits, Self::Lora, Self::LoraCheckpointed]
             }
             TuningMode::Automatic => &[Self::Full, Self::Checkpointed, Self::Lora, Self::LoraCheckpointed],

@@ -192,7 +192,10 @@ fn copies(findings: &mut Findings) {
 fn machine(findings: &mut Findings) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = format!("processor with {cores} cores{}", vector_units());
-    let chosen = crate::host::processor().choose();
+    let chosen = match crate::host::processor() {
+        Ok(processor) => processor.choose(),
+        Err(error) => return findings.wrong(&error.to_string(), "set it to one of these, or unset it"),
+    };
     match (chosen.gpu, chosen.reason) {
         (Some(gpu), _) => {
             findings.good(&processor);
@@ -258,7 +261,7 @@ fn draw(model: &Model) -> Result<(), Error> {
         cache_folder: None,
         cache_limit: 0,
         free_memory: system::free_memory,
-        processor: processor(),
+        processor: processor()?,
     }))?;
     let mut job = worker.submit(request);
     loop {
