@@ -87,6 +87,19 @@ fn unsafe_code_stays_where_it_is_allowed() {
     check("no unsafe here", outside, &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]);
 }
 
+/// What has to do with CUDA stands in two folders; an operation beside them has one line for it at most.
+#[test]
+fn cuda_is_in_its_two_rooms() {
+    const CUDA: &str = "feature = \"cuda\"";
+    let in_rooms = |path: &str| path.starts_with("engine/ops/gpu") || path.starts_with("engine/device");
+    let is_operation = |path: &str| path == "engine/ops.rs" || path.starts_with("engine/ops/");
+    check("CUDA stays in its rooms", |path| !in_rooms(path) && !is_operation(path), &[CUDA]);
+    for (path, text) in sources("engine/ops") {
+        let lines = code(&text).filter(|line| line.contains(CUDA)).count();
+        assert!(lines <= 1 || in_rooms(&path.to_string_lossy()), "src/{} has {lines} lines for CUDA", path.display());
+    }
+}
+
 #[test]
 fn nothing_opens_a_connection() {
     check("no network", |_| true, &["std::net", "TcpStream", "UdpSocket", "reqwest", "ureq", "hf_hub"]);

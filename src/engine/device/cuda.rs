@@ -1,6 +1,7 @@
 //! The NVIDIA GPU of this machine: whether it can be used, and how much of its memory is free.
 
-use super::{Precision, symbols};
+use super::precision::Precision;
+use super::symbols;
 use crate::error::sentence;
 use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::sys as cublas;

@@ -5,6 +5,7 @@ use super::help::{self, size};
 use super::model_folders;
 use crate::catalog::{self, Model};
 use crate::engine::Engine;
+use crate::engine::device::WITH_CUDA;
 use crate::engine::request::{EditRequest, EngineOptions};
 use crate::error::Error;
 use crate::host::engine_options;
@@ -201,7 +202,7 @@ fn machine(findings: &mut Findings) {
             findings.good(&processor);
             findings.good(&format!("GPU {gpu}; edits run on it"));
         }
-        (None, Some(reason)) if cfg!(feature = "cuda") => {
+        (None, Some(reason)) if WITH_CUDA => {
             findings.good(&format!("{processor}; edits run on it and not on a GPU, because {reason}"));
         }
         (None, _) => findings.good(&format!("{processor}; edits run on it")),

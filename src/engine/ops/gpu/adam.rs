@@ -32,8 +32,8 @@ mod half {
     use super::super::adam8::adam8_step;
     use super::super::cuda::{Held, Slice, storage, view};
     use super::{AdamStep, adam_step};
-    use crate::engine::ops::MomentBits;
     use crate::engine::ops::adam::{Adam, BETA_1, BETA_2, EPS};
+    use crate::engine::ops::moments::MomentBits;
     use crate::engine::ops::operation::Lent;
     use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
