@@ -42,8 +42,9 @@
 //! - `engine` knows no host; `host` knows no tensor; `job` knows neither. A test reads the `use` lines.
 //! - `unsafe` stands in `host`, in the launcher, once in `engine::ops` around the matrix product, and where CUDA is called: the
 //!   kernels in `engine::ops::gpu`, the driver in [`engine::device`].
-//! - Everything an edit needs is in its request: the engine reads no environment and has no globals but scratch memory
-//!   of its operations, whose content no result depends on, and the addresses of CUDA's functions, which are found once.
+//! - Everything an edit needs is in its request and in what was chosen to compute on: the engine reads no environment.
+//!   Its globals are scratch memory of its operations, whose content no result depends on, and with a GPU the addresses
+//!   of CUDA's functions, which are found once, and candle's own switch for TF32, which is set when the GPU is opened.
 //! - Host functions are called only on the thread on which the host called us.
 //! - No network connection is opened.
 //! - The document is only added to: new layers and a note in the document, in one undo step (Krita's undo leaves the note). A
@@ -63,8 +64,8 @@
 //! is read again for the next picture or text.
 //!
 //! **GPU**: with the feature `cuda` an engine takes an NVIDIA GPU where there is one ([`engine::device`]) and says why not where
-//! there is none. One library serves both: CUDA is looked for when the program runs. A step of a stage is recorded once and then
-//! replayed ([`engine::device::Replay`]). Kernels and products of every operation
+//! there is none. One library serves both: CUDA is looked for when the program runs. What no card has run yet is off by
+//! default, see `docs/CUDA.md`. Kernels and products of every operation
 //! (`engine::ops::gpu`) are tested on the processor, with the same source compiled as C++; `docs/CUDA.md` says what was run.
 //!
 //! **Determinism**: every random number is a function of seed, purpose and step ([`engine::random`]), and sums are taken

@@ -1,7 +1,7 @@
-//! The GPU as far as a machine without one can check it: kernels compile, the program starts without CUDA, and, built with the feature
-//! `cuda`, whole edits on a driver whose card is the processor (tests/cuda/driver.cpp). tests/cuda/run does all of it, `cargo build`
-//! before, whose library the program loads.
-//! `src/engine/ops/gpu/tests.rs` compares single operations.
+//! The GPU as far as a machine without one can check it: kernels compile, the program starts without CUDA, and, built
+//! with the feature `cuda`, whole edits on a driver whose card is the processor (tests/cuda/driver.cpp). tests/cuda/run
+//! does all of it, `cargo build` before, whose library the program loads. `src/engine/ops/gpu/tests.rs` compares single
+//! operations.
 
 use imagic_edit::engine::device::{Launches, Precision, Processor};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,8 @@ fn source(name: &str) -> String {
     std::fs::read_to_string(Path::new(ROOT).join("src/engine/ops/gpu").join(name)).expect("a source file")
 }
 
-/// A kernel's name, without what it ends with for tensors of 16 bits, and in which list of host.cpp it must be; once for each type.
+/// A kernel's name, without what it ends with for tensors of 16 bits, and in which list of host.cpp it must be; once
+/// for each type.
 fn kernels() -> Vec<(String, &'static str)> {
     let until = |line: &str, end| line.split(end).next().expect("a name").to_owned();
     let (mut kernels, mut only) = (Vec::new(), "");
@@ -110,11 +111,13 @@ fn no_library_of_cuda_is_needed_to_start() {
 #[test]
 fn every_kernel_can_be_launched_on_the_processor() {
     let host = source("host.cpp");
-    let calls =
-        ["../gpu.rs", "adam8.rs", "attention.rs", "conv.rs", "fused.rs", "layout.rs", "norm.rs"].map(source).concat();
+    let folder = std::fs::read_dir(Path::new(ROOT).join("src/engine/ops/gpu")).expect("a folder");
+    let files = folder.map(|entry| entry.expect("an entry").path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let calls: String = files.map(|path| std::fs::read_to_string(path).expect("a source file")).collect();
     for (name, list) in kernels() {
         assert!(host.contains(&format!("{list}({name})")), "host.cpp lacks {list}({name})");
-        assert!(calls.contains(&format!("\"{name}\"")), "gpu.rs and its parts do not call {name}");
+        assert!(calls.contains(&format!("\"{name}\"")), "ops/gpu does not call {name}");
     }
 }
 
@@ -307,11 +310,13 @@ mod on_a_driver_of_ours {
             program.env("IMAGIC_PRECISION", "bf16");
         });
         let difference = on_cpu.pixels.iter().zip(&in_16_bits.pixels).map(|(a, b)| a.abs_diff(*b)).max();
-        // One level was measured: the fewest bits are f16's, whose steps are an eighth of a level at the ends of the range.
+        // One level was measured: the fewest bits are f16's, whose steps are an eighth of a level at the ends of the
+        // range.
         assert!(difference <= Some(2), "{difference:?}");
     }
 
-    /// Numbers of allocations in stage B, in an edit whose mode is the first one, and in the one that goes on from there.
+    /// Numbers of allocations in stage B, in an edit whose mode is the first one, and in the one that goes on from
+    /// there.
     const FULL_AT: &str = "11500";
     const FULL_AGAIN: &str = "16000";
 

@@ -57,7 +57,8 @@ pub struct Chosen {
 }
 
 impl Processor {
-    /// Takes up to a second where there is a GPU. The answer is the same each time, but for a GPU whose memory is used up.
+    /// Takes up to a second where there is a GPU. The answer is the same each time, except for a GPU whose memory is
+    /// used up.
     pub fn choose(&self) -> Chosen {
         let cpu = Chosen {
             device: Device::Cpu,
@@ -80,9 +81,9 @@ impl Processor {
         }
     }
 
-    /// Switches on what was never run on a card and is off by default, named by words with commas between them: `graphs`
-    /// ([`Launches::Replayed`]), `attention` ([`AttentionKernels::Own`], which goes with [`Precision::Tf32`] only) and `moments8`
-    /// (Adam's moments in 8 bits). The error is the word that cannot be had.
+    /// Switches on what was never run on a card and is off by default, named by words with commas between them:
+    /// `graphs` ([`Launches::Replayed`]), `attention` ([`AttentionKernels::Own`], which goes with [`Precision::Tf32`]
+    /// only) and `moments8` (Adam's moments in 8 bits). The error is the word that cannot be had.
     pub fn with_experiments(mut self, words: &str) -> std::result::Result<Self, String> {
         let Self::Fastest { precision, launches, eight_bit_moments, .. } = &mut self else { return Ok(self) };
         for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {

@@ -4,9 +4,10 @@
 //! its CPU convolution computes its gradients with a scalar loop; and every binary operation computes the gradients of
 //! both arguments, wanted or not. Here a gradient is computed only for arguments that a variable stands behind.
 //!
-//! All of them take contiguous `f32` tensors; on a GPU those of the network may be bf16 or f16. On the CPU they give the same bytes
-//! however many threads run: sums over a batch are taken in a fixed order, and threads split rows, never sums. `gpu` has their GPU
-//! form.
+//! All of them take contiguous `f32` tensors; on a GPU those of the network may be bf16 or f16. On the CPU they give
+//! the same bytes however many threads run: sums over a batch are taken in a fixed order, and threads split rows, never
+//! sums. Each file here is an operation on the CPU, `gpu` has the other half of each, and `operation` what the two have
+//! in common.
 #![deny(unsafe_code)]
 
 pub mod adam;

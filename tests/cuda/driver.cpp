@@ -8,8 +8,8 @@
 //
 // STUB_CUDA_VERSION, STUB_CARDS, STUB_CAPABILITY (80 is 8.0) and STUB_MEMORY (in MB) make it another driver and another
 // card; with STUB_BACKWARDS the last thread of a kernel goes first; STUB_FULL_AT is the number of the one allocation
-// that finds the memory full, and STUB_FULL_AGAIN that of another one. Products in TF32 round their factors to it, unless
-// STUB_EXACT is 1.
+// that finds the memory full, and STUB_FULL_AGAIN that of another one. Products in TF32 round their factors to it,
+// unless STUB_EXACT is 1.
 //
 // A stream that is captured runs nothing: launches, products, copies, allocations become nodes of a graph, with their
 // arguments by value, and run when the graph is launched. Memory that a graph allocates is NaN before and after;

@@ -14,10 +14,12 @@ use std::path::PathBuf;
 const LEAST_CUDA: c_int = 13_000;
 /// What build.rs compiles the kernels for: Ampere, RTX 30 and A100.
 const LEAST_CAPABILITY: (c_int, c_int) = (8, 0);
-/// Less than the smallest model of the Stable Diffusion family takes with adapters, where an edit is not even to be begun.
+/// Less than the smallest model of the Stable Diffusion family takes with adapters, where an edit is not even to be
+/// begun.
 const LEAST_MEMORY: usize = 3 << 30;
 
-/// What operations hold for a moment beside what is counted for them: patches, scores and their gradients, and cuBLAS's own.
+/// What operations hold for a moment beside what is counted for them: patches, scores and their gradients, and cuBLAS's
+/// own.
 const SCRATCH: u64 = 1 << 30;
 
 /// The first GPU that can be used and what it is called, or why there is none.
@@ -69,7 +71,8 @@ fn suits(ordinal: c_int) -> Result<(String, usize), String> {
     if capability < LEAST_CAPABILITY {
         let ((major, minor), (least_major, least_minor)) = (capability, LEAST_CAPABILITY);
         return Err(format!(
-            "{name} has compute capability {major}.{minor}, must be {least_major}.{least_minor} or more: a card of 2020 or newer"
+            "{name} has compute capability {major}.{minor}, must be {least_major}.{least_minor} or more: a \
+             card of 2020 or newer"
         ));
     }
     // SAFETY: as above.
@@ -97,7 +100,8 @@ fn begin(ordinal: c_int, precision: Precision) -> candle_core::Result<CudaDevice
     give_workspace(&device)?;
     if let Ok(pool) = pool {
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        // Otherwise freed memory goes back to the system whenever the loss is read, and the next step asks for all of it again.
+        // Otherwise freed memory goes back to the system whenever the loss is read, and the next step asks for all of
+        // it again.
         // SAFETY: this attribute is a u64, which lives until the call is over.
         let set =
             unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw const keep_all).cast_mut().cast::<c_void>()) };
@@ -107,7 +111,8 @@ fn begin(ordinal: c_int, precision: Precision) -> candle_core::Result<CudaDevice
     Ok(device)
 }
 
-/// Gives cuBLAS memory for what it puts down for a moment. Its own it would take anew in every product of a recorded step.
+/// Gives cuBLAS memory for what it puts down for a moment. Its own it would take anew in every product of a recorded
+/// step.
 fn give_workspace(device: &CudaDevice) -> candle_core::Result<()> {
     // NVIDIA's recommendation in the documentation of cublasSetWorkspace: 32 MB from Hopper on, 4 MB before.
     let major = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
@@ -152,7 +157,7 @@ pub fn give_back_memory(device: &CudaDevice) {
     }
 }
 
-/// From here on [`memory_of_a_run`] and [`most_memory`] count anew.
+/// [`memory_of_a_run`] and [`most_memory`] count from here.
 pub fn forget_most_memory(device: &CudaDevice) {
     if let Ok(pool) = pool(device) {
         let (attribute, zero) = (sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0u64);
@@ -163,8 +168,8 @@ pub fn forget_most_memory(device: &CudaDevice) {
     }
 }
 
-/// Bytes of the GPU's memory that are free, where the pool keeps none, and what was taken since [`forget_most_memory`] and is free
-/// again.
+/// Bytes of the GPU's memory that are free, where the pool keeps none, and what was taken since [`forget_most_memory`]
+/// and is free again.
 pub fn memory_of_a_run(device: &CudaDevice) -> Option<(u64, u64)> {
     let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
     let most = bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;

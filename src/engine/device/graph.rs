@@ -1,7 +1,8 @@
-//! Work that is the same in every step: a GPU is told all of it at once, from a recording of an earlier step (a CUDA graph), because
-//! telling it one by one what to do takes the processor longer than some cards take to do it. Knows no operation and no stage.
+//! Steps with the same kernels each time can be recorded once and replayed (a CUDA graph), because launching kernels
+//! one after the other takes the processor longer than some cards take to run them. Knows no operation and no stage.
 //!
-//! A recording holds addresses. So what differs between steps lies at a [`Place`], and what comes out is copied to one.
+//! A recording holds addresses. So what differs between steps is in static buffers ([`Place`]), and so is what comes
+//! out.
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
@@ -18,7 +19,7 @@ pub enum Launches {
     Replayed,
 }
 
-/// A tensor of f32 that stays where it is while its values change.
+/// A static buffer: a tensor of f32 that keeps its address while its elements change.
 #[derive(Clone)]
 pub struct Place(Tensor);
 
@@ -28,12 +29,12 @@ impl Place {
         Ok(Self(Tensor::zeros(shape, DType::F32, device)?))
     }
 
-    /// The tensor, with the values of the moment.
+    /// The tensor, with its elements of the moment.
     pub fn tensor(&self) -> &Tensor {
         &self.0
     }
 
-    /// Takes `values`, as many as it has, from the processor.
+    /// Uploads `values`, as many as it has elements.
     pub fn write(&self, values: &[f32]) -> Result<()> {
         Ok(self.0.inplace_op1(&Write { values })?)
     }
@@ -59,7 +60,7 @@ struct Write<'a> {
 impl Write<'_> {
     fn check(&self, layout: &Layout) -> candle_core::Result<()> {
         if layout.contiguous_offsets() != Some((0, self.values.len())) {
-            bail!("{} values do not fit a place of shape {:?}", self.values.len(), layout.shape())
+            bail!("{} elements do not fit a static buffer of shape {:?}", self.values.len(), layout.shape())
         }
         Ok(())
     }
@@ -74,7 +75,7 @@ impl InplaceOp1 for Write<'_> {
         self.check(layout)?;
         match place {
             CpuStorage::F32(place) => place.copy_from_slice(self.values),
-            _ => bail!("a place has numbers of f32"),
+            _ => bail!("a static buffer is of f32"),
         }
         Ok(())
     }
@@ -87,7 +88,7 @@ impl InplaceOp1 for Write<'_> {
     }
 }
 
-/// Work that is done again and again.
+/// Work that is done again and again; [`super::RepeatedStep`] is the plain way to it.
 pub struct Replay {
     #[cfg(feature = "cuda")]
     gpu: Option<gpu::Replay>,
@@ -106,8 +107,8 @@ impl Replay {
         }
     }
 
-    /// Does `work`, which must be the same each time: it takes what it reads from the same tensors, and leaves what it makes at
-    /// places; what it allocates is free again when it returns. It may be called twice, or not at all.
+    /// Does `work`, which must be the same each time: it reads the same tensors, leaves its results in static buffers,
+    /// and what it allocates is free again when it returns. It may be called twice, or not at all.
     pub fn run(&mut self, mut work: impl FnMut() -> Result<()>) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let Some(gpu) = &mut self.gpu {
@@ -136,7 +137,7 @@ mod gpu {
     }
 
     enum State {
-        /// The first time loads kernels, makes what stays, and shows how much memory is taken.
+        /// The first step loads kernels, makes what stays, and shows how much memory is taken.
         Begins,
         Records,
         Replays(CudaGraph),
@@ -171,7 +172,7 @@ mod gpu {
             work()
         }
 
-        /// From here on one by one.
+        /// Falls back to eager launches.
         fn give_up(&mut self, reason: &str) {
             static SAID: Once = Once::new();
             SAID.call_once(|| {
@@ -239,13 +240,14 @@ mod gpu {
     impl Drop for Capture<'_> {
         fn drop(&mut self) {
             if !self.ended {
-                // Something panicked, and that is what is told.
+                // Something panicked, and that is what is reported.
                 let _ = self.end();
             }
         }
     }
 
-    /// cudarc keeps an error of a destructor for the next call, which has nothing to do with it. A capture that failed has some.
+    /// cudarc keeps an error of a destructor for the next call, which has nothing to do with it. A capture that failed
+    /// has some.
     fn forget_errors(device: &CudaDevice) {
         let _ = device.cuda_stream().context().check_err();
     }

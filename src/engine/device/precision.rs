@@ -3,21 +3,22 @@
 
 use candle_core::DType;
 
-/// What a GPU multiplies matrices in, and what it keeps the U-Net's tensors in. Weights, their gradients and moments, the time
-/// embedding, the loss and the autoencoder are f32 in any case, and sums are taken in f32.
+/// What a GPU multiplies matrices in, and what the U-Net's tensors are stored in. Weights, their gradients and moments,
+/// the time embedding, the loss and the autoencoder are always f32, and sums are taken in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// f32, as on the processor.
     F32,
-    /// The tensor cores' 32 bit numbers, which have 10 bits behind the point instead of 23, as f16 has; several times as fast.
+    /// The tensor cores' 32 bit format, which has a mantissa of 10 bits instead of 23, as f16 has; several times as
+    /// fast.
     Tf32,
     /// As `Tf32`, with [`AttentionKernels::Own`]. Never run on a card.
     Tf32OwnAttention,
-    /// 16 bits for the tensors between the U-Net's layers, their gradients, and both factors of its products: half the memory and
-    /// traffic of TF32, and twice the speed of its products. Where it is trained, bf16: it has the exponents of f32, so that no
-    /// gradient vanishes or needs a scale. Where it samples, f16: with 7 bits behind the point bf16 would lose most of what 1500
-    /// steps of 5e-7 have changed of a weight of 0.02, whose neighbor is 1.2e-4 away; f16 has 10 as TF32. Other products as in
-    /// `Tf32`.
+    /// 16 bits for the tensors between the U-Net's layers, their gradients, and both factors of its products: half the
+    /// memory and traffic of TF32, and twice the speed of its products. Where it is trained, bf16: it has the exponents
+    /// of f32, so that no gradient vanishes or needs a scale. Where it samples, f16: with a mantissa of 7 bits bf16
+    /// would lose most of what 1500 steps of 5e-7 have changed of a weight of 0.02, whose neighbor is 1.2e-4 away; f16
+    /// has 10 as TF32. Other products as in `Tf32`.
     Bf16,
 }
 
@@ -62,6 +63,7 @@ pub struct Form {
 pub enum AttentionKernels {
     /// cuBLAS, with scores in memory.
     Cublas,
-    /// Kernels of our own that keep scores in shared memory, for the sizes that have one; these always multiply in TF32.
+    /// Kernels of our own that keep scores in shared memory, for the sizes that have one; these always multiply in
+    /// TF32.
     Own,
 }

@@ -1,5 +1,5 @@
-//! A step that is run many times with other numbers: what a GPU needs for its recording (static buffers for what goes in and
-//! comes out) is kept here, so that whoever writes the step sees tensors only. Knows no operation and no stage.
+//! A step that is run many times with other numbers: what a GPU needs for its recording (static buffers for what goes
+//! in and comes out) is kept here, so that whoever writes the step sees tensors only. Knows no operation and no stage.
 #![forbid(unsafe_code)]
 
 use super::graph::{Launches, Place, Replay};
@@ -8,8 +8,9 @@ use candle_core::{Device, Tensor};
 
 /// A step that is run again and again, with inputs and an output of the same shapes each time, all of them f32.
 ///
-/// On the processor a run is a call of the step with the inputs as they are. On a GPU the inputs are copied to static buffers,
-/// which are made in the first run, and so is the output, because a recorded step finds its tensors by their addresses.
+/// On the processor a run is a call of the step with the inputs as they are. On a GPU the inputs are copied to static
+/// buffers, which are made in the first run, and so is the output, because a recorded step finds its tensors by their
+/// addresses.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -48,10 +49,11 @@ impl RepeatedStep {
         Self { device: device.clone(), replay: Replay::new(device, launches), buffers }
     }
 
-    /// Runs `step` on the inputs and gives its result, without what it was computed from; that holds until the next run.
+    /// Runs `step` on the inputs and gives its result, without what it was computed from; that holds until the next
+    /// run.
     ///
-    /// Everything else that `step` reads must be the same tensors each time. It may be called twice, or, when it is replayed, not
-    /// at all, so that it leaves nothing but its result and what it changes on the device.
+    /// Everything else that `step` reads must be the same tensors each time. It may be called twice, or, when it is
+    /// replayed, not at all, so that it leaves nothing but its result and what it changes on the device.
     pub fn run<const N: usize>(
         &mut self,
         inputs: [&Tensor; N],

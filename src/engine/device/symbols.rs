@@ -1,11 +1,11 @@
 //! CUDA's functions, found when the program runs: so that one library starts on machines with and without CUDA.
 //!
-//! cudarc, through which candle calls CUDA, leaves each function to the linker. Here the linker finds all that are called: each
-//! is a jump to an address in a table that [`load`] fills. Nobody calls one before; who does all the same gets an abort that
-//! says so. The build fails where one is missing here (`-z defs` in build.rs), and says which.
+//! cudarc, through which candle calls CUDA, leaves each function to the linker. Here the linker finds all that are
+//! called: each is a jump to an address in a table that [`load`] fills. Nobody calls one before; who does all the same
+//! gets an abort that says so. The build fails where one is missing here (`-z defs` in build.rs), and says which.
 //!
-//! candle also opens a generator of cuRAND with each device. All random numbers of an edit are our own, so this one is never
-//! asked for a number, and a library of 130 MB is saved: the four calls that open and close it do nothing.
+//! candle also opens a generator of cuRAND with each device. All random numbers of an edit are our own, so this one is
+//! never asked for a number, and a library of 130 MB is saved: the four calls that open and close it do nothing.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -26,14 +26,28 @@ struct Symbol {
 macro_rules! found_later {
     ($table:literal: $($name:ident)+) => {
         std::arch::global_asm!(
-            concat!(".pushsection .data.rel.ro.", $table, ",\"aw\",@progbits\n.balign 8\n.globl ", $table, "\n.hidden ", $table),
+            concat!(
+                ".pushsection .data.rel.ro.", $table, ",\"aw\",@progbits\n.balign 8\n.globl ", $table, "\n.hidden ",
+                $table
+            ),
             concat!($table, ":\n.popsection"),
             $(
-                concat!(".pushsection .rodata.", $table, ",\"a\",@progbits\n9:\n.asciz \"", stringify!($name), "\"\n.popsection"),
-                concat!(".pushsection .data.", $table, ",\"aw\",@progbits\n.balign 8\n8:\n.quad imagic_cuda_not_loaded\n.popsection"),
+                concat!(
+                    ".pushsection .rodata.", $table, ",\"a\",@progbits\n9:\n.asciz \"", stringify!($name),
+                    "\"\n.popsection"
+                ),
+                concat!(
+                    ".pushsection .data.", $table,
+                    ",\"aw\",@progbits\n.balign 8\n8:\n.quad imagic_cuda_not_loaded\n.popsection"
+                ),
                 concat!(".pushsection .data.rel.ro.", $table, ",\"aw\",@progbits\n.quad 9b, 8b\n.popsection"),
-                concat!(".pushsection .text.", $table, ",\"ax\",@progbits\n.globl ", stringify!($name), "\n.hidden ", stringify!($name)),
-                concat!(".type ", stringify!($name), ",@function\n", stringify!($name), ":\njmp *8b(%rip)\n.popsection"),
+                concat!(
+                    ".pushsection .text.", $table, ",\"ax\",@progbits\n.globl ", stringify!($name), "\n.hidden ",
+                    stringify!($name)
+                ),
+                concat!(
+                    ".type ", stringify!($name), ",@function\n", stringify!($name), ":\njmp *8b(%rip)\n.popsection"
+                ),
             )+
             concat!(".pushsection .data.rel.ro.", $table, ",\"aw\",@progbits\n.quad 0, 0\n.popsection"),
             options(att_syntax)
@@ -47,7 +61,9 @@ macro_rules! not_needed {
         std::arch::global_asm!(
             $(
                 concat!(".pushsection .text.imagic_cuda_not_needed,\"ax\",@progbits\n.globl ", stringify!($name)),
-                concat!(".hidden ", stringify!($name), "\n.type ", stringify!($name), ",@function\n", stringify!($name), ":"),
+                concat!(
+                    ".hidden ", stringify!($name), "\n.type ", stringify!($name), ",@function\n", stringify!($name), ":"
+                ),
                 "xorl %eax, %eax\nret\n.popsection",
             )+
             options(att_syntax)
@@ -57,12 +73,15 @@ macro_rules! not_needed {
 
 found_later! { "imagic_cuda_driver":
     cuCtxDestroy_v2 cuCtxGetCurrent cuCtxSetCurrent cuCtxSynchronize cuDeviceGet cuDeviceGetAttribute cuDeviceGetCount
-    cuDeviceGetDefaultMemPool cuDeviceGetGraphMemAttribute cuDeviceGetName cuDeviceGraphMemTrim cuDevicePrimaryCtxRelease_v2 cuDevicePrimaryCtxRetain cuDeviceTotalMem_v2
+    cuDeviceGetDefaultMemPool cuDeviceGetGraphMemAttribute cuDeviceGetName cuDeviceGraphMemTrim
+    cuDevicePrimaryCtxRelease_v2 cuDevicePrimaryCtxRetain cuDeviceTotalMem_v2
     cuDriverGetVersion cuEventCreate cuEventDestroy_v2 cuEventRecord cuGetErrorString
     cuGraphDestroy cuGraphExecDestroy cuGraphInstantiateWithFlags cuGraphLaunch cuGraphUpload cuInit cuLaunchKernel
     cuMemAllocAsync cuMemAlloc_v2 cuMemFreeAsync cuMemFree_v2 cuMemGetInfo_v2 cuMemPoolGetAttribute
-    cuMemPoolSetAttribute cuMemPoolTrimTo cuMemcpyDtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuMemcpyHtoDAsync_v2 cuMemcpyPeerAsync
-    cuMemsetD8Async cuModuleGetFunction cuModuleLoad cuModuleLoadData cuModuleUnload cuStreamBeginCapture_v2 cuStreamCreate
+    cuMemPoolSetAttribute cuMemPoolTrimTo cuMemcpyDtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuMemcpyHtoDAsync_v2
+    cuMemcpyPeerAsync
+    cuMemsetD8Async cuModuleGetFunction cuModuleLoad cuModuleLoadData cuModuleUnload cuStreamBeginCapture_v2
+    cuStreamCreate
     cuStreamDestroy_v2 cuStreamEndCapture cuStreamIsCapturing cuStreamSynchronize cuStreamWaitEvent
 }
 
@@ -83,7 +102,8 @@ unsafe extern "C" {
 /// Where every function jumps to until it is found.
 extern "C" fn not_loaded() -> ! {
     eprintln!(
-        "imagic-edit: this is a defect of Imagic Edit, please report it: a function of CUDA was called that is not loaded"
+        "imagic-edit: this is a defect of Imagic Edit, please report it: a function of CUDA was called that is not \
+         loaded"
     );
     std::process::abort()
 }
@@ -97,7 +117,8 @@ std::arch::global_asm!(
     options(att_syntax)
 );
 
-/// Finds the functions of NVIDIA's driver and of cuBLAS, which is looked for in `folders`, too. Says what is missing, and what to do.
+/// Finds the functions of NVIDIA's driver and of cuBLAS, which is looked for in `folders`, too. Says what is missing,
+/// and what to do.
 pub fn load(folders: &[PathBuf]) -> Result<(), String> {
     // Once for the process, because the tables are the linker's. A library stays loaded until the process ends.
     static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
@@ -109,7 +130,8 @@ pub fn load(folders: &[PathBuf]) -> Result<(), String> {
             open("libcublasLt.so.13", folders);
             let blas = open("libcublas.so.13", folders)
                 .ok_or("NVIDIA's libcublas.so.13 is missing; run installer/cuda-runtime.sh")?;
-            // SAFETY: the tables are of `found_later`. Nothing else refers to them, and `get_or_init` lets one thread in.
+            // SAFETY: the tables are of `found_later`. Nothing else refers to them, and `get_or_init` lets one thread
+            // in.
             unsafe {
                 fill(&raw const DRIVER, driver);
                 fill(&raw const BLAS, blas);

@@ -1,7 +1,7 @@
 //! Adam (Kingma and Ba, ICLR 2015) without weight decay, in one pass over each variable.
 //!
-//! A variable is updated the moment its gradient is known, in the middle of the backward pass: nothing in Imagic needs all
-//! gradients at once, and together they are as large as the network.
+//! A variable is updated the moment its gradient is known, in the middle of the backward pass: nothing in Imagic needs
+//! all gradients at once, and together they are as large as the network.
 //!
 //! candle-nn's only Adam is AdamW, whose weight decay defaults to 0.01 and which skips a variable that has no gradient.
 #![forbid(unsafe_code)]
@@ -33,7 +33,7 @@ pub struct Adam {
 
 struct State {
     step: i32,
-    /// Passes over the variables, each of which updates all of them; a step that is replayed takes none.
+    /// Backward passes, each of which updates all variables; a replayed step has none.
     pass: u64,
     /// On a GPU: a static buffer with the step's size and the root of the second bias, which a replayed step reads.
     sizes: Option<Place>,

@@ -1,8 +1,8 @@
 //! Two-dimensional convolution as a matrix product with patches of the input laid out as columns.
 //!
 //! The columns of a whole layer would take up to a gigabyte, so they are made band by band: a band is a run of output
-//! rows, counted through the batch, so that small pictures of a batch share one product. Where it is faster, `winograd` does
-//! the work.
+//! rows, counted through the batch, so that small pictures of a batch share one product. Where it is faster, `winograd`
+//! does the work.
 #![forbid(unsafe_code)]
 
 use super::adam::Adam;
@@ -18,11 +18,12 @@ use std::sync::Arc;
 
 /// A band has at least this many columns, so that the weights are not streamed through the cache too often ...
 const BAND_COLUMNS: usize = 512;
-/// ... and about this many values if the layer is narrow.
+/// ... and about this many elements if the layer is narrow.
 const BAND_VALUES: usize = 2 << 20;
 
 /// From so many tiles in a batch Winograd's way is faster. With fewer, transforming the weights, which takes as long as
-/// some 20 tiles whatever their number, outweighs the multiplications saved. Measured on an EPYC of 2024 with 64 to 640 channels.
+/// some 20 tiles whatever their number, outweighs the multiplications saved. Measured on an EPYC of 2024 with 64 to 640
+/// channels.
 const WINOGRAD_TILES: usize = 32;
 
 /// Zeros around the input.
@@ -92,7 +93,7 @@ impl Sizes {
         (fits && tiles.count() >= WINOGRAD_TILES).then_some(tiles)
     }
 
-    /// Values of one column: a patch through all channels.
+    /// Elements of one column: a patch through all channels.
     fn patch(&self) -> usize {
         self.c * self.k * self.k
     }
@@ -203,7 +204,8 @@ impl Sizes {
         });
     }
 
-    /// The part of `y`, (b, o, h', w'), that belongs to `band`, as runs (position in `y`, position in the band, length).
+    /// The part of `y`, (b, o, h', w'), that belongs to `band`, as runs (position in `y`, position in the band,
+    /// length).
     fn runs(&self, channel: usize, band: &Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> {
         let (out_h, out_w, o, start, end) = (self.out_h, self.out_w, self.o, band.start, band.end);
         (start / out_h..end.div_ceil(out_h)).map(move |item| {

@@ -17,8 +17,8 @@ pub fn add_per_channel(x: &Tensor, e: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&e.contiguous()?, Op(AddPerChannel))
 }
 
-/// (b, c, h, w) to (b, c, 2 h, 2 w), every value four times. Unlike candle's, the gradient is right when the input has
-/// a second consumer.
+/// (b, c, h, w) to (b, c, 2 h, 2 w), every element four times. Unlike candle's, the gradient is right when the input
+/// has a second consumer.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Op(Upsample))
 }

@@ -18,7 +18,7 @@ impl<'a> Matrix<'a> {
         Self::strided(data, rows, columns, columns)
     }
 
-    /// Row-major, `row_stride` values from one row to the next.
+    /// Row-major, `row_stride` elements from one row to the next.
     pub fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         let matrix = Self { data, rows, columns, row_stride, column_stride: 1 };
         assert!(
@@ -41,7 +41,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What happens to the values that `out` holds.
+/// What happens to the elements that `out` holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Out {
     /// They are replaced.
@@ -69,7 +69,7 @@ pub fn matmul(out: &mut [f32], mode: Out, scale: f32, a: Matrix<'_>, b: Matrix<'
         Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
     };
     // SAFETY: `Matrix::strided` checked that every element of `a` and `b` lies in its slice (a transpose reaches the
-    // same elements), `out` holds m * n values without gaps, and `out` is borrowed mutably, so it overlaps neither.
+    // same elements), `out` holds m * n contiguous elements, and `out` is borrowed mutably, so it overlaps neither.
     unsafe {
         gemm::gemm(
             m,

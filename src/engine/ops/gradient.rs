@@ -6,7 +6,7 @@ use super::values::with_buffer;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
-/// What a layer learns.
+/// The parameters of a layer.
 pub struct Parameters {
     /// Weight.
     pub weight: Tensor,
@@ -16,8 +16,8 @@ pub struct Parameters {
     pub optimizer: Option<Arc<Adam>>,
 }
 
-/// The gradient of `parameter` if one is wanted, unless the optimizer uses it up; `fill` computes it into values of any
-/// content. It changes the parameter, so whatever else needs that comes first.
+/// The gradient of `parameter` if one is wanted, unless the optimizer uses it up; `fill` computes it into a buffer of
+/// any content. The optimizer changes the parameter, so whatever else needs its old elements comes first.
 pub(super) fn hand_over(
     optimizer: &Option<Arc<Adam>>,
     parameter: &Tensor,

@@ -1,5 +1,5 @@
-//! Changes of layout, weighted sums and the loss: candle's on the processor. On a GPU candle's would copy sizes to it for each
-//! of them, in the middle of a step.
+//! Changes of layout, weighted sums and the loss: candle's on the processor. On a GPU candle's would upload sizes for
+//! each of them, in the middle of a step.
 #![forbid(unsafe_code)]
 
 use super::operation::{Op, Operation};
@@ -21,8 +21,8 @@ pub fn join_channels(x: &Tensor, skip: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[x, skip], 1)
 }
 
-/// a x + b z, or a x - b z; `x`, `z`: (b, c, h, w), or one item of it for all; `scales`: a, then b, (2, b, 1, 1, 1). Has no
-/// gradients.
+/// a x + b z, or a x - b z; `x`, `z`: (b, c, h, w), or one item of it for all; `scales`: a, then b, (2, b, 1, 1, 1).
+/// Has no gradients.
 pub fn weighted_sum(scales: &Tensor, x: &Tensor, sign: Sign, z: &Tensor) -> Result<Tensor> {
     if x.device().is_cuda() {
         return x.apply_op3(z, scales, Op(WeightedSum { sign }));

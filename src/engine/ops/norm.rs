@@ -30,7 +30,8 @@ pub fn layer_norm(x: &Tensor, parameters: &Parameters, eps: f32) -> Result<Tenso
     x.contiguous()?.apply_op3(weight, bias, Op(LayerNorm { eps, optimizer: optimizer.clone() }))
 }
 
-/// Mean and 1 / sqrt(variance + eps), in two passes. Partial sums go to f64 because a group can hold a million values.
+/// Mean and 1 / sqrt(variance + eps), in two passes. Partial sums go to f64 because a group can have a million
+/// elements.
 #[inline(always)]
 fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     const CHUNK: usize = 4096;

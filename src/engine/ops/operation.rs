@@ -1,7 +1,8 @@
-//! What an operation of ours is: a forward and a backward pass on the processor, the same on a GPU, and how candle calls them.
+//! What an operation of ours is: a forward and a backward pass on the processor, the same on a GPU, and how candle
+//! calls them.
 //!
-//! The operations beside this file know nothing of GPUs. For each of them a file in `gpu` implements [`OnGpu`], and without the
-//! feature `cuda` the implementation is the one below, which is never called.
+//! The operations beside this file know nothing of GPUs. For each of them a file in `gpu` implements [`OnGpu`], and
+//! without the feature `cuda` the implementation is the one below, which is never called.
 #![forbid(unsafe_code)]
 
 use candle_core::{
@@ -21,8 +22,8 @@ pub(super) trait Operation<const N: usize>: OnGpu<N> {
         bail!("on the processor {} is candle's", self.name())
     }
 
-    /// Gradients of the inputs on the processor, where that of the result `y` is `dy`; `None` for those that nobody wants or the
-    /// optimizer has used up.
+    /// Gradients of the inputs on the processor, where that of the result `y` is `dy`; `None` for those that nobody
+    /// wants or the optimizer has used up.
     fn backward(&self, _: [&Tensor; N], _y: &Tensor, _dy: &Tensor) -> Result<[Option<Tensor>; N]> {
         bail!("on the processor {} is candle's", self.name())
     }

@@ -80,7 +80,8 @@ fn gradients_are_the_slopes_of_the_values() {
 
 #[test]
 fn a_convolution_cut_into_bands_is_the_whole_convolution() {
-    // 64 x 64 positions with 150 channels need several bands, of Winograd's tiles and of patches; each item needs fewer.
+    // 64 x 64 positions with 150 channels need several bands, of Winograd's tiles and of patches; each item needs
+    // fewer.
     let (x, w, b) = (normals(1, &[3, 150, 64, 64]), normals(2, &[4, 150, 3, 3]), normals(3, &[4]));
     for (stride, padding) in [(1, Padding::Even(1)), (2, Padding::AfterOnly)] {
         let convolve = |x: &Tensor| conv2d(x, &parameters(&w, &b), stride, padding).expect("a convolution");

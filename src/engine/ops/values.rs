@@ -12,13 +12,13 @@ pub(super) fn values<'a>((storage, layout): (&'a CpuStorage, &Layout)) -> Result
     }
 }
 
-/// Calls `f` with the values of a CPU tensor, copied first if they do not lie in a row.
+/// Calls `f` with the elements of a CPU tensor, which is copied first if it is not contiguous.
 pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => f(values((storage, layout))?),
-        _ => bail!("these values are not on the CPU"),
+        _ => bail!("this tensor is not on the CPU"),
     }
 }
 
@@ -28,15 +28,15 @@ pub(super) fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 }
 
 thread_local! {
-    /// What [`with_buffer`] lent and got back. A thread's own, because operations have no owner that outlives them: candle
-    /// makes one for each call, and their tasks run on any thread of the pool.
+    /// Scratch buffers of [`with_buffer`] that are free. Thread-local, because operations have no owner that outlives
+    /// them: candle makes one for each call, and their tasks run on any thread of the pool.
     static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `len` values of any content. Unlike those of a new vector they need not be cleared first, which took a
+/// Calls `f` with a scratch buffer of `len` elements of any content. A new vector would be zeroed first, which took a
 /// tenth of a training step.
 pub(super) fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    /// Larger buffers, of 32 MB, are not kept: what they are used for outweighs clearing them.
+    /// Larger buffers, from 32 MB on, are not kept: what they are used for outweighs zeroing them.
     const MOST_KEPT: usize = 8 << 20;
     let mut buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
     if buffer.len() < len {
@@ -121,7 +121,7 @@ pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// Largest value of a row.
+/// Largest element of a row.
 #[inline(always)]
 pub(super) fn largest(row: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };

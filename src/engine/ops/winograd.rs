@@ -1,4 +1,5 @@
-//! Convolutions of 3x3 that keep the size, by Winograd's minimal filtering F(2x2, 3x3): 2.25 times fewer multiplications.
+//! Convolutions of 3x3 that keep the size, by Winograd's minimal filtering F(2x2, 3x3): 2.25 times fewer
+//! multiplications.
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1. The output is cut into
 //! tiles of 2x2; each comes from a tile of 4x4 of the input, and neighbors overlap by two.
@@ -25,7 +26,7 @@ use std::ops::Range;
 
 /// Places of a tile of the input.
 const PLACES: usize = 16;
-/// Values that are transformed at a time: neighboring tiles, or neighboring channels.
+/// Elements that are transformed at a time: neighboring tiles, or neighboring channels.
 const LANES: usize = 16;
 type Lanes = [f32; LANES];
 
@@ -34,7 +35,7 @@ type Lanes = [f32; LANES];
 const CHANNELS: usize = 32;
 /// Tiles that one task computes if the result has no more channels than that, as in the VAE's last layers.
 const FEW_TILES: usize = 128;
-/// Values of `v` that exist at a time, about.
+/// Elements of `v` that exist at a time, about.
 const BAND_VALUES: usize = 2 << 20;
 
 /// A convolution's pictures, cut into tiles.
@@ -305,7 +306,8 @@ impl Tiles {
         });
     }
 
-    /// Puts the four places of each output tile, from `first` on, where they belong; `y` is what is under these rows of tiles.
+    /// Puts the four places of each output tile, from `first` on, where they belong; `y` is what is under these rows of
+    /// tiles.
     #[inline(always)]
     fn place_output(&self, tiles: &[f32], first: usize, rows: Range<usize>, y: &mut [f32]) {
         let padded = tiles.len() / 4;
@@ -434,7 +436,7 @@ fn columns_of_tiles(x: &[f32], [d0, d1, d2, d3]: [&mut [f32]; 4]) {
     d3[..last].copy_from_slice(&d1[1..]);
 }
 
-/// The first `len` values, then zeros.
+/// The first `len` elements, then zeros.
 #[inline(always)]
 fn lanes(values: &[f32], len: usize) -> Lanes {
     if let (LANES, Some(lanes)) = (len, values.first_chunk()) {

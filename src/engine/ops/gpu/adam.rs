@@ -4,7 +4,7 @@
 use super::terms::{Argument, Gpu, Kind, THREADS, View, expect};
 use candle_core::Result;
 
-/// Numbers of [`crate::engine::ops::adam::Adam`] that are the same in every step.
+/// Constants of Adam.
 #[derive(Clone, Copy)]
 pub(super) struct AdamStep {
     pub beta_1: f32,
@@ -12,18 +12,19 @@ pub(super) struct AdamStep {
     pub eps: f32,
 }
 
-/// Changes `count` numbers `p` and their moments by their gradient `g`; `numbers`: the step's size, the root of the second bias.
+/// Changes `count` elements `p` and their moments by their gradient `g`; `sizes`: the step's size, the root of the
+/// second bias.
 pub(super) fn adam_step<G: Gpu>(
     gpu: &G,
     p: &mut G::Buffer,
-    [g, numbers]: [View<'_, G::Buffer>; 2],
+    [g, sizes]: [View<'_, G::Buffer>; 2],
     [first, second]: [&mut G::Buffer; 2],
     step: AdamStep,
     count: usize,
 ) -> Result<()> {
-    expect(Kind::F32, &[View::all(p), g, View::all(first), View::all(second), numbers])?;
+    expect(Kind::F32, &[View::all(p), g, View::all(first), View::all(second), sizes])?;
     let AdamStep { beta_1, beta_2, eps } = step;
-    each!(gpu, "adam", count, Out p, In g, Out first, Out second, In numbers, Value beta_1, Value beta_2, Value eps);
+    each!(gpu, "adam", count, Out p, In g, Out first, Out second, In sizes, Value beta_1, Value beta_2, Value eps);
     Ok(())
 }
 
@@ -38,8 +39,8 @@ mod half {
     use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
     impl Adam {
-        /// Changes a variable and its moments by its gradient. `sizes`: the step's size, the root of the second bias; `moments`:
-        /// none before the first step.
+        /// Changes a variable and its moments by its gradient. `sizes`: the step's size, the root of the second bias;
+        /// `moments`: none before the first step.
         pub(in crate::engine::ops) fn step_on_gpu(
             (variable, layout): (&mut CudaStorage, &Layout),
             gradient: Lent<'_, CudaStorage>,

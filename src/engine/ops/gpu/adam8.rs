@@ -6,13 +6,10 @@ use super::terms::{Argument, Gpu, Kind, View, expect};
 use crate::engine::ops::moments::CODED;
 use candle_core::Result;
 
-/// Blocks of values that a block of threads codes, one for each warp.
+/// Groups of elements with one scale that a block of threads updates, one for each warp.
 const AT_ONCE: usize = 8;
 
-/// Changes `count` numbers `p` by their gradient `g`, with `numbers` as in `adam_step`, and `moments`, [`MomentBits::numbers`] numbers that are zeros before the first
-/// step.
-///
-/// [`MomentBits::numbers`]: crate::engine::ops::MomentBits::numbers
+/// As `adam_step`, with both moments in one buffer of `MomentBits::numbers` elements, zeros before the first step.
 pub(super) fn adam8_step<G: Gpu>(
     gpu: &G,
     p: &mut G::Buffer,
@@ -23,7 +20,7 @@ pub(super) fn adam8_step<G: Gpu>(
 ) -> Result<()> {
     expect(Kind::F32, &[View::all(p), g, View::all(moments), numbers])?;
     let AdamStep { beta_1, beta_2, eps } = step;
-    blocks!(gpu, "adam8", count.div_ceil(AT_ONCE * CODED), Out p, In g, Out moments, In numbers, Value beta_1, Value beta_2,
-        Value eps, Count count);
+    blocks!(gpu, "adam8", count.div_ceil(AT_ONCE * CODED), Out p, In g, Out moments, In numbers, Value beta_1, Value
+        beta_2, Value eps, Count count);
     Ok(())
 }

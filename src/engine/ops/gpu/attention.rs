@@ -1,5 +1,5 @@
-//! Attention as products of matrices: scores of all heads at once, as many queries as scratch memory and the GPU's cache hold; or,
-//! for sizes that have one, by a kernel that does not write its scores at all.
+//! Attention as products of matrices: scores of all heads at once, as many queries as scratch memory and the GPU's
+//! cache hold; or, for sizes that have one, by a kernel that does not write its scores at all.
 #![deny(unsafe_code)]
 
 use super::attention_sizes::Attention;
@@ -8,12 +8,13 @@ use super::terms::{Argument, Gpu, Kind, Matrix, Product, Stored, View, narrowed}
 use crate::engine::device::AttentionKernels;
 use candle_core::{Error, Result};
 
-/// Scores that exist at a time, in all matrices of an operation, if that is not less than one query's: 32 MB. What one kernel writes
-/// and the next one reads then stays in the L2 cache, 50 MB on an H100 and 40 on an A100. Not measured on either.
+/// Scores that exist at a time, in all matrices of an operation, if that is not less than one query's: 32 MB. What one
+/// kernel writes and the next one reads then stays in the L2 cache, 50 MB on an H100 and 40 on an A100. Not measured on
+/// either.
 const SCORES: usize = 8 << 20;
 
-/// Scores, which are f32, because e to their power multiplies their errors, and become probabilities in place, or in another
-/// place if those are factors of 16 bits.
+/// Scores, which are f32, because e to their power multiplies their errors. They become probabilities in place, or in
+/// another buffer where the other factor has 16 bits.
 struct Probabilities<B> {
     scores: B,
     narrow: Option<B>,
@@ -147,7 +148,8 @@ pub(super) fn attention_gradients<G: Gpu>(
         let to_keys = Product { add, ..sizes.product_of_heads([m, d, rows], m, item, 0) };
         gpu.matmul(&mut dv, sizes.of_scores(p.get(), rows).t(), dout(), to_keys)?;
         gpu.matmul(&mut dp, dout(), sizes.heads(v, m, item, 0).t(), sizes.product_apart([rows, m, d]))?;
-        blocks!(gpu, "softmax_backward" of kind, heads * rows, Out p.get(), In View::all(&dp), Value sizes.scale(), Count m);
+        blocks!(gpu, "softmax_backward" of kind, heads * rows, Out p.get(), In View::all(&dp), Value sizes.scale(),
+            Count m);
         let of_queries = sizes.product_of_heads([rows, d, m], n, item, first);
         gpu.matmul(&mut dq, sizes.of_scores(p.get(), rows), sizes.heads(k, m, item, 0), of_queries)?;
         gpu.matmul(&mut dk, sizes.of_scores(p.get(), rows).t(), sizes.heads(q, n, item, first), to_keys)?;

@@ -21,7 +21,8 @@ pub(super) struct Conv {
     pub before: usize,
 }
 
-/// A part of a convolution whose patches fit into scratch memory: some items as a whole, or some output rows of one item.
+/// A part of a convolution whose patches fit into scratch memory: some items as a whole, or some output rows of one
+/// item.
 #[derive(Clone, Copy)]
 struct Band {
     item: usize,
@@ -63,8 +64,8 @@ impl Conv {
     fn gather<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>, band: Band, columns: &mut G::Buffer) -> Result<()> {
         let x = x.from(band.item * self.c * self.in_plane());
         let count = band.items * self.patch() * band.rows * self.out_w;
-        each!(gpu, "gather_columns" of x.kind(), count, Out columns, In x, Count self.h, Count self.w, Count self.k, Count self.out_w,
-            Count self.stride, Count self.before, Count band.first, Count band.rows);
+        each!(gpu, "gather_columns" of x.kind(), count, Out columns, In x, Count self.h, Count self.w, Count self.k,
+            Count self.out_w, Count self.stride, Count self.before, Count band.first, Count band.rows);
         Ok(())
     }
 
@@ -140,8 +141,9 @@ pub(super) fn conv_input_gradient<G: Gpu>(
         let (start, count) = (band.item * size, band.items * size);
         // What a band above has put there stays.
         let add = usize::from(band.first > 0);
-        each!(gpu, "scatter_columns" of kind, count, OutFrom (&mut dx, start), In columns, Count conv.h, Count conv.w, Count conv.k,
-            Count conv.out_w, Count conv.stride, Count conv.before, Count band.first, Count band.rows, Count add);
+        each!(gpu, "scatter_columns" of kind, count, OutFrom (&mut dx, start), In columns, Count conv.h, Count conv.w,
+            Count conv.k, Count conv.out_w, Count conv.stride, Count conv.before, Count band.first, Count band.rows,
+            Count add);
     }
     Ok(dx)
 }

@@ -1,4 +1,5 @@
-//! Runs the kernels and products of `gpu` on an NVIDIA GPU, through candle's device: its stream, its allocator, its cuBLAS.
+//! Runs the kernels and products of `gpu` on an NVIDIA GPU, through candle's device: its stream, its allocator, its
+//! cuBLAS.
 
 use super::terms::{Argument, Gpu, Kind, Matrix, Product, Stored, THREADS, View, count};
 use crate::engine::ops::operation::Lent;
@@ -15,13 +16,13 @@ use std::ffi::c_void;
 /// What build.rs makes of kernels.cu.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
-/// 256 MB: the patches of a layer of Stable Diffusion at 512 pixels, but for the largest ones of its autoencoder.
+/// 256 MB: the patches of a layer of Stable Diffusion at 512 pixels, except for the largest layers of its autoencoder.
 const SCRATCH: usize = 64 << 20;
 
-/// Values in the GPU's memory; of the kinds only those of [`Kind`], which [`view`] checks.
+/// A buffer in the GPU's memory; of the kinds only those of [`Kind`], which [`view`] checks.
 pub type Slice = CudaStorageSlice;
 
-/// The values of a tensor there.
+/// The elements of a tensor there.
 pub type Values<'a> = View<'a, Slice>;
 
 /// An argument as the driver takes it.
@@ -31,7 +32,7 @@ enum Passed {
     Value(f32),
 }
 
-/// Evaluates an expression with the values of one of the kinds.
+/// Evaluates an expression with the elements of one of the kinds.
 macro_rules! with_values {
     ($slice:expr, $values:ident => $result:expr) => {
         match $slice {
@@ -81,8 +82,8 @@ impl Gpu for CudaDevice {
     fn buffer(&self, len: usize, kind: Kind) -> Result<Slice> {
         // The driver has no blocks of no bytes.
         let len = len.max(1);
-        // SAFETY: any bits are a number of these kinds, and what reads a buffer runs behind what fills it, on the one stream of
-        // a device.
+        // SAFETY: any bits are a number of these kinds, and a buffer is filled before it is read, in the order of the
+        // one stream of a device.
         unsafe {
             Ok(match kind {
                 Kind::F32 => Slice::F32(self.alloc(len)?),
@@ -118,8 +119,9 @@ impl Gpu for CudaDevice {
             block_dim: (THREADS as u32, 1, 1),
             shared_mem_bytes: 0, // beyond what the kernels declare
         };
-        // SAFETY: the functions of `gpu` pass what the kernel of that name takes; the tests there run all of them with the
-        // kernels as C++, which refuses other arguments and tensors of another kind. Events need not be recorded: there is one stream.
+        // SAFETY: the functions of `gpu` pass what the kernel of that name takes; the tests there run all of them with
+        // the kernels as C++, which refuses other arguments and tensors of another kind. Events need not be recorded:
+        // there is one stream.
         unsafe { launch.launch(shape) }.w()?;
         Ok(())
     }
@@ -145,8 +147,8 @@ impl Gpu for CudaDevice {
         let beta = if add { 1.0f32 } else { 0.0 };
         let out = address_mut(out, out_start, &stream) as *mut c_void;
         // cuBLAS counts down columns: what it takes for a matrix is the transpose of ours, and out^T = b^T a^T.
-        // SAFETY: all pointers are to memory of this device, and `product` and the matrices say what lies there; the tests of
-        // `gpu` compute the same products on the processor with bounds checked.
+        // SAFETY: all pointers are to memory of this device, and `product` and the matrices say what lies there; the
+        // tests of `gpu` compute the same products on the processor with bounds checked.
         unsafe {
             gemm_strided_batched_ex(
                 *self.cublas_handle().handle(),
@@ -178,13 +180,13 @@ impl Gpu for CudaDevice {
     }
 }
 
-/// Where the values of a view begin.
+/// The address of a view's first element.
 fn address(view: &Values<'_>, stream: &CudaStream) -> sys::CUdeviceptr {
     let pointer = with_values!(view.buffer, values => values.device_ptr(stream).0);
     pointer + (view.start * view.kind().bytes()) as u64
 }
 
-/// Where value `start` of a buffer lies.
+/// The address of element `start` of a buffer.
 fn address_mut(buffer: &mut Slice, start: usize, stream: &CudaStream) -> sys::CUdeviceptr {
     let bytes = buffer.kind().bytes();
     let pointer = with_values!(buffer, values => values.device_ptr_mut(stream).0);
@@ -212,7 +214,7 @@ pub fn tensor(values: Slice, device: &CudaDevice, like: &Tensor) -> Tensor {
     Tensor::from_storage(Storage::Cuda(storage(values, device)), like.shape(), BackpropOp::none(), false)
 }
 
-/// A tensor on the GPU while its values are used.
+/// A tensor on the GPU whose elements are read, locked as long as this lives.
 pub struct Held<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
@@ -225,7 +227,7 @@ impl<'a> Held<'a> {
         Self { storage, layout }
     }
 
-    /// Its values.
+    /// Its elements.
     pub fn view(&self) -> Result<Values<'_>> {
         match &*self.storage {
             Storage::Cuda(storage) => view((storage, self.layout)),

@@ -1,4 +1,4 @@
-//! GEGLU, values per channel, upsampling.
+//! GEGLU, sums per channel, upsampling.
 #![deny(unsafe_code)]
 
 use super::terms::{Argument, Gpu, Kind, THREADS, View, expect};
@@ -52,7 +52,7 @@ pub(super) fn upsample<G: Gpu>(
     Ok(y)
 }
 
-/// Gradient of `x`, of `values` values in rows of `w`, in [`upsample`].
+/// Gradient of `x`, of `values` elements in rows of `w`, in [`upsample`].
 pub(super) fn upsample_gradient<G: Gpu>(
     gpu: &G,
     dy: View<'_, G::Buffer>,

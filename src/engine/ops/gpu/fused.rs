@@ -1,4 +1,5 @@
-//! Attention in kernels that keep its scores to themselves: which of them, and how many blocks.
+//! Attention by kernels of our own, which keep scores in shared memory: which kernel, and how many blocks. Off by
+//! default.
 #![deny(unsafe_code)]
 
 use super::attention_sizes::Attention;
@@ -6,7 +7,7 @@ use super::sums::sums_of_parts;
 use super::terms::{Argument, Gpu, Kind, View, expect, narrowed};
 use candle_core::{Error, Result};
 
-/// Kernels for heads of at most that many numbers.
+/// Kernels for heads of at most `d` elements.
 struct Kernels {
     d: usize,
     forward: &'static str,
@@ -56,8 +57,8 @@ const ROWS: usize = 64;
 /// Queries in a step of the backward pass at least.
 const STEP: usize = 16;
 
-/// Blocks that keep a card busy: two for each of an H100's 132 multiprocessors. Where keys make fewer, as a text's 77 do, several
-/// blocks share the queries of each.
+/// Blocks that keep a card busy: two for each of an H100's 132 multiprocessors. Where keys make fewer, as a text's 77
+/// do, several blocks share the queries of each.
 const BLOCKS: usize = 264;
 
 /// The attention of those sizes, if there are kernels for it.
@@ -111,13 +112,13 @@ impl<'a> Fused<'a> {
         let statistics = View::all(&statistics);
         let mut dq = gpu.buffer(b * n * c, kind)?;
         let blocks = self.blocks(n, ROWS);
-        blocks!(gpu, (self.kernels.query_gradient) of kind, blocks, Out & mut dq, In q, In k, In v, In dout, In statistics,
-            Value scale, Count n, Count m, Count heads, Count d);
+        blocks!(gpu, (self.kernels.query_gradient) of kind, blocks, Out & mut dq, In q, In k, In v, In dout, In
+            statistics, Value scale, Count n, Count m, Count heads, Count d);
         let (blocks, values) = (self.blocks(m, ROWS), b * m * c);
         let parts = (BLOCKS / blocks.max(1)).min(n.div_ceil(STEP)).max(1);
         let (mut dk, mut dv) = (gpu.buffer(parts * values, Kind::F32)?, gpu.buffer(parts * values, Kind::F32)?);
-        blocks!(gpu, (self.kernels.key_gradients) of kind, parts * blocks, Out & mut dk, Out & mut dv, In q, In k, In v, In dout,
-            In statistics, Value scale, Count n, Count m, Count heads, Count d, Count parts, Count values);
+        blocks!(gpu, (self.kernels.key_gradients) of kind, parts * blocks, Out & mut dk, Out & mut dv, In q, In k, In v,
+            In dout, In statistics, Value scale, Count n, Count m, Count heads, Count d, Count parts, Count values);
         if parts > 1 {
             dk = sums_of_parts(gpu, &dk, parts, values, [1, 0])?;
             dv = sums_of_parts(gpu, &dv, parts, values, [1, 0])?;

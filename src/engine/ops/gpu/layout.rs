@@ -8,7 +8,7 @@ use candle_core::Result;
 /// Side of the squares that one block transposes; as in `kernels.cu`.
 const TILE: usize = 32;
 
-/// Numbers whose squared error one block sums up.
+/// Elements whose squared error one block sums up.
 const ERRORS: usize = 4096;
 
 /// `x`: (b, m, n), gives (b, n, m).
@@ -18,11 +18,11 @@ pub(super) fn transpose<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, [b, m, n]: [usi
     Ok(y)
 }
 
-/// Sizes of two tensors that lie beside each other in the rows of a third.
+/// Sizes of two tensors whose rows are joined to those of a third.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Joined {
     pub rows: usize,
-    /// Numbers in a row of each.
+    /// Elements of a row of each.
     pub columns: [usize; 2],
 }
 
@@ -33,7 +33,8 @@ pub(super) fn join<G: Gpu>(gpu: &G, parts: [View<'_, G::Buffer>; 2], joined: Joi
     expect(kind, &parts)?;
     let mut y = gpu.buffer(rows * row, kind)?;
     for (x, start, columns) in [(parts[0], 0, columns[0]), (parts[1], columns[0], columns[1])] {
-        each!(gpu, "copy_rows" of kind, rows * columns, OutFrom (&mut y, start), In x, Count columns, Count row, Count columns);
+        each!(gpu, "copy_rows" of kind, rows * columns, OutFrom (&mut y, start), In x, Count columns, Count row, Count
+            columns);
     }
     Ok(y)
 }
@@ -43,11 +44,12 @@ pub(super) fn split<G: Gpu>(gpu: &G, y: View<'_, G::Buffer>, joined: Joined, par
     let Joined { rows, columns } = joined;
     let (row, start, columns) = (columns[0] + columns[1], [0, columns[0]][part], columns[part]);
     let mut x = gpu.buffer(rows * columns, y.kind())?;
-    each!(gpu, "copy_rows" of y.kind(), rows * columns, Out & mut x, In y.from(start), Count columns, Count columns, Count row);
+    each!(gpu, "copy_rows" of y.kind(), rows * columns, Out & mut x, In y.from(start), Count columns, Count columns,
+        Count row);
     Ok(x)
 }
 
-/// a x + sign b z, (items, item); `a`, `b`: (items), `x` and `z` with as many numbers: of all items, or of one for all.
+/// a x + sign b z, (items, item); `a`, `b`: (items), `x` and `z` with their elements: of all items, or of one for all.
 pub(super) fn weighted_sum<G: Gpu>(
     gpu: &G,
     [a, b]: [View<'_, G::Buffer>; 2],
@@ -62,12 +64,13 @@ pub(super) fn weighted_sum<G: Gpu>(
     Ok(y)
 }
 
-/// The mean of (x - y)^2 over `count` numbers.
+/// The mean of (x - y)^2 over `count` elements.
 pub(super) fn mean_square_error<G: Gpu>(gpu: &G, [x, y]: [View<'_, G::Buffer>; 2], count: usize) -> Result<G::Buffer> {
     expect(Kind::F32, &[x, y])?;
     let parts = count.div_ceil(ERRORS);
     let mut sums = gpu.buffer(parts, Kind::F32)?;
-    blocks!(gpu, "squared_error_sums", parts, Out & mut sums, In x, In y, Value 1.0 / count as f32, Count ERRORS, Count count);
+    blocks!(gpu, "squared_error_sums", parts, Out & mut sums, In x, In y, Value 1.0 / count as f32, Count ERRORS, Count
+        count);
     row_sums(gpu, View::all(&sums), 1, parts)
 }
 

@@ -4,7 +4,7 @@
 use super::terms::{Argument, Gpu, Kind, PART, THREADS, View, expect};
 use candle_core::Result;
 
-/// A normalization, in f32 whatever its input is stored in, over groups of numbers that lie in a row: of (b, channels, plane).
+/// A normalization of (b, channels, plane) over contiguous groups, in f32 whatever its input is stored in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm {
     pub b: usize,
@@ -32,7 +32,8 @@ impl Norm {
     /// Mean and 1 / sqrt(variance + eps) of each group.
     fn statistics<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>) -> Result<G::Buffer> {
         let mut stats = gpu.buffer(2 * self.b * self.groups, Kind::F32)?;
-        blocks!(gpu, "statistics" of x.kind(), self.b * self.groups, Out & mut stats, In x, Count self.in_group(), Value self.eps);
+        blocks!(gpu, "statistics" of x.kind(), self.b * self.groups, Out & mut stats, In x, Count self.in_group(), Value
+            self.eps);
         Ok(stats)
     }
 }
@@ -46,13 +47,13 @@ pub(super) fn normalize<G: Gpu>(
     expect(Kind::F32, &[weight, bias])?;
     let stats = norm.statistics(gpu, x)?;
     let mut y = gpu.buffer(norm.count(), x.kind())?;
-    each!(gpu, "normalize" of x.kind(), norm.count(), Out & mut y, In x, In View::all(&stats), In weight, In bias, Count norm.channels,
-        Count norm.plane, Count norm.in_group(), Count usize::from(norm.silu));
+    each!(gpu, "normalize" of x.kind(), norm.count(), Out & mut y, In x, In View::all(&stats), In weight, In bias, Count
+        norm.channels, Count norm.plane, Count norm.in_group(), Count usize::from(norm.silu));
     Ok(y)
 }
 
-/// Gradient of `x` in [`normalize`] with planes, and (b, channels, 2): those of `weight` and `bias` before they are summed over
-/// the batch, which [`super::sums::sums_of_parts`] does.
+/// Gradient of `x` in [`normalize`] with planes, and (b, channels, 2): those of `weight` and `bias` before they are
+/// summed over the batch, which [`super::sums::sums_of_parts`] does.
 pub(super) fn group_norm_gradients<G: Gpu>(
     gpu: &G,
     [x, weight, bias, dy]: [View<'_, G::Buffer>; 4],
@@ -64,14 +65,14 @@ pub(super) fn group_norm_gradients<G: Gpu>(
     expect(x.kind(), &[dy])?;
     let stats = norm.statistics(gpu, x)?;
     let mut sums = gpu.buffer(2 * b * channels, Kind::F32)?;
-    blocks!(gpu, "group_norm_sums" of x.kind(), b * channels, Out & mut sums, In x, In dy, In View::all(&stats), In weight, In bias,
-        Count channels, Count plane, Count in_group, Count silu);
+    blocks!(gpu, "group_norm_sums" of x.kind(), b * channels, Out & mut sums, In x, In dy, In View::all(&stats), In
+        weight, In bias, Count channels, Count plane, Count in_group, Count silu);
     let mut means = gpu.buffer(2 * b * groups, Kind::F32)?;
     each!(gpu, "group_norm_means", b * groups, Out & mut means, In View::all(&sums), In weight, Count channels,
         Count channels / groups, Count in_group);
     let mut dx = gpu.buffer(norm.count(), x.kind())?;
-    each!(gpu, "group_norm_backward" of x.kind(), norm.count(), Out & mut dx, In x, In dy, In View::all(&stats), In View::all(&means),
-        In weight, In bias, Count channels, Count plane, Count in_group, Count silu);
+    each!(gpu, "group_norm_backward" of x.kind(), norm.count(), Out & mut dx, In x, In dy, In View::all(&stats), In
+        View::all(&means), In weight, In bias, Count channels, Count plane, Count in_group, Count silu);
     Ok([dx, sums])
 }
 
@@ -101,8 +102,8 @@ pub(super) fn layer_norm_sums<G: Gpu>(
     let stats = norm.statistics(gpu, x)?;
     let parts = rows.div_ceil(PART);
     let mut sums = gpu.buffer(2 * parts * columns, Kind::F32)?;
-    each!(gpu, "layer_norm_part_sums" of x.kind(), parts * columns, Out & mut sums, In x, In dy, In View::all(&stats), Count rows,
-        Count columns, Count PART);
+    each!(gpu, "layer_norm_part_sums" of x.kind(), parts * columns, Out & mut sums, In x, In dy, In View::all(&stats),
+        Count rows, Count columns, Count PART);
     Ok((sums, parts))
 }
 

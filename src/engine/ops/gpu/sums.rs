@@ -8,11 +8,12 @@ use candle_core::Result;
 pub(super) fn column_sums<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, rows: usize, columns: usize) -> Result<G::Buffer> {
     let parts = rows.div_ceil(PART);
     let mut partial = gpu.buffer(parts * columns, Kind::F32)?;
-    each!(gpu, "column_part_sums" of x.kind(), parts * columns, Out & mut partial, In x, Count rows, Count columns, Count PART);
+    each!(gpu, "column_part_sums" of x.kind(), parts * columns, Out & mut partial, In x, Count rows, Count columns,
+        Count PART);
     sums_of_parts(gpu, &partial, parts, columns, [1, 0])
 }
 
-/// Sums over the parts of `partial`, (parts, columns, stride), at one place of the last dimension.
+/// Sums over the parts of `partial`, (parts, columns, stride), at one index of the last dimension.
 pub(super) fn sums_of_parts<G: Gpu>(
     gpu: &G,
     partial: &G::Buffer,

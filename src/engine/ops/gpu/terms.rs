@@ -1,10 +1,11 @@
-//! The terms of a GPU in which operations are written: tensors, what kernels get, products of matrices, and what runs them.
+//! The terms of a GPU in which operations are written: tensors, what kernels get, products of matrices, and what runs
+//! them.
 #![deny(unsafe_code)]
 
 use candle_core::{Result, bail};
 use std::borrow::Cow;
 
-/// What the numbers of a tensor are stored in; all arithmetic is of f32.
+/// What the elements of a tensor are stored in; all arithmetic is f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     F32,
@@ -32,19 +33,20 @@ pub(super) trait Stored {
 
 /// A device that runs the kernels of `kernels.cu`.
 pub(super) trait Gpu {
-    /// Some numbers in its memory.
+    /// A buffer in its memory.
     type Buffer: Stored;
 
-    /// Values that an operation may hold beside its inputs and results, about.
+    /// Elements of scratch memory that an operation may take beside its inputs and results, about.
     fn scratch(&self) -> usize;
 
-    /// `len` values of any content.
+    /// `len` elements of any content.
     fn buffer(&self, len: usize, kind: Kind) -> Result<Self::Buffer>;
 
     /// Runs `blocks` blocks of a kernel.
     fn launch(&self, kernel: &str, blocks: usize, arguments: &mut [Argument<'_, Self::Buffer>]) -> Result<()>;
 
-    /// A product of matrices, or several at once. Both factors are of one kind, and the result is of the same, or of f32.
+    /// A product of matrices, or several at once. Both factors are of one kind, and the result is of the same, or of
+    /// f32.
     fn matmul(
         &self,
         out: &mut Self::Buffer,
@@ -60,7 +62,7 @@ pub(super) enum Argument<'a, B> {
     In(View<'a, B>),
     /// A tensor that it writes.
     Out(&'a mut B),
-    /// A part of one, from that many values on.
+    /// A part of one, from that element on.
     OutFrom((&'a mut B, usize)),
     /// A number that its indices are made of.
     Count(usize),
@@ -68,11 +70,11 @@ pub(super) enum Argument<'a, B> {
     Value(f32),
 }
 
-/// The values of a tensor, which lie in a row from `start` on.
+/// The contiguous elements of a tensor, from `start` on.
 pub(super) struct View<'a, B> {
     /// What it is part of.
     pub buffer: &'a B,
-    /// Values before it.
+    /// Elements before it.
     pub start: usize,
 }
 
@@ -100,19 +102,19 @@ impl<'a, B> View<'a, B> {
         self.buffer.kind()
     }
 
-    /// Row-major with `row` values from one row to the next.
+    /// Row-major with `row` elements from one row to the next.
     pub(super) fn matrix(self, row: usize) -> Matrix<'a, B> {
         Matrix { view: self, row, batch: 0, transposed: false }
     }
 }
 
-/// One matrix, or several that lie at even distances.
+/// One matrix, or several at even distances in memory.
 pub(super) struct Matrix<'a, B> {
     /// Where the first one begins.
     pub view: View<'a, B>,
-    /// Values from one row in memory to the next.
+    /// Elements from one row in memory to the next.
     pub row: usize,
-    /// Values from one matrix to the next; 0 if it is the same one for all products.
+    /// Elements from one matrix to the next; 0 if it is the same one for all products.
     pub batch: usize,
     /// Whether rows in memory are columns.
     pub transposed: bool,
@@ -136,7 +138,7 @@ pub(super) struct Product {
     pub k: usize,
     pub scale: f32,
     pub add: bool,
-    /// Values of the result before its first matrix.
+    /// Elements of the result before its first matrix.
     pub out_start: usize,
     /// From one row of the result to the next.
     pub out_row: usize,
@@ -158,7 +160,7 @@ pub(super) const THREADS: usize = 256;
 /// Rows whose sums one thread takes.
 pub(super) const PART: usize = 64;
 
-/// Fails if one of them is of another kind, as which a kernel would read it.
+/// Fails if one of them is of another kind, because a kernel would misread it.
 pub(super) fn expect<B: Stored>(kind: Kind, views: &[View<'_, B>]) -> Result<()> {
     match views.iter().find(|view| view.kind() != kind) {
         Some(view) => bail!("an operation got numbers of {:?} where it takes {kind:?}", view.kind()),
@@ -166,7 +168,7 @@ pub(super) fn expect<B: Stored>(kind: Kind, views: &[View<'_, B>]) -> Result<()>
     }
 }
 
-/// A copy of `count` numbers in that kind, if they are of another one, f32.
+/// A half-precision copy of `count` elements if `x` is of f32 and `kind` is not.
 pub(super) fn narrowed<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, count: usize, kind: Kind) -> Result<Option<G::Buffer>> {
     if x.kind() == kind {
         return Ok(None);

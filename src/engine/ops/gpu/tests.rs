@@ -1,5 +1,5 @@
-//! The GPU's operations on the processor: the same kernels compiled as C++, cuBLAS replaced by the definition of a product.
-//! Values and gradients are compared with those of the CPU's operations.
+//! The GPU's operations on the processor: the same kernels compiled as C++, cuBLAS replaced by the definition of a
+//! product. Values and gradients are compared with those of the CPU's operations.
 
 #[allow(unsafe_code, reason = "the kernels as C++, in a library that is compiled here")]
 mod host;
@@ -46,8 +46,9 @@ fn compare(
     }
 }
 
-/// Both forms of an operation on random arguments, `tensors` of the network, then `weights`, in one kind: `cpu` gives the
-/// result and candle its gradients by the arguments, `gpu` gives all of them of the arguments and of the result's gradient.
+/// Both forms of an operation on random arguments, `tensors` of the network, then `weights`, in one kind: `cpu` gives
+/// the result and candle its gradients by the arguments, `gpu` gives all of them of the arguments and of the result's
+/// gradient.
 fn compare_in(
     kind: Kind,
     name: &str,
@@ -75,8 +76,8 @@ fn compare_in(
     let mut exact = vec![numbers(&y)];
     exact.extend(variables.iter().map(|variable| numbers(gradients.get(variable).expect("a gradient"))));
 
-    // Behind something else, as tensors may be that are parts of larger ones; once where four numbers can be read at a time, once where
-    // they cannot.
+    // Behind something else, as tensors may be that are parts of larger ones; once where four numbers can be read at a
+    // time, once where they cannot.
     let run = |host: &Host, before: usize| {
         let moved = |buffer: &Buffer| Buffer::of(&[vec![f32::NAN; before], buffer.values()].concat(), buffer.kind());
         let (buffers, dy) = (buffers.iter().map(moved).collect::<Vec<_>>(), moved(&dy));
@@ -96,8 +97,8 @@ fn compare_in(
         let norm = exact.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         let squares = exact.iter().zip(ours).map(|(exact, ours)| (f64::from(*exact) - f64::from(ours)).powi(2));
         let error = squares.sum::<f64>().sqrt();
-        // Two ways to compute in f32; Winograd's, which the CPU takes for some sizes, errs by 1e-6. Gradients of weights are no
-        // worse where tensors have 16 bits: their factors are what the CPU has, and their sums are f32.
+        // Two ways to compute in f32; Winograd's, which the CPU takes for some sizes, errs by 1e-6. Gradients of
+        // weights are no worse where tensors have 16 bits: their factors are what the CPU has, and their sums are f32.
         let of_f32 = 2e-6 * norm + 1e-6;
         assert!(
             error <= if is_of_tensor { of_f32 + ROUNDINGS * half_step(kind) * norm } else { of_f32 },
@@ -106,9 +107,9 @@ fn compare_in(
     }
 }
 
-/// Roundings between arguments and a result of 16 bits, at most, which is in the gradient of a convolution's input: of the weight, of
-/// the columns, of what one band gives, and of the sum with the next one. Each is off by half a step of its number at most, and most
-/// of them by less and in other directions.
+/// Roundings between arguments and a result of 16 bits, at most, which is in the gradient of a convolution's input: of
+/// the weight, of the columns, of what one band gives, and of the sum with the next one. Each is off by half a step of
+/// its number at most, and most of them by less and in other directions.
 const ROUNDINGS: f64 = 4.0;
 
 /// How far a number of that kind may be from what it stands for, as a share of it; nothing for f32, see `compare`.
@@ -500,8 +501,9 @@ fn adam_with_moments_of_8_bits_takes_the_steps_of_bitsandbytes() {
         let errors = [nearest, bitsandbytes, &p.values()];
         let errors = errors.map(|exact| relative_error(&forwards.values(), exact, &start));
         println!("step {step}: off by {errors:?} from the nearest codes, from bitsandbytes, from moments of f32");
-        // f32 itself, which parameters of 1 that move by 0.001 show; what a coarser table makes of codes, and that is more off from moments
-        // of f32 than ours; 8 bits of moments, half of a code's distance being 0.7 % where they are large and more where small.
+        // f32 itself, which parameters of 1 that move by 0.001 show; what a coarser table makes of codes, and that is
+        // more off from moments of f32 than ours; 8 bits of moments, half of a code's distance being 0.7 % where they
+        // are large and more where small.
         assert!(errors[0] <= 1e-4 && errors[1] <= 0.1 && errors[2] <= 0.05, "step {step}: {errors:?}");
     }
     let bytes: Vec<u8> = ours[0].1.values().iter().flat_map(|number| number.to_ne_bytes()).collect();

@@ -171,8 +171,8 @@ impl Gpu for Host {
         kinds.push(0);
         let mut pointers: Vec<*mut c_void> = passed.iter_mut().map(|passed| (&raw mut *passed).cast()).collect();
         let name = CString::new(kernel).expect("a name");
-        // SAFETY: what `launch_kernel` takes. That the kernels stay within their buffers was seen with -fsanitize=address, see
-        // docs/CUDA.md.
+        // SAFETY: what `launch_kernel` takes. That the kernels stay within their buffers was seen with
+        // -fsanitize=address, see docs/CUDA.md.
         let status = unsafe {
             (self.launch)(name.as_ptr(), count(blocks)?, kinds.as_ptr(), pointers.as_mut_ptr(), self.backwards)
         };
