@@ -98,7 +98,7 @@ mod bindings {
                 functions(bindings).symmetric_difference(&functions(&of_each[0])).collect::<Vec<_>>()
             );
         }
-        let title = "What the adapters use of libgimp, GTK, GEGL and babl that every GIMP has with the same arguments";
+        let title = "What the adapters use of libgimp, GTK, GEGL and babl that is the same in every GIMP";
         write("gimp", title, of_each.last().expect("there is a GIMP"));
         for gimp in &gimps {
             write(gimp.adapter, gimp.title, &bind(gimp, &words(gimp.adapter), &shared));

@@ -86,8 +86,8 @@ extern "C" fn query() {
         outputs.add(Type::GIMP_PDB_LAYER, "layer", "The new layer");
         let help = format!(
             "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a \
-             new layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed takes \
-             only the last stage. RUN-WITH-LAST-VALS takes the values of the last edit and ignores the arguments."
+             new layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed \
+             takes only the last stage. RUN-WITH-LAST-VALS takes the values of the last edit and ignores the arguments."
         );
         let (summary, help) = (c_string(procedure::SUMMARY), c_string(&help));
         let (inputs, outputs) = (inputs.as_c(), outputs.as_c());
