@@ -1,7 +1,9 @@
-//! The engine's side of `benches/memory.py`: one edit in a process of its own, with what it was expected to need and what it took.
+//! The engine's side of `benches/memory.py`: one edit in a process of its own, with what it was expected to need and
+//! what it took.
 //!
-//! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as much memory as the
-//! lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is the size after every hundredth step.
+//! Arguments: model folder, side of the picture in pixels, parameters as a JSON object, and `lightest` to have only as
+//! much memory as the lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is
+//! the size after every hundredth step.
 
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::Shapes;

@@ -73,8 +73,8 @@ fn the_catalogue_knows_where_models_are_and_no_tensor() {
 #[test]
 fn unsafe_code_stays_where_it_is_allowed() {
     let outside = |path: &str| {
-        // Calls that the compiler cannot check: of the gemm crate, of kernels and cuBLAS, of the driver, of what is found when
-        // the program runs.
+        // Calls that the compiler cannot check: of the gemm crate, of kernels and cuBLAS, of the driver, of what is
+        // found when the program runs.
         let calls = [
             "engine/ops/gemm.rs",
             "engine/ops/gpu/cuda.rs",

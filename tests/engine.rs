@@ -1,4 +1,5 @@
-//! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when something is wrong.
+//! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when
+//! something is wrong.
 
 use imagic_edit::catalog;
 use imagic_edit::engine::Engine;

@@ -1,7 +1,8 @@
 //! What an edit needs of memory, counted from the shapes of model and picture before anything is read or run.
 //!
-//! Every layer counts what its `forward` takes in its `trace`, beside it; a test compares the counts with real graphs. What
-//! stages A and B hold then follows from the order in which [`crate::engine::tuning::backward`] makes and frees things.
+//! Every layer counts what its `forward` takes in its `trace`, beside it; a test compares the counts with real graphs.
+//! What stages A and B hold then follows from the order in which [`crate::engine::tuning::backward`] makes and frees
+//! things.
 #![forbid(unsafe_code)]
 
 use crate::engine::device::Precision;
@@ -152,7 +153,8 @@ impl Shapes {
             _ => 0,
         };
         let embedding = if params.embedding_steps == 0 { 0 } else { copies + training(&self.unet, false) };
-        // Weights that are trained take the base model's places; adapters come beside them. With them Adam's two moments.
+        // Weights that are trained take the base model's places; adapters come beside them. With them Adam's two
+        // moments.
         let places = if trains_all { 0 } else { tuned.iter().sum() };
         let moments: usize = tuned.iter().map(|&values| mode.trained().moments().numbers(values)).sum();
         let tuning = if params.tuning_steps == 0 { 0 } else { places + moments + freed + training(unet, trains_all) };
@@ -168,7 +170,8 @@ impl Shapes {
         })
     }
 
-    /// What a step of stage A or B holds at most beside weights and moments, as [`crate::engine::tuning::backward::backward`] does it.
+    /// What a step of stage A or B holds at most beside weights and moments, as
+    /// [`crate::engine::tuning::backward::backward`] does it.
     fn training(&self, unet: &UNet, x_t: Size, activations: Activations, trains_weights: bool) -> usize {
         struct Step {
             trace: Trace,
@@ -198,15 +201,17 @@ impl Shapes {
             let inputs: usize = sizes[..=i].iter().copied().map(elements).sum();
             let waiting: usize = gradients[..=i].iter().sum();
             let own = if trains_weights { trace.all_gradients } else { trace.gradients };
-            // The output times its gradient, that product's two gradients, and the input's beside its largest operation.
+            // The output times its gradient, that product's two gradients, and the input's beside its largest
+            // operation.
             let ends = 3 * elements(sizes[i + 1]) + elements(sizes[i]);
             most = most.max(kept + inputs + waiting + own + ends);
             for value in [Some(i), *skip].into_iter().flatten() {
                 gradients[value] = elements(sizes[value]);
             }
         }
-        // Freed results that the allocator has not put to use again, measured: a quarter where they live from the forward to the
-        // backward pass, as much again where every block frees its own and the next one wants other sizes.
+        // Freed results that the allocator has not put to use again, measured: a quarter where they live from the
+        // forward to the backward pass, as much again where every block frees its own and the next one wants other
+        // sizes.
         match activations {
             Activations::Keep => most + most / 4,
             Activations::Recompute => 2 * most,

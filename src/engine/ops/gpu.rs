@@ -5,8 +5,8 @@
 //! everything here is compared with the CPU's operations on machines without a GPU.
 //!
 //! Tensors of the network may be stored in 16 bits, see [`terms::Kind`]. Weights that are trained stay in f32, as do
-//! gradients of weights, sums and statistics: a product whose other factor has 16 bits gets a half-precision copy of its
-//! weight, which is made just before. Keeping it until the backward pass would save six bytes of traffic for each
+//! gradients of weights, sums and statistics: a product whose other factor has 16 bits gets a half-precision copy of
+//! its weight, which is made just before. Keeping it until the backward pass would save six bytes of traffic for each
 //! weight, of which Adam takes 28, and cost two bytes of memory, of which stage B has least. Frozen weights may have 16
 //! bits themselves, see `with_half_precision`.
 //!

@@ -53,12 +53,12 @@ impl Trained {
             _ if self == best => None,
             Self::Weights => None,
             Self::WeightsInEightBits => Some(text!(
-                "this picture was tuned with moments in 8 bits when memory was short, and that is used again; set the tuning mode to \
-                 full to tune with all bits"
+                "this picture was tuned with moments in 8 bits when memory was short, and that is used again; set the \
+                 tuning mode to full to tune with all bits"
             )),
             Self::Adapters => Some(text!(
-                "this picture was tuned with adapters (LoRA) when memory was short, and that is used again; set the tuning mode to \
-                 full to tune all weights"
+                "this picture was tuned with adapters (LoRA) when memory was short, and that is used again; set the \
+                 tuning mode to full to tune all weights"
             )),
         }
     }
@@ -111,13 +111,15 @@ impl Mode {
             }
             Self::EightBits => {
                 text!(
-                    "all weights, moments in 8 bits and intermediate results computed twice: almost the same result, in more time"
+                    "all weights, moments in 8 bits and intermediate results computed twice: almost the same result, \
+                     in more time"
                 )
             }
             Self::Lora => text!("adapters (LoRA) instead of all weights: another result"),
             Self::LoraCheckpointed => {
                 text!(
-                    "adapters (LoRA) instead of all weights, intermediate results computed twice: another result, in more time"
+                    "adapters (LoRA) instead of all weights, intermediate results computed twice: another result, in \
+                     more time"
                 )
             }
         }
@@ -134,7 +136,8 @@ impl Mode {
             );
         }
         text!(
-            "{reason}, so it was tuned from there with {mode}; the fine-tuning began anew; close other programs to avoid this",
+            "{reason}, so it was tuned from there with {mode}; the fine-tuning began anew; close other programs to \
+             avoid this",
             reason,
             mode
         )
