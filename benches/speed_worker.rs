@@ -49,15 +49,15 @@ struct Gpu {
     precision: String,
     /// Folder of CUDA's libraries.
     libraries: PathBuf,
-    /// Whether it is told each operation of a step anew.
+    /// Whether the kernels of a step are launched one after the other, instead of replayed.
     #[serde(default)]
-    one_by_one: bool,
+    eager: bool,
 }
 
 impl Job {
     fn processor(&self) -> Processor {
-        let Some(Gpu { precision, libraries, one_by_one }) = self.gpu.clone() else { return Processor::Cpu };
-        let launches = if one_by_one { Launches::Eager } else { Launches::Replayed };
+        let Some(Gpu { precision, libraries, eager }) = self.gpu.clone() else { return Processor::Cpu };
+        let launches = if eager { Launches::Eager } else { Launches::Replayed };
         let precision = match precision.as_str() {
             "tf32-attention" => Precision::Tf32OwnAttention,
             precision => Precision::named(precision).expect("a precision"),
