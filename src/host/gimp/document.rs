@@ -5,17 +5,15 @@
 use super::buffer::Rectangle;
 use super::library::{Image, Keeper, Kind, Layer, Library, ProgressBar};
 use crate::engine::request::{Edit, Progress};
-use crate::error::{Error, Hint, Result};
+use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::host::language::translate;
 use crate::host::recipe::{History, Made, PARASITE, Recipe};
 use crate::host::report::{layer_name, progress_text};
-use crate::host::{self, Host};
 use crate::image::{LayerImage, MAX_AREA};
-use crate::job::Worker;
 use crate::params::Params;
 use crate::text::Text;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 /// The layer that an edit reads, and the place where its result goes.
 pub struct Document {
@@ -104,15 +102,14 @@ impl Document {
         history
     }
 
-    /// Edits and waits for it, with GIMP's own progress bar; what the user should know comes as messages.
-    pub fn edit_without_dialog(mut self, worker: &Worker, params: &Params, folders: &[PathBuf]) -> Result<Layer> {
+    /// Shows GIMP's own progress bar until there is a result.
+    pub fn show_progress(&mut self) {
         self.progress = Some(self.gimp.progress_bar("Imagic Edit"));
-        let edit = host::edit_active_layer(&mut self, worker, params, folders)?;
-        let hint = edit.hint.map(Hint::text);
-        for note in edit.notes.into_iter().chain(hint).chain(self.note.map(Text::from)) {
-            self.gimp.tell(&translate(note));
-        }
-        self.result().ok_or_else(|| Error::Host("the image has no result".into()))
+    }
+
+    /// Tells the user something in GIMP's way.
+    pub fn tell(&self, note: Text) {
+        self.gimp.tell(&translate(note));
     }
 
     /// The newest result of the same source that still lies above it, or its group; else the source.

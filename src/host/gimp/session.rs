@@ -18,7 +18,7 @@ use crate::host::{self, Host, system};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params, Preset};
-use crate::text::sentence;
+use crate::text::{Text, sentence};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -143,9 +143,16 @@ impl Session {
         self.document.subject()
     }
 
-    /// Edits without a dialog and waits for it.
-    pub fn edit_and_wait(self, params: &Params) -> Result<Layer> {
-        self.document.edit_without_dialog(&self.worker, params, &self.folders)
+    /// Edits without a dialog and waits for it; what the user should know comes as messages of GIMP's.
+    pub fn edit_and_wait(mut self, params: &Params) -> Result<Layer> {
+        let document = &mut self.document;
+        document.show_progress();
+        let edit = host::edit_active_layer(document, &self.worker, params, &self.folders)?;
+        let place = document.note.map(Text::from);
+        for note in edit.notes.into_iter().chain(edit.hint.map(Hint::text)).chain(place) {
+            document.tell(note);
+        }
+        document.result().ok_or_else(|| Error::Host("the image has no result".into()))
     }
 
     /// The settings with which the dialog opens, if the image knows any, and what it says then.
