@@ -61,8 +61,8 @@ impl Error {
     }
 
     /// The model in `path` cannot be used because of `reason`.
-    pub fn model(path: &Path, reason: impl Into<Text>) -> Self {
-        Self::Model { path: path.to_owned(), reason: reason.into() }
+    pub fn model(path: &Path, reason: Text) -> Self {
+        Self::Model { path: path.to_owned(), reason }
     }
 
     /// What went wrong, for people.

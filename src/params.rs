@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::text::text;
+use crate::text::{Text, text};
 use serde_json::{Map, Value, json};
 use std::fmt;
 
@@ -49,8 +49,8 @@ pub struct Params {
     pub threads: u32,
 }
 
-/// An enum of the choices of one parameter, with the name of each in JSON, on the command line and in procedures, and its
-/// label in a dialog.
+/// An enum of the choices of one parameter, with the name of each in JSON, on the command line and in procedures, and
+/// its label in a dialog.
 macro_rules! choices {
     ($(#[$about:meta])* $Choice:ident { $($(#[$doc:meta])* $One:ident = $name:literal, $label:expr;)+ }) => {
         $(#[$about])*
@@ -61,7 +61,7 @@ macro_rules! choices {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$One),+];
             /// Name and label of each.
-            pub const OPTIONS: &'static [(&'static str, &'static str)] = &[$(($name, $label)),+];
+            pub const OPTIONS: &'static [(&'static str, Text)] = &[$(($name, $label)),+];
 
             /// Its name in JSON.
             pub fn name(self) -> &'static str {
@@ -102,13 +102,13 @@ choices! {
     /// Where the advanced parameters come from.
     Preset {
         /// The paper's settings.
-        Paper = "paper", "As in the paper";
+        Paper = "paper", text!("As in the paper");
         /// Those of the implementations for Stable Diffusion, or of the model.
-        Balanced = "balanced", "Balanced";
+        Balanced = "balanced", text!("Balanced");
         /// A fifth of the paper's work.
-        Fast = "fast", "Fast";
+        Fast = "fast", text!("Fast");
         /// Settings that are no preset's.
-        Custom = "custom", "Own settings";
+        Custom = "custom", text!("Own settings");
     }
 }
 
@@ -116,13 +116,13 @@ choices! {
     /// How stage B tunes.
     TuningMode {
         /// The first of the others that fits into memory.
-        Automatic = "automatic", "Automatic";
+        Automatic = "automatic", text!("Automatic");
         /// All weights, intermediate results kept.
-        Full = "full", "Full";
+        Full = "full", text!("Full");
         /// All weights, intermediate results computed twice.
-        Checkpointed = "checkpointed", "Full, with less memory";
+        Checkpointed = "checkpointed", text!("Full, with less memory");
         /// Adapters.
-        Lora = "lora", "Adapters (LoRA)";
+        Lora = "lora", text!("Adapters (LoRA)");
     }
 }
 
@@ -130,9 +130,9 @@ choices! {
     /// Layers that get an adapter.
     LoraLayers {
         /// Those of attention.
-        Attention = "attention", "Attention";
+        Attention = "attention", text!("Attention");
         /// Convolutions and all others, too.
-        All = "all", "All layers";
+        All = "all", text!("All layers");
     }
 }
 
@@ -173,7 +173,7 @@ pub enum Domain {
     /// One of a few texts.
     Choice {
         /// Each one's name in JSON, on the command line and in procedures, and its label in a dialog.
-        options: &'static [(&'static str, &'static str)],
+        options: &'static [(&'static str, Text)],
     },
 }
 
@@ -201,9 +201,9 @@ pub struct Param {
     /// Stable name in JSON, on the command line (with `-` for `_`) and in procedures.
     pub id: &'static str,
     /// Label in a dialog.
-    pub label: &'static str,
+    pub label: Text,
     /// One sentence of help.
-    pub help: &'static str,
+    pub help: Text,
     /// Values it can take.
     pub domain: Domain,
     /// Where the default comes from.
@@ -222,8 +222,8 @@ impl Param {
         (self.get)(params)
     }
 
-    /// `value` as the field takes it: numbers may come as text, and truth values as numbers or text. Refuses other kinds
-    /// and what is outside of the range.
+    /// `value` as the field takes it: numbers may come as text, and truth values as numbers or text. Refuses other
+    /// kinds and what is outside of the range.
     fn accept(&self, value: &Value) -> Result<Value> {
         let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
@@ -275,8 +275,8 @@ pub const DEFAULT_PRESET: Preset = Preset::Balanced;
 pub const PARAMS: &[Param] = &[
     Param {
         id: "prompt",
-        label: "Target text",
-        help: "What the picture should become, for example \"a bird spreading its wings\".",
+        label: text!("Target text"),
+        help: text!("What the picture should become, for example \"a bird spreading its wings\"."),
         domain: Domain::Text,
         source: "the user",
         affects: Affects::Tuning,
@@ -286,8 +286,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "model",
-        label: "Base model",
-        help: "Name of an installed model, or a folder with a Stable Diffusion model in diffusers layout.",
+        label: text!("Base model"),
+        help: text!("Name of an installed model, or a folder with a Stable Diffusion model in diffusers layout."),
         domain: Domain::Text,
         source: "the built-in model",
         affects: Affects::Tuning,
@@ -297,8 +297,11 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "preset",
-        label: "Quality or speed",
-        help: "Where the advanced settings come from: fast takes a fraction of the time of balanced, and that a fraction of the paper's.",
+        label: text!("Quality or speed"),
+        help: text!(
+            "Where the advanced settings come from: fast takes a fraction of the time of balanced, and that a \
+             fraction of the paper's."
+        ),
         domain: Domain::Choice { options: Preset::OPTIONS },
         source: "docs/BENCHMARK.md",
         affects: Affects::Parameters,
@@ -308,8 +311,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "eta",
-        label: "Strength (eta)",
-        help: "0 gives back the picture, larger values follow the text more; most edits sit at 0.6 to 1.",
+        label: text!("Strength (eta)"),
+        help: text!("0 gives back the picture, larger values follow the text more; most edits sit at 0.6 to 1."),
         domain: Domain::Real { min: 0.0, max: 2.0 },
         source: "paper, section 4: 0.6 to 0.8",
         affects: Affects::Generation,
@@ -319,8 +322,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "seed",
-        label: "Seed",
-        help: "Another seed gives another version of the edit.",
+        label: text!("Seed"),
+        help: text!("Another seed gives another version of the edit."),
         domain: Domain::Integer { min: 0, max: LARGEST_SEED },
         source: "ours",
         affects: Affects::Generation,
@@ -330,8 +333,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "keep_untouched",
-        label: "Keep what the edit does not touch",
-        help: "Pixels where the edit changes nothing are taken from the layer, with a soft border.",
+        label: text!("Keep what the edit does not touch"),
+        help: text!("Pixels where the edit changes nothing are taken from the layer, with a soft border."),
         domain: Domain::Switch,
         source: "ours",
         affects: Affects::Generation,
@@ -341,8 +344,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "guidance",
-        label: "Guidance",
-        help: "Weight of classifier-free guidance while sampling; 1 is none.",
+        label: text!("Guidance"),
+        help: text!("Weight of classifier-free guidance while sampling; 1 is none."),
         domain: Domain::Real { min: 1.0, max: 30.0 },
         source: "Stable Diffusion pipeline of diffusers",
         affects: Affects::Generation,
@@ -352,8 +355,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "sampling_steps",
-        label: "Sampling steps",
-        help: "DDIM steps; more are slower and finer.",
+        label: text!("Sampling steps"),
+        help: text!("DDIM steps; more are slower and finer."),
         domain: Domain::Integer { min: 1, max: 1000 },
         source: "Stable Diffusion pipeline of diffusers",
         affects: Affects::Generation,
@@ -363,8 +366,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "embedding_steps",
-        label: "Embedding steps",
-        help: "Steps of stage A, which optimizes the text embedding on the picture.",
+        label: text!("Embedding steps"),
+        help: text!("Steps of stage A, which optimizes the text embedding on the picture."),
         domain: Domain::Integer { min: 0, max: 100_000 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
@@ -374,8 +377,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "embedding_lr",
-        label: "Embedding learning rate",
-        help: "Adam's learning rate in stage A.",
+        label: text!("Embedding learning rate"),
+        help: text!("Adam's learning rate in stage A."),
         domain: Domain::Real { min: 0.0, max: 1.0 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
@@ -385,8 +388,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "tuning_steps",
-        label: "Tuning steps",
-        help: "Steps of stage B, which fine-tunes the model on the picture.",
+        label: text!("Tuning steps"),
+        help: text!("Steps of stage B, which fine-tunes the model on the picture."),
         domain: Domain::Integer { min: 0, max: 100_000 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
@@ -396,8 +399,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "tuning_lr",
-        label: "Tuning learning rate",
-        help: "Adam's learning rate in stage B; 20 times as much in the tuning mode lora.",
+        label: text!("Tuning learning rate"),
+        help: text!("Adam's learning rate in stage B; 20 times as much in the tuning mode lora."),
         domain: Domain::Real { min: 0.0, max: 1.0 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
@@ -407,8 +410,12 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "tuning_mode",
-        label: "Tuning mode",
-        help: "Full is fastest; checkpointed gives the same result with less memory in more time; lora trains small adapters instead of the model, with least memory and another result; automatic takes the first that fits into memory.",
+        label: text!("Tuning mode"),
+        help: text!(
+            "Full is fastest; checkpointed gives the same result with less memory in more time; lora trains small \
+             adapters instead of the model, with least memory and another result; automatic takes the first that fits \
+             into memory."
+        ),
         domain: Domain::Choice { options: TuningMode::OPTIONS },
         source: "ours",
         affects: Affects::Tuning,
@@ -418,8 +425,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "lora_rank",
-        label: "LoRA rank",
-        help: "Size of the adapters in the tuning mode lora; more can change more.",
+        label: text!("LoRA rank"),
+        help: text!("Size of the adapters in the tuning mode lora; more can change more."),
         domain: Domain::Integer { min: 1, max: 128 },
         source: "diffusers, train_text_to_image_lora.py",
         affects: Affects::Tuning,
@@ -429,8 +436,11 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "lora_layers",
-        label: "LoRA layers",
-        help: "Layers that get an adapter in the tuning mode lora; attention alone takes less time and memory, and is further from the result of full tuning.",
+        label: text!("LoRA layers"),
+        help: text!(
+            "Layers that get an adapter in the tuning mode lora; attention alone takes less time and memory, and is \
+             further from the result of full tuning."
+        ),
         domain: Domain::Choice { options: LoraLayers::OPTIONS },
         source: "ours, docs/MEMORY.md",
         affects: Affects::Tuning,
@@ -440,8 +450,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "batch_size",
-        label: "Batch size",
-        help: "Timesteps averaged in each step of stages A and B.",
+        label: text!("Batch size"),
+        help: text!("Timesteps averaged in each step of stages A and B."),
         domain: Domain::Integer { min: 1, max: 64 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
@@ -451,8 +461,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "resolution",
-        label: "Resolution",
-        help: "The model works on as many pixels as a square of this side has; 0 takes the model's own.",
+        label: text!("Resolution"),
+        help: text!("The model works on as many pixels as a square of this side has; 0 takes the model's own."),
         domain: Domain::Integer { min: 0, max: 2048 },
         source: "the model",
         affects: Affects::Tuning,
@@ -462,8 +472,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "tuning_seed",
-        label: "Tuning seed",
-        help: "Seed of every random number of stages A and B.",
+        label: text!("Tuning seed"),
+        help: text!("Seed of every random number of stages A and B."),
         domain: Domain::Integer { min: 0, max: LARGEST_SEED },
         source: "ours",
         affects: Affects::Tuning,
@@ -473,8 +483,8 @@ pub const PARAMS: &[Param] = &[
     },
     Param {
         id: "threads",
-        label: "Threads",
-        help: "Threads of the processor that the engine uses; 0 takes all. The result is the same.",
+        label: text!("Threads"),
+        help: text!("Threads of the processor that the engine uses; 0 takes all. The result is the same."),
         domain: Domain::Integer { min: 0, max: 1024 },
         source: "the machine",
         affects: Affects::Nothing,
@@ -513,13 +523,13 @@ impl Params {
         }
     }
 
-    /// The settings of `preset` for a Stable Diffusion model, with an empty prompt; [`Preset::Custom`] begins with those of
-    /// the default.
+    /// The settings of `preset` for a Stable Diffusion model, with an empty prompt; [`Preset::Custom`] begins with
+    /// those of the default.
     pub fn of_preset(preset: Preset) -> Self {
         let own = match preset {
             Preset::Paper => Self::paper(),
-            // The paper's with a fifth of the work: fewer and larger steps, four timesteps in each. Tried on the built-in model
-            // only, docs/BENCHMARK.md.
+            // The paper's with a fifth of the work: fewer and larger steps, four timesteps in each. Tried on the
+            // built-in model only, docs/BENCHMARK.md.
             Preset::Fast => Self {
                 embedding_steps: 50,
                 embedding_lr: 2e-2,

@@ -1,12 +1,12 @@
-//! What people read: a key, which is the English text, and the values in its places. Where a text is shown it becomes a string,
-//! in English or in the words of a catalogue.
+//! What people read: a key, which is the English text, and the values in its places. Where a text is shown it becomes a
+//! string, in English or in the words of a catalogue.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// A text for people.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Text {
     /// The English text with its places, such as `{path}`, written as for `format!`; catalogues know it by this.
     pub key: &'static str,
@@ -153,31 +153,6 @@ impl From<&std::io::Error> for Value {
 impl serde::Serialize for Text {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
-    }
-}
-
-// Until every text is made by the macro.
-impl From<String> for Text {
-    fn from(text: String) -> Self {
-        Self::verbatim(text)
-    }
-}
-
-impl From<&String> for Text {
-    fn from(text: &String) -> Self {
-        Self::verbatim(text)
-    }
-}
-
-impl From<&Text> for Text {
-    fn from(text: &Text) -> Self {
-        text.clone()
-    }
-}
-
-impl From<&str> for Text {
-    fn from(text: &str) -> Self {
-        Self::verbatim(text)
     }
 }
 

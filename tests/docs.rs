@@ -44,7 +44,7 @@ fn parameter_table() -> String {
             Affects::Tuning => "A, B, C",
             Affects::Generation => "C",
         };
-        let (id, help, source) = (param.id, param.help, param.source);
+        let (id, help, source) = (param.id, &param.help, param.source);
         table += &format!("| `{id}` | {default} | {range} | {again} | {help} | {source} |\n");
     }
     table

@@ -1,35 +1,28 @@
-//! Texts that the sources show have an entry in the catalogues.
+//! The catalogues have exactly the texts that the sources make, with the same places.
 
-use std::collections::HashMap;
+use proc_macro2::{TokenStream, TokenTree};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Calls whose first argument is a text for people, in Rust.
-const RUST: [&str; 10] = [
-    "refused(",
-    "set_tooltip(",
-    "Message::info(",
-    "Error::Host(",
-    "Error::Parameter(",
-    "Error::Engine(",
-    "choose_folder(",
-    "self.note = Some(",
-    "translate(",
-    "say(",
-];
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
 
-/// The same in Krita's package.
-const PYTHON: [&str; 1] = ["tr("];
+fn catalogue(language: &str) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(root().join(format!("plugin-manifest/locale/{language}.json")));
+    serde_json::from_str(&text.expect("the catalogue")).unwrap_or_else(|error| panic!("{language}: {error}"))
+}
 
-fn files(folder: &str, kind: &str) -> Vec<PathBuf> {
+fn rust_files() -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    let mut folders = vec![root().join("src")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a source folder").map(|entry| entry.expect("an entry").path()) {
             if entry.is_dir() {
                 folders.push(entry);
-            } else if entry.extension().is_some_and(|extension| extension == kind) {
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
                 files.push(entry);
             }
         }
@@ -37,78 +30,90 @@ fn files(folder: &str, kind: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The literal texts with which `calls` are made.
-fn texts(source: &str, calls: &[&str]) -> Vec<String> {
-    let mut found = Vec::new();
-    for call in calls {
-        for (at, _) in source.match_indices(call) {
-            let is_word = source[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
-            let Some(literal) = source[at + call.len()..].trim_start().strip_prefix('"').filter(|_| !is_word) else {
-                continue;
-            };
-            let mut text = String::new();
-            let mut letters = literal.chars();
-            while let Some(letter) = letters.next().filter(|letter| *letter != '"') {
-                match letter {
-                    '\\' => match letters.next() {
-                        // A literal that goes on in the next line.
-                        Some('\n') => letters = letters.as_str().trim_start().chars(),
-                        escaped => text.extend(escaped),
-                    },
-                    letter => text.push(letter),
-                }
-            }
-            // A Python text of several literals is one text.
-            while let Some(more) = letters.as_str().trim_start().strip_prefix('"') {
-                let (part, _) = more.split_once('"').expect("the end of a literal");
-                text += part;
-                letters = more[part.len() + 1..].chars();
-            }
-            found.push(text);
+/// The keys of every `text!("key" ...)` in `tokens`, whatever it is compiled for.
+fn keys_in(tokens: TokenStream, keys: &mut BTreeSet<String>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    for (at, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else { continue };
+        let before = &tokens[at.saturating_sub(2)..at];
+        let is_text = matches!(before, [TokenTree::Ident(name), TokenTree::Punct(sign)]
+            if name == "text" && sign.as_char() == '!');
+        if let Some(TokenTree::Literal(key)) = group.stream().into_iter().next().filter(|_| is_text) {
+            keys.insert(syn::parse_str::<syn::LitStr>(&key.to_string()).expect("a text").value());
         }
+        keys_in(group.stream(), keys);
     }
-    found
 }
 
-/// `text` with `{#}` for its numbers.
-fn with_places(text: &str) -> String {
-    let is_digit = |letter: char| letter.is_ascii_digit();
-    let parts = text.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
-    let parts = parts.map(|part| String::from_utf8_lossy(part));
-    parts.map(|part| if part.starts_with(is_digit) { "{#}".to_owned() } else { part.into_owned() }).collect()
+fn rust_keys() -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for file in rust_files() {
+        let source = fs::read_to_string(&file).expect("a source file");
+        keys_in(source.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display())), &mut keys);
+    }
+    // What is only places needs no words; numbers have their entry.
+    keys.retain(|key| key == "0.5" || without_names(key).chars().any(char::is_alphabetic));
+    keys
+}
+
+/// The texts of Krita's package: those that it translates as they stand, and all others, of which tables and variables
+/// may hold some that are translated later.
+fn python_keys() -> Option<[BTreeSet<String>; 2]> {
+    let output = Command::new("python3").arg("-B").arg(root().join("tests/krita/keys.py")).output().ok()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).expect("two lists of texts"))
+}
+
+fn is_name(text: &str) -> bool {
+    text.chars().all(|letter| letter.is_alphanumeric() || letter == '_')
+}
+
+/// `text` with `{}` for every place.
+fn without_names(text: &str) -> String {
+    places(text).into_iter().fold(text.to_owned(), |text, name| text.replace(&format!("{{{name}}}"), "{}"))
+}
+
+/// The names of the places.
+fn places(text: &str) -> BTreeSet<&str> {
+    let inside = text.split('{').skip(1).filter_map(|part| Some(part.split_once('}')?.0));
+    inside.filter(|inside| is_name(inside)).collect()
 }
 
 #[test]
-fn every_text_that_is_shown_has_an_entry() {
-    let catalogue = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugin-manifest/locale/de.json");
-    let catalogue = fs::read_to_string(catalogue).expect("the catalogue");
-    let entries: HashMap<String, String> = serde_json::from_str(&catalogue).expect("texts");
-    let keys: Vec<String> = entries.keys().map(|key| key.replace("{#}", "{}")).collect();
-    // The command line is English; serve's complaints on wrong messages are for programmers.
-    let is_dialog =
-        |path: &PathBuf| !path.components().any(|part| ["cli", "capi"].iter().any(|name| part.as_os_str() == *name));
-    let rust = files("src", "rs").into_iter().filter(is_dialog).map(|path| (path, RUST.as_slice()));
-    let python = files("plugin-manifest/krita", "py").into_iter().map(|path| (path, PYTHON.as_slice()));
-    let mut count = 0;
-    let mut missing = Vec::new();
-    for (path, calls) in rust.chain(python) {
-        let source = fs::read_to_string(&path).expect("a source file");
-        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
-        for text in texts(source, calls) {
-            count += 1;
-            let is_known = |text: &str| keys.contains(&text.replace("{#}", "{}"));
-            if !is_known(&text) && !is_known(&with_places(&text)) {
-                missing.push(format!("{}: {text}", path.display()));
-            }
+fn every_text_has_an_entry_and_every_entry_a_text() {
+    let (rust, python) = (rust_keys(), python_keys());
+    assert!(rust.len() > 100, "only {} texts were found", rust.len());
+    for language in ["de", "ko"] {
+        let entries = catalogue(language);
+        let missing: Vec<_> = rust.iter().filter(|key| !entries.contains_key(*key)).collect();
+        assert!(missing.is_empty(), "{language} has no {missing:#?}");
+        let Some([translated, others]) = &python else {
+            println!("skipped: python3 is not installed, so that the texts of Krita's package are not known");
+            continue;
+        };
+        let known: BTreeSet<String> = entries.keys().map(|key| without_names(key)).collect();
+        let missing: Vec<_> = translated.iter().filter(|key| !known.contains(*key)).collect();
+        assert!(missing.is_empty(), "{language} has no {missing:#?}");
+        let is_used = |key: &&String| rust.contains(*key) || others.contains(&without_names(key));
+        let unused: Vec<_> = entries.keys().filter(|key| !is_used(key)).collect();
+        assert!(unused.is_empty(), "nobody says {unused:#?}");
+    }
+}
+
+#[test]
+fn a_translation_has_the_places_of_its_key() {
+    for language in ["de", "ko"] {
+        for (key, translation) in catalogue(language) {
+            assert!(!translation.trim().is_empty(), "{language}: nothing for {key}");
+            assert_eq!(places(&key), places(&translation), "{language}: {key} -> {translation}");
         }
     }
-    assert!(missing.is_empty(), "{missing:#?}");
-    assert!(count > 30, "only {count} texts were found");
+    assert_eq!(places(r#"{b} {{"c": 1}} {a}"#), ["a", "b"].into());
 }
 
 #[test]
 fn the_krita_package_translates_without_krita() {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/krita/test_language.py");
+    let tests = root().join("tests/krita/test_language.py");
     let Ok(output) = Command::new("python3").arg("-B").arg(tests).output() else {
         println!("skipped: python3 is not installed");
         return;

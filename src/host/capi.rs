@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::image::LayerImage;
 use crate::job::{Job, JobState, Worker};
 use crate::params::Params;
+use crate::text::Text;
 use calls::{Failure, cut_into, give_cut_text, give_text, guard, last_error, read_object};
 use pixels::Layout;
 use serde_json::{Map, Value, json};
@@ -215,7 +216,7 @@ pub unsafe extern "C" fn imagic_parameters_json(
     text_needed: *mut usize,
 ) -> ImagicStatus {
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe { give_text(&parameters_report().to_string(), text, text_len, text_needed) })
+    guard(|| unsafe { give_text(&parameters_report(Text::to_string).to_string(), text, text_len, text_needed) })
 }
 
 /// Makes a worker; cheap, nothing is loaded. `options_json` is NULL or an object that may have `model_folders` (list of
@@ -275,7 +276,8 @@ pub unsafe extern "C" fn imagic_models_json(
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
         let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
-        let models: Vec<Value> = catalog::list(&worker.model_folders).iter().map(model_report).collect();
+        let models: Vec<Value> =
+            catalog::list(&worker.model_folders).iter().map(|model| model_report(model, Text::to_string)).collect();
         // SAFETY: the caller's promise is handed on.
         unsafe { give_text(&json!({ "models": models }).to_string(), text, text_len, text_needed) }
     })

@@ -15,6 +15,7 @@ use crate::catalog::{self, Model};
 use crate::engine::store::cache;
 use crate::error::{Doing, Error};
 use crate::params::{PARAMS, Params, Preset};
+use crate::text::Text;
 use arguments::{Arguments, nearest};
 use serde_json::{Map, Value, json};
 use std::ffi::{OsString, c_int};
@@ -110,7 +111,7 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
     let folders = model_folders();
     let found = catalog::list(&folders);
     if arguments.has("json") {
-        let list: Vec<Value> = found.iter().map(super::report::model_report).collect();
+        let list: Vec<Value> = found.iter().map(|model| super::report::model_report(model, Text::to_string)).collect();
         return Ok(print(&format!("{:#}\n", json!({ "models": list })))?);
     }
     let mut text = String::new();

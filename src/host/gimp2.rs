@@ -14,6 +14,7 @@ use crate::host::language::translate;
 use crate::host::last_values::last_values;
 use crate::host::{gimp2_sys as sys, loader};
 use crate::params::{Affects, BUILTIN_MODEL, Domain, PARAMS, Params, Slot};
+use crate::text::text;
 use form::Fields;
 use library::Gimp2;
 use serde_json::{Map, Value};
@@ -89,7 +90,7 @@ extern "C" fn query() {
              new layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed \
              takes only the last stage. RUN-WITH-LAST-VALS takes the values of the last edit and ignores the arguments."
         );
-        let (summary, help) = (c_string(procedure::SUMMARY), c_string(&help));
+        let (summary, help) = (c_string(procedure::SUMMARY.key), c_string(&help));
         let (inputs, outputs) = (inputs.as_c(), outputs.as_c());
         // SAFETY: libgimp copies everything before it returns; the counts are those of the slices.
         unsafe {
@@ -162,7 +163,7 @@ extern "C" fn run(
             status(sys::GimpPDBStatusType::GIMP_PDB_EXECUTION_ERROR),
             sys::GimpParam {
                 type_: sys::GimpPDBArgType::GIMP_PDB_STRING,
-                data: sys::_GimpParamData { d_string: c_string(&translate(error.text())).into_raw() },
+                data: sys::_GimpParamData { d_string: c_string(&translate(&error.text())).into_raw() },
             },
         ],
     };
@@ -178,9 +179,11 @@ extern "C" fn run(
 /// One call of the procedure.
 fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
     let [mode, image, drawable, arguments @ ..] = values else {
-        return Err(Error::Host(
-            format!("{} arguments came, at least {FIXED_ARGUMENTS} are needed", values.len()).into(),
-        ));
+        return Err(Error::Host(text!(
+            "{count} arguments came, at least {min} are needed",
+            count = values.len(),
+            min = FIXED_ARGUMENTS
+        )));
     };
     // SAFETY: GIMP has checked the arguments' types against those that `query` registered; this is its thread.
     let (gimp, mode, image, drawable) = unsafe {
@@ -202,7 +205,7 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
 /// The parameters in the arguments after the fixed ones.
 fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
     let mut given = Params::paper();
-    let (settings, own) = values.split_last().ok_or_else(|| Error::Host("the arguments are missing".into()))?;
+    let (settings, own) = values.split_last().ok_or_else(|| Error::Host(text!("the arguments are missing")))?;
     for (param, value) in arguments().zip(own) {
         let value = match param.slot(&given) {
             Slot::Text(_) => Value::from(text(value)),
@@ -231,11 +234,14 @@ fn settings_of(text: &str) -> Result<Map<String, Value>> {
         return Ok(Map::new());
     }
     let settings: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-        Error::Parameter(format!("{SETTINGS} is not a JSON object like {{\"guidance\": 3}}: {error}").into())
+        Error::Parameter(text!(
+            "settings is not a JSON object like {{\"guidance\": 3}}: {error}",
+            error = error.to_string()
+        ))
     })?;
     match arguments().find(|param| settings.contains_key(param.id)) {
         Some(param) => {
-            Err(Error::Parameter(format!("{SETTINGS} names {0}; give {0} as the argument {0}", param.id).into()))
+            Err(Error::Parameter(text!("settings names {id}; give {id} as the argument {id}", id = param.id)))
         }
         None => Ok(settings),
     }

@@ -12,9 +12,10 @@ use crate::host::gimp::library::Layer;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::{control, procedure};
 use crate::host::installed::library_folder;
-use crate::host::language::{say, translate};
+use crate::host::language::translate;
 use crate::host::{gimp3_sys as sys, loader, report};
 use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Preset, Slot};
+use crate::text::text;
 use config::{Config, property};
 use form::{Fields, KEYS};
 use library::Gimp3;
@@ -87,11 +88,13 @@ unsafe extern "C" fn create_procedure(plug_in: *mut sys::GimpPlugIn, name: *cons
 /// # Safety
 /// `plug_in` is the object with which libgimp called us, on its thread.
 unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedure {
-    let help = "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into \
-                a new layer above it. An empty model means {}. The tuned model is kept: another eta or seed takes only \
-                the last stage. Unless preset is custom, all arguments from guidance on come from it.";
-    let help = say(help, &[BUILTIN_MODEL]);
-    let (summary, help) = (c_string(&translate(procedure::SUMMARY)), c_string(&help));
+    let help = text!(
+        "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
+         layer above it. An empty model means {model}. The tuned model is kept: another eta or seed takes only the \
+         last stage. Unless preset is custom, all arguments from guidance on come from it.",
+        model = BUILTIN_MODEL
+    );
+    let (summary, help) = (c_string(&translate(&procedure::SUMMARY)), c_string(&translate(&help)));
     let (name, authors, year) = (procedure::NAME.as_ptr(), procedure::AUTHORS.as_ptr(), procedure::YEAR.as_ptr());
     let plug_in_type = sys::GimpPDBProcType::GIMP_PDB_PROC_TYPE_PLUGIN;
     // SAFETY: the caller's promise; libgimp copies every text before it returns; our `run` needs no data.
@@ -107,8 +110,8 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
     };
     let defaults = defaults(&catalog::folders(library_folder().as_deref()));
     for param in PARAMS {
-        let (name, label) = (property(param.id), c_string(&KEYS.with_key(param.label)));
-        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(report::help(param))));
+        let (name, label) = (property(param.id), c_string(&KEYS.with_key(&param.label)));
+        let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(&report::help(param))));
         let help = help.as_ptr();
         // SAFETY: the procedure is new; the texts are copied.
         unsafe {
@@ -127,7 +130,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
                 (Domain::Choice { options }, Slot::Text(value)) => {
                     let (choice, value) = (sys::gimp_choice_new(), c_string(value));
                     for (number, (name, label)) in options.iter().enumerate() {
-                        let (name, label) = (c_string(name), c_string(&translate(*label)));
+                        let (name, label) = (c_string(name), c_string(&translate(label)));
                         sys::gimp_choice_add(choice, name.as_ptr(), number as c_int, label.as_ptr(), c"".as_ptr());
                     }
                     // The procedure takes the choice over.
@@ -142,7 +145,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
             }
         }
     }
-    let (name, label) = (c"layer".as_ptr(), c_string(&translate("The new layer")));
+    let (name, label) = (c"layer".as_ptr(), c_string(&translate(&text!("The new layer"))));
     let label = label.as_ptr();
     // SAFETY: as above. After a stop there is no layer.
     unsafe { sys::gimp_procedure_add_layer_return_value(procedure, name, label, label, 1, ARGUMENT) };
@@ -180,7 +183,7 @@ unsafe fn answer(procedure: *mut sys::GimpProcedure, outcome: Result<Layer>) -> 
                 sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_CANCEL, null_mut())
             }
             Err(error) => {
-                let text = c_string(&translate(error.text()));
+                let text = c_string(&translate(&error.text()));
                 // GIMP_PLUG_IN_ERROR has one code: 0, failed.
                 let error = sys::g_error_new_literal(sys::gimp_plug_in_error_quark(), 0, text.as_ptr());
                 sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_EXECUTION_ERROR, error)
@@ -235,9 +238,11 @@ unsafe fn only(drawables: *mut *mut sys::GimpDrawable) -> Result<Layer> {
         let count =
             if drawables.is_null() { 0 } else { (0..).take_while(|&at| !(*drawables.add(at)).is_null()).count() };
         if count != 1 {
-            return Err(Error::Host(
-                format!("{count} layers are selected, must be 1; click one layer in the Layers dialog").into(),
-            ));
+            return Err(Error::Host(text!(
+                "{count} layers are selected, must be {max}; click one layer in the Layers dialog",
+                count,
+                max = 1
+            )));
         }
         Ok(library::number_of(*drawables).expect("counted above"))
     }
@@ -258,15 +263,13 @@ fn no_argument_is_ignored(given: &Params, params: &Params, folders: &[PathBuf]) 
     });
     match ignored {
         None => Ok(()),
-        Some(id) => Err(Error::Parameter(
-            format!(
-                "{id} is {}, but the preset {} takes {}; set preset to {}",
-                value(given, id),
-                params.preset,
-                value(params, id),
-                Preset::Custom
-            )
-            .into(),
-        )),
+        Some(id) => Err(Error::Parameter(text!(
+            "{id} is {given}, but the preset {preset} takes {taken}; set preset to {custom}",
+            id,
+            given = &value(given, id),
+            preset = params.preset.name(),
+            taken = &value(params, id),
+            custom = Preset::Custom.name()
+        ))),
     }
 }

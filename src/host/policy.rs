@@ -2,6 +2,7 @@
 //! read it and `serve` tells it to Krita's; knows no host.
 #![forbid(unsafe_code)]
 
+use crate::text::{Text, text};
 use std::time::Duration;
 
 /// Strengths (eta) that are compared: from the picture itself to more than the text asks for.
@@ -39,40 +40,44 @@ pub const REMEMBERED_RUNS: usize = 100;
 
 /// A button or switch that more than one host has; its texts are translated where they are shown. In GIMP 3's window every
 /// text that is always shown has a key of its own, for which there are few letters: a test sees to it.
-#[derive(Clone, Copy)]
 pub struct Button {
     /// Its name in `serve`'s greeting.
     pub id: &'static str,
-    pub label: &'static str,
-    pub tooltip: &'static str,
+    pub label: Text,
+    pub tooltip: Text,
 }
 
-pub const COMPARE_STRENGTHS: Button = Button {
+pub static COMPARE_STRENGTHS: Button = Button {
     id: "compare_strengths",
-    label: "Try strengths",
-    tooltip: "Computes this edit with strengths from 0 to 1.2; none becomes a layer yet.",
+    label: text!("Try strengths"),
+    tooltip: text!("Computes this edit with strengths from 0 to 1.2; none becomes a layer yet."),
 };
-pub const COMPARE_SEEDS: Button = Button {
+pub static COMPARE_SEEDS: Button = Button {
     id: "compare_seeds",
-    label: "Five more seeds",
-    tooltip: "Computes this edit with this seed and the five after it; none becomes a layer yet.",
+    label: text!("Five more seeds"),
+    tooltip: text!("Computes this edit with this seed and the five after it; none becomes a layer yet."),
 };
-pub const INSERT: Button = Button {
+pub static INSERT: Button = Button {
     id: "insert",
-    label: "Insert",
-    tooltip: "Makes a layer of the result that is shown, or layers of all that are marked, in a group.",
+    label: text!("Insert"),
+    tooltip: text!("Makes a layer of the result that is shown, or layers of all that are marked, in a group."),
 };
-pub const SHOW_ORIGINAL: Button =
-    Button { id: "show_original", label: "View original", tooltip: "Shows what is edited in place of the edit." };
-pub const NEW_SEED: Button = Button { id: "new_seed", label: "New seed", tooltip: "Another version of the edit." };
-pub const EARLIER_EDITS: Button = Button {
+pub static SHOW_ORIGINAL: Button = Button {
+    id: "show_original",
+    label: text!("View original"),
+    tooltip: text!("Shows what is edited in place of the edit."),
+};
+pub static NEW_SEED: Button =
+    Button { id: "new_seed", label: text!("New seed"), tooltip: text!("Another version of the edit.") };
+pub static EARLIER_EDITS: Button = Button {
     id: "earlier_edits",
-    label: "Previous edits",
-    tooltip: "Takes text and settings of an earlier edit of this document.",
+    label: text!("Previous edits"),
+    tooltip: text!("Takes text and settings of an earlier edit of this document."),
 };
 
 /// All of them, for `serve`'s greeting.
-pub const BUTTONS: [Button; 6] = [COMPARE_STRENGTHS, COMPARE_SEEDS, INSERT, SHOW_ORIGINAL, NEW_SEED, EARLIER_EDITS];
+pub const BUTTONS: [&Button; 6] =
+    [&COMPARE_STRENGTHS, &COMPARE_SEEDS, &INSERT, &SHOW_ORIGINAL, &NEW_SEED, &EARLIER_EDITS];
 
 /// The seeds that are compared where `chosen` is in the field; the largest ones where nothing is after it.
 pub fn seeds(chosen: u32) -> std::ops::Range<u32> {

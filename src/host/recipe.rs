@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::request::{Edit, Tuned};
-use crate::host::language::say;
+use crate::host::language::translate;
 use crate::host::policy::REMEMBERED_RUNS;
 use crate::host::report::{layer_name, stage_seconds};
 use crate::params::{Params, Preset};
+use crate::text::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ffi::CStr;
@@ -131,7 +132,7 @@ impl Recipe {
     /// What a list of edits says of it.
     pub fn title(&self) -> String {
         let params = self.params().unwrap_or_else(Params::paper);
-        say("{}, seed {#}", &[&layer_name(&params), &params.seed.to_string()])
+        translate(&text!("{name}, seed {seed}", name = layer_name(&params), seed = params.seed))
     }
 }
 

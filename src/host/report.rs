@@ -6,9 +6,12 @@ use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Hint, Result};
 use crate::image::LayerImage;
-use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
+use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
 use crate::text::{Text, gigabytes, rounded, text};
 use serde_json::{Map, Value, json};
+
+/// How texts become strings: for programs `Text::to_string`, which is English, for people in their language.
+pub type Words = fn(&Text) -> String;
 
 /// Longest part of the prompt in a layer's name, in characters.
 const NAME_LENGTH: usize = 60;
@@ -38,7 +41,19 @@ pub const STOPPING: Text = text!("Stopping after this step.");
 /// What a dialog says when an edit has stopped.
 pub const STOPPED: Text = text!("Stopped; the image is as it was. Edit goes on from here.");
 
-/// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses, notes, hint.
+/// What a dialog says of a model: its description, which only the built-in one has in every language.
+pub fn description(model: &Model) -> Text {
+    if model.name != BUILTIN_MODEL {
+        return Text::verbatim(&model.description);
+    }
+    text!(
+        "Small drawn scenes: one dog, cat, bird, person, ball, box, car, house, tree, balloon, cone or fish in one of \
+         ten colors, on grass, beach, snow, desert, at night or at sunset."
+    )
+}
+
+/// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses,
+/// notes, hint.
 pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Map<String, Value> {
     let tuned = match edit.tuned {
         Tuned::Now => "now",
@@ -81,18 +96,19 @@ pub fn stage_seconds(edit: &Edit) -> Map<String, Value> {
     edit.seconds.iter().map(|&(stage, seconds)| (stage_id(stage).into(), short(seconds))).collect()
 }
 
-/// A model and the parameters that fit it: those of the default preset, and of every preset; `problem` says why it cannot be used.
-pub fn model_report(model: &Model) -> Value {
+/// A model and the parameters that fit it: those of the default preset, and of every preset; `problem` says why it
+/// cannot be used.
+pub fn model_report(model: &Model, words: Words) -> Value {
     let presets =
         Preset::ALL.iter().map(|&preset| Ok((preset.name().to_owned(), model.params(preset)?.to_json().into())));
     let (presets, problem) = match presets.collect::<Result<Map<String, Value>>>() {
         Ok(presets) => (presets, Value::Null),
-        Err(error) => (Map::new(), json!(error.to_string())),
+        Err(error) => (Map::new(), json!(words(&error.text()))),
     };
     json!({
         "name": model.name,
         "folder": model.folder.to_string_lossy(),
-        "description": model.description,
+        "description": words(&description(model)),
         "examples": model.examples,
         "params": presets.get(DEFAULT_PRESET.name()),
         "presets": presets,
@@ -106,13 +122,13 @@ pub fn help(param: &Param) -> Text {
         Affects::Parameters => text!("A change sets the advanced settings."),
         Affects::Tuning => text!("A change tunes the model anew."),
         Affects::Generation => text!("A change keeps the tuned model."),
-        Affects::Nothing => return param.help.into(),
+        Affects::Nothing => return param.help.clone(),
     };
-    Text::from(param.help).and(cost)
+    param.help.clone().and(cost)
 }
 
 /// The table of parameters, for programs that build a dialog from it; defaults are the paper's.
-pub fn parameters_report() -> Value {
+pub fn parameters_report(words: Words) -> Value {
     let defaults = Params { preset: DEFAULT_PRESET, ..Params::paper() };
     let row = |param: &Param| {
         let (kind, min, max) = match param.domain {
@@ -130,15 +146,15 @@ pub fn parameters_report() -> Value {
         };
         let options = match param.domain {
             Domain::Choice { options } => {
-                options.iter().map(|(name, label)| json!({ "name": name, "label": label })).collect()
+                options.iter().map(|(name, label)| json!({ "name": name, "label": words(label) })).collect()
             }
             _ => Value::Null,
         };
         json!({
             "id": param.id,
-            "label": param.label,
-            "help": param.help,
-            "tooltip": help(param).to_string(),
+            "label": words(&param.label),
+            "help": words(&param.help),
+            "tooltip": words(&help(param)),
             "kind": kind,
             "min": min,
             "max": max,
@@ -302,6 +318,15 @@ mod tests {
         assert_eq!(text(false, false, Some(41.0)), "The model has to be tuned to the layer: about 45 s.");
         assert_eq!(text(false, true, Some(95.0)), "Goes on from where it was stopped: about 1 min 40 s more.");
         assert!(text(false, false, None).contains("after the first steps"));
+    }
+
+    #[test]
+    fn the_built_in_model_describes_itself_as_dialogs_do() {
+        let about = include_str!("../../models/scenes-64/imagic.json");
+        let about: Value = serde_json::from_str(about).expect("a JSON object");
+        let folders = [concat!(env!("CARGO_MANIFEST_DIR"), "/models").into()];
+        let model = crate::catalog::find(BUILTIN_MODEL, &folders).expect("the built-in model");
+        assert_eq!(about["description"], description(&model).to_string());
     }
 
     #[test]

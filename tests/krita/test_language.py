@@ -22,7 +22,7 @@ class LanguageTest(unittest.TestCase):
     def test_values_go_to_their_places_and_stay_as_they_are(self):
         language.load(["fr-FR", "ko-KR", "de"], str(_root / "locale"))
         self.assertEqual(language.tr("Stop"), "중지")
-        self.assertEqual(language.tr("loss {}", "0.250"), "손실 0.250")
+        self.assertEqual(language.tr("loss {}", language.number("0.250")), "손실 0.250")
         self.assertEqual(language.tr("Layer “{}” of {}", "Stop", "a.kra"), "a.kra의 레이어 ‘Stop’")
         self.assertEqual(language.tr("“{}” is {}; {}.", "x", language.tr("a group"), "y"), "‘x’은(는) 그룹입니다. y.")
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
+use crate::text::Text;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, backend::BackendStorage};
@@ -42,7 +43,11 @@ impl Place {
     /// Takes the elements of a contiguous tensor on its device, of its shape.
     pub fn copy(&self, tensor: &Tensor) -> Result<()> {
         if tensor.dims() != self.0.dims() {
-            return Err(Error::Engine(format!("{:?} elements do not fit {:?}", tensor.dims(), self.0.dims()).into()));
+            return Err(Error::Engine(Text::verbatim(format!(
+                "{:?} elements do not fit {:?}",
+                tensor.dims(),
+                self.0.dims()
+            ))));
         }
         Ok(self.0.flatten_all()?.slice_set(&tensor.detach().flatten_all()?, 0, 0)?)
     }

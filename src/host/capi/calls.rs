@@ -3,6 +3,7 @@
 use super::ImagicStatus;
 use crate::error::Error;
 use crate::job::panic_text;
+use crate::text::Text;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
@@ -15,12 +16,12 @@ thread_local! {
 /// Why a call does not answer OK.
 pub struct Failure {
     pub status: ImagicStatus,
-    pub text: String,
+    pub text: Text,
 }
 
 impl Failure {
     pub fn new(status: ImagicStatus, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: Text::verbatim(text) }
     }
 
     pub fn argument(text: impl Into<String>) -> Self {
@@ -40,7 +41,7 @@ impl From<&Error> for Failure {
             Error::Engine(_) => ImagicStatus::Engine,
             Error::Cancelled => ImagicStatus::Cancelled,
         };
-        Self::new(status, error.to_string())
+        Self { status, text: error.text() }
     }
 }
 
@@ -61,7 +62,7 @@ pub fn guard(body: impl FnOnce() -> Result<(), Failure>) -> ImagicStatus {
         ),
     };
     // While a thread ends its storage may be gone already; the status alone has to do then.
-    let _ = LAST_ERROR.try_with(|last| last.replace(failure.text));
+    let _ = LAST_ERROR.try_with(|last| last.replace(failure.text.to_string()));
     failure.status
 }
 

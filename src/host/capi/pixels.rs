@@ -1,9 +1,10 @@
 //! Pixels that a program lends to the C ABI: sizes are checked here, once, before any byte is touched.
 #![forbid(unsafe_code)]
 
-use super::ImagicFormat;
 use super::calls::Failure;
+use super::{ImagicFormat, ImagicStatus};
 use crate::image::{LayerImage, MAX_AREA};
+use crate::text::text;
 
 /// How the pixels of a picture lie in memory; all sizes are known to fit together.
 pub struct Layout {
@@ -26,9 +27,10 @@ impl Layout {
             .ok_or_else(|| Failure::argument(format!("format is {format}, must be 0 to 3")))?;
         let area = u64::from(width) * u64::from(height);
         if area == 0 || area > MAX_AREA {
-            return Err(Failure::argument(format!(
-                "the picture has {width}x{height} pixels, must have 1 to {MAX_AREA}"
-            )));
+            let (min, max) = (1, MAX_AREA);
+            let text =
+                text!("the picture has {width}x{height} pixels, must have {min} to {max}", width, height, min, max);
+            return Err(Failure { status: ImagicStatus::Argument, text });
         }
         let too_long = || Failure::argument(format!("stride is {stride}, which does not fit into memory"));
         let pixel = match format {
@@ -64,7 +66,8 @@ impl Layout {
             }
         };
         let (width, height) = (self.width, self.height);
-        layer.ok_or_else(|| Failure::argument(format!("{width}x{height} pixels are too many; scale the picture down")))
+        let text = || text!("{width}x{height} pixels are too many; scale the picture down", width, height);
+        layer.ok_or_else(|| Failure { status: ImagicStatus::Argument, text: text() })
     }
 
     /// Writes `layer`, which has this size, to `target`, which has exactly `bytes`; what lies between rows stays.

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Failure, model_folders};
-use crate::catalog::{self, Model};
+use crate::catalog;
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Progress};
@@ -20,7 +20,6 @@ use crate::host::{self, engine_options, system};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params};
-use crate::text::sentence;
 use crate::text::{Text, text};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::Deserialize;
@@ -130,7 +129,7 @@ impl Server {
             match message {
                 Ok(Message::Request(request, pixels)) => self.answer(request, &pixels)?,
                 Ok(Message::Broken(reason)) => {
-                    say(&complaint(None, &reason), &[])?;
+                    say(&complaint(None, Text::verbatim(&reason)), &[])?;
                     return Err(Error::Host(Text::verbatim(reason)));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -145,24 +144,24 @@ impl Server {
             "event": "hello",
             "protocol": PROTOCOL,
             "version": env!("CARGO_PKG_VERSION"),
-            "parameters": parameters(),
+            "parameters": parameters_report(translate)["parameters"],
             "models": self.models(),
             "builtin_model": BUILTIN_MODEL,
             "last_values": last_values().map(|params| params.to_json()),
             "policy": told_policy(),
             "texts": {
-                "other_models": translate(report::OTHER_MODELS),
-                "first_edit": translate(report::FIRST_EDIT),
-                "known_image": translate(report::KNOWN_IMAGE),
-                "stopping": translate(report::STOPPING),
-                "stopped": translate(report::STOPPED),
+                "other_models": translate(&report::OTHER_MODELS),
+                "first_edit": translate(&report::FIRST_EDIT),
+                "known_image": translate(&report::KNOWN_IMAGE),
+                "stopping": translate(&report::STOPPING),
+                "stopped": translate(&report::STOPPED),
             },
             "translations": language().entries(),
         })
     }
 
     fn models(&self) -> Vec<Value> {
-        catalog::list(&self.folders).iter().map(told_model).collect()
+        catalog::list(&self.folders).iter().map(|model| model_report(model, translate)).collect()
     }
 
     fn answer(&mut self, request: Map<String, Value>, pixels: &[u8]) -> Result<()> {
@@ -176,9 +175,9 @@ impl Server {
             }
             Ok(Request::Models) => Ok(Some(json!({ "event": "models", "models": self.models() }))),
             Ok(Request::Model { name }) => Ok(Some(match catalog::find(&name, &self.folders) {
-                Ok(model) => json!({ "event": "model", "name": name, "model": told_model(&model) }),
+                Ok(model) => json!({ "event": "model", "name": name, "model": model_report(&model, translate) }),
                 Err(error) => {
-                    let message = translate(&sentence(&error.to_string()));
+                    let message = translate(&error.text().sentence());
                     json!({ "event": "model", "name": name, "model": null, "message": message })
                 }
             })),
@@ -188,7 +187,7 @@ impl Server {
         match answered {
             Ok(Some(answer)) => say(&answer, &[]),
             Ok(None) => Ok(()),
-            Err(error) => say(&complaint(job, &error.to_string()), &[]),
+            Err(error) => say(&complaint(job, error.text()), &[]),
         }
     }
 
@@ -221,7 +220,7 @@ impl Server {
                     "{got} bytes of pixels came, {width}x{height} pixels are {expected}"
                 ))));
             }
-            let layer = layout.read(pixels).map_err(|failure| Error::Image(Text::verbatim(failure.text)))?;
+            let layer = layout.read(pixels).map_err(|failure| Error::Image(failure.text))?;
             self.picture = Some((layer.into(), format));
         } else if order.width.is_some() || order.height.is_some() || order.format.is_some() || !pixels.is_empty() {
             return Err(Error::Host(Text::verbatim(
@@ -249,7 +248,7 @@ impl Server {
                 }
                 JobState::Ended(Ok(edit)) => one.tell_result(&edit)?,
                 JobState::Ended(Err(Error::Cancelled)) => say(&json!({ "event": "stopped", "job": one.number }), &[])?,
-                JobState::Ended(Err(error)) => say(&complaint(Some(one.number), &error.to_string()), &[])?,
+                JobState::Ended(Err(error)) => say(&complaint(Some(one.number), error.text()), &[])?,
             }
         }
         let mut estimates = std::mem::take(&mut self.estimates);
@@ -257,7 +256,7 @@ impl Server {
             match one.estimating.poll() {
                 None => self.estimates.push(one),
                 Some(Ok(estimate)) => say(&estimate_message(one.number, &estimate), &[])?,
-                Some(Err(error)) => say(&complaint(Some(one.number), &error.to_string()), &[])?,
+                Some(Err(error)) => say(&complaint(Some(one.number), error.text()), &[])?,
             }
         }
         Ok(())
@@ -308,28 +307,14 @@ impl PixelFormat {
             Self::Bgra16 => (ImagicFormat::Bgra16, 8),
         };
         let stride = (width as usize).saturating_mul(pixel);
-        Layout::new(format as u32, width, height, stride).map_err(|failure| Error::Image(Text::verbatim(failure.text)))
+        Layout::new(format as u32, width, height, stride).map_err(|failure| Error::Image(failure.text))
     }
-}
-
-/// The table of parameters in the user's language.
-fn parameters() -> Value {
-    let mut rows = parameters_report()["parameters"].take();
-    for row in rows.as_array_mut().into_iter().flatten() {
-        for text in ["label", "help", "tooltip"] {
-            translate_in_place(&mut row[text]);
-        }
-        for option in row["options"].as_array_mut().into_iter().flatten() {
-            translate_in_place(&mut option["label"]);
-        }
-    }
-    rows
 }
 
 /// What Krita's dialog does as GIMP's do.
 fn told_policy() -> Value {
-    let button = |button: &policy::Button| {
-        let texts = json!({ "label": translate(button.label), "tooltip": translate(button.tooltip) });
+    let button = |button: &&policy::Button| {
+        let texts = json!({ "label": translate(&button.label), "tooltip": translate(&button.tooltip) });
         (button.id.to_owned(), texts)
     };
     json!({
@@ -344,20 +329,6 @@ fn told_policy() -> Value {
         "remembered_runs": policy::REMEMBERED_RUNS,
         "buttons": policy::BUTTONS.iter().map(button).collect::<Map<_, _>>(),
     })
-}
-
-/// What is told of a model, in the user's language.
-fn told_model(model: &Model) -> Value {
-    let mut told = model_report(model);
-    translate_in_place(&mut told["description"]);
-    translate_in_place(&mut told["problem"]);
-    told
-}
-
-fn translate_in_place(text: &mut Value) {
-    if let Value::String(text) = text {
-        *text = translate(&*text);
-    }
 }
 
 /// Keeps `given` as the values with which the next dialog opens, in any host.
@@ -378,7 +349,7 @@ fn progress_message(job: u64, progress: &Progress) -> Value {
         "fraction": progress.fraction,
         "seconds_left": progress.seconds_left,
         "text": translate(&progress_text(progress)),
-        "hint": progress.hint.map(|hint| translate(&sentence(&hint.to_string()))),
+        "hint": progress.hint.map(|hint| translate(&hint.text().sentence())),
     })
 }
 
@@ -394,8 +365,8 @@ fn estimate_message(job: u64, estimate: &Estimate) -> Value {
 }
 
 /// What went wrong with `job`, or with a message that names none.
-fn complaint(job: Option<u64>, reason: &str) -> Value {
-    json!({ "event": "failed", "job": job, "message": translate(&sentence(reason)) })
+fn complaint(job: Option<u64>, reason: Text) -> Value {
+    json!({ "event": "failed", "job": job, "message": translate(&reason.sentence()) })
 }
 
 /// One message to the host.

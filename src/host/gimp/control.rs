@@ -13,6 +13,7 @@ use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
 use crate::image::LayerImage;
 use crate::params::{Affects, DEFAULT_PRESET, PARAMS, Param, Params, Preset};
+use crate::text::{Text, text};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -224,7 +225,7 @@ impl Window {
         let choice = self.session.borrow_mut().choose_model(&self.form.model().entry.text());
         let Layout { description, examples, .. } = &self.layout;
         description.set_text(&choice.description);
-        description.0.set_visible(!choice.description.is_empty());
+        description.0.set_visible(!choice.description.to_string().is_empty());
         examples.set_markup(&choice.example_links());
         examples.0.set_visible(!choice.examples.is_empty());
         if choice.is_new {
@@ -237,7 +238,7 @@ impl Window {
     }
 
     fn choose_model_folder(&self) {
-        if let Some(folder) = self.form.dialog().choose_folder("Choose the folder of a base model") {
+        if let Some(folder) = self.form.dialog().choose_folder(&text!("Choose the folder of a base model")) {
             self.set("model", &folder.to_string_lossy().into());
         }
     }
@@ -298,7 +299,7 @@ impl Window {
                 self.look_again();
             }
             Err(error) => {
-                self.layout.bar.set(0.0, "");
+                self.layout.bar.set(0.0, &Text::default());
                 self.waiting.refused.set(true);
                 self.tell(&Message::failure(&error));
             }
@@ -351,7 +352,7 @@ impl Window {
         }
         if let Some(params) = &look.inserted {
             if let Err(error) = self.form.keep(params) {
-                let text = format!("The settings are not kept: {error}.");
+                let text = text!("The settings are not kept: {error}.", error = &error);
                 self.tell(&Message { tone: Tone::Warning, text });
             }
             self.list_earlier();
@@ -387,12 +388,11 @@ impl Window {
             // What is new in it.
             let seed_before = number.checked_sub(1).map(|before| self.session.borrow().results[before].params.seed);
             let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
-            let eta = || language().number(&params.eta.to_string());
-            let caption = if has_new_seed { format!("#{}", params.seed) } else { eta() };
+            let caption = if has_new_seed { format!("#{}", params.seed) } else { language().number(params.eta) };
             self.layout.panel.add(
                 &picture,
                 &caption,
-                &format!("Strength {}, seed {}", params.eta, params.seed),
+                &text!("Strength {eta}, seed {seed}", eta = params.eta, seed = params.seed),
                 clicked,
             );
         }
@@ -464,7 +464,7 @@ impl Window {
         let params = self.read();
         self.session.borrow_mut().ask_cost(params);
         if !self.session.borrow().is_asking() {
-            self.layout.cost.set_text("");
+            self.layout.cost.set_text(&Text::default());
         }
         self.look_again();
     }
@@ -544,9 +544,9 @@ impl Window {
         self.layout.remove.set_sensitive(true);
         match recipe.params() {
             Some(params) => self.write(&params),
-            None => self.tell(&Message::failure(&Error::Host(
-                "another version of the plug-in made this edit, with settings that this one does not know".into(),
-            ))),
+            None => self.tell(&Message::failure(&Error::Host(text!(
+                "another version of the plug-in made this edit, with settings that this one does not know"
+            )))),
         }
     }
 
@@ -555,7 +555,9 @@ impl Window {
         let Some(recipe) = self.earlier_edit() else { return };
         let removed = self.session.borrow_mut().document.remove(&recipe);
         match removed {
-            Ok(()) => self.tell(&Message::info("The layer and its entry are removed; one undo brings both back.")),
+            Ok(()) => {
+                self.tell(&Message::info(text!("The layer and its entry are removed; one undo brings both back.")))
+            }
             Err(error) => self.tell(&Message::failure(&error)),
         }
         self.list_earlier();

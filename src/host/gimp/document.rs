@@ -12,7 +12,7 @@ use crate::host::recipe::{History, Made, PARASITE, Recipe};
 use crate::host::report::{layer_name, progress_text};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
-use crate::text::Text;
+use crate::text::{Text, text};
 use std::ops::ControlFlow;
 
 /// The layer that an edit reads, and the place where its result goes.
@@ -24,7 +24,7 @@ pub struct Document {
     /// Layers that were made, oldest first; undo may have taken some back.
     made: Vec<Layer>,
     /// What the user should know about the place of the result.
-    pub note: Option<&'static str>,
+    pub note: Option<Text>,
     /// How the layer was made that was active at first, if it is one of our results.
     pub opened_from: Option<Recipe>,
     id: String,
@@ -63,15 +63,17 @@ impl Document {
         match gimp.kind(drawable) {
             Kind::Layer => {}
             Kind::LayerMask => {
-                return Err(refused("a layer mask is active; click the layer's picture in the Layers dialog"));
+                return Err(Error::Host(text!(
+                    "a layer mask is active; click the layer's picture in the Layers dialog"
+                )));
             }
-            Kind::Channel => return Err(refused("a channel is active; click a layer in the Layers dialog")),
+            Kind::Channel => return Err(Error::Host(text!("a channel is active; click a layer in the Layers dialog"))),
             Kind::FloatingSelection => {
-                return Err(refused("the selection floats; choose Layer > Anchor Layer or > To New Layer"));
+                return Err(Error::Host(text!("the selection floats; choose Layer > Anchor Layer or > To New Layer")));
             }
         }
         if gimp.is_indexed(image) {
-            return Err(refused("the image is indexed; choose Image > Mode > RGB"));
+            return Err(Error::Host(text!("the image is indexed; choose Image > Mode > RGB")));
         }
         let made_from = gimp.parasite(Keeper::Layer(drawable), PARASITE).and_then(|bytes| Recipe::from_bytes(&bytes));
         let of_result = made_from.and_then(|recipe| Some((gimp.layer_by_tattoo(image, recipe.source)?, recipe)));
@@ -82,9 +84,17 @@ impl Document {
     }
 
     /// What the layer and its image are called.
-    pub fn subject(&self) -> String {
+    pub fn subject(&self) -> Text {
         let (layer, image) = (self.gimp.layer_name(self.source), self.gimp.image_name(self.image));
-        format!("Layer \u{201c}{layer}\u{201d} of {image}")
+        text!("Layer “{layer}” of {image}", layer, image)
+    }
+
+    /// `text`, and where the last result lies, if that is not above its layer.
+    pub fn with_note(&self, text: Text) -> Text {
+        match &self.note {
+            Some(note) => text.and_below(note.clone()),
+            None => text,
+        }
     }
 
     /// The newest result that is still there.
@@ -108,8 +118,8 @@ impl Document {
     }
 
     /// Tells the user something in GIMP's way.
-    pub fn tell(&self, note: Text) {
-        self.gimp.tell(&translate(note));
+    pub fn tell(&self, text: &Text) {
+        self.gimp.tell(&translate(text));
     }
 
     /// The newest result of the same source that still lies above it, or its group; else the source.
@@ -132,10 +142,10 @@ impl Document {
     pub fn insert_layers(&mut self, new: &[NewLayer<'_>]) -> Result<()> {
         self.progress = None;
         if !self.gimp.is_open(self.image) {
-            return Err(refused("the image was closed while the edit ran, so the result has no place"));
+            return Err(Error::Host(text!("the image was closed while the edit ran, so the result has no place")));
         }
         if self.gimp.has_floating_selection(self.image) {
-            return Err(refused("a selection floats, so no layer can be added; anchor it and edit again"));
+            return Err(Error::Host(text!("a selection floats, so no layer can be added; anchor it and edit again")));
         }
         let mut history = self.history();
         let step = self.gimp.undo_step(self.image);
@@ -158,7 +168,7 @@ impl Document {
             let place = if now.has_size_of(self.picture.bounds) { now } else { self.picture.bounds };
             (gimp.parent(newest), gimp.position(image, newest), place)
         } else {
-            self.note = Some("The edited layer is gone, so the result lies on top of the image.");
+            self.note = Some(text!("The edited layer is gone, so the result lies on top of the image."));
             (None, 0, self.picture.bounds)
         };
         let mut group = None;
@@ -232,7 +242,7 @@ impl Document {
     /// group that was made around several results goes with the last layer in it.
     pub fn remove(&mut self, run: &Recipe) -> Result<()> {
         if !self.gimp.is_open(self.image) {
-            return Err(refused("the image was closed"));
+            return Err(Error::Host(text!("the image was closed")));
         }
         let mut history = self.history();
         let step = self.gimp.undo_step(self.image);
@@ -271,25 +281,34 @@ fn rectangles(part: Rectangle, marked: &[bool]) -> Vec<Rectangle> {
 impl Host for Document {
     fn read_layer(&mut self) -> Result<LayerImage> {
         if !self.gimp.is_open(self.image) {
-            return Err(refused("the image was closed; open it and choose Filters > Imagic Edit again"));
+            return Err(Error::Host(text!("the image was closed; open it and choose Filters > Imagic Edit again")));
         }
         if !self.gimp.exists(self.source) {
-            return Err(refused("the layer was deleted; click another one and choose Filters > Imagic Edit again"));
+            return Err(Error::Host(text!(
+                "the layer was deleted; click another one and choose Filters > Imagic Edit again"
+            )));
         }
         let mut picture = Picture::of(self.gimp, self.source);
         let Rectangle { x, y, .. } = picture.bounds;
         let mut part = picture.bounds.at_origin();
         if let Some(selection) = self.gimp.selection(self.image) {
             part = self.gimp.selected_part(self.source).ok_or_else(|| {
-                refused("the selection lies outside of the layer; choose Select > None, or select a part of the layer")
+                Error::Host(text!(
+                    "the selection lies outside of the layer; choose Select > None, or select a part of the layer"
+                ))
             })?;
             let mask = self.gimp.read_mask(selection, Rectangle { x: x + part.x, y: y + part.y, ..part });
             picture.selection = Some(Selection { part, mask });
         }
         let refuse = || {
             let Rectangle { width, height, .. } = part;
-            let limit = "select a part of the layer";
-            Error::Image(format!("{width} x {height} pixels are to be edited, must be 1 to {MAX_AREA}; {limit}").into())
+            Error::Image(text!(
+                "{width} x {height} pixels are to be edited, must be {min} to {max}; select a part of the layer",
+                width,
+                height,
+                min = 1,
+                max = MAX_AREA
+            ))
         };
         // Checked before the memory is asked for.
         if part.area() as u64 > MAX_AREA {
@@ -314,7 +333,7 @@ impl Host for Document {
 
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
         if let Some(bar) = &self.progress {
-            bar.show(&translate(progress_text(progress)), progress.fraction);
+            bar.show(&translate(&progress_text(progress)), progress.fraction);
         }
         // GIMP's own Cancel ends the whole process.
         ControlFlow::Continue(())
@@ -336,10 +355,6 @@ impl Picture {
             digest: 0,
         }
     }
-}
-
-fn refused(reason: &str) -> Error {
-    Error::Host(reason.into())
 }
 
 #[cfg(test)]

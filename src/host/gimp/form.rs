@@ -4,6 +4,7 @@
 use super::widgets::{Chooser, Dialog, TextArea, Widget};
 use crate::error::Result;
 use crate::params::{Param, Params};
+use crate::text::Text;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -30,7 +31,7 @@ pub trait Form {
     /// A label with a mnemonic that leads to `target`, as wide as those of the rows.
     fn label_for(&self, text: &str, target: &Widget) -> Widget;
     /// `label` in the user's language with `_` before its key.
-    fn with_key(&self, label: &str) -> String;
+    fn with_key(&self, label: &Text) -> String;
 
     /// What the field of a parameter says.
     fn value(&self, param: &Param) -> Value;

@@ -6,30 +6,31 @@ use super::panel;
 use crate::host::language::{Language, language};
 use crate::host::policy::EARLIER_EDITS;
 use crate::params::PARAMS;
+use crate::text::{Text, text};
 
 /// After the fields and the panel.
-const MORE: [&str; 3] = [FRONT, EARLIER_EDITS.label, REMOVE];
+const MORE: [&Text; 3] = [&FRONT, &EARLIER_EDITS.label, &REMOVE];
 
 /// The tab with the fields that are always shown.
-pub const FRONT: &str = "Text";
-pub const REMOVE: &str = "Remove";
+pub static FRONT: Text = text!("Text");
+pub static REMOVE: Text = text!("Remove");
 
 /// What is pressed in the dialog of one GIMP version, in the order in which it gets its key.
 pub struct Keys {
     /// Buttons of GIMP's own, which it marks itself.
-    pub of_gimp: &'static [&'static str],
-    pub before_fields: &'static [&'static str],
-    pub after_fields: &'static [&'static str],
+    pub of_gimp: &'static [&'static Text],
+    pub before_fields: &'static [&'static Text],
+    pub after_fields: &'static [&'static Text],
 }
 
 impl Keys {
     /// `label` in the user's language with `_` before its key: no two texts of the dialog share one; what is folded
     /// away gets what is left.
-    pub fn with_key(&self, label: &str) -> String {
+    pub fn with_key(&self, label: &Text) -> String {
         self.with_key_in(language(), label)
     }
 
-    pub fn with_key_in(&self, language: &Language, label: &str) -> String {
+    pub fn with_key_in(&self, language: &Language, label: &Text) -> String {
         let mut texts = self.shown();
         let between = self.of_gimp.len()..texts.len();
         texts.extend(labels(true));
@@ -37,8 +38,8 @@ impl Keys {
     }
 
     /// All that is not folded away.
-    fn shown(&self) -> Vec<&'static str> {
-        let buttons = |buttons: &'static [&str]| buttons.iter().copied();
+    fn shown(&self) -> Vec<&'static Text> {
+        let buttons = |buttons: &'static [&'static Text]| buttons.iter().copied();
         let fields = buttons(self.before_fields).chain(labels(false)).chain(buttons(self.after_fields));
         buttons(self.of_gimp).chain(fields).chain(panel::BUTTONS).chain(MORE).collect()
     }
@@ -48,13 +49,13 @@ impl Keys {
     pub fn check(&self) {
         let shown = self.shown();
         for language in Language::all() {
-            let key = |label: &str| {
+            let key = |label: &Text| {
                 let marked = self.with_key_in(&language, label);
                 marked.split_once('_').and_then(|(_, key)| key.chars().next()).map(|key| key.to_ascii_uppercase())
             };
             let mut keys: Vec<char> = Vec::new();
             for label in &shown {
-                keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {}", language.translate(label))));
+                keys.push(key(label).unwrap_or_else(|| panic!("no key is left for {}", language.render(label))));
             }
             keys.extend(labels(true).filter_map(key));
             let count = keys.len();
@@ -65,6 +66,6 @@ impl Keys {
     }
 }
 
-fn labels(advanced: bool) -> impl Iterator<Item = &'static str> {
-    PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| param.label)
+fn labels(advanced: bool) -> impl Iterator<Item = &'static Text> {
+    PARAMS.iter().filter(move |param| param.advanced == advanced).map(|param| &param.label)
 }

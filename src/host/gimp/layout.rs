@@ -5,9 +5,10 @@ use super::form::Form;
 use super::keys;
 use super::panel::{self, Panel};
 use super::widgets::{self, Bar, Icon, Image, Label, List, Pages, Widget};
-use crate::host::policy::{EARLIER_EDITS, NEW_SEED};
+use crate::host::policy::{AVERAGED, EARLIER_EDITS, NEW_SEED};
 use crate::host::report::help;
 use crate::params::{PARAMS, Param};
+use crate::text::{Text, text};
 
 /// Width of the texts in pixels.
 const WIDTH: i32 = 460;
@@ -37,15 +38,15 @@ pub struct Layout {
 
 impl Layout {
     /// Fills the dialog. `subject` says what is edited.
-    pub fn new(form: &dyn Form, subject: &str) -> Self {
+    pub fn new(form: &dyn Form, subject: &Text) -> Self {
         let layout = Self {
-            browse: widgets::button(&form.with_key("Browse...")),
-            new_seed: widgets::button(&form.with_key(NEW_SEED.label)),
+            browse: widgets::button(&form.with_key(&text!("Browse..."))),
+            new_seed: widgets::button(&form.with_key(&NEW_SEED.label)),
             description: Label::new(WIDTH).selectable(),
             examples: Label::new(WIDTH),
             earlier: List::new(),
             earlier_row: widgets::horizontal(),
-            remove: widgets::button(&form.with_key(keys::REMOVE)),
+            remove: widgets::button(&form.with_key(&keys::REMOVE)),
             cost: Label::new(WIDTH),
             bar: Bar::new(),
             curve: Image::new(),
@@ -54,15 +55,15 @@ impl Layout {
             panel: Panel::new(panel::BUTTONS.map(|label| form.with_key(label))),
         };
         let Self { browse, new_seed, earlier, earlier_row, remove, bar, curve, icon, status, .. } = &layout;
-        browse.set_tooltip("Choose a folder with a Stable Diffusion model in diffusers layout.");
-        new_seed.set_tooltip(NEW_SEED.tooltip);
-        remove.set_tooltip("Deletes the layer of this edit and forgets the edit.");
-        earlier.widget.set_tooltip(EARLIER_EDITS.tooltip);
-        curve.0.set_tooltip("Loss of stages A and B, averaged over 25 steps.");
-        bar.set(0.0, "");
+        browse.set_tooltip(&text!("Choose a folder with a Stable Diffusion model in diffusers layout."));
+        new_seed.set_tooltip(&NEW_SEED.tooltip);
+        remove.set_tooltip(&text!("Deletes the layer of this edit and forgets the edit."));
+        earlier.widget.set_tooltip(&EARLIER_EDITS.tooltip);
+        curve.0.set_tooltip(&text!("Loss of stages A and B, averaged over {steps} steps.", steps = AVERAGED));
+        bar.set(0.0, &Text::default());
         icon.0.set_size(-1, ICON_HEIGHT);
 
-        earlier_row.pack(&form.label_for(&form.with_key(EARLIER_EDITS.label), &earlier.widget));
+        earlier_row.pack(&form.label_for(&form.with_key(&EARLIER_EDITS.label), &earlier.widget));
         earlier_row.pack_growing(&earlier.widget);
         earlier_row.pack(remove);
         let (front, advanced) = layout.fields(form);
@@ -70,8 +71,8 @@ impl Layout {
         subject_line.set_text(subject);
         subject_line.0.set_tooltip(subject);
         let pages = Pages::new();
-        pages.add(&form.with_key(keys::FRONT), &front);
-        pages.add(&form.with_key("Advanced"), &advanced);
+        pages.add(&form.with_key(&keys::FRONT), &front);
+        pages.add(&form.with_key(&text!("Advanced")), &advanced);
         pages.add_beside_tabs(&subject_line.0);
 
         let (progress, message) = (widgets::horizontal(), widgets::horizontal());
@@ -105,7 +106,7 @@ impl Layout {
         prompt.frame.set_size(WIDTH, PROMPT_HEIGHT);
         let labelled = |param: &Param, target: &Widget, field: &Widget| {
             let row = widgets::horizontal();
-            row.pack(&form.label_for(&form.with_key(param.label), target));
+            row.pack(&form.label_for(&form.with_key(&param.label), target));
             row.pack_growing(field);
             row
         };
@@ -114,12 +115,12 @@ impl Layout {
         for param in PARAMS {
             match param.id {
                 "prompt" => {
-                    prompt.view.set_tooltip(&format!("{} Enter starts the edit.", help(param)));
+                    prompt.view.set_tooltip(&help(param).and(text!("Enter starts the edit.")));
                     front.pack(&labelled(param, &prompt.view, &prompt.frame));
                     front.pack(&self.examples.0);
                 }
                 "model" => {
-                    model.entry.0.set_tooltip(&help(param).to_string());
+                    model.entry.0.set_tooltip(&help(param));
                     let row = labelled(param, &model.entry.0, &model.widget);
                     row.pack(&self.browse);
                     front.pack(&row);

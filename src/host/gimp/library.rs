@@ -5,6 +5,7 @@ use super::buffer::{Buffer, MASK, RGBA, Rectangle};
 use super::ffi::c_string;
 use crate::error::{Error, Result};
 use crate::host::gimp_sys as sys;
+use crate::text::{Text, text};
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
@@ -122,11 +123,11 @@ impl dyn Library {
     }
 
     /// What GIMP said about the call before, which failed while we were `doing` something.
-    fn refused(&self, doing: &str) -> Error {
-        Error::Host(format!("GIMP refused to {doing}: {}", self.last_error()).into())
+    fn refused(&self, doing: Text) -> Error {
+        Error::Host(text!("GIMP refused to {doing}: {reason}", doing, reason = self.last_error()))
     }
 
-    fn done(&self, success: bool, doing: &str) -> Result<()> {
+    fn done(&self, success: bool, doing: Text) -> Result<()> {
         if success { Ok(()) } else { Err(self.refused(doing)) }
     }
 
@@ -137,7 +138,7 @@ impl dyn Library {
 
     /// Selects the layers that the user works on.
     pub fn select_layers(&self, image: Image, layers: &[Layer]) -> Result<()> {
-        self.done(self.set_selected_layers(image, layers), "select the layers")
+        self.done(self.set_selected_layers(image, layers), text!("select the layers"))
     }
 
     /// Everything that is done while the answer lives is one step of undo.
@@ -154,37 +155,37 @@ impl dyn Library {
             (Base::GIMP_RGB, false) => Type::GIMP_RGB_IMAGE,
             (Base::GIMP_GRAY, true) => Type::GIMP_GRAYA_IMAGE,
             (Base::GIMP_GRAY, false) => Type::GIMP_GRAY_IMAGE,
-            _ => return Err(Error::Host("the image is indexed; choose Image > Mode > RGB first".into())),
+            _ => return Err(Error::Host(text!("the image is indexed; choose Image > Mode > RGB first"))),
         };
-        self.create_layer(image, &c_string(name), size, kind).ok_or_else(|| self.refused("make a layer"))
+        self.create_layer(image, &c_string(name), size, kind).ok_or_else(|| self.refused(text!("make a layer")))
     }
 
     /// A group of layers that is not in the stack yet.
     pub fn new_group(&self, image: Image, name: &str) -> Result<Layer> {
-        self.create_group(image, &c_string(name)).ok_or_else(|| self.refused("make a layer group"))
+        self.create_group(image, &c_string(name)).ok_or_else(|| self.refused(text!("make a layer group")))
     }
 
     /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`. A
     /// layer that finds no place is freed.
     pub fn insert(&self, image: Image, layer: Layer, parent: Option<Layer>, position: i32) -> Result<()> {
-        let inserted = self.done(self.insert_layer(image, layer, parent, position), "insert the layer");
+        let inserted = self.done(self.insert_layer(image, layer, parent, position), text!("insert the layer"));
         inserted.inspect_err(|_| self.delete(layer))
     }
 
     /// Takes `layer` out of the stack.
     pub fn remove(&self, image: Image, layer: Layer) -> Result<()> {
-        self.done(self.remove_layer(image, layer), "remove the layer")
+        self.done(self.remove_layer(image, layer), text!("remove the layer"))
     }
 
     /// Puts the layer's corner there.
     pub fn set_offsets(&self, layer: Layer, x: i32, y: i32) -> Result<()> {
-        self.done(self.move_layer(layer, x, y), "move the layer")
+        self.done(self.move_layer(layer, x, y), text!("move the layer"))
     }
 
     /// Gives the layer a mask with these values in `part`, which hides everything else.
     pub fn mask_with(&self, layer: Layer, part: Rectangle, values: &[u16]) -> Result<()> {
-        let mask = self.create_mask(layer).ok_or_else(|| self.refused("make a layer mask"))?;
-        self.done(self.add_mask(layer, mask), "add the layer mask")?;
+        let mask = self.create_mask(layer).ok_or_else(|| self.refused(text!("make a layer mask")))?;
+        self.done(self.add_mask(layer, mask), text!("add the layer mask"))?;
         self.buffer(mask).write(part, &MASK, values);
         self.update(mask, part);
         Ok(())
@@ -196,7 +197,8 @@ impl dyn Library {
         let flags = sys::GIMP_PARASITE_PERSISTENT | sys::GIMP_PARASITE_UNDOABLE;
         let parasite = gimp!(gimp_parasite_new(name.as_ptr(), flags, size, bytes.as_ptr().cast()));
         // SAFETY: libgimp has made it in the line above.
-        let kept = self.done(unsafe { self.attach_parasite(keeper, parasite) }, "keep the settings with the image");
+        let kept =
+            self.done(unsafe { self.attach_parasite(keeper, parasite) }, text!("keep the settings with the image"));
         gimp!(gimp_parasite_free(parasite));
         kept
     }

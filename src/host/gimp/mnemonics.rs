@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::host::language::Language;
+use crate::text::Text;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
@@ -39,12 +40,12 @@ impl Mnemonics {
 
     /// `label`, one of `texts`, as `language` says it and with its key, see [`Self::mark`]. Those that do not give way
     /// are GIMP's own, which it marks itself, in other languages mostly with the same letters.
-    pub fn marked(label: &str, texts: &[&str], between: Range<usize>, language: &Language) -> String {
-        let Some(at) = texts.iter().position(|text| *text == label) else { return label.to_owned() };
-        let shown = |(at, text): (usize, &&str)| {
-            if at < between.start { (*text).to_owned() } else { language.translate(text) }
+    pub fn marked(label: &Text, texts: &[&Text], between: Range<usize>, language: &Language) -> String {
+        let Some(at) = texts.iter().position(|text| *text == label) else { return language.render(label) };
+        let shown = |(at, text): (usize, &&Text)| {
+            if at < between.start { text.to_string() } else { language.render(text) }
         };
-        let shown = texts.iter().enumerate().map(shown).zip(texts.iter().copied());
+        let shown = texts.iter().enumerate().map(shown).zip(texts.iter().map(|text| text.key));
         Self::mark(shown, between.clone()).swap_remove(at)
     }
 

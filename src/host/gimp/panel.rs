@@ -6,6 +6,7 @@ use super::widgets::{self, Image, SPACING, Tick, Widget};
 use crate::host::policy::{COMPARE_SEEDS, COMPARE_STRENGTHS, INSERT, SHOW_ORIGINAL};
 use crate::host::thumbnail::fit;
 use crate::image::LayerImage;
+use crate::text::{Text, text};
 use image::RgbaImage;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ const COLUMNS: usize = 4;
 const STRIP: i32 = 200;
 
 /// What can be pressed, in the order in which it gets its key.
-pub const BUTTONS: [&str; 4] = [SHOW_ORIGINAL.label, INSERT.label, COMPARE_STRENGTHS.label, COMPARE_SEEDS.label];
+pub const BUTTONS: [&Text; 4] = [&SHOW_ORIGINAL.label, &INSERT.label, &COMPARE_STRENGTHS.label, &COMPARE_SEEDS.label];
 
 pub struct Panel {
     pub all: Widget,
@@ -45,10 +46,10 @@ impl Panel {
         let [original, insert, strengths, seeds] = labels;
         let original = Tick::new(&original);
         let [strengths, seeds, insert] = [strengths, seeds, insert].map(|label| widgets::button(&label));
-        original.0.set_tooltip(SHOW_ORIGINAL.tooltip);
-        strengths.set_tooltip(COMPARE_STRENGTHS.tooltip);
-        seeds.set_tooltip(COMPARE_SEEDS.tooltip);
-        insert.set_tooltip(INSERT.tooltip);
+        original.0.set_tooltip(&SHOW_ORIGINAL.tooltip);
+        strengths.set_tooltip(&COMPARE_STRENGTHS.tooltip);
+        seeds.set_tooltip(&COMPARE_SEEDS.tooltip);
+        insert.set_tooltip(&INSERT.tooltip);
         let (picture, strip, all) = (Image::new(), widgets::vertical(), widgets::vertical());
         picture.0.set_size(PICTURE as i32, PICTURE as i32);
         let (top, bottom) = (widgets::horizontal(), widgets::horizontal());
@@ -112,12 +113,12 @@ impl Panel {
     }
 
     /// Adds result number so many to the strip; `clicked` shows it.
-    pub fn add(&self, picture: &LayerImage, caption: &str, tooltip: &str, clicked: impl Fn() + 'static) {
+    pub fn add(&self, picture: &LayerImage, caption: &str, tooltip: &Text, clicked: impl Fn() + 'static) {
         let small: RgbaImage = fit(picture, SMALL);
         let (button, tick, cell) = (widgets::picture_button(&small), Tick::new(caption), widgets::touching());
         button.set_tooltip(tooltip);
         button.connect(c"clicked", clicked);
-        tick.0.set_tooltip("Insert makes layers of all results that are ticked.");
+        tick.0.set_tooltip(&text!("Insert makes layers of all results that are ticked."));
         cell.pack(&button);
         cell.pack(&tick.0);
         let mut ticks = self.ticks.borrow_mut();

@@ -4,6 +4,7 @@
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
+use crate::text::{Text, text};
 use std::ffi::CStr;
 use std::path::PathBuf;
 
@@ -12,18 +13,18 @@ pub const MENU_LABEL: &CStr = c"_Imagic Edit...";
 pub const MENU_PATH: &CStr = c"<Image>/Filters";
 /// Every layer but indexed ones, whose few colors no edit would fit into.
 pub const IMAGE_TYPES: &CStr = c"RGB*, GRAY*";
-pub const SUMMARY: &str = "Edit the layer by a text";
+pub const SUMMARY: Text = text!("Edit the layer by a text");
 pub const AUTHORS: &CStr = c"The Imagic Edit authors";
 pub const YEAR: &CStr = c"2026";
 
 /// What a call answers after a panic.
 pub fn panicked() -> Error {
-    Error::Engine("the plug-in panicked; the text before this one on the console says where".into())
+    Error::Engine(text!("the plug-in panicked; the text before this one on the console says where"))
 }
 
 /// What a call with the values of the last edit answers before the first edit.
 pub fn no_last_values() -> Error {
-    Error::Host("there are no values of a last edit; choose Filters > Imagic Edit once".into())
+    Error::Host(text!("there are no values of a last edit; choose Filters > Imagic Edit once"))
 }
 
 /// What the arguments are when nobody says anything else: what fits the built-in model.

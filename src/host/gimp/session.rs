@@ -17,8 +17,8 @@ use crate::host::report::{self, progress_text, summary};
 use crate::host::{self, Host, system};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
-use crate::params::{BUILTIN_MODEL, Params, Preset};
-use crate::text::{Text, sentence};
+use crate::params::{Params, Preset};
+use crate::text::{Text, text};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ enum Purpose {
 /// What the line above the buttons tells.
 pub struct Message {
     pub tone: Tone,
-    pub text: String,
+    pub text: Text,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub enum Tone {
 #[derive(Default)]
 pub struct Look {
     /// Fraction and text of the progress bar, if there is something new.
-    pub bar: Option<(f64, String)>,
+    pub bar: Option<(f64, Text)>,
     pub message: Option<Message>,
     /// The picture as it forms, if there is a new one.
     pub preview: Option<Arc<LayerImage>>,
@@ -105,7 +105,7 @@ pub struct Look {
 
 /// What the dialog says of the chosen model.
 pub struct Choice {
-    pub description: String,
+    pub description: Text,
     /// The first example prompts, for links.
     pub examples: Vec<String>,
     /// Whether another model than before is chosen, so that its preset is to be taken; the first one comes with its
@@ -139,7 +139,7 @@ impl Session {
     }
 
     /// What the layer and its image are called.
-    pub fn subject(&self) -> String {
+    pub fn subject(&self) -> Text {
         self.document.subject()
     }
 
@@ -148,21 +148,20 @@ impl Session {
         let document = &mut self.document;
         document.show_progress();
         let edit = host::edit_active_layer(document, &self.worker, params, &self.folders)?;
-        let place = document.note.map(Text::from);
-        for note in edit.notes.into_iter().chain(edit.hint.map(Hint::text)).chain(place) {
+        for note in edit.notes.iter().chain(&edit.hint.map(Hint::text)).chain(&document.note) {
             document.tell(note);
         }
-        document.result().ok_or_else(|| Error::Host("the image has no result".into()))
+        document.result().ok_or_else(|| Error::Host(text!("the image has no result")))
     }
 
     /// The settings with which the dialog opens, if the image knows any, and what it says then.
     pub fn greeting(&self) -> (Option<Params>, Message) {
         if let Some(params) = self.document.opened_from.as_ref().and_then(Recipe::params) {
-            return (Some(params), Message::info(&report::OF_LAYER.to_string()));
+            return (Some(params), Message::info(report::OF_LAYER));
         }
         let of_image = self.document.history().last_params();
         let text = if of_image.is_some() { report::KNOWN_IMAGE } else { report::FIRST_EDIT };
-        (of_image, Message::info(&text.to_string()))
+        (of_image, Message::info(text))
     }
 
     /// The layer as it was read last.
@@ -230,8 +229,8 @@ impl Session {
             return Ok(Look { message: Some(message), result, inserted, ended, ..Look::default() });
         }
         self.run(params, layer, Purpose::Insert)?;
-        let message = Message::info("GIMP and this window stay usable; changes here count for the next edit.");
-        Ok(Look { bar: Some((0.0, "Starting".into())), message: Some(message), ..Look::default() })
+        let message = Message::info(text!("GIMP and this window stay usable; changes here count for the next edit."));
+        Ok(Look { bar: Some((0.0, text!("Starting"))), message: Some(message), ..Look::default() })
     }
 
     /// Makes the results with these parameters that are not there yet, one after the other; they become no layers.
@@ -242,7 +241,7 @@ impl Session {
             Some(params) => self.run(params, layer, Purpose::Show)?,
             None => return Ok(Look { ended: true, ..Look::default() }),
         }
-        Ok(Look { bar: Some((0.0, "Starting".into())), ..Look::default() })
+        Ok(Look { bar: Some((0.0, text!("Starting"))), ..Look::default() })
     }
 
     fn run(&mut self, params: Params, layer: Arc<LayerImage>, purpose: Purpose) -> Result<()> {
@@ -258,11 +257,11 @@ impl Session {
         let result = match running.job.poll() {
             JobState::Running(None) => return Some(Look::default()),
             JobState::Running(Some(progress)) => {
-                let bar = Some((progress.fraction.into(), progress_text(&progress).to_string()));
+                let bar = Some((progress.fraction.into(), progress_text(&progress)));
                 // Shown when it comes; later texts, as on stopping, take its place.
                 let before = std::mem::replace(&mut running.hint, progress.hint);
                 let hint = progress.hint.filter(|_| progress.hint != before);
-                let message = hint.map(|hint| Message { tone: Tone::Warning, text: sentence(&hint.to_string()) });
+                let message = hint.map(|hint| Message { tone: Tone::Warning, text: hint.text().sentence() });
                 let shown = std::mem::replace(&mut running.preview, progress.preview.clone());
                 let is_new = |preview: &Arc<LayerImage>| !shown.is_some_and(|shown| Arc::ptr_eq(&shown, preview));
                 let preview = progress.preview.filter(is_new);
@@ -277,10 +276,10 @@ impl Session {
         let look = result.and_then(|edit| self.take(&edit, params, purpose)).unwrap_or_else(|error| {
             self.queue.clear();
             let message = match error {
-                Error::Cancelled => Message::info(&report::STOPPED.to_string()),
+                Error::Cancelled => Message::info(report::STOPPED),
                 error => Message::failure(&error),
             };
-            Look { bar: Some((0.0, String::new())), message: Some(message), ended: true, ..Look::default() }
+            Look { bar: Some((0.0, Text::default())), message: Some(message), ended: true, ..Look::default() }
         });
         Some(look)
     }
@@ -292,17 +291,16 @@ impl Session {
             self.losses = of(Stage::OptimizeTextEmbedding, &edit.embedding_losses);
             self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
         }
-        let (made, text) = (Made::of(edit), summary(edit).to_string());
+        let (made, text) = (Made::of(edit), summary(edit));
         self.results.push(Outcome { params: params.clone(), picture: edit.picture.clone(), made });
         let result = Some(self.results.len() - 1);
-        let mut look = Look { bar: Some((1.0, "Done".to_owned())), has_loss: true, result, ..Look::default() };
+        let mut look = Look { bar: Some((1.0, text!("Done"))), has_loss: true, result, ..Look::default() };
         match purpose {
             Purpose::Insert => {
                 let source = self.layer.clone().expect("read before it was edited");
                 self.document.insert_layer(edit, &source, &params)?;
-                let place = self.document.note.map(|note| format!("\n{note}"));
                 let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
-                look.message = Some(Message { tone, text: text + &place.unwrap_or_default() });
+                look.message = Some(Message { tone, text: self.document.with_note(text) });
                 look.inserted = Some(params);
                 look.ended = true;
             }
@@ -311,7 +309,7 @@ impl Session {
                 match self.queue.pop_front() {
                     Some(next) => self.run(next, layer, Purpose::Show)?,
                     None => {
-                        look.message = Some(Message::info(&report::SHOWN.to_string()));
+                        look.message = Some(Message::info(report::SHOWN));
                         look.ended = true;
                     }
                 }
@@ -322,7 +320,7 @@ impl Session {
 
     /// Makes layers of results, in a group when they are several, in one step of undo.
     pub fn insert(&mut self, numbers: &[usize]) -> Result<Message> {
-        let Some(layer) = self.layer.clone() else { return Err(Error::Host("there is no result yet".into())) };
+        let Some(layer) = self.layer.clone() else { return Err(Error::Host(text!("there is no result yet"))) };
         let chosen: Vec<&Outcome> = numbers.iter().filter_map(|&number| self.results.get(number)).collect();
         let pixels: Vec<_> = chosen.iter().map(|result| result.picture.on(&layer)).collect();
         let mut new = Vec::new();
@@ -331,18 +329,17 @@ impl Session {
         }
         self.document.insert_layers(&new)?;
         let text = match chosen.as_slice() {
-            [_] => "The result is a new layer.".to_owned(),
-            several => format!("{} results are new layers in a group.", several.len()),
+            [_] => text!("The result is a new layer."),
+            several => text!("{count} results are new layers in a group.", count = several.len()),
         };
-        let place = self.document.note.map(|note| format!("\n{note}"));
-        Ok(Message { tone: Tone::Success, text: text + &place.unwrap_or_default() })
+        Ok(Message { tone: Tone::Success, text: self.document.with_note(text) })
     }
 
     /// Asks the running edit to stop at its next step; `None` when nothing runs.
     pub fn stop(&mut self) -> Option<Message> {
         self.queue.clear();
         self.running.as_ref()?.job.cancel();
-        Some(Message::info(&report::STOPPING.to_string()))
+        Some(Message::info(report::STOPPING))
     }
 
     /// Asks what an edit with `params` would cost; what cannot be edited has no cost.
@@ -358,11 +355,11 @@ impl Session {
     }
 
     /// The text of the answer when it has come; empty for what cannot be edited.
-    pub fn cost(&mut self) -> Option<String> {
+    pub fn cost(&mut self) -> Option<Text> {
         let answer = self.estimating.as_ref()?.poll()?;
         self.estimating = None;
         self.estimate = answer.ok();
-        Some(self.estimate.as_ref().map(|estimate| report::cost_text(estimate).to_string()).unwrap_or_default())
+        Some(self.estimate.as_ref().map(report::cost_text).unwrap_or_default())
     }
 
     /// Whether a result with the parameters of the last estimate comes so fast that a look at it costs nothing.
@@ -376,11 +373,10 @@ impl Session {
         let model = match catalog::find(name.trim(), &self.folders) {
             Ok(model) => model,
             Err(error) => {
-                return Choice { description: sentence(&error.to_string()), examples: Vec::new(), is_new: false };
+                return Choice { description: error.text().sentence(), examples: Vec::new(), is_new: false };
             }
         };
-        let others = if model.name == BUILTIN_MODEL { format!(" {}", report::OTHER_MODELS) } else { String::new() };
-        let description = model.description.clone() + &others;
+        let description = report::description(&model);
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         let usable = model.exists();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);
@@ -410,20 +406,20 @@ impl Session {
 
 impl Choice {
     /// The examples as markup with links, which are their numbers.
-    pub fn example_links(&self) -> String {
+    pub fn example_links(&self) -> Text {
         let link = |(number, text): (usize, &String)| format!("<a href=\"{number}\">{}</a>", escaped(text));
         let links: Vec<_> = self.examples.iter().enumerate().map(link).collect();
-        format!("For example {}", links.join(", "))
+        text!("For example {texts}", texts = links.join(", "))
     }
 }
 
 impl Message {
-    pub fn info(text: &str) -> Self {
-        Self { tone: Tone::Info, text: text.to_owned() }
+    pub fn info(text: Text) -> Self {
+        Self { tone: Tone::Info, text }
     }
 
     pub fn failure(error: &Error) -> Self {
-        Self { tone: Tone::Failure, text: sentence(&error.to_string()) }
+        Self { tone: Tone::Failure, text: error.text().sentence() }
     }
 }
 
@@ -439,9 +435,9 @@ mod tests {
     #[test]
     fn example_links_are_numbers_and_show_every_letter() {
         let examples = vec!["a <b> & c".to_owned(), "a dog".to_owned()];
-        let choice = Choice { description: String::new(), examples, is_new: true };
+        let choice = Choice { description: Text::default(), examples, is_new: true };
         assert_eq!(
-            choice.example_links(),
+            choice.example_links().to_string(),
             "For example <a href=\"0\">a &lt;b&gt; &amp; c</a>, <a href=\"1\">a dog</a>"
         );
     }

@@ -5,12 +5,13 @@
 //! kind that a call needs. Widgets are not `Send`: they are made and used on the thread that runs GTK's main loop.
 //! Only calls are used here that GTK 2 and GTK 3 have with the same arguments and the same meaning.
 //!
-//! Texts come in English and are translated here, except labels with a key: those are translated before the key is
+//! Texts are translated here, except labels with a key: those are translated before the key is
 //! marked. What the user writes or chooses is never translated.
 
 use super::ffi::{c_string, guard, take_text};
 use crate::host::gimp_sys as sys;
 use crate::host::language::translate;
+use crate::text::Text;
 use image::RgbaImage;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -85,7 +86,7 @@ impl Widget {
         gtk!(gtk_widget_show_all(self.as_ptr()));
     }
 
-    pub fn set_tooltip(&self, text: &str) {
+    pub fn set_tooltip(&self, text: &Text) {
         let text = c_string(&translate(text));
         gtk!(gtk_widget_set_tooltip_text(self.as_ptr(), text.as_ptr()));
     }
@@ -272,13 +273,13 @@ impl Label {
         self
     }
 
-    pub fn set_text(&self, text: &str) {
+    pub fn set_text(&self, text: &Text) {
         let text = c_string(&translate(text));
         gtk!(gtk_label_set_text(self.0.as_ptr(), text.as_ptr()));
     }
 
     /// Pango markup, in which texts of others went through [`escaped`].
-    pub fn set_markup(&self, markup: &str) {
+    pub fn set_markup(&self, markup: &Text) {
         let markup = c_string(&translate(markup));
         gtk!(gtk_label_set_markup(self.0.as_ptr(), markup.as_ptr()));
     }
@@ -395,10 +396,10 @@ pub struct Choices {
 
 impl Choices {
     /// `options`: name and label of each.
-    pub fn new(options: &'static [(&'static str, &'static str)]) -> Self {
+    pub fn new(options: &'static [(&'static str, Text)]) -> Self {
         let widget = Widget::own(gtk!(gtk_combo_box_text_new()));
         for (_, label) in options {
-            let label = c_string(&translate(*label));
+            let label = c_string(&translate(label));
             gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), label.as_ptr()));
         }
         Self { widget, names: options.iter().map(|(name, _)| *name).collect() }
@@ -595,7 +596,7 @@ impl Bar {
     }
 
     /// `fraction`: 0 to 1.
-    pub fn set(&self, fraction: f64, text: &str) {
+    pub fn set(&self, fraction: f64, text: &Text) {
         let text = c_string(&translate(text));
         gtk!(gtk_progress_bar_set_fraction(self.0.as_ptr(), fraction.clamp(0.0, 1.0)));
         gtk!(gtk_progress_bar_set_text(self.0.as_ptr(), text.as_ptr()));
@@ -691,7 +692,7 @@ impl Dialog {
     }
 
     /// Asks for a folder; `None` when the user changed their mind.
-    pub fn choose_folder(&self, title: &str) -> Option<PathBuf> {
+    pub fn choose_folder(&self, title: &Text) -> Option<PathBuf> {
         let title = c_string(&translate(title));
         let (cancel, open) = (sys::GtkResponseType::GTK_RESPONSE_CANCEL.0, sys::GtkResponseType::GTK_RESPONSE_ACCEPT.0);
         let action = sys::GtkFileChooserAction::GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER;

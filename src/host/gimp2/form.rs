@@ -16,6 +16,7 @@ use crate::host::policy::NEW_SEED;
 use crate::host::report::help;
 use crate::host::{gimp_sys as shared, gimp2_sys as sys};
 use crate::params::{Domain, PARAMS, Param, Params};
+use crate::text::{Text, text};
 use serde_json::Value;
 use std::ffi::c_char;
 use std::path::PathBuf;
@@ -27,7 +28,14 @@ const CLOSE: i32 = 3;
 
 const KEYS: Keys = Keys {
     of_gimp: &[],
-    before_fields: &["Stop", "Close", "Edit", "Browse...", NEW_SEED.label, "Advanced"],
+    before_fields: &[
+        &text!("Stop"),
+        &text!("Close"),
+        &text!("Edit"),
+        &text!("Browse..."),
+        &NEW_SEED.label,
+        &text!("Advanced"),
+    ],
     after_fields: &[],
 };
 
@@ -61,8 +69,8 @@ impl Fields {
         // SAFETY: the name is a static C string; GTK has no widget yet.
         unsafe { sys::gimp_ui_init(c"imagic-edit".as_ptr(), 0) };
         let dialog = dialog("Imagic Edit");
-        let [stop, _, edit] = [("Stop", STOP), ("Close", CLOSE), ("Edit", EDIT)]
-            .map(|(label, number)| dialog.add_button(&KEYS.with_key(label), number));
+        let [stop, _, edit] = [(text!("Stop"), STOP), (text!("Close"), CLOSE), (text!("Edit"), EDIT)]
+            .map(|(label, number)| dialog.add_button(&KEYS.with_key(&label), number));
         dialog.set_default(EDIT);
         let content = widgets::vertical();
         content.set_border(BORDER);
@@ -75,7 +83,7 @@ impl Fields {
             (_, Domain::Real { min, max }) if !param.advanced => Field::Slider(Slider::new(param, [min, max])),
             (_, Domain::Integer { min, max }) => Field::Spinner(Spinner::new(min, max)),
             // Its text is its label.
-            (_, Domain::Switch) => Field::Switch(Tick::new(&KEYS.with_key(param.label))),
+            (_, Domain::Switch) => Field::Switch(Tick::new(&KEYS.with_key(&param.label))),
             (_, Domain::Choice { options }) => Field::Choice(Choices::new(options)),
             (_, Domain::Real { .. } | Domain::Text) => Field::Number(Entry::new()),
         };
@@ -107,14 +115,14 @@ impl Form for Fields {
     }
 
     fn row(&self, param: &'static Param) -> Widget {
-        let (labels, text) = (&self.labels[usize::from(param.advanced)], KEYS.with_key(param.label) + ":");
+        let (labels, text) = (&self.labels[usize::from(param.advanced)], KEYS.with_key(&param.label) + ":");
         let field = match self.field(param) {
             Field::Slider(slider) => {
                 labels.add(&slider.label());
                 return slider.row.clone();
             }
             Field::Switch(tick) => {
-                tick.0.set_tooltip(&help(param).to_string());
+                tick.0.set_tooltip(&help(param));
                 return tick.0.clone();
             }
             Field::Prompt(area) => &area.view,
@@ -123,7 +131,7 @@ impl Form for Fields {
             Field::Number(entry) => &entry.0,
             Field::Choice(choices) => &choices.widget,
         };
-        field.set_tooltip(&help(param).to_string());
+        field.set_tooltip(&help(param));
         let row = widgets::horizontal();
         row.pack(&labels.label_for(&text, field));
         row.pack_growing(field);
@@ -134,7 +142,7 @@ impl Form for Fields {
         self.labels[0].label_for(&format!("{text}:"), target)
     }
 
-    fn with_key(&self, label: &str) -> String {
+    fn with_key(&self, label: &Text) -> String {
         KEYS.with_key(label)
     }
 
@@ -241,7 +249,7 @@ struct Slider {
 impl Slider {
     fn new(param: &Param, [min, max]: [f64; 2]) -> Self {
         const STEP: f64 = 0.05;
-        let (label, help) = (c_string(&(KEYS.with_key(param.label) + ":")), c_string(&translate(help(param))));
+        let (label, help) = (c_string(&(KEYS.with_key(&param.label) + ":")), c_string(&translate(&help(param))));
         // SAFETY: the table is live; the texts are copied.
         unsafe {
             let row = Widget::own(sys::gtk_table_new(1, 3, 0));

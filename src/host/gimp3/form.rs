@@ -11,16 +11,28 @@ use crate::host::gimp::widgets::{Chooser, Dialog, Labels, TextArea, Widget};
 use crate::host::gimp3_sys as sys;
 use crate::host::policy::NEW_SEED;
 use crate::params::{Domain, PARAMS, Param, Params};
+use crate::text::{Text, text};
 use serde_json::Value;
 use std::cell::Cell;
 use std::path::PathBuf;
 
 pub const KEYS: Keys = Keys {
     // OK is later called Edit, but has its key when GIMP looks for double ones.
-    of_gimp: &["Help", "Reset", "Load Saved Settings", "Save Settings", "OK"],
-    before_fields: &["Edit", NEW_SEED.label],
-    after_fields: &["Stop", "Close", "Browse...", "Advanced"],
+    of_gimp: &[
+        &of_gimp("Help"),
+        &of_gimp("Reset"),
+        &of_gimp("Load Saved Settings"),
+        &of_gimp("Save Settings"),
+        &of_gimp("OK"),
+    ],
+    before_fields: &[&text!("Edit"), &NEW_SEED.label],
+    after_fields: &[&text!("Stop"), &text!("Close"), &text!("Browse..."), &text!("Advanced")],
 };
+
+/// A label that GIMP translates.
+const fn of_gimp(label: &'static str) -> Text {
+    Text { key: label, values: Vec::new() }
+}
 
 const EDIT: i32 = sys::GtkResponseType::GTK_RESPONSE_OK.0;
 const CLOSE: i32 = sys::GtkResponseType::GTK_RESPONSE_CANCEL.0;
@@ -56,7 +68,7 @@ impl Fields {
     /// `procedure` is the one that runs, `config` its arguments.
     pub unsafe fn new(procedure: *mut sys::GimpProcedure, config: Config, session: &Session) -> Self {
         gimp!(gimp_ui_init(c"imagic-edit".as_ptr()));
-        let (title, edit) = (c"Imagic Edit".as_ptr(), c_string(&KEYS.with_key("Edit")));
+        let (title, edit) = (c"Imagic Edit".as_ptr(), c_string(&KEYS.with_key(&text!("Edit"))));
         // SAFETY: the caller's promise; the text is copied.
         let dialog = Widget::own(unsafe { sys::gimp_procedure_dialog_new(procedure, config.object(), title) });
         gimp!(gimp_procedure_dialog_set_ok_label(dialog.as_ptr(), edit.as_ptr()));
@@ -122,7 +134,7 @@ impl Form for Fields {
         self.labels.label_for(text, target)
     }
 
-    fn with_key(&self, label: &str) -> String {
+    fn with_key(&self, label: &Text) -> String {
         KEYS.with_key(label)
     }
 
@@ -170,7 +182,7 @@ impl Form for Fields {
     /// While an edit runs, the button that closes stops it.
     fn show_running(&self, running: Running) {
         self.set_button_sensitive(CLOSE, running != Running::Stopping);
-        let label = c_string(&KEYS.with_key(if running == Running::Nothing { "Close" } else { "Stop" }));
+        let label = c_string(&KEYS.with_key(&if running == Running::Nothing { text!("Close") } else { text!("Stop") }));
         let button = gimp!(gtk_dialog_get_widget_for_response(self.dialog.0.as_ptr(), CLOSE));
         gimp!(gtk_button_set_label(button.cast(), label.as_ptr()));
     }

@@ -1,6 +1,6 @@
 """A small picture of how the losses of stages A and B go; knows nothing but numbers."""
 
-from .language import tr
+from .language import number, tr
 from .qt import QPainter, QPalette, QPen, QPointF, QPolygonF, Qt, QWidget
 
 # Losses jump with the timestep that was drawn; so many of them in a row are averaged for the line.
@@ -53,7 +53,7 @@ class LossCurve(QWidget):
             painter.drawPolyline(QPolygonF(points))
         painter.setPen(palette.color(QPalette.ColorRole.Text))
         latest = list(self._stages.values())[-1][-1]
-        text = tr("loss {}", f"{latest:.3f}")
+        text = tr("loss {}", number(f"{latest:.3f}"))
         place = Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight
         painter.drawText(self.rect().adjusted(4, 2, -4, -2), place, text)
 

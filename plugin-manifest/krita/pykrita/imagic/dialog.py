@@ -9,7 +9,7 @@ from .curve import LossCurve
 from .document import Edited, Refused
 from .earlier import EarlierEdits
 from .form import Form
-from .language import tr
+from .language import number, tr
 from .qt import QDialog, QDialogButtonBox, QEvent, QHBoxLayout, QLabel, QProgressBar, QStyle, Qt, QTimer, QVBoxLayout
 from .results import image
 from .sentences import Sentences
@@ -329,7 +329,8 @@ class Dialog(QDialog):
 
     def _show_result(self, result):
         params = result.message["report"]["params"]
-        self._area.show_image(result.image, tr("Strength {}, seed {}", "{:g}".format(params["eta"]), params["seed"]))
+        eta = number("{:g}".format(params["eta"]))
+        self._area.show_image(result.image, tr("Strength {}, seed {}", eta, params["seed"]))
 
     def _insert(self, results):
         """Makes layers of results that are none yet, several in a group."""

@@ -7,25 +7,21 @@ import re
 # Put here by the installer: one catalogue for each language besides English.
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "locale")
 
-# A place for a value: `{}`, `{0}`, in the catalogue also `{#}` for a number and `{!}` for a text that is translated
-# itself.
-_PLACE = re.compile(r"\{(\d*)([#!]?)\}")
+# A place for a value: `{}` here, `{name}` or `{0}` in the catalogue.
+_PLACE = re.compile(r"\{(\w*)\}")
 
 # The entry that tells how numbers are written.
 _NUMBER = "0.5"
 
-# From English to the translation, and to which of the places are of numbers.
-_translations, _numbers = {}, {}
+# From English, its places without names, to their names and the translation.
+_translations = {}
 
 
 def use(translations):
     """Takes the catalogue, from English; an empty one means English."""
     _translations.clear()
-    _numbers.clear()
     for text, translation in translations.items():
-        key = _PLACE.sub("{}", text)
-        _translations[key] = translation
-        _numbers[key] = [place.group(2) == "#" for place in _PLACE.finditer(text)]
+        _translations[_PLACE.sub("{}", text)] = (_PLACE.findall(text), translation)
 
 
 def load(languages, folder=FOLDER):
@@ -49,22 +45,16 @@ def environment_names(languages):
 
 def number(text):
     """The number `text`, such as 0.25, as the language writes it."""
-    return str(text).replace(".", _translations.get(_NUMBER, _NUMBER).strip("0123456789"))
+    return str(text).replace(".", tr(_NUMBER).strip("0123456789"))
 
 
 def tr(text, *values):
-    """`text` with `values` in its places. Values stay as they are, but for the sign in a number: a name is not
-    translated, a sentence goes through tr first."""
-    key = _PLACE.sub("{}", text)
-    translation = _translations.get(key, text)
+    """`text` with `values` in its places. Numbers are written as in the language; everything else stays as it is: a name
+    is not translated, and a sentence or a formatted number goes through tr or number first."""
+    names, translation = _translations.get(_PLACE.sub("{}", text), ([], text))
     if not values:
         return translation
-    is_number = _numbers.get(key, [False] * len(values))
-    following = iter(range(len(values)))
-
-    def value(place):
-        at = next(following)
-        at = int(place.group(1)) if place.group(1) else at
-        return number(values[at]) if is_number[at] else str(values[at])
-
-    return _PLACE.sub(value, translation)
+    shown = [number(value) if isinstance(value, (int, float)) else str(value) for value in values]
+    following = iter(shown)
+    by_name = dict(zip(names, shown))
+    return _PLACE.sub(lambda place: by_name[place.group(1)] if place.group(1) else next(following), translation)
