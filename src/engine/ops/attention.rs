@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
-use super::operation::{Lent, Op, Operation};
+use super::operation::{Gradients, Lent, Op, Operation};
 use super::values::{exp, largest, sum, sum2, tensor_like, values, vectorized, with_values};
 use crate::engine::device::AttentionKernels;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
@@ -154,7 +154,7 @@ impl Operation<3> for Attention {
         Ok((CpuStorage::F32(out), Shape::from((sizes.b, sizes.n, sizes.c))))
     }
 
-    fn backward(&self, [q, k, v]: [&Tensor; 3], o: &Tensor, dout: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, [q, k, v]: [&Tensor; 3], o: &Tensor, dout: &Tensor) -> Gradients<3> {
         let sizes = self.sizes(q.dims(), k.dims());
         let [dq, dk, dv] = with_values(q, |q| {
             with_values(k, |k| {

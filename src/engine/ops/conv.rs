@@ -8,7 +8,7 @@
 use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
 use super::gradient::{Parameters, hand_over};
-use super::operation::{Lent, Op, Operation};
+use super::operation::{Gradients, Lent, Op, Operation};
 use super::values::{sum, tensor_like, values, with_buffer, with_values};
 use super::winograd::Tiles;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
@@ -305,7 +305,7 @@ impl Operation<3> for Conv2d {
         Ok((CpuStorage::F32(y), Shape::from((sizes.b, sizes.o, sizes.out_h, sizes.out_w))))
     }
 
-    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
         let sizes = self.sizes(x.dims(), weight.dims());
         with_values(dy, |dy| {
             let dx =

@@ -1,7 +1,7 @@
 //! Small operations of the U-Net whose candle form is slow, inexact or wrong.
 #![forbid(unsafe_code)]
 
-use super::operation::{Lent, Op, Operation};
+use super::operation::{Gradients, Lent, Op, Operation};
 use super::values::{erf, exp, sum, tensor_like, values, vectorized, with_values};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -61,7 +61,7 @@ impl Operation<1> for Geglu {
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
-    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
         // 1 / sqrt(2 pi), of the normal density.
         const DENSITY_0: f32 = 0.398_942_3;
         let d = x.dim(candle_core::D::Minus1)? / 2;
@@ -110,7 +110,7 @@ impl Operation<2> for AddPerChannel {
         Ok((CpuStorage::F32(y), shape))
     }
 
-    fn backward(&self, [x, e]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn backward(&self, [x, e]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Gradients<2> {
         let de = e.track_op().then(|| {
             with_values(dy, |dy| {
                 let plane = dy.len() / e.elem_count();
@@ -140,7 +140,7 @@ impl Operation<1> for Upsample {
         Ok((CpuStorage::F32(y), Shape::from((b, c, 2 * h, 2 * w))))
     }
 
-    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
         let w = x.dim(3)?;
         let dx = with_values(dy, |dy| {
             let mut dx = vec![0.0; dy.len() / 4];

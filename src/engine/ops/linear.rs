@@ -4,7 +4,7 @@
 use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
 use super::gradient::hand_over;
-use super::operation::{Lent, Op, Operation};
+use super::operation::{Gradients, Lent, Op, Operation};
 use super::values::{tensor_like, values, with_values};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -54,7 +54,7 @@ impl Operation<2> for Linear {
         self.result(x, w, None)
     }
 
-    fn backward(&self, [x, w]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    fn backward(&self, [x, w]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Gradients<2> {
         let (n, k) = w.dims2()?;
         let m = x.elem_count() / k;
         with_values(dy, |dy| {
@@ -86,7 +86,7 @@ impl Operation<3> for Linear {
         self.result(x, w, Some(values(b)?))
     }
 
-    fn backward(&self, [x, w, b]: [&Tensor; 3], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, [x, w, b]: [&Tensor; 3], y: &Tensor, dy: &Tensor) -> Gradients<3> {
         let [dx, dw] = self.backward([x, w], y, dy)?;
         let db = hand_over(&self.optimizer, b, |db| {
             with_values(dy, |dy| {

@@ -3,7 +3,7 @@
 
 use super::adam::Adam;
 use super::gradient::{Parameters, hand_over};
-use super::operation::{Lent, Op, Operation};
+use super::operation::{Gradients, Lent, Op, Operation};
 use super::values::{sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -124,7 +124,7 @@ impl Operation<3> for GroupNorm {
         Ok((CpuStorage::F32(y), shape))
     }
 
-    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
         let plane: usize = x.dims()[2..].iter().product();
         let c = weight.elem_count();
         let channels = c / self.groups;
@@ -221,7 +221,7 @@ impl Operation<3> for LayerNorm {
         Ok((CpuStorage::F32(y), shape))
     }
 
-    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
         let c = weight.elem_count();
         let mut dx = vec![0.0; x.elem_count()];
         let mut sums = vec![0.0f32; x.elem_count().div_ceil(ROWS * c) * 2 * c]; // a chunk of rows each: dw, db

@@ -12,6 +12,9 @@ use candle_core::{
 /// A tensor as candle lends it to a forward pass.
 pub(super) type Lent<'a, S> = (&'a S, &'a Layout);
 
+/// Gradients of `N` inputs; `None` for those that nobody wants or the optimizer has used up.
+pub(super) type Gradients<const N: usize> = Result<[Option<Tensor>; N]>;
+
 /// An operation on `N` tensors that has gradients. What candle itself does on the processor has neither pass here.
 pub(super) trait Operation<const N: usize>: OnGpu<N> {
     /// For messages.
@@ -24,7 +27,7 @@ pub(super) trait Operation<const N: usize>: OnGpu<N> {
 
     /// Gradients of the inputs on the processor, where that of the result `y` is `dy`; `None` for those that nobody
     /// wants or the optimizer has used up.
-    fn backward(&self, _: [&Tensor; N], _y: &Tensor, _dy: &Tensor) -> Result<[Option<Tensor>; N]> {
+    fn backward(&self, _: [&Tensor; N], _y: &Tensor, _dy: &Tensor) -> Gradients<N> {
         bail!("on the processor {} is candle's", self.name())
     }
 }
@@ -35,13 +38,7 @@ pub(super) trait OnGpu<const N: usize> {
     fn forward_on_gpu(&self, inputs: [Lent<'_, CudaStorage>; N]) -> Result<(CudaStorage, Shape)>;
 
     /// As [`Operation::backward`].
-    fn backward_on_gpu(
-        &self,
-        device: &CudaDevice,
-        inputs: [&Tensor; N],
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<[Option<Tensor>; N]>;
+    fn backward_on_gpu(&self, device: &CudaDevice, inputs: [&Tensor; N], y: &Tensor, dy: &Tensor) -> Gradients<N>;
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -50,7 +47,7 @@ impl<O, const N: usize> OnGpu<N> for O {
         bail!("it was built without CUDA")
     }
 
-    fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; N], _: &Tensor, _: &Tensor) -> Result<[Option<Tensor>; N]> {
+    fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; N], _: &Tensor, _: &Tensor) -> Gradients<N> {
         bail!("it was built without CUDA")
     }
 }
@@ -60,7 +57,7 @@ pub(super) struct Op<O>(pub O);
 
 impl<O> Op<O> {
     /// Where the tensors are decides which half computes the gradients; for the result candle asks for the right one.
-    fn gradients<const N: usize>(&self, inputs: [&Tensor; N], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; N]>
+    fn gradients<const N: usize>(&self, inputs: [&Tensor; N], y: &Tensor, dy: &Tensor) -> Gradients<N>
     where
         O: Operation<N>,
     {

@@ -1,7 +1,7 @@
 //! A gradient that is known already, as the beginning of candle's backward pass.
 #![forbid(unsafe_code)]
 
-use super::operation::{Lent, Op, Operation};
+use super::operation::{Gradients, Lent, Op, Operation};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 
 /// A number whose gradient by `y` is `gradient`. Its own value means nothing: it would be a sum that nobody reads.
@@ -22,7 +22,7 @@ impl Operation<1> for Seed {
         Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
     }
 
-    fn backward(&self, _: [&Tensor; 1], _: &Tensor, _: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn backward(&self, _: [&Tensor; 1], _: &Tensor, _: &Tensor) -> Gradients<1> {
         Ok([Some(self.gradient.clone())])
     }
 }

@@ -163,7 +163,7 @@ mod half {
     use super::super::cuda::{Held, storage, tensor, view};
     use super::attention_gradients;
     use crate::engine::ops::attention::Attention;
-    use crate::engine::ops::operation::{Lent, OnGpu};
+    use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
     use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
 
     impl Attention {
@@ -185,7 +185,7 @@ mod half {
             [q, k, v]: [&Tensor; 3],
             o: &Tensor,
             dout: &Tensor,
-        ) -> Result<[Option<Tensor>; 3]> {
+        ) -> Gradients<3> {
             let (sizes, dout) = (self.on_gpu(q.dims(), k.dims()), &dout.contiguous()?);
             let held = [q, k, v, o, dout].map(Held::of);
             let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?, held[4].view()?];

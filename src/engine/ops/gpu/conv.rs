@@ -191,7 +191,7 @@ mod half {
     use super::super::gradient::hand_over;
     use super::{Conv, conv_bias_gradient, conv_input_gradient, conv_weight_gradient};
     use crate::engine::ops::conv::{Conv2d, Sizes};
-    use crate::engine::ops::operation::{Lent, OnGpu};
+    use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
     use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
 
     impl Conv {
@@ -214,7 +214,7 @@ mod half {
             [x, weight, bias]: [&Tensor; 3],
             _: &Tensor,
             dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 3]> {
+        ) -> Gradients<3> {
             let (conv, dy) = (Conv::of(&self.sizes(x.dims(), weight.dims())), &dy.contiguous()?);
             let dx = || -> Result<Tensor> {
                 let dx = conv_input_gradient(device, Held::of(weight).view()?, Held::of(dy).view()?, &conv)?;

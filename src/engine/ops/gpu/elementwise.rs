@@ -69,7 +69,7 @@ mod half {
     use super::super::cuda::{Held, storage, tensor, view};
     use super::super::sums::row_sums;
     use crate::engine::ops::elementwise::{AddPerChannel, Geglu, Upsample};
-    use crate::engine::ops::operation::{Lent, OnGpu};
+    use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
     use candle_core::{CudaDevice, CudaStorage, D, Result, Shape, Tensor};
 
     impl OnGpu<1> for Geglu {
@@ -82,13 +82,7 @@ mod half {
             Ok((storage(y, device), Shape::from(dims)))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x]: [&Tensor; 1],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 1]> {
+        fn backward_on_gpu(&self, device: &CudaDevice, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
             let (dy, d) = (dy.contiguous()?, x.dim(D::Minus1)? / 2);
             let rows = x.elem_count() / (2 * d);
             let dx = super::geglu_gradient(device, Held::of(x).view()?, Held::of(&dy).view()?, rows, d)?;
@@ -103,13 +97,7 @@ mod half {
             Ok((storage(y, device), shape.clone()))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, e]: [&Tensor; 2],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 2]> {
+        fn backward_on_gpu(&self, device: &CudaDevice, [x, e]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Gradients<2> {
             let (planes, channels) = (dy.contiguous()?, e.elem_count());
             let de = || row_sums(device, Held::of(&planes).view()?, channels, planes.elem_count() / channels);
             let de = e.track_op().then(de).transpose()?;
@@ -124,13 +112,7 @@ mod half {
             Ok((storage(y, device), Shape::from((b, c, 2 * h, 2 * w))))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x]: [&Tensor; 1],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 1]> {
+        fn backward_on_gpu(&self, device: &CudaDevice, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
             let dy = dy.contiguous()?;
             let dx = super::upsample_gradient(device, Held::of(&dy).view()?, x.elem_count(), x.dim(3)?)?;
             Ok([Some(tensor(dx, device, x))])

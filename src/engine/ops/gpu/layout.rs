@@ -91,7 +91,7 @@ mod half {
     use super::super::cuda::{Held, storage, tensor, view};
     use super::Joined;
     use crate::engine::ops::layout::{Join, MeanSquareError, Sign, Transpose, WeightedSum};
-    use crate::engine::ops::operation::{Lent, OnGpu};
+    use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
     use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor, bail};
 
     impl OnGpu<1> for Transpose {
@@ -100,13 +100,7 @@ mod half {
             Ok((storage(super::transpose(device, view(x)?, [b, m, n])?, device), Shape::from((b, n, m))))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x]: [&Tensor; 1],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 1]> {
+        fn backward_on_gpu(&self, device: &CudaDevice, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
             let ((b, m, n), dy) = (x.dims3()?, dy.contiguous()?);
             let dx = super::transpose(device, Held::of(&dy).view()?, [b, n, m])?;
             Ok([Some(tensor(dx, device, x))])
@@ -133,7 +127,7 @@ mod half {
             [x, skip]: [&Tensor; 2],
             _: &Tensor,
             dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 2]> {
+        ) -> Gradients<2> {
             let (dy, joined) = (dy.contiguous()?, Joined::of(x.dims(), skip.dims()));
             let part = |part, like: &Tensor| {
                 let wanted = like.track_op().then(|| super::split(device, Held::of(&dy).view()?, joined, part));
@@ -154,13 +148,7 @@ mod half {
             Ok((storage(y, device), Shape::from(dims)))
         }
 
-        fn backward_on_gpu(
-            &self,
-            _: &CudaDevice,
-            _: [&Tensor; 3],
-            _: &Tensor,
-            _: &Tensor,
-        ) -> Result<[Option<Tensor>; 3]> {
+        fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; 3], _: &Tensor, _: &Tensor) -> Gradients<3> {
             bail!("a weighted sum has no gradients")
         }
     }
@@ -172,13 +160,7 @@ mod half {
             Ok((storage(mean, device), Shape::from(())))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, y]: [&Tensor; 2],
-            _: &Tensor,
-            d: &Tensor,
-        ) -> Result<[Option<Tensor>; 2]> {
+        fn backward_on_gpu(&self, device: &CudaDevice, [x, y]: [&Tensor; 2], _: &Tensor, d: &Tensor) -> Gradients<2> {
             let d = d.contiguous()?;
             let held = [x, y, &d].map(Held::of);
             let views = [held[0].view()?, held[1].view()?, held[2].view()?];

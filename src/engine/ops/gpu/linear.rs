@@ -56,7 +56,7 @@ mod half {
     use super::super::gradient::hand_over;
     use super::super::sums::column_sums;
     use crate::engine::ops::linear::Linear;
-    use crate::engine::ops::operation::{Lent, OnGpu};
+    use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
     use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
 
     type Input<'a> = Lent<'a, CudaStorage>;
@@ -75,13 +75,7 @@ mod half {
             forward(x, w, None)
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, w]: [&Tensor; 2],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 2]> {
+        fn backward_on_gpu(&self, device: &CudaDevice, [x, w]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Gradients<2> {
             let (n, k) = w.dims2()?;
             let (sizes, dy) = ([x.elem_count() / k, n, k], &dy.contiguous()?);
             let dx = || -> Result<Tensor> {
@@ -104,7 +98,7 @@ mod half {
             [x, w, b]: [&Tensor; 3],
             y: &Tensor,
             dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 3]> {
+        ) -> Gradients<3> {
             let [dx, dw] = self.backward_on_gpu(device, [x, w], y, dy)?;
             let (dy, n) = (dy.contiguous()?, b.elem_count());
             let db = || column_sums(device, Held::of(&dy).view()?, dy.elem_count() / n, n);

@@ -114,7 +114,7 @@ mod half {
     use super::super::sums::sums_of_parts;
     use super::{Norm, group_norm_gradients, layer_norm_input_gradient, layer_norm_sums, normalize};
     use crate::engine::ops::norm::{Activation, GroupNorm, LayerNorm};
-    use crate::engine::ops::operation::{Lent, OnGpu};
+    use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
     use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
 
     fn forward([x, weight, bias]: [Lent<'_, CudaStorage>; 3], norm: &Norm) -> Result<(CudaStorage, Shape)> {
@@ -141,7 +141,7 @@ mod half {
             [x, weight, bias]: [&Tensor; 3],
             _: &Tensor,
             dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 3]> {
+        ) -> Gradients<3> {
             let (norm, dy) = (self.on_gpu(x.dims()), dy.contiguous()?);
             let [dx, sums] = {
                 let held = [x, weight, bias, &dy].map(Held::of);
@@ -175,7 +175,7 @@ mod half {
             [x, weight, bias]: [&Tensor; 3],
             _: &Tensor,
             dy: &Tensor,
-        ) -> Result<[Option<Tensor>; 3]> {
+        ) -> Gradients<3> {
             let (norm, dy) = (self.on_gpu(x.dims()), &dy.contiguous()?);
             let dx = || -> Result<Tensor> {
                 let held = [x, weight, dy].map(Held::of);

@@ -1,7 +1,7 @@
 //! The GPU's half of a gradient that is known already.
 #![deny(unsafe_code)]
 
-use crate::engine::ops::operation::{Lent, OnGpu};
+use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
 use crate::engine::ops::seed_gradient::Seed;
 use candle_core::backend::BackendDevice;
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Shape, Tensor};
@@ -12,7 +12,7 @@ impl OnGpu<1> for Seed {
         Ok((y.0.device.zeros_impl(&shape, DType::F32)?, shape))
     }
 
-    fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; 1], _: &Tensor, _: &Tensor) -> Result<[Option<Tensor>; 1]> {
+    fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; 1], _: &Tensor, _: &Tensor) -> Gradients<1> {
         Ok([Some(self.gradient.clone())])
     }
 }
