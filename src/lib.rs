@@ -52,7 +52,8 @@
 //!
 //! # Cross-cutting
 //!
-//! **Languages**: the code speaks English; [`host`] translates where a text goes to a toolkit, from one catalogue for all hosts.
+//! **Languages**: what people read is a [`text::Text`], an English key with values; [`host`] translates it where it goes
+//! to a toolkit, from one catalogue for all hosts.
 //!
 //! **Stopping** keeps what stages A and B have done: the next edit with the same settings goes on from there, to the same bytes.
 //!

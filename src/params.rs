@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::fmt;
 
@@ -54,8 +55,8 @@ pub struct Params {
 macro_rules! choices {
     ($(#[$about:meta])* $Choice:ident { $($(#[$doc:meta])* $One:ident = $name:literal, $label:expr;)+ }) => {
         $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $Choice { $($(#[$doc])* $One),+ }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+        pub enum $Choice { $($(#[$doc])* #[serde(rename = $name)] $One),+ }
 
         impl $Choice {
             /// All of them.
@@ -86,13 +87,9 @@ macro_rules! choices {
             }
         }
 
-        impl Field for $Choice {
-            fn slot(&self) -> Slot<'_> {
-                Slot::Text(self.name())
-            }
-
-            fn take(value: &Value) -> Option<Self> {
-                Self::named(value.as_str()?)
+        impl From<&$Choice> for Slot<'_> {
+            fn from(choice: &$Choice) -> Self {
+                Self::Text(choice.name())
             }
         }
     };
@@ -189,13 +186,6 @@ pub enum Slot<'a> {
     Switch(bool),
 }
 
-/// What a field of [`Params`] can be.
-trait Field: Sized {
-    fn slot(&self) -> Slot<'_>;
-    /// Takes `value`, which the row's domain has accepted.
-    fn take(value: &Value) -> Option<Self>;
-}
-
 /// One parameter.
 pub struct Param {
     /// Stable name in JSON, on the command line (with `-` for `_`) and in procedures.
@@ -213,7 +203,7 @@ pub struct Param {
     /// Folded away in dialogs.
     pub advanced: bool,
     get: fn(&Params) -> Slot<'_>,
-    set: fn(&mut Params, &Value) -> Option<()>,
+    set: fn(&mut Params, Value) -> Option<()>,
 }
 
 impl Param {
@@ -271,32 +261,37 @@ pub const LARGEST_SEED: u32 = i32::MAX as u32;
 /// The preset that counts where none is named.
 pub const DEFAULT_PRESET: Preset = Preset::Balanced;
 
+/// The row of one field of [`Params`], whose name is the parameter's.
+macro_rules! row {
+    ($field:ident { $($member:ident: $value:expr),+ $(,)? }) => {
+        Param {
+            id: stringify!($field),
+            $($member: $value,)+
+            get: |params| Slot::from(&params.$field),
+            set: |params, value| Some(params.$field = serde_json::from_value(value).ok()?),
+        }
+    };
+}
+
 /// All parameters, in the order in which dialogs show them.
 pub const PARAMS: &[Param] = &[
-    Param {
-        id: "prompt",
+    row!(prompt {
         label: text!("Target text"),
         help: text!("What the picture should become, for example \"a bird spreading its wings\"."),
         domain: Domain::Text,
         source: "the user",
         affects: Affects::Tuning,
         advanced: false,
-        get: |p| p.prompt.slot(),
-        set: |p, value| Field::take(value).map(|value| p.prompt = value),
-    },
-    Param {
-        id: "model",
+    }),
+    row!(model {
         label: text!("Base model"),
         help: text!("Name of an installed model, or a folder with a Stable Diffusion model in diffusers layout."),
         domain: Domain::Text,
         source: "the built-in model",
         affects: Affects::Tuning,
         advanced: false,
-        get: |p| p.model.slot(),
-        set: |p, value| Field::take(value).map(|value| p.model = value),
-    },
-    Param {
-        id: "preset",
+    }),
+    row!(preset {
         label: text!("Quality or speed"),
         help: text!(
             "Where the advanced settings come from: fast takes a fraction of the time of balanced, and that a \
@@ -306,110 +301,80 @@ pub const PARAMS: &[Param] = &[
         source: "docs/BENCHMARK.md",
         affects: Affects::Parameters,
         advanced: false,
-        get: |p| p.preset.slot(),
-        set: |p, value| Field::take(value).map(|value| p.preset = value),
-    },
-    Param {
-        id: "eta",
+    }),
+    row!(eta {
         label: text!("Strength (eta)"),
         help: text!("0 gives back the picture, larger values follow the text more; most edits sit at 0.6 to 1."),
         domain: Domain::Real { min: 0.0, max: 2.0 },
         source: "paper, section 4: 0.6 to 0.8",
         affects: Affects::Generation,
         advanced: false,
-        get: |p| p.eta.slot(),
-        set: |p, value| Field::take(value).map(|value| p.eta = value),
-    },
-    Param {
-        id: "seed",
+    }),
+    row!(seed {
         label: text!("Seed"),
         help: text!("Another seed gives another version of the edit."),
         domain: Domain::Integer { min: 0, max: LARGEST_SEED },
         source: "ours",
         affects: Affects::Generation,
         advanced: false,
-        get: |p| p.seed.slot(),
-        set: |p, value| Field::take(value).map(|value| p.seed = value),
-    },
-    Param {
-        id: "keep_untouched",
+    }),
+    row!(keep_untouched {
         label: text!("Keep what the edit does not touch"),
         help: text!("Pixels where the edit changes nothing are taken from the layer, with a soft border."),
         domain: Domain::Switch,
         source: "ours",
         affects: Affects::Generation,
         advanced: false,
-        get: |p| p.keep_untouched.slot(),
-        set: |p, value| Field::take(value).map(|value| p.keep_untouched = value),
-    },
-    Param {
-        id: "guidance",
+    }),
+    row!(guidance {
         label: text!("Guidance"),
         help: text!("Weight of classifier-free guidance while sampling; 1 is none."),
         domain: Domain::Real { min: 1.0, max: 30.0 },
         source: "Stable Diffusion pipeline of diffusers",
         affects: Affects::Generation,
         advanced: true,
-        get: |p| p.guidance.slot(),
-        set: |p, value| Field::take(value).map(|value| p.guidance = value),
-    },
-    Param {
-        id: "sampling_steps",
+    }),
+    row!(sampling_steps {
         label: text!("Sampling steps"),
         help: text!("DDIM steps; more are slower and finer."),
         domain: Domain::Integer { min: 1, max: 1000 },
         source: "Stable Diffusion pipeline of diffusers",
         affects: Affects::Generation,
         advanced: true,
-        get: |p| p.sampling_steps.slot(),
-        set: |p, value| Field::take(value).map(|value| p.sampling_steps = value),
-    },
-    Param {
-        id: "embedding_steps",
+    }),
+    row!(embedding_steps {
         label: text!("Embedding steps"),
         help: text!("Steps of stage A, which optimizes the text embedding on the picture."),
         domain: Domain::Integer { min: 0, max: 100_000 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.embedding_steps.slot(),
-        set: |p, value| Field::take(value).map(|value| p.embedding_steps = value),
-    },
-    Param {
-        id: "embedding_lr",
+    }),
+    row!(embedding_lr {
         label: text!("Embedding learning rate"),
         help: text!("Adam's learning rate in stage A."),
         domain: Domain::Real { min: 0.0, max: 1.0 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.embedding_lr.slot(),
-        set: |p, value| Field::take(value).map(|value| p.embedding_lr = value),
-    },
-    Param {
-        id: "tuning_steps",
+    }),
+    row!(tuning_steps {
         label: text!("Tuning steps"),
         help: text!("Steps of stage B, which fine-tunes the model on the picture."),
         domain: Domain::Integer { min: 0, max: 100_000 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.tuning_steps.slot(),
-        set: |p, value| Field::take(value).map(|value| p.tuning_steps = value),
-    },
-    Param {
-        id: "tuning_lr",
+    }),
+    row!(tuning_lr {
         label: text!("Tuning learning rate"),
         help: text!("Adam's learning rate in stage B; 20 times as much in the tuning mode lora."),
         domain: Domain::Real { min: 0.0, max: 1.0 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.tuning_lr.slot(),
-        set: |p, value| Field::take(value).map(|value| p.tuning_lr = value),
-    },
-    Param {
-        id: "tuning_mode",
+    }),
+    row!(tuning_mode {
         label: text!("Tuning mode"),
         help: text!(
             "Full is fastest; checkpointed gives the same result with less memory in more time; lora trains small \
@@ -420,22 +385,16 @@ pub const PARAMS: &[Param] = &[
         source: "ours",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.tuning_mode.slot(),
-        set: |p, value| Field::take(value).map(|value| p.tuning_mode = value),
-    },
-    Param {
-        id: "lora_rank",
+    }),
+    row!(lora_rank {
         label: text!("LoRA rank"),
         help: text!("Size of the adapters in the tuning mode lora; more can change more."),
         domain: Domain::Integer { min: 1, max: 128 },
         source: "diffusers, train_text_to_image_lora.py",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.lora_rank.slot(),
-        set: |p, value| Field::take(value).map(|value| p.lora_rank = value),
-    },
-    Param {
-        id: "lora_layers",
+    }),
+    row!(lora_layers {
         label: text!("LoRA layers"),
         help: text!(
             "Layers that get an adapter in the tuning mode lora; attention alone takes less time and memory, and is \
@@ -445,53 +404,39 @@ pub const PARAMS: &[Param] = &[
         source: "ours, docs/MEMORY.md",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.lora_layers.slot(),
-        set: |p, value| Field::take(value).map(|value| p.lora_layers = value),
-    },
-    Param {
-        id: "batch_size",
+    }),
+    row!(batch_size {
         label: text!("Batch size"),
         help: text!("Timesteps averaged in each step of stages A and B."),
         domain: Domain::Integer { min: 1, max: 64 },
         source: "paper, section 4 (Stable Diffusion)",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.batch_size.slot(),
-        set: |p, value| Field::take(value).map(|value| p.batch_size = value),
-    },
-    Param {
-        id: "resolution",
+    }),
+    row!(resolution {
         label: text!("Resolution"),
         help: text!("The model works on as many pixels as a square of this side has; 0 takes the model's own."),
         domain: Domain::Integer { min: 0, max: 2048 },
         source: "the model",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.resolution.slot(),
-        set: |p, value| Field::take(value).map(|value| p.resolution = value),
-    },
-    Param {
-        id: "tuning_seed",
+    }),
+    row!(tuning_seed {
         label: text!("Tuning seed"),
         help: text!("Seed of every random number of stages A and B."),
         domain: Domain::Integer { min: 0, max: LARGEST_SEED },
         source: "ours",
         affects: Affects::Tuning,
         advanced: true,
-        get: |p| p.tuning_seed.slot(),
-        set: |p, value| Field::take(value).map(|value| p.tuning_seed = value),
-    },
-    Param {
-        id: "threads",
+    }),
+    row!(threads {
         label: text!("Threads"),
         help: text!("Threads of the processor that the engine uses; 0 takes all. The result is the same."),
         domain: Domain::Integer { min: 0, max: 1024 },
         source: "the machine",
         affects: Affects::Nothing,
         advanced: true,
-        get: |p| p.threads.slot(),
-        set: |p, value| Field::take(value).map(|value| p.threads = value),
-    },
+    }),
 ];
 
 /// Name of the model that is installed with the plug-in.
@@ -561,7 +506,7 @@ impl Params {
             let known = known.join(", ");
             return Err(Error::Parameter(text!("there is no parameter {id}; there are {known}", id, known)));
         };
-        (param.set)(self, &param.accept(value)?).expect("a test sets every row to what its domain accepts");
+        (param.set)(self, param.accept(value)?).expect("a test sets every row to what its domain accepts");
         Ok(())
     }
 
@@ -598,43 +543,27 @@ impl Slot<'_> {
     }
 }
 
-impl Field for String {
-    fn slot(&self) -> Slot<'_> {
-        Slot::Text(self)
-    }
-
-    fn take(value: &Value) -> Option<Self> {
-        value.as_str().map(str::to_owned)
+impl<'a> From<&'a String> for Slot<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text)
     }
 }
 
-impl Field for u32 {
-    fn slot(&self) -> Slot<'_> {
-        Slot::Integer(*self)
-    }
-
-    fn take(value: &Value) -> Option<Self> {
-        value.as_u64()?.try_into().ok()
+impl From<&u32> for Slot<'_> {
+    fn from(number: &u32) -> Self {
+        Self::Integer(*number)
     }
 }
 
-impl Field for f64 {
-    fn slot(&self) -> Slot<'_> {
-        Slot::Real(*self)
-    }
-
-    fn take(value: &Value) -> Option<Self> {
-        value.as_f64()
+impl From<&f64> for Slot<'_> {
+    fn from(number: &f64) -> Self {
+        Self::Real(*number)
     }
 }
 
-impl Field for bool {
-    fn slot(&self) -> Slot<'_> {
-        Slot::Switch(*self)
-    }
-
-    fn take(value: &Value) -> Option<Self> {
-        value.as_bool()
+impl From<&bool> for Slot<'_> {
+    fn from(on: &bool) -> Self {
+        Self::Switch(*on)
     }
 }
 
