@@ -49,8 +49,8 @@ def number(text):
 
 
 def tr(text, *values):
-    """`text` with `values` in its places. Numbers are written as in the language; everything else stays as it is: a name
-    is not translated, and a sentence or a formatted number goes through tr or number first."""
+    """`text` with `values` in its places. Numbers are written as in the language; everything else stays as it is: a
+    name is not translated, and a sentence or a formatted number goes through tr or number first."""
     names, translation = _translations.get(_PLACE.sub("{}", text), ([], text))
     if not values:
         return translation
