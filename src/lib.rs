@@ -86,6 +86,7 @@
 pub mod catalog;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod host;
 pub mod image;
 pub mod job;

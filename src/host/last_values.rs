@@ -1,7 +1,8 @@
 //! The parameters of the last edit, kept for the next one in any document; knows no host.
 #![forbid(unsafe_code)]
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
+use crate::files;
 use crate::host::recipe::params_from;
 use crate::params::Params;
 use crate::text::text;
@@ -18,13 +19,8 @@ pub fn remember_values(params: &Params) -> Result<()> {
     let Some(file) = last_values_file() else {
         return Err(Error::Host(text!("this account has no configuration folder; set HOME or XDG_CONFIG_HOME")));
     };
-    let folder = file.parent().expect("joined to a folder above");
-    fs::create_dir_all(folder).map_err(Error::file(Doing::Create, folder))?;
     let text = serde_json::to_string_pretty(&params.to_json()).expect("texts and numbers always become JSON");
-    // Another GIMP may read at any time: the file appears at once and whole.
-    let new = file.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&new, text).map_err(Error::file(Doing::Write, &new))?;
-    fs::rename(&new, &file).map_err(Error::file(Doing::Write, &file))
+    files::write_whole(&file, text.as_bytes())
 }
 
 fn last_values_file() -> Option<PathBuf> {

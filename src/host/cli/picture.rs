@@ -2,14 +2,14 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error, Result};
+use crate::files;
 use crate::image::{LayerImage, MAX_AREA, MAX_SIDE};
 use crate::text::Text;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader, Limits};
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A picture file: its pixels, and what the output has to keep of it.
 pub struct Picture {
@@ -100,16 +100,15 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
         ImageError::IoError(error) => Error::file(Doing::Write, path)(error),
         error => Error::Engine(Text::verbatim(format!("cannot encode {}: {error}", path.display()))),
     };
-    let part = PartFile::create(path)?;
-    let mut out = BufWriter::new(&part.file);
-    let mut encoder = PngEncoder::new_with_quality(&mut out, CompressionType::Default, FilterType::Adaptive);
-    if let Some(profile) = &like.profile {
-        encoder.set_icc_profile(profile.clone()).map_err(|error| failed(ImageError::Unsupported(error)))?;
-    }
-    image.write_with_encoder(encoder).map_err(failed)?;
-    out.flush().map_err(Error::file(Doing::Write, path))?;
-    drop(out);
-    part.finish()
+    files::write_whole_by(path, |new| {
+        let mut out = BufWriter::new(File::create(new).map_err(Error::file(Doing::Write, path))?);
+        let mut encoder = PngEncoder::new_with_quality(&mut out, CompressionType::Default, FilterType::Adaptive);
+        if let Some(profile) = &like.profile {
+            encoder.set_icc_profile(profile.clone()).map_err(|error| failed(ImageError::Unsupported(error)))?;
+        }
+        image.write_with_encoder(encoder).map_err(failed)?;
+        out.flush().map_err(Error::file(Doing::Write, path))
+    })
 }
 
 /// Refuses now what could not be written in the end: a missing or read-only folder, or the input itself.
@@ -125,38 +124,5 @@ pub fn check_output(output: &Path, input: &Path) -> Result<()> {
             output.display()
         ))));
     }
-    PartFile::create(output).map(drop)
-}
-
-/// The file `path` as it grows, under another name in the same folder; gone when dropped before it is finished.
-struct PartFile<'a> {
-    path: &'a Path,
-    part: PathBuf,
-    file: File,
-}
-
-impl<'a> PartFile<'a> {
-    fn create(path: &'a Path) -> Result<Self> {
-        let name = path
-            .file_name()
-            .ok_or_else(|| Error::Image(Text::verbatim(format!("{} is not the name of a file", path.display()))))?;
-        let mut part_name = OsString::from(".");
-        part_name.push(name);
-        part_name.push(format!(".{}.part", std::process::id()));
-        let part = path.with_file_name(part_name);
-        let file = File::create(&part).map_err(Error::file(Doing::Write, path))?;
-        Ok(Self { path, part, file })
-    }
-
-    fn finish(self) -> Result<()> {
-        self.file.sync_all().map_err(Error::file(Doing::Write, self.path))?;
-        std::fs::rename(&self.part, self.path).map_err(Error::file(Doing::Write, self.path))
-    }
-}
-
-impl Drop for PartFile<'_> {
-    fn drop(&mut self) {
-        // After `finish` there is nothing left under this name, which is as it should be.
-        let _ = std::fs::remove_file(&self.part);
-    }
+    files::check(output)
 }
