@@ -3,7 +3,7 @@
 
 use crate::engine::model::source::Source;
 use crate::error::{Doing, Error, Result};
-use crate::params::{DEFAULT_PRESET, PARAMS, Params, Preset};
+use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
 use crate::text::{Text, text};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -85,18 +85,6 @@ impl Model {
         Ok(params)
     }
 
-    /// The settings in `chosen`; those that it leaves out come from the preset that it names, or from the default one.
-    pub fn params_for(&self, chosen: &Map<String, Value>) -> Result<Params> {
-        let mut params = Params::of_preset(DEFAULT_PRESET);
-        if let Some(preset) = chosen.get("preset") {
-            params.set("preset", preset)?;
-        }
-        let mut params = self.params(params.preset)?;
-        params.set_all(chosen)?;
-        self.name_preset(&mut params)?;
-        Ok(params)
-    }
-
     /// Makes the preset of `params` the custom one unless the advanced settings are the preset's.
     pub fn name_preset(&self, params: &mut Params) -> Result<()> {
         let preset = self.params(params.preset)?;
@@ -106,6 +94,22 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// The parameters that `given` means, by parameter id, and the model that they name; without a name the built-in one. What is
+/// left out comes from the model's preset that is given, or from the default one. All hosts make parameters of what they were
+/// given in this way.
+pub fn params_of(given: &Map<String, Value>, folders: &[PathBuf]) -> Result<(Params, Model)> {
+    let mut params = Params::of_preset(DEFAULT_PRESET);
+    params.set_all(given)?;
+    let name = Some(params.model.trim()).filter(|name| !name.is_empty()).unwrap_or(BUILTIN_MODEL);
+    let model = find(name, folders)?;
+    params = model.params(params.preset)?;
+    params.set_all(given)?;
+    params.model.clone_from(&model.name);
+    params.check()?;
+    model.name_preset(&mut params)?;
+    Ok((params, model))
 }
 
 /// What is wrong with a model's file of settings.

@@ -8,6 +8,7 @@ use support::{Home, finish};
 use syn::{Expr, Fields, FnArg, Item, ItemFn, Lit, Meta, Pat, ReturnType, Stmt, Type};
 
 const SOURCE: &str = "src/host/capi.rs";
+const TYPES: &str = "src/host/capi/types.rs";
 const HEADER: &str = "include/imagic.h";
 
 /// To this model every picture is unfamiliar.
@@ -123,10 +124,15 @@ fn run(home: &Home, program: &Path, what: &str) -> Command {
     command
 }
 
+/// The calls, behind the types that they use.
 fn source() -> syn::File {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(SOURCE);
-    let text = std::fs::read_to_string(path).expect("the source is there");
-    syn::parse_file(&text).expect("the source is Rust")
+    let parse = |file: &str| {
+        let text =
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect("the source is there");
+        syn::parse_file(&text).expect("the source is Rust")
+    };
+    let (calls, types) = (parse(SOURCE), parse(TYPES));
+    syn::File { items: types.items.into_iter().chain(calls.items).collect(), ..calls }
 }
 
 fn exported(source: &syn::File) -> impl Iterator<Item = &ItemFn> {

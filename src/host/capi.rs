@@ -1,15 +1,17 @@
-//! The C ABI, for any program that loads the library; `include/imagic.h` is written from this file by `tests/capi.rs`.
+//! The C ABI, for any program that loads the library; `include/imagic.h` is written from this file and its `types` by
+//! `tests/capi.rs`.
 //!
 //! Handles are opaque, made by `_new` or `_submit` and ended by `_free`. All calls on a handle may come from any
 //! thread, several at once; only `_free` must be the last. Nothing of ours ever calls into the host or waits for the engine,
 //! except [`imagic_worker_free`]. Outputs are written last and only on success.
 
 mod calls;
-pub(super) mod pixels;
+mod types;
 
-use super::installed::library_folder;
+use super::installed::{engine_options, engine_options_in, model_folders};
+use super::pixel_layout::{Layout, PixelFormat};
 use super::report::{edit_report, model_report, parameters_report};
-use super::request_for;
+use super::request;
 use crate::catalog;
 use crate::engine::Engine;
 use crate::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage};
@@ -19,131 +21,14 @@ use crate::job::{Job, JobState, Worker};
 use crate::params::Params;
 use crate::text::Text;
 use calls::{Failure, cut_into, give_cut_text, give_text, guard, last_error, read_object};
-use pixels::Layout;
 use serde_json::{Map, Value, json};
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Version of this interface. It grows with every change that a compiled program would notice.
-pub const IMAGIC_ABI_VERSION: u32 = 1;
-
-/// Bytes of the text in `imagic_progress`, its NUL included.
-pub const IMAGIC_PROGRESS_TEXT: usize = 256;
-
-/// How a call ended. `imagic_last_error` has the text for everything but OK.
-#[repr(i32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImagicStatus {
-    /// All outputs are written.
-    Ok = 0,
-    /// A NULL, a size or a JSON text that makes no sense; nothing was done.
-    Argument = 1,
-    /// The buffer is too short; how much is needed is written, nothing else.
-    BufferTooSmall = 2,
-    /// The job has not ended.
-    Running = 3,
-    /// The job was cancelled.
-    Cancelled = 4,
-    /// A parameter is unknown or out of range.
-    Parameter = 5,
-    /// The base model is missing or cannot be used.
-    Model = 6,
-    /// The picture cannot be edited.
-    Image = 7,
-    /// A file could not be read or written.
-    File = 8,
-    /// The account or system lacks something.
-    Host = 9,
-    /// The engine failed.
-    Engine = 10,
-    /// A defect of the library; the handle can still be freed.
-    Panic = 11,
-    /// The machine has too little memory for what was asked.
-    Memory = 12,
-}
-
-/// Where a job is.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImagicState {
-    /// Waiting or running.
-    Running = 0,
-    /// `imagic_job_result` has the pixels.
-    Done = 1,
-    /// Stopped by `imagic_job_cancel` or because the worker was freed.
-    Cancelled = 2,
-    /// `imagic_job_result` has the reason.
-    Failed = 3,
-}
-
-/// The stage of a job that runs.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImagicStage {
-    /// Not started.
-    Waiting = 0,
-    /// Reading the base model.
-    LoadModel = 1,
-    /// Stage A.
-    OptimizeTextEmbedding = 2,
-    /// Stage B.
-    FineTune = 3,
-    /// Stage C.
-    Generate = 4,
-}
-
-/// Layout of one pixel. Alpha is straight; colors are sRGB.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImagicFormat {
-    /// Four bytes: red, green, blue, alpha.
-    Rgba8 = 0,
-    /// Four bytes: blue, green, red, alpha.
-    Bgra8 = 1,
-    /// Four 16-bit numbers in the machine's byte order: red, green, blue, alpha; need not be aligned.
-    Rgba16 = 2,
-    /// As RGBA16: blue, green, red, alpha.
-    Bgra16 = 3,
-}
-
-/// A picture that a program lends for one call.
-#[repr(C)]
-pub struct ImagicPicture {
-    /// First byte of the top row.
-    pub pixels: *const c_void,
-    /// Bytes behind `pixels`; at least `stride * (height - 1)` and one row.
-    pub pixels_len: usize,
-    /// Bytes from one row to the next; at least one row.
-    pub stride: usize,
-    /// Width in pixels.
-    pub width: u32,
-    /// Height in pixels.
-    pub height: u32,
-    /// An `imagic_format`.
-    pub format: u32,
-}
-
-/// How far a job is.
-#[repr(C)]
-pub struct ImagicProgress {
-    /// An `imagic_state`.
-    pub state: u32,
-    /// An `imagic_stage`: the latest one.
-    pub stage: u32,
-    /// Steps of this stage that are done.
-    pub step: u32,
-    /// Steps of this stage; 0 while unknown.
-    pub steps: u32,
-    /// Share of the whole job, 0 to 1.
-    pub fraction: f64,
-    /// Seconds until the job is done; negative while unknown.
-    pub seconds_left: f64,
-    /// Loss of the last step of stages A and B; negative where there is none.
-    pub loss: f64,
-    /// What a progress bar says, or why the job failed; UTF-8, cut if too long.
-    pub text: [c_char; IMAGIC_PROGRESS_TEXT],
-}
+pub use types::{
+    IMAGIC_ABI_VERSION, IMAGIC_PROGRESS_TEXT, ImagicFormat, ImagicPicture, ImagicProgress, ImagicStage, ImagicState,
+    ImagicStatus,
+};
 
 /// The engine on its own thread.
 pub struct ImagicWorker {
@@ -306,7 +191,7 @@ pub unsafe extern "C" fn imagic_worker_submit(
         let out = unsafe { job.as_mut() }.ok_or_else(|| Failure::argument("job is NULL"))?;
         // SAFETY: the caller promises a text or NULL.
         let request = unsafe { read_object(request_json, "request_json") }?;
-        let layout = Layout::new(picture.format, picture.width, picture.height, picture.stride)?;
+        let layout = layout(picture.format, picture.width, picture.height, picture.stride)?;
         if picture.pixels.is_null() {
             return Err(Failure::argument("pixels is NULL"));
         }
@@ -316,7 +201,8 @@ pub unsafe extern "C" fn imagic_worker_submit(
             return Err(Failure::argument(text));
         }
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
-        let layer = layout.read(unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), needed) })?;
+        let layer = layout.read(unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), needed) });
+        let layer = layer.map_err(Failure::refused)?;
         let request = edit_request(request, layer, &worker.model_folders)?;
         let (source, params) = (request.layer.clone(), request.params.clone());
         let job = worker.worker.submit(request);
@@ -404,7 +290,7 @@ pub unsafe extern "C" fn imagic_job_result(
         let job = unsafe { job.as_ref() }.ok_or_else(|| Failure::argument("job is NULL"))?;
         let state = job.look();
         let edit = state.edit()?;
-        let layout = Layout::new(format, job.source.width(), job.source.height(), stride)?;
+        let layout = layout(format, job.source.width(), job.source.height(), stride)?;
         if pixels.is_null() {
             return Err(Failure::argument("pixels is NULL"));
         }
@@ -459,16 +345,16 @@ pub unsafe extern "C" fn imagic_job_free(job: *mut ImagicJob) -> ImagicStatus {
 
 fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<PathBuf>), Failure> {
     let wrong = |key: &str, kind: &str| Failure::argument(format!("{key} in options_json must be {kind}"));
-    let mut model_folders = catalog::folders(library_folder().as_deref());
+    let mut folders = model_folders();
     if let Some(list) = given.remove("model_folders") {
         let paths = list.as_array().and_then(|list| list.iter().map(|path| path.as_str().map(PathBuf::from)).collect());
-        model_folders = paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?;
+        folders = paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?;
     }
     let mut options = match given.remove("cache_folder") {
-        Some(Value::Null) => super::engine_options_in(None)?,
-        Some(Value::String(path)) => super::engine_options_in(Some(path.into()))?,
+        Some(Value::Null) => engine_options_in(None)?,
+        Some(Value::String(path)) => engine_options_in(Some(path.into()))?,
         Some(_) => return Err(wrong("cache_folder", "a path or null")),
-        None => super::engine_options()?,
+        None => engine_options()?,
     };
     if let Some(limit) = given.remove("cache_limit") {
         options.cache_limit = limit.as_u64().ok_or_else(|| wrong("cache_limit", "a number of bytes"))?;
@@ -477,7 +363,7 @@ fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<P
         Some(key) => Err(Failure::argument(format!(
             "there is no option {key}; there are model_folders, cache_folder, cache_limit"
         ))),
-        None => Ok((options, model_folders)),
+        None => Ok((options, folders)),
     }
 }
 
@@ -497,7 +383,20 @@ fn edit_request(
     if let Some(key) = given.keys().next() {
         return Err(Failure::argument(format!("there is no {key} in a request; there are params, document")));
     }
-    Ok(request_for(&chosen, layer.into(), document, model_folders)?)
+    let (params, model) = catalog::params_of(&chosen, model_folders)?;
+    Ok(request(layer.into(), document, params, model))
+}
+
+/// Refuses unknown formats and sizes that make no sense.
+fn layout(format: u32, width: u32, height: u32, stride: usize) -> Result<Layout, Failure> {
+    let format = match format {
+        _ if format == ImagicFormat::Rgba8 as u32 => PixelFormat::Rgba8,
+        _ if format == ImagicFormat::Bgra8 as u32 => PixelFormat::Bgra8,
+        _ if format == ImagicFormat::Rgba16 as u32 => PixelFormat::Rgba16,
+        _ if format == ImagicFormat::Bgra16 as u32 => PixelFormat::Bgra16,
+        _ => return Err(Failure::argument(format!("format is {format}, must be 0 to 3"))),
+    };
+    Layout::new(format, width, height, Some(stride)).map_err(Failure::refused)
 }
 
 impl ImagicJob {

@@ -5,65 +5,29 @@ mod arguments;
 mod doctor;
 mod edit;
 mod help;
+mod outcome;
 mod picture;
 mod progress;
-mod serve;
 
-use super::engine_options;
-use super::installed::library_folder;
+use super::installed::{engine_options, model_folders};
+use super::serve;
 use crate::catalog::{self, Model};
 use crate::engine::store::cache;
-use crate::error::{Doing, Error};
+use crate::error::Error;
 use crate::params::{PARAMS, Params, Preset};
 use crate::text::Text;
-use arguments::{Arguments, nearest};
+use arguments::{Arguments, did_you_mean};
+pub use outcome::Failure;
+use outcome::print;
 use serde_json::{Map, Value, json};
-use std::ffi::{OsString, c_int};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
-/// Why a command ended without success.
-enum Failure {
-    /// The arguments make no sense; exit status 2.
-    Usage(String),
-    /// It was tried and failed; exit status 1.
-    Failed(Error),
-    /// `doctor` found something that is wrong and has said it; exit status 1.
-    Unwell,
-    /// A signal asked to stop; exit status 128 and its number, 130 for Ctrl+C.
-    Stopped(c_int),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
+use std::ffi::OsString;
+use std::path::Path;
 
 /// Commands in the order in which help lists them.
 const COMMANDS: [&str; 5] = ["edit", "models", "cache", "doctor", "serve"];
 
-/// Runs the command that `arguments` (without the program's name) ask for; returns the exit status.
-pub fn run(arguments: &[OsString]) -> c_int {
-    match dispatch(arguments) {
-        Ok(()) => 0,
-        Err(Failure::Usage(message)) => {
-            eprintln!("imagic-edit: {message}\nimagic-edit --help says how to use it");
-            2
-        }
-        Err(Failure::Failed(error)) => {
-            eprintln!("imagic-edit: {error}");
-            1
-        }
-        Err(Failure::Unwell) => 1,
-        Err(Failure::Stopped(signal)) => {
-            eprintln!("imagic-edit: stopped");
-            128 + signal
-        }
-    }
-}
-
-fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
+/// Runs the command that `arguments` (without the program's name) ask for.
+pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
     let Some((command, rest)) = arguments.split_first() else {
         return Err(Failure::Usage("say what to do: edit, models, cache or doctor".into()));
     };
@@ -92,18 +56,11 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
             serve::run()?;
         }
         other => {
-            let hint = nearest(other, COMMANDS.into_iter())
-                .map(|known| format!("; did you mean {known}?"))
-                .unwrap_or_default();
+            let hint = did_you_mean("", other, COMMANDS.into_iter());
             return Err(Failure::Usage(format!("there is no command {other}{hint}")));
         }
     }
     Ok(())
-}
-
-/// Folders in which models are looked for.
-fn model_folders() -> Vec<PathBuf> {
-    catalog::folders(library_folder().as_deref())
 }
 
 fn list_models(arguments: Arguments) -> Result<(), Failure> {
@@ -199,15 +156,4 @@ fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {
     }
     let total = entries.iter().map(|entry| entry.bytes).sum();
     Ok(text + &format!("{} tuned models, {} in {}\n", entries.len(), help::size(total), folder.display()))
-}
-
-/// Writes to stdout; a reader that has seen enough (`| head`) is not an error.
-fn print(text: &str) -> Result<(), Error> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::file(Doing::Write, "standard output".as_ref())(error))
-        }
-        _ => Ok(()),
-    }
 }

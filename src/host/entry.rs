@@ -23,7 +23,7 @@ pub unsafe extern "C" fn imagic_main(argc: c_int, argv: *mut *mut c_char) -> c_i
             Starter::Gimp2 => unsafe { gimp2::main(argc, argv) },
             // SAFETY: as above.
             Starter::Gimp3 => unsafe { gimp3::main(argc, argv) },
-            Starter::Person => Ok(cli::run(&arguments)),
+            Starter::Person => Ok(cli::run(&arguments).map_or_else(cli::Failure::tell, |()| 0)),
         };
         served.unwrap_or_else(|error| {
             eprintln!("imagic-edit: {error}");

@@ -204,10 +204,10 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
 
 /// The parameters in the arguments after the fixed ones.
 fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
-    let mut given = Params::paper();
     let (settings, own) = values.split_last().ok_or_else(|| Error::Host(text!("the arguments are missing")))?;
+    let mut given = settings_of(&text(settings))?;
     for (param, value) in arguments().zip(own) {
-        let value = match param.slot(&given) {
+        let value = match param.slot(&Params::paper()) {
             Slot::Text(_) => Value::from(text(value)),
             // SAFETY: registered as a 32-bit integer, and checked by GIMP.
             Slot::Integer(_) | Slot::Switch(_) => Value::from(unsafe { value.data.d_int32 }),
@@ -215,17 +215,9 @@ fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
             Slot::Real(_) => Value::from(unsafe { value.data.d_float }),
         };
         // JSON has no NaN or infinity; they become null, which no number's range holds.
-        given.set(param.id, &value)?;
+        given.insert(param.id.to_owned(), value);
     }
-    if given.model.trim().is_empty() {
-        given.model = BUILTIN_MODEL.to_owned();
-    }
-    given.check()?;
-    let mut chosen = settings_of(&text(settings))?;
-    for param in arguments() {
-        chosen.insert(param.id.to_owned(), given.get(param.id).expect("a row of the table"));
-    }
-    catalog::find(&given.model, folders)?.params_for(&chosen)
+    Ok(catalog::params_of(&given, folders)?.0)
 }
 
 /// The JSON object of the argument `settings`.

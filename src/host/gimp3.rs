@@ -5,13 +5,12 @@ mod config;
 mod form;
 mod library;
 
-use crate::catalog;
 use crate::error::{Error, Result};
 use crate::host::gimp::ffi::{c_string, guard};
 use crate::host::gimp::library::Layer;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::{control, procedure};
-use crate::host::installed::library_folder;
+use crate::host::installed::model_folders;
 use crate::host::language::translate;
 use crate::host::{gimp3_sys as sys, loader, report};
 use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Preset, Slot};
@@ -108,7 +107,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
         sys::gimp_procedure_set_attribution(procedure, authors, authors, year);
         procedure
     };
-    let defaults = defaults(&catalog::folders(library_folder().as_deref()));
+    let defaults = defaults(&model_folders());
     for param in PARAMS {
         let (name, label) = (property(param.id), c_string(&KEYS.with_key(&param.label)));
         let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(&report::help(param))));
@@ -218,9 +217,9 @@ unsafe fn edit(
         sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS if given.prompt.trim().is_empty() => {
             return Err(procedure::no_last_values());
         }
-        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => procedure::params_of(given, &session.folders)?,
+        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => procedure::params_of(&given, &session.folders)?,
         _ => {
-            let params = procedure::params_of(given.clone(), &session.folders)?;
+            let params = procedure::params_of(&given, &session.folders)?;
             no_argument_is_ignored(&given, &params, &session.folders)?;
             params
         }

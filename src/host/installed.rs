@@ -1,10 +1,60 @@
-//! Where this copy of the plug-in lies; knows no host.
+//! Where this installation has its files, and the engine's options that follow from it; knows no host.
 
+use crate::catalog;
+use crate::engine::device::{Launches, Precision, Processor};
+use crate::engine::request::EngineOptions;
+use crate::error::{Error, Result};
 use crate::host::system;
+use crate::text::text;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 
+/// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.
+const CACHE_LIMIT: u64 = 20 << 30;
+
 /// Folder of the loaded library; models may lie beside it.
 pub fn library_folder() -> Option<PathBuf> {
+    // Any function of ours tells in which file it is.
     system::file_of(library_folder as *const c_void)?.parent().map(Path::to_owned)
+}
+
+/// Folders in which models are looked for.
+pub fn model_folders() -> Vec<PathBuf> {
+    catalog::folders(library_folder().as_deref())
+}
+
+/// The engine's options on this machine, with tuned models in the platform's cache folder.
+pub fn engine_options() -> Result<EngineOptions> {
+    let cache = dirs::cache_dir()
+        .ok_or_else(|| Error::Host(text!("this account has no cache folder; set HOME or XDG_CACHE_HOME")))?;
+    engine_options_in(Some(cache.join("imagic-edit")))
+}
+
+/// As [`engine_options`] with tuned models in `cache_folder`, or in memory only.
+pub fn engine_options_in(cache_folder: Option<PathBuf>) -> Result<EngineOptions> {
+    let processor = processor()?;
+    Ok(EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory, processor })
+}
+
+/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy. It
+/// computes in TF32, unless the environment's IMAGIC_PRECISION is f32 or bf16; neither has been measured on a GPU.
+/// IMAGIC_EXPERIMENTAL names what else is to be tried that was never run on one, see docs/CUDA.md.
+fn processor() -> Result<Processor> {
+    let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
+    let folders = library_folder().into_iter().chain(installed);
+    let libraries = folders.map(|folder| folder.join("cuda")).collect();
+    let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let precision = match variable("IMAGIC_PRECISION") {
+        None => Precision::Tf32,
+        Some(name) => Precision::named(&name)
+            .ok_or_else(|| Error::Parameter(text!("IMAGIC_PRECISION is {name}, must be f32, tf32 or bf16", name)))?,
+    };
+    let launches = Launches::Eager;
+    let processor = Processor::Fastest { libraries, precision, launches, eight_bit_moments: false };
+    processor.with_experiments(&variable("IMAGIC_EXPERIMENTAL").unwrap_or_default()).map_err(|word| {
+        Error::Parameter(text!(
+            "IMAGIC_EXPERIMENTAL has {word}, must be graphs, moments8, or, in TF32, attention, with commas between them",
+            word
+        ))
+    })
 }

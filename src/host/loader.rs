@@ -1,21 +1,34 @@
 //! Opens a host's C library at run time and looks its functions up on first use; knows no host.
 
 use crate::error::{Error, Result};
-use crate::host::system;
 use crate::text::text;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+#[cfg(unix)]
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
+#[cfg(windows)]
+use libloading::os::windows::Library;
 
 /// The library in which every [`Symbol`] is looked up: one process serves one host.
-static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+static LIBRARY: Mutex<Option<Library>> = Mutex::new(None);
 
 /// Opens the library for good: GObject types cannot be unloaded again.
 pub fn open(name: &CStr) -> Result<()> {
-    let library = system::open_library(name).map_err(|reason| {
+    let file = name.to_string_lossy();
+    // SAFETY: opening a shared library runs its initializers; libgimp and GTK are made for that.
+    #[cfg(unix)]
+    let library = unsafe { Library::open(Some(&*file), RTLD_LAZY | RTLD_GLOBAL | libc::RTLD_NODELETE) };
+    // SAFETY: as above.
+    #[cfg(windows)]
+    let library = unsafe { Library::new(&*file) }.and_then(|library| library.pin().map(|()| library));
+    let library = library.map_err(|reason| {
+        let reason = reason.to_string();
         Error::Host(text!("{reason}; install GIMP's libraries or start the plug-in from GIMP", reason))
     })?;
-    LIBRARY.store(library, Ordering::Release);
+    *LIBRARY.lock().unwrap_or_else(PoisonError::into_inner) = Some(library);
     Ok(())
 }
 
@@ -31,14 +44,14 @@ impl Symbol {
         Self { name, address: AtomicPtr::new(null_mut()) }
     }
 
-    /// The function's address in the library that is open, `None` when it has no such function.
+    /// The function's address in the library that is open or in one that it needs, `None` when there is no such function.
     pub fn find(&self) -> Option<*mut c_void> {
-        let library = LIBRARY.load(Ordering::Acquire);
-        if library.is_null() {
-            return None;
-        }
-        // SAFETY: the library came from `open_library`.
-        let address = unsafe { system::find_function(library, self.name) };
+        let library = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: only the address is asked for; whoever calls the function knows its type.
+        let found = unsafe { library.as_ref()?.get::<*mut c_void>(self.name) };
+        let address = found.map_or(null_mut(), |symbol| *symbol);
+        #[cfg(windows)]
+        let address = if address.is_null() { of_loaded_libraries(self.name) } else { address };
         (!address.is_null()).then_some(address)
     }
 
@@ -52,4 +65,24 @@ impl Symbol {
         self.address.store(found, Ordering::Relaxed);
         found
     }
+}
+
+/// Windows looks into one library alone; those that it needs are loaded as well.
+#[cfg(windows)]
+fn of_loaded_libraries(name: &CStr) -> *mut c_void {
+    use windows_sys::Win32::Foundation::HMODULE;
+    use windows_sys::Win32::System::LibraryLoader::GetProcAddress;
+    use windows_sys::Win32::System::ProcessStatus::K32EnumProcessModules;
+    use windows_sys::Win32::System::Threading::GetCurrentProcess;
+
+    /// Libraries that a process may have loaded; GIMP's have some hundred.
+    const MOST: usize = 4096;
+    let mut libraries: Vec<HMODULE> = vec![null_mut(); MOST];
+    let (room, mut used) = (size_of_val(libraries.as_slice()) as u32, 0);
+    // SAFETY: the call writes at most `room` bytes to the list, and how many it would need to `used`.
+    let answer = unsafe { K32EnumProcessModules(GetCurrentProcess(), libraries.as_mut_ptr(), room, &raw mut used) };
+    libraries.truncate(if answer == 0 { 0 } else { used as usize / size_of::<HMODULE>() });
+    // SAFETY: each is a loaded library; the name is a C string.
+    let of = |library: HMODULE| unsafe { GetProcAddress(library, name.as_ptr().cast()) };
+    libraries.into_iter().find_map(of).map_or(null_mut(), |function| function as *mut c_void)
 }

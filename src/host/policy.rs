@@ -35,6 +35,9 @@ pub const POLL: Duration = Duration::from_millis(50);
 /// Losses jump with the timestep that was drawn; so many of them in a row are averaged for the curve.
 pub const AVERAGED: usize = 25;
 
+/// Results of a picture that are kept, so that one that was looked at becomes a layer without another edit.
+pub const KEPT_RESULTS: usize = 32;
+
 /// Edits that a document remembers; older ones go.
 pub const REMEMBERED_RUNS: usize = 100;
 

@@ -1,12 +1,16 @@
-//! What hosts ask the operating system: Ctrl+C, the terminal's width, free disk and memory, shared libraries, texts that need not
-//! be Unicode. The files in `system/` have the same functions, one for each kind of system; the command line's unsafe code is here.
+//! What hosts ask the operating system: Ctrl+C, the terminal's width, free disk and memory, where our library lies, texts that
+//! need not be Unicode. The files in `system/` have the same functions, one for each kind of system.
 
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
 mod windows;
 
-use std::ffi::OsStr;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 #[cfg(unix)]
 pub use unix::*;
 #[cfg(windows)]
@@ -24,11 +28,25 @@ pub const LIBRARY: &str = if cfg!(windows) {
     "libimagic_edit.so"
 };
 
-/// What stands before and after the first `=`.
-pub fn split_at_equals(text: &OsStr) -> (&OsStr, Option<&OsStr>) {
-    let bytes = text.as_encoded_bytes();
-    let Some(at) = bytes.iter().position(|&byte| byte == b'=') else { return (text, None) };
-    // SAFETY: the bytes are those of a text, cut at a letter of ASCII.
-    let part = |bytes| unsafe { OsStr::from_encoded_bytes_unchecked(bytes) };
-    (part(&bytes[..at]), Some(part(&bytes[at + 1..])))
+/// The number of the signal that asked to stop (Ctrl+C or SIGTERM), 0 until one comes; the second one kills as usual.
+pub fn stop_signal() -> Arc<AtomicUsize> {
+    let (came, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: what the first signal sets, the second one finds.
+        let registered = flag::register_conditional_default(signal, again.clone())
+            .and_then(|_| flag::register(signal, again.clone()))
+            .and_then(|_| flag::register_usize(signal, came.clone(), signal as usize));
+        registered.expect("these two can be caught everywhere");
+    }
+    came
+}
+
+/// Columns of the terminal behind stderr; `None` when stderr is not a terminal.
+pub fn terminal_width() -> Option<usize> {
+    terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0))
+}
+
+/// Bytes that this account can still write to the disk of `folder`; `None` when the folder is not there.
+pub fn free_disk(folder: &Path) -> Option<u64> {
+    fs4::available_space(folder).ok()
 }

@@ -1,6 +1,6 @@
 //! What every call of the C ABI goes through: the guard, the last error, texts in and out.
 
-use super::ImagicStatus;
+use super::types::ImagicStatus;
 use crate::error::Error;
 use crate::job::panic_text;
 use crate::text::Text;
@@ -22,6 +22,11 @@ pub struct Failure {
 impl Failure {
     pub fn new(status: ImagicStatus, text: impl Into<String>) -> Self {
         Self { status, text: Text::verbatim(text) }
+    }
+
+    /// A size or format that makes no sense.
+    pub fn refused(text: Text) -> Self {
+        Self { status: ImagicStatus::Argument, text }
     }
 
     pub fn argument(text: impl Into<String>) -> Self {

@@ -1,8 +1,8 @@
 //! Splits a command's arguments into options and words; knows only the names it is told.
 #![forbid(unsafe_code)]
 
-use super::Failure;
-use crate::host::system::split_at_equals;
+use super::outcome::Failure;
+use lexopt::{Arg, Parser};
 use std::ffi::{OsStr, OsString};
 
 /// What stood on the command line after the command.
@@ -17,39 +17,29 @@ impl Arguments {
     /// `-o` is short for `--output`. After `--` everything is a word.
     pub fn parse(arguments: &[OsString], switches: &[&str], options: &[&str]) -> Result<Self, Failure> {
         let mut parsed = Self { switches: Vec::new(), values: Vec::new(), words: Vec::new() };
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            if argument == "--" {
-                parsed.words.extend(rest.by_ref().cloned());
-                break;
-            }
-            let bytes = argument.as_encoded_bytes();
-            let (name, value) = if argument == "-o" {
-                ("output", None)
-            } else if bytes.starts_with(b"--") {
-                let (name, value) = split_at_equals(argument);
-                (name.to_str().and_then(|name| name.strip_prefix("--")).unwrap_or_default(), value)
-            } else if bytes.len() > 1 && bytes.starts_with(b"-") {
-                return Err(unknown(&argument.to_string_lossy(), switches, options));
-            } else {
-                parsed.words.push(argument.clone());
-                continue;
-            };
-            if switches.contains(&name) {
-                if value.is_some() {
-                    return Err(Failure::Usage(format!("--{name} takes no value")));
+        let mut parser = Parser::from_args(arguments);
+        while let Some(argument) = parser.next().map_err(|error| Failure::Usage(error.to_string()))? {
+            let name = match argument {
+                Arg::Value(word) => {
+                    parsed.words.push(word);
+                    continue;
                 }
-                parsed.switches.push(name.to_owned());
-            } else if options.contains(&name) {
+                Arg::Short('o') => "output".to_owned(),
+                Arg::Short(letter) => return Err(Failure::Usage(format!("there is no option -{letter}"))),
+                Arg::Long(name) => name.to_owned(),
+            };
+            if switches.contains(&name.as_str()) {
+                parsed.switches.push(name);
+            } else if options.contains(&name.as_str()) {
                 // `--prompt --seed 3` is a forgotten text more often than a text that starts with two dashes.
-                let value = match value {
-                    Some(value) => Some(value.to_owned()),
-                    None => rest.next().filter(|next| !next.as_encoded_bytes().starts_with(b"--")).cloned(),
-                };
+                let is_option = |next: &OsStr| next.as_encoded_bytes().starts_with(b"--");
+                let mut next = || parser.try_raw_args()?.next_if(|next| !is_option(next));
+                let value = next().or_else(|| parser.optional_value());
                 let value = value.ok_or_else(|| Failure::Usage(format!("--{name} needs a value")))?;
-                parsed.values.push((name.to_owned(), value));
+                parsed.values.push((name, value));
             } else {
-                return Err(unknown(&argument.to_string_lossy(), switches, options));
+                let hint = did_you_mean("--", &name, switches.iter().chain(options).copied());
+                return Err(Failure::Usage(format!("there is no option --{name}{hint}")));
             }
         }
         Ok(parsed)
@@ -88,34 +78,12 @@ impl Arguments {
     }
 }
 
-fn unknown(argument: &str, switches: &[&str], options: &[&str]) -> Failure {
-    let name = argument.split('=').next().unwrap_or_default().trim_start_matches('-');
-    let hint = nearest(name, switches.iter().chain(options).copied());
-    let hint = hint.map(|known| format!("; did you mean --{known}?")).unwrap_or_default();
-    Failure::Usage(format!("there is no option {}{hint}", argument.split('=').next().unwrap_or_default()))
-}
-
-/// The known name that `name` is probably a slip of.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let by_distance = known.map(|known| (edit_distance(name, known), known));
+/// A hint where `name` is probably a slip of one that is known.
+pub fn did_you_mean<'a>(dashes: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let by_distance = known.map(|known| (strsim::levenshtein(name, known), known));
     // More than a third of the letters wrong is another word.
-    by_distance.min().filter(|&(distance, known)| distance <= known.len().div_ceil(3)).map(|(_, known)| known)
-}
-
-/// Levenshtein's: letters to insert, remove or replace.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+    let nearest = by_distance.min().filter(|&(distance, known)| distance <= known.len().div_ceil(3));
+    nearest.map(|(_, known)| format!("; did you mean {dashes}{known}?")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -126,12 +94,12 @@ mod tests {
     fn the_nearest_name_is_found_and_a_far_one_is_not() {
         let known = ["seed", "eta", "sampling-steps", "tuning-steps"];
         for (name, expected) in [
-            ("sead", Some("seed")),
-            ("samplingsteps", Some("sampling-steps")),
-            ("tunning-steps", Some("tuning-steps")),
-            ("colour", None),
+            ("sead", "; did you mean --seed?"),
+            ("samplingsteps", "; did you mean --sampling-steps?"),
+            ("tunning-steps", "; did you mean --tuning-steps?"),
+            ("colour", ""),
         ] {
-            assert_eq!(nearest(name, known.into_iter()), expected, "{name}");
+            assert_eq!(did_you_mean("--", name, known.into_iter()), expected, "{name}");
         }
     }
 

@@ -2,33 +2,27 @@
 #![forbid(unsafe_code)]
 
 use super::help::{self, size};
-use super::model_folders;
 use crate::catalog::{self, Model};
 use crate::engine::Engine;
+use crate::engine::budget::cost::Estimate;
 use crate::engine::device::WITH_CUDA;
-use crate::engine::request::{EditRequest, EngineOptions};
 use crate::error::Error;
-use crate::host::engine_options;
-use crate::host::installed::library_folder;
-use crate::host::processor;
+use crate::host::installed::{engine_options, engine_options_in, library_folder, model_folders};
 use crate::host::system::{self, LAUNCHER, LIBRARY};
+use crate::host::{request, wait};
 use crate::image::LayerImage;
-use crate::job::{JobState, Worker};
+use crate::job::Worker;
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, Params};
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
 
 const INSTALL: &str = "run installer/install.sh";
 
 /// Tuned models and results need at least this much free disk.
 const LEAST_DISK: u64 = 1 << 30;
-
-/// Memory that tuning takes for each number in the network: base, tuned and Adam's two moments, in f32.
-const BYTES_PER_WEIGHT: u64 = 4 * 4;
 
 /// The findings, and whether all of them are good.
 pub fn examine() -> (String, bool) {
@@ -39,8 +33,7 @@ pub fn examine() -> (String, bool) {
     findings.title("Machine");
     machine(&mut findings);
     findings.title("Models");
-    let largest = models_found(&mut findings);
-    memory(&mut findings, largest);
+    models_found(&mut findings);
     findings.title("Tuned models");
     cache(&mut findings);
     (findings.text, findings.well)
@@ -191,10 +184,13 @@ fn copies(findings: &mut Findings) {
 }
 
 fn machine(findings: &mut Findings) {
+    if let Some(free) = system::free_memory() {
+        findings.good(&format!("{} of memory free", size(free)));
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = format!("processor with {cores} cores{}", vector_units());
-    let chosen = match crate::host::processor() {
-        Ok(processor) => processor.choose(),
+    let chosen = match engine_options_in(None) {
+        Ok(options) => options.processor.choose(),
         Err(error) => return findings.wrong(&error.to_string(), "set it to one of these, or unset it"),
     };
     match (chosen.gpu, chosen.reason) {
@@ -225,80 +221,50 @@ fn vector_units() -> &'static str {
     ""
 }
 
-/// All models; returns how many numbers the largest network has.
-fn models_found(findings: &mut Findings) -> u64 {
+fn models_found(findings: &mut Findings) {
     let folders = model_folders();
-    let mut largest = 0;
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
     // The installed program's own folder is that of the account too.
     let found: BTreeMap<PathBuf, PathBuf> =
         entries.filter_map(|entry| Some((entry.path().canonicalize().ok()?, entry.path()))).collect();
     for folder in found.values().filter(|folder| folder.is_dir()) {
-        match catalog::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model).map(|()| model)) {
-            Ok(model) => {
-                let weights = weights(&model);
-                largest = largest.max(weights);
-                findings.good(&format!("{}, {:.1} million weights", folder.display(), weights as f64 / 1e6));
-            }
+        match catalog::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model)) {
+            Ok(estimate) => tuning(findings, folder, &estimate),
             Err(error) => findings.wrong(&error.to_string(), "copy the model again, or remove its folder"),
         }
     }
     if catalog::find(BUILTIN_MODEL, &folders).is_err() {
         findings.wrong(&format!("the built-in model {BUILTIN_MODEL} is missing"), INSTALL);
     }
-    largest
 }
 
-/// Draws a tiny picture with the untuned model, which proves that all its parts can be read and fit each other.
-fn draw(model: &Model) -> Result<(), Error> {
-    let tuning = Params { embedding_steps: 0, tuning_steps: 0, ..model.params(DEFAULT_PRESET)? };
-    let params = Params { prompt: "a test".into(), sampling_steps: 1, resolution: 64, ..tuning };
-    let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
+/// What tuning the model needs of memory, after a tiny picture was drawn with it untuned, which proves that all its parts can
+/// be read and fit each other.
+fn draw(model: &Model) -> Result<Estimate, Error> {
+    let params = Params { prompt: "a test".into(), ..model.params(DEFAULT_PRESET)? };
+    let layer = Arc::new(LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values"));
     // The tiny picture is no one's, so no hint about it is wanted.
-    let (model_folder, familiar_psnr) = (model.folder.clone(), None);
-    let (layer, document) = (layer.into(), String::new());
-    let request = EditRequest { layer, params, model_folder, familiar_psnr, document, layer_digest: None, previews: 0 };
-    let worker = Worker::start(Engine::new(EngineOptions {
-        cache_folder: None,
-        cache_limit: 0,
-        free_memory: system::free_memory,
-        processor: processor()?,
-    }))?;
-    let mut job = worker.submit(request);
-    loop {
-        match job.poll() {
-            JobState::Ended(result) => return result.map(drop),
-            JobState::Running(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
+    let model = Model { familiar_psnr: None, ..model.clone() };
+    let asked = request(layer.clone(), String::new(), params.clone(), model.clone());
+    let engine = Engine::new(engine_options_in(None)?);
+    let estimate = engine.estimate(&asked)?;
+    let untuned = Params { embedding_steps: 0, tuning_steps: 0, sampling_steps: 1, resolution: 64, ..params };
+    let job = Worker::start(engine)?.submit(request(layer, String::new(), untuned, model));
+    wait(job, |_| ControlFlow::Continue(())).map(|_| estimate)
 }
 
-/// Numbers in the network that stage B tunes, from the headers of its safetensors files.
-fn weights(model: &Model) -> u64 {
-    let header = |file: PathBuf| -> Option<u64> {
-        let mut file = std::fs::File::open(file).ok()?;
-        let mut length = [0; 8];
-        file.read_exact(&mut length).ok()?;
-        let mut header = Vec::new();
-        file.take(u64::from_le_bytes(length)).read_to_end(&mut header).ok()?;
-        let header: Map<String, Value> = serde_json::from_slice(&header).ok()?;
-        let shapes = header.values().filter_map(|tensor| tensor["shape"].as_array());
-        Some(shapes.map(|shape| shape.iter().filter_map(Value::as_u64).product::<u64>()).sum())
-    };
-    let files = std::fs::read_dir(model.folder.join("unet")).into_iter().flatten().flatten().map(|file| file.path());
-    let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
-    files.filter_map(header).max().unwrap_or(0)
-}
-
-fn memory(findings: &mut Findings, weights: u64) {
-    let needed = weights * BYTES_PER_WEIGHT;
-    match system::free_memory() {
-        Some(free) if free < needed => {
-            let what = format!("{} of memory free, tuning the largest model takes about {}", size(free), size(needed));
+/// Says what tuning the model in `folder` takes; wrong only where no mode of tuning fits.
+fn tuning(findings: &mut Findings, folder: &Path, estimate: &Estimate) {
+    let plan = estimate.memory.as_ref().expect("nothing is tuned yet");
+    let whose = if estimate.on_gpu { "the GPU's memory" } else { "memory" };
+    let what = format!("{}, an edit needs {} of {whose}", folder.display(), size(plan.need));
+    match (plan.note(), plan.available) {
+        (Err(_), Some(available)) => {
+            let what = format!("{what}, {} can be had", size(available));
             findings.wrong(&what, "close other programs, or choose a smaller model");
         }
-        Some(free) => findings.good(&format!("{} of memory free", size(free))),
-        None => {}
+        (Err(error), None) => findings.wrong(&error.to_string(), "choose a smaller model"),
+        (Ok(_), _) => findings.good(&what),
     }
 }
 
@@ -353,6 +319,21 @@ fn first_line(program: &Path, argument: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::budget::plan::Plan;
+    use crate::engine::tuning::mode::Mode;
+
+    #[test]
+    fn a_model_is_wrong_only_where_no_mode_of_tuning_fits() {
+        // Stable Diffusion: more than these 8 GB for all weights, less for adapters.
+        for (available, well) in [(Some(8_000_000_000), true), (Some(3_000_000_000), false), (None, true)] {
+            let plan = Plan { mode: Mode::Lora, need: 5_600_000_000, available, best: 14_300_000_000 };
+            let estimate = Estimate { tuned: false, goes_on: false, seconds: None, memory: Some(plan), on_gpu: false };
+            let mut findings = Findings { text: String::new(), well: true };
+            tuning(&mut findings, Path::new("model"), &estimate);
+            assert_eq!(findings.well, well, "{available:?}: {}", findings.text);
+            assert!(findings.text.contains("model, an edit needs 5.6 GB of memory"), "{}", findings.text);
+        }
+    }
 
     #[test]
     fn the_plug_in_is_enabled_by_its_line_in_the_right_section() {

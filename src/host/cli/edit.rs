@@ -2,22 +2,23 @@
 #![forbid(unsafe_code)]
 
 use super::arguments::Arguments;
-use super::picture::{self, Picture};
+use super::outcome::{Failure, print};
+use super::picture;
 use super::progress::Bar;
-use super::{Failure, model_folders, print};
 use crate::catalog;
 use crate::engine::Engine;
-use crate::engine::request::{Edit, Progress, Tuned};
+use crate::engine::request::{Edit, Tuned};
 use crate::error::{Error, Hint};
+use crate::host::installed::{engine_options, model_folders};
 use crate::host::report::{duration, edit_report};
-use crate::host::{Host, edit_active_layer, engine_options, system};
-use crate::image::LayerImage;
+use crate::host::{request, system, wait};
 use crate::job::Worker;
-use crate::params::{BUILTIN_MODEL, PARAMS, Params};
+use crate::params::{PARAMS, Params};
 use serde_json::{Map, Value, json};
-use std::ffi::OsString;
+use std::ffi::{OsString, c_int};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// What the command line asks for, checked as far as that goes without looking at files.
@@ -77,11 +78,6 @@ impl Order {
         Ok(Self { input, output, settings, etas, json: arguments.has("json") })
     }
 
-    fn params(&self, model_folders: &[PathBuf]) -> Result<Params, Error> {
-        let named = self.settings.get("model").and_then(Value::as_str);
-        catalog::find(named.unwrap_or(BUILTIN_MODEL), model_folders)?.params_for(&self.settings)
-    }
-
     /// The file for `eta`: the output itself unless there are several.
     fn output_for(&self, eta: f64) -> PathBuf {
         if self.etas.len() < 2 {
@@ -99,8 +95,7 @@ impl Order {
 /// Edits the picture; the files of etas that were done stay when a later one fails or is stopped.
 pub fn run(order: &Order) -> Result<(), Failure> {
     let started = Instant::now();
-    let folders = model_folders();
-    let mut params = order.params(&folders)?;
+    let (mut params, model) = catalog::params_of(&order.settings, &model_folders())?;
     let picture = picture::read(&order.input)?;
     let etas = if order.etas.is_empty() { vec![params.eta] } else { order.etas.clone() };
     for &eta in &etas {
@@ -110,35 +105,37 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         eprintln!("note: {note}");
     }
 
-    system::catch_stop_signals();
+    let stop_signal = system::stop_signal();
     let worker = Worker::start(Engine::new(engine_options()?))?;
-    let mut file = PictureFile {
-        picture: &picture,
-        input: &order.input,
-        output: order.output.clone(),
-        bar: Bar::default(),
-        hint: None,
-    };
+    let document = order.input.canonicalize().unwrap_or_else(|_| order.input.clone()).to_string_lossy().into_owned();
+    let mut screen = Screen::default();
     let mut outputs = Vec::new();
     for &eta in &etas {
         params.eta = eta;
-        file.output = order.output_for(eta);
+        let output = order.output_for(eta);
         let started = Instant::now();
-        let result = edit_active_layer(&mut file, &worker, &params, &folders);
-        file.bar.clear();
-        let edit = match result {
-            Err(Error::Cancelled) => {
-                return Err(Failure::Stopped(system::stop_signal().unwrap_or(libc::SIGINT)));
+        let request = request(picture.layer.clone(), document.clone(), params.clone(), model.clone());
+        let edit = wait(worker.submit(request), |progress| {
+            if stop_signal.load(Ordering::Relaxed) != 0 {
+                return ControlFlow::Break(());
             }
-            result => result?,
+            screen.tell(progress.hint);
+            screen.bar.show(progress);
+            ControlFlow::Continue(())
+        });
+        screen.bar.clear();
+        let edit = match edit {
+            Err(Error::Cancelled) => return Err(Failure::Stopped(stop_signal.load(Ordering::Relaxed) as c_int)),
+            edit => edit?,
         };
-        file.tell(edit.hint);
-        eprintln!("{}", summary(&file.output, &edit, eta, started.elapsed().as_secs_f32()));
+        picture::write(&output, &edit.picture.on(&picture.layer).0, &picture)?;
+        screen.tell(edit.hint);
+        eprintln!("{}", summary(&output, &edit, eta, started.elapsed().as_secs_f32()));
         for note in &edit.notes {
             eprintln!("note: {note}");
         }
         let mut report = edit_report(&edit, &picture.layer, &params);
-        report.insert("path".into(), json!(file.output.to_string_lossy()));
+        report.insert("path".into(), json!(output.to_string_lossy()));
         outputs.push(report);
     }
     if order.json {
@@ -162,17 +159,15 @@ fn summary(output: &Path, edit: &Edit, eta: f64, seconds: f32) -> String {
     format!("wrote {} (eta {eta}, {tuned}, {})", output.display(), duration(seconds))
 }
 
-/// A picture file as a host: its only layer is the picture, the new layer is the output file.
-struct PictureFile<'a> {
-    picture: &'a Picture,
-    input: &'a Path,
-    output: PathBuf,
+/// What the person sees meanwhile.
+#[derive(Default)]
+struct Screen {
     bar: Bar,
     /// The hint that was told last.
     hint: Option<Hint>,
 }
 
-impl PictureFile<'_> {
+impl Screen {
     /// Tells a hint once, however many steps and etas it comes with.
     fn tell(&mut self, hint: Option<Hint>) {
         if let Some(hint) = hint.filter(|_| hint != self.hint) {
@@ -180,28 +175,5 @@ impl PictureFile<'_> {
             eprintln!("hint: {hint}");
             self.hint = Some(hint);
         }
-    }
-}
-
-impl Host for PictureFile<'_> {
-    fn read_layer(&mut self) -> Result<LayerImage, Error> {
-        Ok(self.picture.layer.clone())
-    }
-
-    fn document(&mut self) -> String {
-        self.input.canonicalize().unwrap_or_else(|_| self.input.to_owned()).to_string_lossy().into_owned()
-    }
-
-    fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
-        if system::stop_signal().is_some() {
-            return ControlFlow::Break(());
-        }
-        self.tell(progress.hint);
-        self.bar.show(progress);
-        ControlFlow::Continue(())
-    }
-
-    fn insert_layer(&mut self, edit: &Edit, source: &LayerImage, _params: &Params) -> Result<(), Error> {
-        picture::write(&self.output, &edit.picture.on(source).0, self.picture)
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::catalog;
+use crate::host::installed::model_folders;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 
 /// Columns of a usual terminal.
@@ -123,7 +124,7 @@ because nobody knows where the next message begins.
 }
 
 fn edit() -> String {
-    let folders = super::model_folders();
+    let folders = model_folders();
     let model = catalog::find(BUILTIN_MODEL, &folders).and_then(|model| model.params(DEFAULT_PRESET)).ok();
     let source = if model.is_some() {
         format!("of the model {BUILTIN_MODEL}")

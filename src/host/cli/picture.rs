@@ -10,11 +10,12 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageError, I
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A picture file: its pixels, and what the output has to keep of it.
 pub struct Picture {
     /// The pixels, upright.
-    pub layer: LayerImage,
+    pub layer: Arc<LayerImage>,
     /// 16 bits per channel, not 8.
     sixteen_bits: bool,
     /// It has an alpha channel.
@@ -80,7 +81,7 @@ pub fn read(path: &Path) -> Result<Picture> {
     let rgba = image.into_rgba16();
     let layer = LayerImage::new(rgba.width(), rgba.height(), rgba.into_raw())
         .ok_or_else(|| Error::Image(Text::verbatim(format!("{} has no pixels", path.display()))))?;
-    Ok(Picture { layer, sixteen_bits, alpha, profile, notes })
+    Ok(Picture { layer: layer.into(), sixteen_bits, alpha, profile, notes })
 }
 
 /// Writes `layer` to `path` as PNG with the depth, alpha channel and profile of `like`: either the whole file or none.

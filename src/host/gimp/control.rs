@@ -190,7 +190,7 @@ impl Window {
 
     /// The parameters that the fields mean.
     fn read(&self) -> Result<Params> {
-        procedure::params_of(self.shown()?, &self.session.borrow().folders)
+        procedure::params_of(&self.shown()?, &self.session.borrow().folders)
     }
 
     /// Sets all fields; the model comes before those that its preset sets.

@@ -33,17 +33,10 @@ pub fn defaults(model_folders: &[PathBuf]) -> Result<Params> {
 }
 
 /// The parameters that `given` means: its own, or those of the preset that it names. No model means the built-in one.
-pub fn params_of(mut given: Params, model_folders: &[PathBuf]) -> Result<Params> {
-    if given.model.trim().is_empty() {
-        given.model = BUILTIN_MODEL.to_owned();
+pub fn params_of(given: &Params, model_folders: &[PathBuf]) -> Result<Params> {
+    let mut values = given.to_json();
+    if given.preset != Preset::Custom {
+        PARAMS.iter().filter(|param| param.is_of_preset()).for_each(|param| drop(values.remove(param.id)));
     }
-    given.check()?;
-    if given.preset == Preset::Custom {
-        return Ok(given);
-    }
-    let mut params = catalog::find(&given.model, model_folders)?.params(given.preset)?;
-    for param in PARAMS.iter().filter(|param| !param.is_of_preset()) {
-        params.set(param.id, &given.get(param.id).expect("a row of the table"))?;
-    }
-    Ok(params)
+    Ok(catalog::params_of(&values, model_folders)?.0)
 }

@@ -10,7 +10,7 @@ use crate::engine::budget::cost::Estimate;
 use crate::engine::picture::pixels::Picture;
 use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
-use crate::host::installed::library_folder;
+use crate::host::installed::{engine_options, model_folders};
 use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::{Made, Recipe};
 use crate::host::report::{self, progress_text, summary};
@@ -119,8 +119,8 @@ impl Session {
         gimp.start();
         let document = Document::open(gimp, image, layer)?;
         system::yield_to_other_programs();
-        let worker = Worker::start(Engine::new(host::engine_options()?))?;
-        let folders = catalog::folders(library_folder().as_deref());
+        let worker = Worker::start(Engine::new(engine_options()?))?;
+        let folders = model_folders();
         Ok(Self {
             document,
             folders,

@@ -1,43 +1,9 @@
 //! Unix: Linux and macOS.
 
-use std::ffi::{CStr, CString, OsStr, OsString, c_int, c_void};
+use std::ffi::{CStr, OsStr, OsString, c_int, c_void};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
-
-static SIGNAL: AtomicI32 = AtomicI32::new(0);
-
-extern "C" fn remember(signal: c_int) {
-    SIGNAL.store(signal, Ordering::Relaxed);
-}
-
-/// From now on the first Ctrl+C (or SIGTERM) is only remembered for [`stop_signal`]; the second one kills as usual.
-pub fn catch_stop_signals() {
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: an all-zero sigaction is a valid one: default handler, empty mask, no flags.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = remember as extern "C" fn(c_int) as libc::sighandler_t;
-        action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
-        // SAFETY: the handler only stores to an atomic, which is allowed at any moment.
-        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
-    }
-}
-
-/// The signal that asked to stop, if one came.
-pub fn stop_signal() -> Option<c_int> {
-    Some(SIGNAL.load(Ordering::Relaxed)).filter(|&signal| signal != 0)
-}
-
-/// Columns of the terminal behind stderr; `None` when stderr is not a terminal.
-pub fn terminal_width() -> Option<usize> {
-    // SAFETY: an all-zero winsize is a valid one.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: TIOCGWINSZ writes one winsize to the pointer.
-    let answer = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    // Some terminals do not know their size and say 0.
-    (answer == 0).then(|| if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
-}
 
 /// Lets every other program go first: threads that are started after this use what the others leave of the processor.
 pub fn yield_to_other_programs() {
@@ -76,38 +42,6 @@ fn system_number(name: &CStr) -> Option<u64> {
         (0, 8) => Some(u64::from_ne_bytes(bytes)),
         _ => None,
     }
-}
-
-/// Bytes that this account can still write to the disk of `folder`; `None` when the folder is not there.
-pub fn free_disk(folder: &Path) -> Option<u64> {
-    let path = CString::new(folder.as_os_str().as_bytes()).ok()?;
-    // SAFETY: an all-zero statvfs is a valid one.
-    let mut disk: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `path` ends with NUL and statvfs writes one struct to the pointer.
-    let answer = unsafe { libc::statvfs(path.as_ptr(), &raw mut disk) };
-    // Their widths differ from one Unix to the next.
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
-    (answer == 0).then(|| u64::from(disk.f_bavail).saturating_mul(disk.f_frsize as u64))
-}
-
-/// Opens a shared library for good; why it cannot be opened.
-pub fn open_library(name: &CStr) -> Result<*mut c_void, String> {
-    // SAFETY: opening a shared library runs its initializers; libgimp and GTK are made for that.
-    let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_GLOBAL | libc::RTLD_NODELETE) };
-    if library.is_null() {
-        // SAFETY: after a failed dlopen this is a C string, valid until the next call of a dl function.
-        return Err(unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned());
-    }
-    Ok(library)
-}
-
-/// The address of a function in the library or in one that it needs; null when there is none.
-///
-/// # Safety
-/// `library` came from [`open_library`].
-pub unsafe fn find_function(library: *mut c_void, name: &CStr) -> *mut c_void {
-    // SAFETY: the caller's promise; the library is never closed; the name is a C string.
-    unsafe { libc::dlsym(library, name.as_ptr()) }
 }
 
 /// The file with the library or program that holds `function`.

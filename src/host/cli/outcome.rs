@@ -1,0 +1,56 @@
+//! How a command ends: what it prints, or why it fails.
+#![forbid(unsafe_code)]
+
+use crate::error::{Doing, Error};
+use std::ffi::c_int;
+use std::io::Write;
+
+/// Why a command ended without success.
+pub enum Failure {
+    /// The arguments make no sense; exit status 2.
+    Usage(String),
+    /// It was tried and failed; exit status 1.
+    Failed(Error),
+    /// `doctor` found something that is wrong and has said it; exit status 1.
+    Unwell,
+    /// A signal asked to stop; exit status 128 and its number, 130 for Ctrl+C.
+    Stopped(c_int),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Failure {
+    /// Tells the person why and returns the exit status.
+    pub fn tell(self) -> c_int {
+        match self {
+            Self::Usage(message) => {
+                eprintln!("imagic-edit: {message}\nimagic-edit --help says how to use it");
+                2
+            }
+            Self::Failed(error) => {
+                eprintln!("imagic-edit: {error}");
+                1
+            }
+            Self::Unwell => 1,
+            Self::Stopped(signal) => {
+                eprintln!("imagic-edit: stopped");
+                128 + signal
+            }
+        }
+    }
+}
+
+/// Writes to stdout; a reader that has seen enough (`| head`) is not an error.
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::file(Doing::Write, "standard output".as_ref())(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,239 @@
+//! `imagic-edit serve`: the engine as a child process of a host program, by messages over standard input and output.
+//!
+//! A host that loads the library dies with it; this way only the child does, and the user's unsaved work stays.
+#![forbid(unsafe_code)]
+
+mod answers;
+mod protocol;
+
+use crate::catalog;
+use crate::engine::Engine;
+use crate::engine::request::{Edit, EditRequest, Progress};
+use crate::error::{Error, Result};
+use crate::host::installed::{engine_options, model_folders};
+use crate::host::last_values::remember_values;
+use crate::host::pixel_layout::{Layout, PixelFormat};
+use crate::host::policy::{KEPT_RESULTS, POLL};
+use crate::host::{request, system};
+use crate::image::LayerImage;
+use crate::job::{Estimating, Job, JobState, Worker};
+use crate::params::Params;
+use crate::text::Text;
+use answers::complaint;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use protocol::{EditOrder, Message, Request, say};
+use serde_json::{Map, Value, json};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One edit that was asked for and has not ended.
+struct Running {
+    job: Job,
+    wanted: Wanted,
+    source: Arc<LayerImage>,
+    params: Params,
+    told: Option<Progress>,
+}
+
+/// How the host wants to see a result.
+struct Wanted {
+    /// The number of the job.
+    number: u64,
+    format: PixelFormat,
+    /// Longest side, where it is only looked at.
+    side: Option<u32>,
+}
+
+struct Server {
+    worker: Worker,
+    folders: Vec<PathBuf>,
+    running: Vec<Running>,
+    /// Estimates that were asked for, with their numbers.
+    estimates: Vec<(u64, Estimating)>,
+    /// The picture that came last, with its format.
+    picture: Option<(Arc<LayerImage>, PixelFormat)>,
+    /// Its latest results, so that one that was looked at becomes a layer without another edit.
+    results: VecDeque<(Params, Edit)>,
+}
+
+/// Serves until standard input ends, which it does when the host closes it, ends or is killed.
+pub fn run() -> Result<()> {
+    system::yield_to_other_programs();
+    let worker = Worker::start(Engine::new(engine_options()?))?;
+    let (running, estimates, results) = (Vec::new(), Vec::new(), VecDeque::new());
+    let mut server = Server { worker, folders: model_folders(), running, estimates, picture: None, results };
+    let outcome = server.serve(&protocol::read_in_background()?);
+    // Dropping the worker would wait for the running step, and nobody is left to wait for.
+    std::mem::forget(server);
+    outcome
+}
+
+impl Server {
+    fn serve(&mut self, inbox: &Receiver<Message>) -> Result<()> {
+        say(&answers::hello(&self.folders), &[])?;
+        loop {
+            let message = if self.running.is_empty() && self.estimates.is_empty() {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                inbox.recv_timeout(POLL)
+            };
+            match message {
+                Ok(Message::Request(request, pixels)) => self.answer(request, &pixels)?,
+                Ok(Message::Broken(reason)) => {
+                    let reason = Text::verbatim(reason);
+                    say(&complaint(None, reason.clone()), &[])?;
+                    return Err(Error::Host(reason));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            self.poll_jobs()?;
+        }
+    }
+
+    fn answer(&mut self, request: Map<String, Value>, pixels: &[u8]) -> Result<()> {
+        let job = request.get("job").and_then(Value::as_u64);
+        let answered = match serde_json::from_value(Value::Object(request)) {
+            Ok(Request::Edit(order)) => self.edit(order, pixels),
+            Ok(Request::Estimate(order)) => self.estimate(order, pixels),
+            Ok(Request::Stop { job }) => {
+                self.running.iter().filter(|one| one.wanted.number == job).for_each(|one| one.job.cancel());
+                Ok(())
+            }
+            Ok(Request::Models) => say(&json!({ "event": "models", "models": answers::models(&self.folders) }), &[]),
+            Ok(Request::Model { name }) => say(&answers::named_model(&name, &self.folders), &[]),
+            Ok(Request::Remember { params }) => remember(&params),
+            Err(error) => Err(wrong(format!("this message makes no sense: {error}"))),
+        };
+        match answered {
+            // Nobody hears a complaint about that.
+            Err(error @ Error::File { .. }) => Err(error),
+            answered => answered.or_else(|error| say(&complaint(job, error.text()), &[])),
+        }
+    }
+
+    fn edit(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
+        let (number, side) = (order.job, order.side);
+        if self.running.iter().any(|running| running.wanted.number == number) {
+            return Err(wrong(format!("job {number} runs already; give every job a number of its own")));
+        }
+        let (request, format) = self.request(order, pixels)?;
+        let (source, params) = (request.layer.clone(), request.params.clone());
+        let wanted = Wanted { number, format, side };
+        if let Some((_, known)) = self.results.iter().find(|(known, _)| *known == params) {
+            return wanted.tell(known, &source, &params);
+        }
+        self.running.push(Running { job: self.worker.submit(request), wanted, source, params, told: None });
+        Ok(())
+    }
+
+    fn estimate(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
+        let number = order.job;
+        let (request, _) = self.request(order, pixels)?;
+        self.estimates.push((number, self.worker.estimate(request)));
+        Ok(())
+    }
+
+    fn request(&mut self, order: EditOrder, pixels: &[u8]) -> Result<(EditRequest, PixelFormat)> {
+        if let (Some(width), Some(height), Some(format)) = (order.width, order.height, order.format) {
+            let layout = Layout::new(format, width, height, None).map_err(Error::Image)?;
+            if pixels.len() != layout.bytes {
+                let (got, expected) = (pixels.len(), layout.bytes);
+                return Err(wrong(format!("{got} bytes of pixels came, {width}x{height} pixels are {expected}")));
+            }
+            self.picture = Some((layout.read(pixels).map_err(Error::Image)?.into(), format));
+            self.results.clear();
+        } else if order.width.is_some() || order.height.is_some() || order.format.is_some() || !pixels.is_empty() {
+            return Err(wrong("width, height, format and bytes belong together; give all or none"));
+        }
+        let Some((layer, format)) = self.picture.clone() else {
+            return Err(wrong("no picture has come yet; give width, height, format and bytes"));
+        };
+        let (params, model) = catalog::params_of(&order.params, &self.folders)?;
+        let request = request(layer, order.document, params, model);
+        Ok((EditRequest { previews: order.previews, ..request }, format))
+    }
+
+    /// Tells what has changed.
+    fn poll_jobs(&mut self) -> Result<()> {
+        for mut one in std::mem::take(&mut self.running) {
+            let number = one.wanted.number;
+            match one.job.poll() {
+                JobState::Running(progress) => {
+                    if let Some(progress) = progress.filter(|progress| one.told.as_ref() != Some(progress)) {
+                        one.tell_progress(progress)?;
+                    }
+                    self.running.push(one);
+                }
+                JobState::Ended(Ok(edit)) => {
+                    one.wanted.tell(&edit, &one.source, &one.params)?;
+                    // Another picture may have come meanwhile.
+                    if self.picture.as_ref().is_some_and(|(picture, _)| Arc::ptr_eq(picture, &one.source)) {
+                        self.results.truncate(KEPT_RESULTS - 1);
+                        self.results.push_front((one.params, *edit));
+                    }
+                }
+                JobState::Ended(Err(Error::Cancelled)) => say(&json!({ "event": "stopped", "job": number }), &[])?,
+                JobState::Ended(Err(error)) => say(&complaint(Some(number), error.text()), &[])?,
+            }
+        }
+        for (number, estimating) in std::mem::take(&mut self.estimates) {
+            match estimating.poll() {
+                None => self.estimates.push((number, estimating)),
+                Some(Ok(estimate)) => say(&answers::estimate(number, &estimate), &[])?,
+                Some(Err(error)) => say(&complaint(Some(number), error.text()), &[])?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    /// With the pixels of a picture that has not been shown yet.
+    fn tell_progress(&mut self, progress: Progress) -> Result<()> {
+        let mut message = answers::progress(self.wanted.number, &progress);
+        let shown = self.told.as_ref().and_then(|told| told.preview.as_ref());
+        let is_new = |preview: &&Arc<LayerImage>| !shown.is_some_and(|shown| Arc::ptr_eq(shown, preview));
+        let mut pixels = Vec::new();
+        if let Some(preview) = progress.preview.as_ref().filter(is_new) {
+            pixels = self.wanted.pixels(preview);
+            message["preview"] = json!({ "width": preview.width(), "height": preview.height() });
+            message["bytes"] = pixels.len().into();
+        }
+        self.told = Some(progress);
+        say(&message, &pixels)
+    }
+}
+
+impl Wanted {
+    /// Renders the result at the size at which it is wanted.
+    fn tell(&self, edit: &Edit, source: &LayerImage, params: &Params) -> Result<()> {
+        let (result, _) = match self.side {
+            Some(side) => edit.picture.on(&source.shrunk(side)),
+            None => edit.picture.on(source),
+        };
+        let pixels = self.pixels(&result);
+        say(&answers::done(self.number, edit, params, source, &result, pixels.len()), &pixels)
+    }
+
+    fn pixels(&self, picture: &LayerImage) -> Vec<u8> {
+        let layout = Layout::new(self.format, picture.width(), picture.height(), None);
+        let layout = layout.expect("no larger than a layer is");
+        let mut pixels = vec![0; layout.bytes];
+        layout.write(picture, &mut pixels);
+        pixels
+    }
+}
+
+/// Keeps `given` as the values with which the next dialog opens, in any host.
+fn remember(given: &Map<String, Value>) -> Result<()> {
+    let mut params = Params::paper();
+    params.set_all(given)?;
+    remember_values(&params)
+}
+
+/// What only whoever writes a host reads.
+fn wrong(reason: impl Into<String>) -> Error {
+    Error::Host(Text::verbatim(reason))
+}

@@ -1,0 +1,119 @@
+//! What `serve` tells its host, in the user's language: the greeting, and an answer to each question.
+#![forbid(unsafe_code)]
+
+use super::protocol::PROTOCOL;
+use crate::catalog;
+use crate::engine::budget::cost::Estimate;
+use crate::engine::request::{Edit, Progress};
+use crate::host::language::{language, translate};
+use crate::host::last_values::last_values;
+use crate::host::policy;
+use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text};
+use crate::image::LayerImage;
+use crate::params::{BUILTIN_MODEL, Params};
+use crate::text::Text;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// What comes first: all that a dialog needs.
+pub fn hello(folders: &[PathBuf]) -> Value {
+    json!({
+        "event": "hello",
+        "protocol": PROTOCOL,
+        "version": env!("CARGO_PKG_VERSION"),
+        "parameters": parameters_report(translate)["parameters"],
+        "models": models(folders),
+        "builtin_model": BUILTIN_MODEL,
+        "last_values": last_values().map(|params| params.to_json()),
+        "policy": policy(),
+        "texts": {
+            "other_models": translate(&report::OTHER_MODELS),
+            "first_edit": translate(&report::FIRST_EDIT),
+            "known_image": translate(&report::KNOWN_IMAGE),
+            "stopping": translate(&report::STOPPING),
+            "stopped": translate(&report::STOPPED),
+        },
+        "translations": language().entries(),
+    })
+}
+
+/// All models that can be named.
+pub fn models(folders: &[PathBuf]) -> Vec<Value> {
+    catalog::list(folders).iter().map(|model| model_report(model, translate)).collect()
+}
+
+/// What Krita's dialog does as GIMP's do.
+fn policy() -> Value {
+    let button = |button: &&policy::Button| {
+        let texts = json!({ "label": translate(&button.label), "tooltip": translate(&button.tooltip) });
+        (button.id.to_owned(), texts)
+    };
+    json!({
+        "strengths": policy::STRENGTHS,
+        "seeds": policy::SEEDS,
+        "new_seeds": policy::NEW_SEEDS,
+        "previews": policy::PREVIEWS,
+        "shown_side": policy::SHOWN_SIDE,
+        "at_once": policy::AT_ONCE,
+        "pause": policy::PAUSE.as_millis() as u64,
+        "averaged": policy::AVERAGED,
+        "remembered_runs": policy::REMEMBERED_RUNS,
+        "buttons": policy::BUTTONS.iter().map(button).collect::<Map<_, _>>(),
+    })
+}
+
+/// What is known of the model that is called `name`, or why it cannot be used.
+pub fn named_model(name: &str, folders: &[PathBuf]) -> Value {
+    match catalog::find(name, folders) {
+        Ok(found) => json!({ "event": "model", "name": name, "model": model_report(&found, translate) }),
+        Err(error) => {
+            let message = translate(&error.text().sentence());
+            json!({ "event": "model", "name": name, "model": null, "message": message })
+        }
+    }
+}
+
+pub fn progress(job: u64, progress: &Progress) -> Value {
+    json!({
+        "event": "progress",
+        "job": job,
+        "stage": report::stage_id(progress.stage),
+        "step": progress.step,
+        "steps": progress.steps,
+        "loss": progress.loss,
+        "fraction": progress.fraction,
+        "seconds_left": progress.seconds_left,
+        "text": translate(&progress_text(progress)),
+        "hint": progress.hint.map(|hint| translate(&hint.text().sentence())),
+    })
+}
+
+pub fn estimate(job: u64, estimate: &Estimate) -> Value {
+    json!({
+        "event": "estimate",
+        "job": job,
+        "tuned": estimate.tuned,
+        "goes_on": estimate.goes_on,
+        "seconds": estimate.seconds,
+        "text": translate(&report::cost_text(estimate)),
+    })
+}
+
+/// A finished edit of `source`, whose `shown` pixels follow in so many `bytes`.
+pub fn done(job: u64, edit: &Edit, params: &Params, source: &LayerImage, shown: &LayerImage, bytes: usize) -> Value {
+    json!({
+        "event": "done",
+        "job": job,
+        "name": layer_name(params),
+        "summary": translate(&report::summary(edit)),
+        "report": edit_report(edit, source, params),
+        "width": shown.width(),
+        "height": shown.height(),
+        "bytes": bytes,
+    })
+}
+
+/// What went wrong with `job`, or with a message that names none.
+pub fn complaint(job: Option<u64>, reason: Text) -> Value {
+    json!({ "event": "failed", "job": job, "message": translate(&reason.sentence()) })
+}

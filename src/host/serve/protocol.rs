@@ -1,0 +1,137 @@
+//! The messages of `serve`: what a host can ask for, and how messages are read and written. What `imagic-edit serve --help`
+//! prints describes them.
+#![forbid(unsafe_code)]
+
+use crate::error::{Doing, Error, Result};
+use crate::host::pixel_layout::PixelFormat;
+use crate::image::MAX_AREA;
+use crate::text::text;
+use crossbeam::channel::{Receiver, bounded};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
+
+/// Version of the protocol. It grows with every change that a host would notice.
+pub const PROTOCOL: u32 = 3;
+
+/// Bytes of a message's line; a prompt of a thousand words is a hundredth of it.
+const MAX_LINE: u64 = 1 << 20;
+
+/// Bytes of the largest picture, as 16-bit RGBA.
+const MAX_PIXELS: u64 = MAX_AREA * 8;
+
+/// What a host asks for.
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Edit(EditOrder),
+    Estimate(EditOrder),
+    Stop { job: u64 },
+    Models,
+    Model { name: String },
+    Remember { params: Map<String, Value> },
+}
+
+#[derive(Deserialize)]
+pub struct EditOrder {
+    pub job: u64,
+    pub params: Map<String, Value>,
+    #[serde(default)]
+    pub document: String,
+    #[serde(default)]
+    pub previews: u32,
+    /// Longest side of a result that is only looked at.
+    pub side: Option<u32>,
+    // Of the pixels that follow; all three are left out when the picture that came last is meant.
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    pub format: Option<PixelFormat>,
+}
+
+/// What the reader's thread found on standard input.
+pub enum Message {
+    /// A JSON object, and the bytes that followed it.
+    Request(Map<String, Value>, Vec<u8>),
+    /// What follows cannot be told apart any more.
+    Broken(String),
+}
+
+/// One message to the host.
+pub fn say(message: &Value, pixels: &[u8]) -> Result<()> {
+    let mut out = stdout().lock();
+    let written = writeln!(out, "{message}").and_then(|()| out.write_all(pixels)).and_then(|()| out.flush());
+    written.map_err(Error::file(Doing::Write, "standard output".as_ref()))
+}
+
+/// A thread that reads messages while an edit runs; the channel closes with standard input.
+pub fn read_in_background() -> Result<Receiver<Message>> {
+    // One at a time: pictures are large.
+    let (sender, inbox) = bounded(1);
+    let read = move || {
+        let mut input = BufReader::new(stdin());
+        while let Some(message) = next_message(&mut input) {
+            let is_last = matches!(message, Message::Broken(_));
+            if sender.send(message).is_err() || is_last {
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("imagic-messages".into()).spawn(read).map_err(|error| {
+        Error::Engine(text!("cannot start a thread: {error}; close other programs and try again", error = &error))
+    })?;
+    Ok(inbox)
+}
+
+/// `None` at the end, also where it comes amid a message: whoever wrote that is gone.
+fn next_message(input: &mut impl BufRead) -> Option<Message> {
+    let mut line = Vec::new();
+    input.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
+    if line.pop_if(|last| *last == b'\n').is_none() {
+        let too_long = line.len() as u64 == MAX_LINE;
+        return too_long.then(|| Message::Broken(format!("a line is longer than {MAX_LINE} bytes")));
+    }
+    let mut request: Map<String, Value> = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(error) => return Some(Message::Broken(format!("a line is not a JSON object: {error}"))),
+    };
+    let bytes = match request.remove("bytes").map(|bytes| (bytes.as_u64().filter(|&bytes| bytes <= MAX_PIXELS), bytes))
+    {
+        None => 0,
+        Some((Some(bytes), _)) => bytes,
+        Some((None, given)) => return Some(Message::Broken(format!("bytes is {given}, must be 0 to {MAX_PIXELS}"))),
+    };
+    let mut pixels = Vec::new();
+    let read = input.take(bytes).read_to_end(&mut pixels).ok()?;
+    (read as u64 == bytes).then_some(Message::Request(request, pixels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_told_apart_and_the_rest_of_one_is_the_end() {
+        let next = |input: &mut &[u8]| match next_message(input) {
+            Some(Message::Request(request, pixels)) => format!("{} {pixels:?}", Value::Object(request)),
+            Some(Message::Broken(reason)) => reason,
+            None => "the end".to_owned(),
+        };
+        let mut input = &b"{\"do\":\"a\",\"bytes\":3}\n12\n{\"do\":\"b\"}\n{\"do\":\"c\",\"bytes\":9}\n12"[..];
+        assert_eq!(next(&mut input), "{\"do\":\"a\"} [49, 50, 10]");
+        assert_eq!(next(&mut input), "{\"do\":\"b\"} []");
+        assert_eq!(next(&mut input), "the end");
+        for (text, reason) in [
+            ("pixels\n", "a line is not a JSON object"),
+            ("[1]\n", "a line is not a JSON object"),
+            ("{\"bytes\":-1}\n", "bytes is -1, must be 0 to"),
+            ("{\"bytes\":99999999999}\n", "bytes is 99999999999, must be 0 to"),
+            ("{\"do\":", "the end"),
+            ("", "the end"),
+        ] {
+            let found = next(&mut text.as_bytes());
+            assert!(found.starts_with(reason), "{text}: {found}");
+        }
+        let long = vec![b' '; MAX_LINE as usize + 1];
+        assert!(next(&mut long.as_slice()).starts_with("a line is longer than"));
+    }
+}
