@@ -11,14 +11,14 @@
 //! ```text
 //!   GIMP 2.10      GIMP 3       C program     shell     Krita (plugin-manifest/krita)
 //!       |             |             |           |         |  messages over pipes
-//!  host/gimp2.rs host/gimp3.rs host/capi.rs host/cli.rs host/cli/serve.rs   unsafe, C and files: only here
+//!  host/gimp2.rs host/gimp3.rs host/capi.rs host/cli.rs host/serve.rs   unsafe, C and files: only here
 //!       \_____________|_____________|___________|_________/
 //!                  host.rs       layer in, new layer out
 //!                  job.rs        one thread owns the engine: submit, poll, cancel
 //!                 engine.rs      order of the stages, what is kept;    catalog.rs  which models can be chosen
 //!              engine/imagic.rs  the paper
 //!   engine/{store, budget, tuning, model, picture, ops, device, random}   wings, each above the next
-//!  leaves for all: image.rs, params.rs, error.rs, text.rs
+//!  leaves for all: image.rs, params.rs, error.rs, text.rs, files.rs
 //! ```
 //!
 //! The arrows of `use` point downwards only.

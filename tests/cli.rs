@@ -352,7 +352,19 @@ fn doctor_names_what_is_wrong_and_how_to_mend_it() {
     assert!(joined.contains("holds imagic-edit 0.0.1, this is imagic-edit"), "{text}");
     assert!(joined.contains("-> run installer/install.sh"), "{text}");
     assert!(joined.contains("ok processor with"), "{text}");
-    assert!(joined.contains("scenes-64"), "{text}");
+    // Tiny, so that tuning it fits into any memory.
+    assert!(joined.contains("scenes-64, an edit needs ") && !joined.contains("WRONG scenes-64"), "{text}");
+}
+
+#[test]
+fn an_unknown_precision_is_refused_with_the_known_ones() {
+    let home = Home::new("precision");
+    save(&home, "in.png", &picture(8, 8));
+    let mut command = home.command(program(&home));
+    command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png"]).env("IMAGIC_PRECISION", "fp8");
+    let (status, _, messages) = output(command);
+    assert_eq!(status, Some(1));
+    assert!(messages.contains("IMAGIC_PRECISION is fp8, must be f32, tf32 or bf16"), "{messages}");
 }
 
 #[test]

@@ -198,6 +198,31 @@ fn a_picture_comes_once_for_an_estimate_and_edits_which_show_how_it_forms() {
 }
 
 #[test]
+fn a_result_that_is_looked_at_is_small_and_comes_in_full_without_another_edit() {
+    let home = Home::new("serve-side");
+    let (mut engine, _) = Engine::start(&home);
+    engine.edit(1, "bgra8", &picture(), quick("x"));
+    let (_, whole, _) = engine.end();
+    let mut params = quick("x");
+    params["seed"] = json!(5);
+    engine.ask(json!({ "do": "edit", "job": 2, "params": params, "side": 9 }));
+    let (done, small, _) = engine.end();
+    assert_eq!((&done["width"], &done["height"], small.len()), (&json!(9), &json!(9), 9 * 9 * 4), "{done}");
+    assert_eq!((&done["report"]["width"], &done["report"]["tuned"]), (&json!(SIDE), &json!("in_memory")));
+    // Without a step, which would be told.
+    for (job, params, tuned, expected) in [(3, params, "in_memory", None), (4, quick("x"), "now", Some(&whole))] {
+        engine.ask(json!({ "do": "edit", "job": job, "params": params }));
+        let (done, pixels, progress) = engine.end();
+        assert_eq!((&done["width"], &done["report"]["tuned"]), (&json!(SIDE), &json!(tuned)), "{done}");
+        assert!(progress.is_empty() && pixels.len() == whole.len(), "{progress:?}");
+        assert!(expected.is_none_or(|expected| *expected == pixels), "job {job}");
+    }
+    // Of another picture nothing is known.
+    engine.edit(5, "rgba16", &picture16(), quick("x"));
+    assert!(!engine.end().2.is_empty());
+}
+
+#[test]
 fn the_greeting_has_all_that_a_dialog_needs() {
     let home = Home::new("serve-hello");
     home.add_model("other", r#"{"preset": {"eta": 0.9}, "description": "Draws noise."}"#);
@@ -211,6 +236,9 @@ fn the_greeting_has_all_that_a_dialog_needs() {
         let params = &hello["models"][0]["presets"][preset];
         assert_eq!((&params["eta"], &params["preset"]), (&json!(0.9), &json!(preset)));
     }
+    let policy = &hello["policy"];
+    assert_eq!((&policy["seeds"], &policy["strengths"][6], &policy["pause"]), (&json!(6), &json!(1.2), &json!(400)));
+    assert_eq!(policy["buttons"]["insert"]["label"], "Insert");
     assert!(hello["last_values"].is_null() && hello["texts"]["stopped"].is_string(), "{hello}");
 
     engine.ask(json!({ "do": "remember", "params": quick("remembered") }));

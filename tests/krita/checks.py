@@ -461,36 +461,37 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         dialog = opened.dialog()
         fill(dialog, eta=0.8, seed=3)
         press_edit(dialog)
-        compare(dialog, "Compare strengths")
+        compare(dialog, "Try strengths")
         texts, strengths = pictures(dialog)
         assert texts == ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2"], texts
         assert opened.layers() == ["Background", "a red square (eta 0.8)"], "comparing inserted a layer"
-        compare(dialog, "Compare seeds")
+        compare(dialog, "Five more seeds")
         texts, seeds = pictures(dialog)
         assert texts == ["3", "4", "5", "6", "7", "8"], texts
         assert len({one.pixels for one in seeds}) == 6, "seeds make no difference"
         last_job = dialog._engine._last_job
-        button(dialog, "Compare strengths").click()
+        button(dialog, "Try strengths").click()
         # Everything is there at once, and nothing was computed.
         assert pictures(dialog)[1] == strengths, "a picture was computed twice"
         settle()
         assert dialog._work.job is None and dialog._engine._last_job <= last_job + 1
 
         mark(dialog, 1)
-        button(dialog, "Insert marked").click()
+        button(dialog, "Insert").click()
         names = ["Background", "a red square (eta 0.8)", "a red square (eta 0.2)"]
         assert opened.layers() == names, opened.layers()
         mark(dialog, 1, 2, 4, 6)
         QApplication.primaryScreen().grabWindow(0).save(os.path.join(PICTURES, "2-strip.png"))
-        button(dialog, "Insert marked").click()
+        of_one = strengths[2].pixels
+        button(dialog, "Insert").click()
         assert opened.layers() == names + ["a red square"], opened.layers()
         group = opened.document.topLevelNodes()[3]
         # 0.2 and 0.8 are layers already.
         assert [layer.name() for layer in group.childNodes()] == ["eta 0.4, seed 3", "eta 1.2, seed 3"]
-        assert opened.pixels(group.childNodes()[0]) == strengths[2].pixels
+        assert opened.pixels(group.childNodes()[0]) == of_one
         for layer, eta in zip(group.childNodes(), (0.4, 1.2)):
             assert Source(opened.document, layer).recipe["params"]["eta"] == eta, "a layer lost its recipe"
-        button(dialog, "Insert marked").click()
+        button(dialog, "Insert").click()
         assert opened.layers() == names + ["a red square"], "the same picture was inserted twice"
         undo()
         assert opened.layers() == names, "several layers were not one step of undo"
@@ -498,7 +499,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         settle()
         # The next one comes above the group.
         mark(dialog, 0)
-        button(dialog, "Insert marked").click()
+        button(dialog, "Insert").click()
         assert opened.layers() == names + ["a red square", "a red square (eta 0)"], opened.layers()
 
 
@@ -541,7 +542,7 @@ def the_picture_is_seen_as_it_forms_and_against_the_original():
         assert 1 <= len(formed) <= 3, len(formed)
         result = dialog._area.shown()
         assert result != original and result.size() == original.size()
-        switch = next(box for box in dialog.findChildren(QCheckBox) if box.text().replace("&", "") == "Show original")
+        switch = next(box for box in dialog.findChildren(QCheckBox) if box.text().replace("&", "") == "View original")
         switch.click()
         assert dialog._area.shown() == original
         settle()
@@ -624,9 +625,9 @@ def the_last_result_of_a_group_goes_with_its_group():
     with Opened() as opened:
         dialog = opened.dialog()
         fill(dialog)
-        compare(dialog, "Compare strengths")
+        compare(dialog, "Try strengths")
         mark(dialog, 1, 2)
-        button(dialog, "Insert marked").click()
+        button(dialog, "Insert").click()
         names = ["Background", "a red square"]
         assert opened.layers() == names, opened.layers()
         source = Source(opened.document, opened.layer)
@@ -734,7 +735,7 @@ def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
         room = dialog.screen().availableGeometry()
         dialog.move(room.right() - dialog.frameGeometry().width(), room.bottom() - dialog.frameGeometry().height())
         press_edit(dialog)
-        compare(dialog, "Compare strengths")
+        compare(dialog, "Try strengths")
         # As long as that of the model that comes with the plug-in.
         dialog._form._description.setText("Small drawn scenes of many kinds. " * 7)
         dialog._form._description.show()
@@ -775,7 +776,7 @@ def the_dialog_is_usable_with_the_keyboard_alone():
             wait_until("the keyboard", lambda keyboard=keyboard: keyboard.poll() is not None)
         wait_until("the result", lambda: len(opened.layers()) == 2)
         assert opened.layers()[1] == "typed text (eta 0.7)", opened.layers()
-        compare(dialog, "Compare strengths")
+        compare(dialog, "Try strengths")
         strip, reached = dialog.findChild(QListWidget), set()
         for _ in range(60):
             reached.add(dialog.focusWidget())

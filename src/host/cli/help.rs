@@ -99,8 +99,11 @@ one after the other; each is answered by any number of
       with \"previews\": N in the order up to N times also \"preview\": {\"width\",
       \"height\"} and \"bytes\": the picture as it forms follows, in the same format
 and then by one of
-  {\"event\": \"done\", \"job\", \"name\", \"summary\", \"report\", \"bytes\"}
-      the edited pixels follow, in the same format; 'name' is for the layer
+  {\"event\": \"done\", \"job\", \"name\", \"summary\", \"report\", \"width\",
+   \"height\", \"bytes\"}
+      the edited pixels follow, in the same format; 'name' is for the layer.
+      With \"side\": N in the order they are no larger than N on a side, to be
+      looked at; the same order without it then brings all of them at once
   {\"event\": \"stopped\", \"job\"}
   {\"event\": \"failed\", \"job\", \"message\"}
 

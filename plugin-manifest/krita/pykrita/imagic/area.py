@@ -26,7 +26,7 @@ CHECKS = 8
 class Area(QWidget):
     """The picture, a line that says what it is, and the switch between it and the original."""
 
-    def __init__(self, mnemonics):
+    def __init__(self):
         super().__init__()
         self._original = self._image = None
         self._canvas = _Canvas()
@@ -36,8 +36,7 @@ class Area(QWidget):
         # A long text must not widen the dialog.
         self._caption.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self._caption.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self._switch = QCheckBox(mnemonics.mark("Show original"))
-        self._switch.setToolTip(tr("Shows what is edited in place of the edit."))
+        self._switch = QCheckBox()
         below = QHBoxLayout()
         below.addWidget(self._switch)
         below.addWidget(self._caption, 1)
@@ -48,6 +47,11 @@ class Area(QWidget):
         self._switch.toggled.connect(lambda _: self._show())
         self._canvas.held = self._show
         self._show()
+
+    def build(self, button, mnemonics):
+        """The words on the switch."""
+        self._switch.setText(mnemonics.mark(button["label"]))
+        self._switch.setToolTip(button["tooltip"])
 
     def set_original(self, image):
         """Another picture is edited; there is no result of it."""

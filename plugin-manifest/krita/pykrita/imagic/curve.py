@@ -3,9 +3,6 @@
 from .language import number, tr
 from .qt import QPainter, QPalette, QPen, QPointF, QPolygonF, Qt, QWidget
 
-# Losses jump with the timestep that was drawn; so many of them in a row are averaged for the line.
-AVERAGED = 25
-
 # Points that are drawn at most; more would lie on each other.
 MOST_POINTS = 400
 
@@ -16,8 +13,13 @@ class LossCurve(QWidget):
     def __init__(self):
         super().__init__()
         self.setFixedHeight(4 * self.fontMetrics().lineSpacing())
-        self.setToolTip(tr("Loss of stages A and B, averaged over {} steps.", AVERAGED))
+        self._averaged = 1
         self._stages = {}
+
+    def average(self, steps):
+        """Losses jump with the timestep that was drawn; so many of them in a row are averaged for the line."""
+        self._averaged = steps
+        self.setToolTip(tr("Loss of stages A and B, averaged over {} steps.", steps))
 
     def clear(self):
         """Forgets everything."""
@@ -40,7 +42,7 @@ class LossCurve(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         palette = self.palette()
         painter.fillRect(self.rect(), palette.color(QPalette.ColorRole.Base))
-        lines = [_averaged(losses) for losses in self._stages.values()]
+        lines = [_means(losses, self._averaged) for losses in self._stages.values()]
         if not lines:
             return
         top = max(max(line) for line in lines) or 1.0
@@ -58,12 +60,12 @@ class LossCurve(QWidget):
         painter.drawText(self.rect().adjusted(4, 2, -4, -2), place, text)
 
 
-def _averaged(losses):
+def _means(losses, averaged):
     """At most MOST_POINTS running means."""
     means, total = [], 0.0
     for at, loss in enumerate(losses):
         total += loss
-        if at >= AVERAGED:
-            total -= losses[at - AVERAGED]
-        means.append(total / min(at + 1, AVERAGED))
+        if at >= averaged:
+            total -= losses[at - averaged]
+        means.append(total / min(at + 1, averaged))
     return means[:: len(means) // MOST_POINTS + 1]

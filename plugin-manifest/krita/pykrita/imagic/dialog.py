@@ -14,19 +14,13 @@ from .qt import QDialog, QDialogButtonBox, QEvent, QHBoxLayout, QLabel, QProgres
 from .results import image
 from .sentences import Sentences
 from .strip import Strip
-from .work import COMPARE, EDIT, LOOK, Work
+from .work import COMPARE, EDIT, LOOK, WHOLE, Work
 
 # What is always there, in the order in which it gets its key.
 BUTTONS = ("Stop", "Close", "Edit")
 
 # Parts of the progress bar.
 BAR = 1000
-
-# Milliseconds without another change before the cost is asked for.
-PAUSE = 400
-
-# What is there within so many seconds is computed without being asked for.
-QUICK = 3.0
 
 INFO, SUCCESS, WARNING, FAILURE = (
     QStyle.StandardPixmap.SP_MessageBoxInformation,
@@ -53,11 +47,12 @@ class Dialog(QDialog):
         self._greeting, self._is_refused = "", False
         # Parameters of the pictures of a strip that are still to be computed.
         self._missing = []
+        # Results that become layers once all of them are there in full.
+        self._to_insert = []
         # Whether a quick picture is wanted once its cost is known.
         self._may_look = False
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
-        self._pause.setInterval(PAUSE)
         self._pause.timeout.connect(self._ask_cost)
         self._build()
         for signal, slot in self._engine_signals():
@@ -86,7 +81,7 @@ class Dialog(QDialog):
 
     def _build(self):
         """Everything but the fields, which wait for the table."""
-        mnemonics = fields.Mnemonics()
+        self._mnemonics = mnemonics = fields.Mnemonics()
         stop, close, edit = (mnemonics.mark(label) for label in BUTTONS)
         self._buttons = QDialogButtonBox()
         self._stop = self._buttons.addButton(stop, QDialogButtonBox.ButtonRole.ResetRole)
@@ -104,8 +99,8 @@ class Dialog(QDialog):
         self._form.entered.connect(self._start)
         self._form.model_named.connect(lambda name: self._engine.ask({"do": "model", "name": name}))
         self._cost = Sentences()
-        self._area = Area(mnemonics)
-        self._strip = Strip(mnemonics)
+        self._area = Area()
+        self._strip = Strip()
         self._strip.asked.connect(self._compare)
         self._strip.looked_at.connect(self._show_result)
         self._strip.chosen.connect(self._insert)
@@ -146,6 +141,11 @@ class Dialog(QDialog):
         is_first = self._hello is None
         self._hello = hello if is_first else self._hello
         if is_first:
+            policy = self._work.policy = hello["policy"]
+            self._area.build(policy["buttons"]["show_original"], self._mnemonics)
+            self._strip.build(policy, self._mnemonics)
+            self._curve.average(policy["averaged"])
+            self._pause.setInterval(policy["pause"])
             self._form.build(hello)
             prompt = self._form.fields["prompt"]
             menu = EarlierEdits(self._source, prompt.earlier)
@@ -226,7 +226,11 @@ class Dialog(QDialog):
             # It will be asked again; this answer is of the settings before, and a look at the new ones is still wanted.
             return
         self._cost.setText(answer.get("text", ""))
-        is_quick = answer.get("tuned", False) and answer["seconds"] is not None and answer["seconds"] <= QUICK
+        is_quick = (
+            answer.get("tuned", False)
+            and answer["seconds"] is not None
+            and answer["seconds"] <= self._work.policy["at_once"]
+        )
         wanted, self._may_look = self._may_look, False
         if not wanted or not is_quick or self._work.is_busy() or self._work.results.get(params) is not None:
             return
@@ -318,6 +322,10 @@ class Dialog(QDialog):
             self._curve.set({"A": report["embedding_losses"], "B": report["tuning_losses"]})
         self._bar.setValue(BAR)
         self._bar.setFormat(tr("Done"))
+        if job.purpose == WHOLE:
+            next(one for one in self._to_insert if one.pixels is None).pixels = result.pixels
+            self._insert(self._to_insert)
+            return
         self._strip.put(job.params, result)
         self._show_result(result)
         if job.purpose == COMPARE:
@@ -331,12 +339,18 @@ class Dialog(QDialog):
         params = result.message["report"]["params"]
         eta = number("{:g}".format(params["eta"]))
         self._area.show_image(result.image, tr("Strength {}, seed {}", eta, params["seed"]))
+        self._strip.show_result(result)
 
     def _insert(self, results):
         """Makes layers of results that are none yet, several in a group."""
         results = [result for result in results if result.layer is None or not self._source.has(result.layer)]
         if not results:
             self._tell(INFO, "The marked pictures are layers already.")
+            return
+        lacking = next((result for result in results if result.pixels is None), None)
+        if lacking is not None:
+            self._to_insert = results
+            self._begin(lacking.params, WHOLE)
             return
         last = results[-1].message
         group = last["name"][: last["name"].rindex(" (")]
@@ -356,7 +370,8 @@ class Dialog(QDialog):
             self._tell(FAILURE, str(reason))
             return
         for result, layer in zip(results, layers):
-            result.layer = layer
+            # The document has its pixels now.
+            result.layer, result.pixels = layer, None
         self._mark_layers()
         self._offer_earlier()
         self._engine.ask({"do": "remember", "params": last["report"]["params"]})

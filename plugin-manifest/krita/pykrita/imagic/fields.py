@@ -81,9 +81,10 @@ class Prompt(Field):
 
     entered = pyqtSignal()
 
-    def __init__(self, row, mnemonics):
+    def __init__(self, row, mnemonics, policy):
         super().__init__(row)
-        self.earlier = QPushButton(mnemonics.mark("Earlier edits"))
+        earlier = policy["buttons"]["earlier_edits"]
+        self.earlier = QPushButton(mnemonics.mark(earlier["label"]))
         self._examples = QPushButton(mnemonics.mark("Examples", "x"))
         self.text = QPlainTextEdit()
         self.text.setTabChangesFocus(True)
@@ -97,7 +98,7 @@ class Prompt(Field):
         buttons.addStretch()
         self.line.addLayout(buttons)
         self.text.textChanged.connect(self.changed)
-        self.earlier.setToolTip(tr("Takes text and settings of an earlier edit of this document."))
+        self.earlier.setToolTip(earlier["tooltip"])
         self._examples.setToolTip(tr("Texts that the base model understands."))
         self._examples.setMenu(QMenu(self._examples))
         self.offer_examples([])
@@ -161,15 +162,15 @@ class Model(Field):
 class Seed(Field):
     """A whole number, and a button for another one."""
 
-    def __init__(self, row, mnemonics):
+    def __init__(self, row, mnemonics, policy):
         super().__init__(row)
         self.number = _spin_box(row)
-        new = QPushButton(mnemonics.mark("New seed"))
+        button = policy["buttons"]["new_seed"]
+        new = QPushButton(mnemonics.mark(button["label"]))
         self.put(self.number, new)
         self.number.valueChanged.connect(lambda _: self.changed.emit())
-        new.setToolTip(tr("Another version of the edit."))
-        # Short enough to read, remember and type.
-        new.clicked.connect(lambda: self.number.setValue(random.randrange(1_000_000)))
+        new.setToolTip(button["tooltip"])
+        new.clicked.connect(lambda: self.number.setValue(random.randrange(policy["new_seeds"])))
 
     def value(self):
         return self.number.value()
@@ -292,14 +293,14 @@ class Choice(Field):
         self.choice.setCurrentIndex(self.choice.findData(value))
 
 
-def make(row, mnemonics, model_names):
+def make(row, mnemonics, model_names, policy):
     """The field for one row of the table."""
     if row["id"] == "prompt":
-        return Prompt(row, mnemonics)
+        return Prompt(row, mnemonics, policy)
     if row["id"] == "model":
         return Model(row, mnemonics, model_names)
     if row["id"] == "seed":
-        return Seed(row, mnemonics)
+        return Seed(row, mnemonics, policy)
     if row["kind"] == "switch":
         return Switch(row, mnemonics)
     if row["kind"] == "choice":

@@ -45,7 +45,7 @@ class Form(QTabWidget):
         half = (sum(row["advanced"] for row in hello["parameters"]) + 1) // 2
         advanced = 0
         for row in hello["parameters"]:
-            field = fields.make(row, self._mnemonics, names)
+            field = fields.make(row, self._mnemonics, names, hello["policy"])
             self.fields[row["id"]] = field
             label = QLabel()
             if row["kind"] != "switch":

@@ -6,11 +6,8 @@ import sys
 
 from .qt import QImage, QSize, Qt
 
-# What all kept pictures may take together; the oldest go first.
-MOST_BYTES = 1 << 30
-
-# So many stay however large they are: two strips, which the user looks at.
-ALWAYS_KEPT = 16
+# So many are kept, as small pictures: two strips, and some that were only looked at.
+MOST = 32
 
 # Sides of the images on the screen at most, in pixels.
 LARGEST_IMAGE = 768
@@ -20,8 +17,11 @@ class Result:
     """One picture, the parameters with which it was asked for, and what the engine said of it."""
 
     def __init__(self, picture, params, message, pixels):
-        self.picture, self.params, self.message, self.pixels = picture, params, message, pixels
-        self.image = image(pixels, picture.layout())
+        self.picture, self.params, self.message = picture, params, message
+        size = {"width": message["width"], "height": message["height"]}
+        self.image = image(pixels, dict(picture.layout(), **size))
+        # Those of the whole picture, where they came; the engine has them a while.
+        self.pixels = pixels if len(pixels) == len(picture.pixels) else None
         # The lasting name of its layer, once it is one.
         self.layer = None
 
@@ -35,10 +35,8 @@ class Results:
     def keep(self, result):
         """From now on, until there are too many."""
         self._by_params[_key(result.params)] = result
-        size = sum(len(kept.pixels) for kept in self._by_params.values())
-        for key in list(self._by_params)[:-ALWAYS_KEPT]:
-            if size > MOST_BYTES:
-                size -= len(self._by_params.pop(key).pixels)
+        for key in list(self._by_params)[:-MOST]:
+            del self._by_params[key]
 
     def get(self, params):
         """The result of an edit with `params`, or None."""

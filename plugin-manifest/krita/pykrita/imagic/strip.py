@@ -20,12 +20,6 @@ from .qt import (
     pyqtSignal,
 )
 
-# From the picture itself to more than the text asks for.
-ETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
-
-# Seeds side by side: the present one and those after it.
-SEEDS = 6
-
 # Side of the largest thumbnail in lines of text, so that it grows with the font.
 THUMBNAIL_LINES = 4
 
@@ -43,19 +37,15 @@ class Strip(QWidget):
     # Results that are to become layers.
     chosen = pyqtSignal(list)
 
-    def __init__(self, mnemonics):
+    def __init__(self):
         super().__init__()
+        # What the engine says of all dialogs, once it is there.
+        self._policy = None
+        # The result that is to be seen in size.
+        self._shown = None
         line = self.fontMetrics().lineSpacing()
         self._side = THUMBNAIL_LINES * line
-        # Keys that leave the ones of the most used fields free.
-        self._etas = QPushButton(mnemonics.mark("Compare strengths", "h"))
-        self._etas.setToolTip(tr("Computes this edit with strengths from 0 to 1.2; none becomes a layer yet."))
-        self._seeds = QPushButton(mnemonics.mark("Compare seeds", "p"))
-        self._seeds.setToolTip(tr("Computes this edit with this seed and the five after it; none becomes a layer yet."))
-        self._insert = QPushButton(mnemonics.mark("Insert marked"))
-        self._insert.setToolTip(
-            tr("The marked pictures become layers; several come in a group. Ctrl marks more than one.")
-        )
+        self._etas, self._seeds, self._insert = (QPushButton() for _ in range(3))
         self._pictures = QListWidget()
         self._pictures.setViewMode(QListWidget.ViewMode.IconMode)
         self._pictures.setFlow(QListWidget.Flow.LeftToRight)
@@ -70,7 +60,7 @@ class Strip(QWidget):
         frame = 2 * self._pictures.frameWidth() + 2
         self._pictures.setGridSize(QSize(cell, self._side + 3 * line // 2))
         self._pictures.setFixedHeight(self._side + 3 * line // 2 + frame)
-        self._pictures.setMinimumWidth(len(ETAS) * cell + frame)
+        self._cell, self._frame = cell, frame
         self._pictures.setAccessibleName(tr("Compared pictures"))
         buttons = QHBoxLayout()
         buttons.addWidget(self._etas)
@@ -83,15 +73,29 @@ class Strip(QWidget):
         everything.addWidget(self._pictures)
         self._etas.clicked.connect(lambda: self.asked.emit("eta"))
         self._seeds.clicked.connect(lambda: self.asked.emit("seed"))
-        self._insert.clicked.connect(lambda: self.chosen.emit(self._marked()))
+        self._insert.clicked.connect(lambda: self.chosen.emit(self._to_insert()))
         self._pictures.itemSelectionChanged.connect(self._selection_changed)
         self._pictures.currentItemChanged.connect(self._look)
         self._pictures.itemClicked.connect(self._look)
         self._can_start = False
         self.clear()
 
+    def build(self, policy, mnemonics):
+        """The words on the buttons, and room for all strengths."""
+        self._policy = policy
+        # Keys that leave the ones of the most used fields free.
+        for button, name, key in (
+            (self._etas, "compare_strengths", "h"),
+            (self._seeds, "compare_seeds", "F"),
+            (self._insert, "insert", ""),
+        ):
+            button.setText(mnemonics.mark(policy["buttons"][name]["label"], key))
+            button.setToolTip(policy["buttons"][name]["tooltip"])
+        self._pictures.setMinimumWidth(len(policy["strengths"]) * self._cell + self._frame)
+
     def clear(self):
         """Another picture is edited."""
+        self._shown = None
         self._pictures.clear()
         self._pictures.hide()
         self._selection_changed()
@@ -99,10 +103,12 @@ class Strip(QWidget):
     def plan(self, what, params, largest_seed):
         """Shows empty places for a strip over `what` and returns the parameters of its pictures."""
         if what == "eta":
-            several = [dict(params, eta=eta) for eta in ETAS]
+            several = [dict(params, eta=eta) for eta in self._policy["strengths"]]
         else:
-            first = min(params["seed"], largest_seed - SEEDS + 1)
-            several = [dict(params, seed=first + more) for more in range(SEEDS)]
+            # The chosen one and those after it.
+            seeds = self._policy["seeds"]
+            first = min(params["seed"], largest_seed - seeds + 1)
+            several = [dict(params, seed=first + more) for more in range(seeds)]
         self._pictures.clear()
         self._pictures.show()
         for one in several:
@@ -138,8 +144,14 @@ class Strip(QWidget):
     def _items(self):
         return [self._pictures.item(row) for row in range(self._pictures.count())]
 
-    def _marked(self):
-        return [item.data(RESULT) for item in self._items() if item.isSelected()]
+    def show_result(self, result):
+        """What is to be seen in size; it is inserted where nothing is marked."""
+        self._shown = result
+        self._selection_changed()
+
+    def _to_insert(self):
+        marked = [item.data(RESULT) for item in self._items() if item.isSelected()]
+        return marked or ([self._shown] if self._shown is not None else [])
 
     def _icon(self, image):
         """In the middle of a square, so that the texts below are in one line."""
@@ -165,7 +177,7 @@ class Strip(QWidget):
         return icon
 
     def _selection_changed(self):
-        self._insert.setEnabled(self._can_start and bool(self._marked()))
+        self._insert.setEnabled(self._can_start and bool(self._to_insert()))
         self._etas.setEnabled(self._can_start)
         self._seeds.setEnabled(self._can_start)
 

@@ -5,11 +5,9 @@ from .qt import QImage, QObject, pyqtSignal
 from .results import Result, Results, image
 from .workshop import Refused
 
-# Why a picture is computed: to become a layer, to lie in a strip, or only to be looked at.
-EDIT, COMPARE, LOOK = "edit", "compare", "look"
-
-# Pictures that are shown while an edit forms.
-PREVIEWS = 3
+# Why a picture is computed: to become a layer, to lie in a strip, only to be looked at, or because one that was looked
+# at is to become a layer.
+EDIT, COMPARE, LOOK, WHOLE = "edit", "compare", "look", "whole"
 
 
 class Job:
@@ -44,6 +42,8 @@ class Work(QObject):
         self.picture = None
         self.results = Results()
         self.job = None
+        # What the engine says of all dialogs.
+        self.policy = None
         # Stands for the latest question; answers to earlier ones are stale.
         self._question = None
 
@@ -91,7 +91,10 @@ class Work(QObject):
         job = self.job = Job(self.picture, params, purpose)
         order = self._order(params)
         if purpose == EDIT:
-            order["previews"] = PREVIEWS
+            order["previews"] = self.policy["previews"]
+        elif purpose != WHOLE:
+            # Rendered no larger than it is shown.
+            order["side"] = self.policy["shown_side"]
         job.number = self._engine.edit(order, self.picture, lambda message, pixels: self._hear(job, message, pixels))
         self.state_changed.emit()
 
@@ -120,7 +123,7 @@ class Work(QObject):
         self.job = None
         if message["event"] == "done":
             result = Result(job.picture, job.params, message, pixels)
-            if job.picture is self.picture:
+            if job.picture is self.picture and job.purpose != WHOLE:
                 self.results.keep(result)
             self.finished.emit(job, result)
         else:
