@@ -249,7 +249,8 @@ fn draw(model: &Model) -> Result<Estimate, Error> {
     let engine = Engine::new(engine_options_in(None)?);
     let estimate = engine.estimate(&asked)?;
     let untuned = Params { embedding_steps: 0, tuning_steps: 0, sampling_steps: 1, resolution: 64, ..params };
-    let job = Worker::start(engine)?.submit(request(layer, String::new(), untuned, model));
+    let worker = Worker::start(engine)?;
+    let job = worker.submit(request(layer, String::new(), untuned, model));
     wait(job, |_| ControlFlow::Continue(())).map(|_| estimate)
 }
 
