@@ -6,6 +6,7 @@ use crate::engine::request::{EditRequest, EngineOptions};
 use crate::engine::tuning::backward::Activations;
 use crate::engine::tuning::mode::Mode;
 use crate::error::Result;
+use crate::files;
 use crate::params::Params;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -118,17 +119,10 @@ pub fn remember(options: &EngineOptions, fingerprint: &str, new: Pace) {
     (kept.pixels, kept.own_pixels) = (new.pixels, new.own_pixels);
     kept.load = new.load.or(kept.load);
     kept.decode = new.decode.or(kept.decode);
-    let _ = write(folder, &paces);
+    let bytes = serde_json::to_vec_pretty(&paces).expect("numbers and texts always become JSON");
+    let _ = files::write_whole(&folder.join(FILE), &bytes);
 }
 
 fn read(folder: &Path) -> BTreeMap<String, Pace> {
     fs::read(folder.join(FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
-/// Another program may read at any time: the file appears at once and whole.
-fn write(folder: &Path, paces: &BTreeMap<String, Pace>) -> std::io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let new = folder.join(format!("{FILE}.{}.tmp", std::process::id()));
-    fs::write(&new, serde_json::to_vec_pretty(paces)?)?;
-    fs::rename(new, folder.join(FILE))
 }

@@ -8,6 +8,7 @@ use crate::engine::request::EditRequest;
 use crate::engine::store::key::{FORMAT, TuningKey};
 use crate::engine::tuning::tuned_model::TunedModel;
 use crate::error::{Doing, Error, Result};
+use crate::files;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -125,16 +126,10 @@ pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
     });
     let metadata = HashMap::from([("imagic-edit".to_owned(), about.to_string())]);
     let file = path(folder, key);
-    let unfinished = folder.join(format!("{key}.{}.tmp", std::process::id()));
-    let written = safetensors::serialize_to_file(&tensors, Some(metadata), &unfinished)
-        .map_err(|error| std::io::Error::other(error.to_string()))
-        .and_then(|()| File::open(&unfinished)?.sync_all())
-        .and_then(|()| std::fs::rename(&unfinished, &file));
-    if let Err(error) = written {
-        // Already failing; what is left over is removed by a later call.
-        let _ = std::fs::remove_file(&unfinished);
-        return Err(Error::file(Doing::Write, &file)(error));
-    }
+    files::write_whole_by(&file, |new| {
+        safetensors::serialize_to_file(&tensors, Some(metadata), new)
+            .map_err(|error| Error::file(Doing::Write, &file)(std::io::Error::other(error.to_string())))
+    })?;
     prune(folder, limit, &file)
 }
 
