@@ -268,7 +268,10 @@ macro_rules! row {
             id: stringify!($field),
             $($member: $value,)+
             get: |params| Slot::from(&params.$field),
-            set: |params, value| Some(params.$field = serde_json::from_value(value).ok()?),
+            set: |params, value| {
+                params.$field = serde_json::from_value(value).ok()?;
+                Some(())
+            },
         }
     };
 }
