@@ -96,9 +96,9 @@ impl Model {
     }
 }
 
-/// The parameters that `given` means, by parameter id, and the model that they name; without a name the built-in one. What is
-/// left out comes from the model's preset that is given, or from the default one. All hosts make parameters of what they were
-/// given in this way.
+/// The parameters that `given` means, by parameter id, and the model that they name; without a name the built-in one.
+/// What is left out comes from the model's preset that is given, or from the default one. All hosts make parameters of
+/// what they were given in this way.
 pub fn params_of(given: &Map<String, Value>, folders: &[PathBuf]) -> Result<(Params, Model)> {
     let mut params = Params::of_preset(DEFAULT_PRESET);
     params.set_all(given)?;

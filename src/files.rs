@@ -1,5 +1,5 @@
-//! Files that appear at once and whole, whoever reads them meanwhile and whenever this program or the machine stops; knows
-//! nothing of what is in them.
+//! Files that appear at once and whole, whoever reads them meanwhile and whenever this program or the machine stops;
+//! knows nothing of what is in them.
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error, Result};
@@ -16,8 +16,8 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write_whole_by(path, |new| std::fs::write(new, bytes).map_err(Error::file(Doing::Write, path)))
 }
 
-/// As [`write_whole`] with what `write` puts into the file that it is given, which is there and empty. The folder has to be
-/// there.
+/// As [`write_whole`] with what `write` puts into the file that it is given, which is there and empty. The folder has
+/// to be there.
 pub fn write_whole_by(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let new = begin(path)?;
     write(&new)?;

@@ -1,4 +1,5 @@
-//! What the hosts share: layer in, new layer out. The adapters below are the only code that knows GIMP, Krita, C or files.
+//! What the hosts share: layer in, new layer out. The adapters below are the only code that knows GIMP, Krita, C or
+//! files.
 
 pub mod capi;
 mod cli;

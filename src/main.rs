@@ -1,6 +1,7 @@
 //! The launcher: loads the library that lies beside it and calls its one entry, with the arguments it was given.
 //!
-//! GIMP and Krita start a program, other hosts load a library; so everything is in the library and this is all there is here.
+//! GIMP and Krita start a program, other hosts load a library; so everything is in the library and this is all there is
+//! here.
 
 use libloading::Library;
 use std::ffi::{CString, OsString, c_char, c_int};
@@ -21,8 +22,8 @@ const SETTINGS: [(&str, &str); 2] = [
     // candle's own threads wait by spinning: beside a busy program an edit takes twice the processor time. Our
     // operations, which do nearly all of the work, share rayon's threads.
     ("CANDLE_NUM_THREADS", "1"),
-    // Milliseconds until the allocator gives memory back: longer than several training steps, which want the same again.
-    // After one second it took back what lay free between two operations, and the next step cleared it anew.
+    // Milliseconds until the allocator gives memory back: longer than several training steps, which want the same
+    // again. After one second it took back what lay free between two operations, and the next step cleared it anew.
     ("MIMALLOC_PURGE_DELAY", "10000"),
 ];
 

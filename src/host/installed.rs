@@ -36,8 +36,8 @@ pub fn engine_options_in(cache_folder: Option<PathBuf>) -> Result<EngineOptions>
     Ok(EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory, processor })
 }
 
-/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy. It
-/// computes in TF32, unless the environment's IMAGIC_PRECISION is f32 or bf16; neither has been measured on a GPU.
+/// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy.
+/// It computes in TF32, unless the environment's IMAGIC_PRECISION is f32 or bf16; neither has been measured on a GPU.
 /// IMAGIC_EXPERIMENTAL names what else is to be tried that was never run on one, see docs/CUDA.md.
 fn processor() -> Result<Processor> {
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
@@ -53,7 +53,8 @@ fn processor() -> Result<Processor> {
     let processor = Processor::Fastest { libraries, precision, launches, eight_bit_moments: false };
     processor.with_experiments(&variable("IMAGIC_EXPERIMENTAL").unwrap_or_default()).map_err(|word| {
         Error::Parameter(text!(
-            "IMAGIC_EXPERIMENTAL has {word}, must be graphs, moments8, or, in TF32, attention, with commas between them",
+            "IMAGIC_EXPERIMENTAL has {word}, must be graphs, moments8, or, in TF32, attention, with commas between \
+             them",
             word
         ))
     })

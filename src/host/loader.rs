@@ -44,7 +44,8 @@ impl Symbol {
         Self { name, address: AtomicPtr::new(null_mut()) }
     }
 
-    /// The function's address in the library that is open or in one that it needs, `None` when there is no such function.
+    /// The function's address in the library that is open or in one that it needs, `None` when there is no such
+    /// function.
     pub fn find(&self) -> Option<*mut c_void> {
         let library = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: only the address is asked for; whoever calls the function knows its type.

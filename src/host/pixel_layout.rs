@@ -48,7 +48,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Refuses sizes that make no sense and says why. `stride`: bytes from one row to the next; `None` where rows have no gaps.
+    /// Refuses sizes that make no sense and says why. `stride`: bytes from one row to the next; `None` where rows have
+    /// no gaps.
     pub fn new(format: PixelFormat, width: u32, height: u32, stride: Option<usize>) -> Result<Self, Text> {
         let area = u64::from(width) * u64::from(height);
         if area == 0 || area > MAX_AREA {

@@ -1,5 +1,5 @@
-//! What all hosts do alike: what is compared, how often it is looked, how long is waited, and the words on buttons. GIMP's dialogs
-//! read it and `serve` tells it to Krita's; knows no host.
+//! What all hosts do alike: what is compared, how often it is looked, how long is waited, and the words on buttons.
+//! GIMP's dialogs read it and `serve` tells it to Krita's; knows no host.
 #![forbid(unsafe_code)]
 
 use crate::text::{Text, text};
@@ -10,8 +10,8 @@ pub const STRENGTHS: [f64; 7] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2];
 
 /// Seeds that are compared: the chosen one and those after it.
 ///
-/// Not random ones: the same button gives the same results, so that those which are there already are not computed again, and
-/// somebody else gets them, too. For others there is [`NEW_SEED`].
+/// Not random ones: the same button gives the same results, so that those which are there already are not computed
+/// again, and somebody else gets them, too. For others there is [`NEW_SEED`].
 pub const SEEDS: u32 = 6;
 
 /// A new seed is below this: short enough to read, remember and type.
@@ -41,8 +41,8 @@ pub const KEPT_RESULTS: usize = 32;
 /// Edits that a document remembers; older ones go.
 pub const REMEMBERED_RUNS: usize = 100;
 
-/// A button or switch that more than one host has; its texts are translated where they are shown. In GIMP 3's window every
-/// text that is always shown has a key of its own, for which there are few letters: a test sees to it.
+/// A button or switch that more than one host has; its texts are translated where they are shown. In GIMP 3's window
+/// every text that is always shown has a key of its own, for which there are few letters: a test sees to it.
 pub struct Button {
     /// Its name in `serve`'s greeting.
     pub id: &'static str,

@@ -1,5 +1,5 @@
-//! What hosts ask the operating system: Ctrl+C, the terminal's width, free disk and memory, where our library lies, texts that
-//! need not be Unicode. The files in `system/` have the same functions, one for each kind of system.
+//! What hosts ask the operating system: Ctrl+C, the terminal's width, free disk and memory, where our library lies,
+//! texts that need not be Unicode. The files in `system/` have the same functions, one for each kind of system.
 
 #[cfg(unix)]
 mod unix;

@@ -238,8 +238,8 @@ fn models_found(findings: &mut Findings) {
     }
 }
 
-/// What tuning the model needs of memory, after a tiny picture was drawn with it untuned, which proves that all its parts can
-/// be read and fit each other.
+/// What tuning the model needs of memory, after a tiny picture was drawn with it untuned, which proves that all its
+/// parts can be read and fit each other.
 fn draw(model: &Model) -> Result<Estimate, Error> {
     let params = Params { prompt: "a test".into(), ..model.params(DEFAULT_PRESET)? };
     let layer = Arc::new(LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values"));

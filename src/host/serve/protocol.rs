@@ -1,5 +1,5 @@
-//! The messages of `serve`: what a host can ask for, and how messages are read and written. What `imagic-edit serve --help`
-//! prints describes them.
+//! The messages of `serve`: what a host can ask for, and how messages are read and written. What
+//! `imagic-edit serve --help` prints describes them.
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error, Result};

@@ -36,8 +36,8 @@ pub fn file_of(function: *const c_void) -> Option<PathBuf> {
     let mut library = null_mut();
     let how = GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT;
     let mut path = vec![0_u16; LONGEST_PATH];
-    // SAFETY: the first call only compares the address with those of the loaded files; the second one writes at most as many
-    // letters as there is room for, and says how many.
+    // SAFETY: the first call only compares the address with those of the loaded files; the second one writes at most as
+    // many letters as there is room for, and says how many.
     let length = unsafe {
         if GetModuleHandleExW(how, function.cast(), &raw mut library) == 0 {
             return None;
