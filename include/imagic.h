@@ -1,8 +1,8 @@
 /* The C interface of Imagic Edit.
  *
  * Handles are opaque, made by _new or _submit and ended by _free. All calls on a handle may come from any
- * thread, several at once; only _free must be the last. Nothing of ours ever calls into the host or waits for the engine,
- * except imagic_worker_free. Outputs are written last and only on success.
+ * thread, several at once; only _free must be the last. Nothing of ours ever calls into the host or waits for the
+ * engine, except imagic_worker_free. Outputs are written last and only on success.
  *
  * Written by tests/capi.rs from src/host/capi.rs: change that file, not this one. */
 
@@ -162,18 +162,19 @@ imagic_status imagic_worker_new(const char *options_json, imagic_worker **worker
  * worker is NULL or comes from imagic_worker_new, and no other call uses it now or later. */
 imagic_status imagic_worker_free(imagic_worker *worker);
 
-/* The models that can be named in a request, as JSON: {"models": [{"name", "folder", "description", "examples", "params",
- * "problem"}]}; params are all settings that fit the model.
+/* The models that can be named in a request, as JSON:
+ * {"models": [{"name", "folder", "description", "examples", "params", "problem"}]}; params are all settings that
+ * fit the model.
  * The caller promises:
  * worker is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_models_json(const imagic_worker *worker, char *text, size_t text_len, size_t *text_needed);
 
 /* Queues an edit; it runs when the ones before it have ended. request_json has params (an object by parameter id;
- * what is missing comes from the model's preset) and may have document (a text that is the same every time the document
- * is opened). The picture is copied.
+ * what is missing comes from the model's preset) and may have document (a text that is the same every time the
+ * document is opened). The picture is copied.
  * The caller promises:
- * worker is NULL or alive; request_json is NULL or ends with NUL; picture is NULL or valid with pixels_len readable
- * bytes behind pixels; job is NULL or writable. */
+ * worker is NULL or alive; request_json is NULL or ends with NUL; picture is NULL or valid with pixels_len
+ * readable bytes behind pixels; job is NULL or writable. */
 imagic_status imagic_worker_submit(const imagic_worker *worker, const char *request_json, const imagic_picture *picture, imagic_job **job);
 
 /* How far the job is; never waits. Answers OK for a failed job too: look at state.
@@ -181,9 +182,9 @@ imagic_status imagic_worker_submit(const imagic_worker *worker, const char *requ
  * job is NULL or alive; progress is NULL or writable. */
 imagic_status imagic_job_poll(const imagic_job *job, imagic_progress *progress);
 
-/* What the user should know of this edit before its time is spent, as a sentence, for example that the model cannot draw
- * pictures like this one; empty if there is nothing. Known from the first step of stage A on, where the model is tuned
- * already of stage C; a finished job keeps it, a failed or cancelled one does not.
+/* What the user should know of this edit before its time is spent, as a sentence, for example that the model cannot
+ * draw pictures like this one; empty if there is nothing. Known from the first step of stage A on, where the model is
+ * tuned already of stage C; a finished job keeps it, a failed or cancelled one does not.
  * The caller promises:
  * job is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_job_hint(const imagic_job *job, char *text, size_t text_len, size_t *text_needed);
@@ -193,14 +194,14 @@ imagic_status imagic_job_hint(const imagic_job *job, char *text, size_t text_len
  * job is NULL or alive. */
 imagic_status imagic_job_cancel(const imagic_job *job);
 
-/* Copies the edited picture, which has the size of the submitted one. Answers RUNNING, CANCELLED or the reason of the failure
- * when there is none. Bytes between the rows are left alone.
+/* Copies the edited picture, which has the size of the submitted one. Answers RUNNING, CANCELLED or the reason of the
+ * failure when there is none. Bytes between the rows are left alone.
  * The caller promises:
  * job is NULL or alive; pixels is NULL or has room for pixels_len bytes. */
 imagic_status imagic_job_result(const imagic_job *job, uint32_t format, size_t stride, void *pixels, size_t pixels_len);
 
-/* Everything about a finished edit but its pixels, as JSON: width, height, params, tuned, cache_hit, seconds,
- * embedding_losses, tuning_losses, notes, hint (null or kind, text and its numbers).
+/* Everything about a finished edit but its pixels, as JSON: width, height, params, tuned, cache_hit,
+ * seconds, embedding_losses, tuning_losses, notes, hint (null or kind, text and its numbers).
  * The caller promises:
  * job is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_job_report_json(const imagic_job *job, char *text, size_t text_len, size_t *text_needed);

@@ -2,8 +2,8 @@
 //! `tests/capi.rs`.
 //!
 //! Handles are opaque, made by `_new` or `_submit` and ended by `_free`. All calls on a handle may come from any
-//! thread, several at once; only `_free` must be the last. Nothing of ours ever calls into the host or waits for the engine,
-//! except [`imagic_worker_free`]. Outputs are written last and only on success.
+//! thread, several at once; only `_free` must be the last. Nothing of ours ever calls into the host or waits for the
+//! engine, except [`imagic_worker_free`]. Outputs are written last and only on success.
 
 mod calls;
 mod types;
@@ -146,8 +146,9 @@ pub unsafe extern "C" fn imagic_worker_free(worker: *mut ImagicWorker) -> Imagic
     })
 }
 
-/// The models that can be named in a request, as JSON: `{"models": [{"name", "folder", "description", "examples", "params",
-/// "problem"}]}`; `params` are all settings that fit the model.
+/// The models that can be named in a request, as JSON:
+/// `{"models": [{"name", "folder", "description", "examples", "params", "problem"}]}`; `params` are all settings that
+/// fit the model.
 ///
 /// # Safety
 /// `worker` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
@@ -169,12 +170,12 @@ pub unsafe extern "C" fn imagic_models_json(
 }
 
 /// Queues an edit; it runs when the ones before it have ended. `request_json` has `params` (an object by parameter id;
-/// what is missing comes from the model's preset) and may have `document` (a text that is the same every time the document
-/// is opened). The picture is copied.
+/// what is missing comes from the model's preset) and may have `document` (a text that is the same every time the
+/// document is opened). The picture is copied.
 ///
 /// # Safety
-/// `worker` is NULL or alive; `request_json` is NULL or ends with NUL; `picture` is NULL or valid with `pixels_len` readable
-/// bytes behind `pixels`; `job` is NULL or writable.
+/// `worker` is NULL or alive; `request_json` is NULL or ends with NUL; `picture` is NULL or valid with `pixels_len`
+/// readable bytes behind `pixels`; `job` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imagic_worker_submit(
     worker: *const ImagicWorker,
@@ -230,9 +231,9 @@ pub unsafe extern "C" fn imagic_job_poll(job: *const ImagicJob, progress: *mut I
     })
 }
 
-/// What the user should know of this edit before its time is spent, as a sentence, for example that the model cannot draw
-/// pictures like this one; empty if there is nothing. Known from the first step of stage A on, where the model is tuned
-/// already of stage C; a finished job keeps it, a failed or cancelled one does not.
+/// What the user should know of this edit before its time is spent, as a sentence, for example that the model cannot
+/// draw pictures like this one; empty if there is nothing. Known from the first step of stage A on, where the model is
+/// tuned already of stage C; a finished job keeps it, a failed or cancelled one does not.
 ///
 /// # Safety
 /// `job` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
@@ -272,8 +273,8 @@ pub unsafe extern "C" fn imagic_job_cancel(job: *const ImagicJob) -> ImagicStatu
     })
 }
 
-/// Copies the edited picture, which has the size of the submitted one. Answers RUNNING, CANCELLED or the reason of the failure
-/// when there is none. Bytes between the rows are left alone.
+/// Copies the edited picture, which has the size of the submitted one. Answers RUNNING, CANCELLED or the reason of the
+/// failure when there is none. Bytes between the rows are left alone.
 ///
 /// # Safety
 /// `job` is NULL or alive; `pixels` is NULL or has room for `pixels_len` bytes.
@@ -307,8 +308,8 @@ pub unsafe extern "C" fn imagic_job_result(
     })
 }
 
-/// Everything about a finished edit but its pixels, as JSON: `width`, `height`, `params`, `tuned`, `cache_hit`, `seconds`,
-/// `embedding_losses`, `tuning_losses`, `notes`, `hint` (null or `kind`, `text` and its numbers).
+/// Everything about a finished edit but its pixels, as JSON: `width`, `height`, `params`, `tuned`, `cache_hit`,
+/// `seconds`, `embedding_losses`, `tuning_losses`, `notes`, `hint` (null or `kind`, `text` and its numbers).
 ///
 /// # Safety
 /// `job` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
