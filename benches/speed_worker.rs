@@ -7,15 +7,18 @@
 use candle_core::{Device, Tensor};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{Chosen, Launches, Precision, Processor, RepeatedStep};
-use imagic_edit::engine::imagic::{self, Setting};
+use imagic_edit::engine::imagic;
 use imagic_edit::engine::model::codec::Codec;
+use imagic_edit::engine::model::conditioning::Conditioning;
 use imagic_edit::engine::model::family::Family;
+use imagic_edit::engine::model::guidance::Guided;
 use imagic_edit::engine::model::schedule::Schedule;
 use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
 use imagic_edit::engine::tuning::mode::Mode;
+use imagic_edit::engine::tuning::training::{Setting, Tuning};
 use imagic_edit::error::{Error, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
@@ -131,14 +134,14 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
     let text =
         |step| Stream::new(0u32, Purpose::Latents, step).normals(&[1, job.tokens, config.cross_attention_dim], &device);
-    let (e, e_null) = (text(1)?, text(2)?);
+    let [e, e_null] = [text(1)?, text(2)?].map(|tokens| Conditioning { tokens });
     let own = config.clone();
     match job.operation.as_str() {
         "forward" => {
             let form = precision.sampling();
             let unet = UNet::new(&config, &unet::with_half_precision(&weights, form)?)?.in_form(form);
-            let batch = |x: &Tensor| x.repeat((params.batch_size as usize, 1, 1));
-            let (x, e) = (x.repeat((params.batch_size as usize, 1, 1, 1))?, batch(&e)?);
+            let batch = params.batch_size as usize;
+            let (x, e) = (x.repeat((batch, 1, 1, 1))?, e.repeat(batch)?);
             let timesteps = unet.sinusoids(&vec![500; params.batch_size as usize]);
             let timesteps = Tensor::from_vec(timesteps, (params.batch_size as usize, ()), &device)?;
             let mut step = RepeatedStep::new(&device, launches);
@@ -148,9 +151,11 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
-            imagic::optimize_text_embedding(&setting, &weights, &x, &e, &mut None, &mut |stage, step, _, _| {
-                steps.took(stage, step)
-            })?;
+            let form = precision.training();
+            let unet = UNet::new(&own, &unet::with_half_precision(&weights, form)?)?.in_form(form);
+            let watch = &mut |stage, step, _, _| steps.took(stage, step);
+            let mut tuning = Tuning { setting: &setting, training: &mut None, watch };
+            imagic::optimize_text_embedding(&unet, &x, &e, &mut tuning)?;
             Ok(steps.seconds)
         })),
         "stage B step" => Ok(Box::new(move || {
@@ -159,15 +164,15 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             // Read anew each time, as the engine does: fine-tuning uses them up.
             let base = || source.tensors(Part::UNet, &device);
-            imagic::fine_tune(&setting, base, &x, &e, &mut None, &mut |stage, step, _, _| steps.took(stage, step))?;
+            let watch = &mut |stage, step, _, _| steps.took(stage, step);
+            imagic::fine_tune(base, &x, &e, &mut Tuning { setting: &setting, training: &mut None, watch })?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(Box::new(move || {
-            let (params, mode) = (&params, Mode::Full);
-            let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             let form = precision.sampling();
             let unet = UNet::new(&own, &unet::with_half_precision(&weights, form)?)?.in_form(form);
-            imagic::generate(&setting, &unet, &shape, &e, &e_null, &mut |_, _| Ok(()))?;
+            let mut guided = Guided::new(&unet, &e, &e_null, params.guidance, launches)?;
+            imagic::generate(&mut guided, &schedule, &params, &shape, &mut |_, _| Ok(()))?;
             Ok(())
         }))),
         other => Err(Error::Parameter(Text::verbatim(format!("no operation is called {other}")))),

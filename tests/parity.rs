@@ -5,14 +5,17 @@
 //! most that was measured, on networks up to SD 1.5's size; `rounding` in `reference.json` says how far torch's own f32
 //! lies from f64 on the same numbers, which no other f32 computation can be expected to undercut.
 
+use candle_core::backprop::GradStore;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{Chosen, Form, Launches, Precision, Processor};
-use imagic_edit::engine::imagic::{self, Sample, Setting, Timesteps};
+use imagic_edit::engine::imagic;
 use imagic_edit::engine::model::clip::TextEncoder;
 use imagic_edit::engine::model::codec::Codec;
+use imagic_edit::engine::model::conditioning::Conditioning;
 use imagic_edit::engine::model::family::Family;
+use imagic_edit::engine::model::guidance::Guided;
 use imagic_edit::engine::model::lora;
 use imagic_edit::engine::model::schedule::Schedule;
 use imagic_edit::engine::model::source::{Part, Source};
@@ -21,9 +24,11 @@ use imagic_edit::engine::model::weights::Weights;
 use imagic_edit::engine::ops::MomentBits;
 use imagic_edit::engine::ops::adam::Adam;
 use imagic_edit::engine::random::{Purpose, Stream};
-use imagic_edit::engine::request::{EditRequest, EngineOptions, StepWatch};
+use imagic_edit::engine::request::{EditRequest, EngineOptions};
 use imagic_edit::engine::tuning::backward::Activations;
+use imagic_edit::engine::tuning::draw::Draw;
 use imagic_edit::engine::tuning::mode::Mode;
+use imagic_edit::engine::tuning::training::{Setting, Tuning};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::{LoraLayers, Params};
 use serde_json::Value;
@@ -73,11 +78,48 @@ fn sinusoids(unet: &UNet, timesteps: &[u32]) -> Tensor {
     Tensor::from_vec(unet.sinusoids(timesteps), (timesteps.len(), ()), &DEVICE).expect("sinusoids")
 }
 
-/// As a step takes them.
-fn steps<'a>(schedule: &'a Schedule, unet: &'a UNet, timesteps: &[u32]) -> Timesteps<'a> {
-    let taken = Timesteps::new(schedule, unet, timesteps.len(), &DEVICE).expect("memory");
-    taken.set(timesteps).expect("timesteps");
-    taken
+/// Formula 2 for these timesteps and noises.
+fn denoising_loss(
+    schedule: &Schedule,
+    unet: &UNet,
+    [x, e, noise]: [&Tensor; 3],
+    timesteps: &[u32],
+    activations: Activations,
+) -> (Tensor, GradStore) {
+    let sinusoids = sinusoids(unet, timesteps);
+    let scales = Tensor::from_vec(schedule.scales(timesteps), (2, timesteps.len(), 1, 1, 1), &DEVICE).expect("scales");
+    let draw = Draw { schedule, sinusoids: &sinusoids, scales: &scales, noise, activations };
+    imagic::denoising_loss(unet, x, &conditioning(e), &draw).expect("a loss")
+}
+
+/// An embedding as stages take it.
+fn conditioning(tokens: &Tensor) -> Conditioning {
+    Conditioning { tokens: tokens.clone() }
+}
+
+/// Stage A and its losses.
+fn stage_a(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_tgt: &Conditioning) -> (Conditioning, Vec<f32>) {
+    let unet = UNet::new(setting.config, base).expect("a U-Net").in_form(setting.precision.training());
+    let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
+    let mut tuning = Tuning { setting, training: &mut training, watch };
+    let e_opt = imagic::optimize_text_embedding(&unet, x, e_tgt, &mut tuning).expect("stage A");
+    (e_opt, tuning.end())
+}
+
+/// Stage B and its losses.
+fn stage_b(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_opt: &Conditioning) -> (Weights, Vec<f32>) {
+    let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
+    let mut tuning = Tuning { setting, training: &mut training, watch };
+    let tuned = imagic::fine_tune(|| Ok(base.clone()), x, e_opt, &mut tuning).expect("stage B");
+    (tuned, tuning.end())
+}
+
+/// Stage C.
+fn stage_c(setting: &Setting<'_>, unet: &UNet, shape: &[usize], e_bar: &Conditioning, e_null: &Conditioning) -> Tensor {
+    let guidance = setting.params.guidance;
+    let mut guided = Guided::new(unet, e_bar, e_null, guidance, setting.launches).expect("a network");
+    let watch = &mut |_, _: &Tensor| Ok(());
+    imagic::generate(&mut guided, setting.schedule, setting.params, shape, watch).expect("stage C")
 }
 
 /// How many times a tolerance is taken on this device: half of what the missing bits make. The tensor cores' 32 bit numbers and f16
@@ -140,7 +182,8 @@ fn texts_get_the_same_embedding() {
         let cut = reference.facts["texts"][2]["text"].as_str().expect("a text");
         let embed =
             |text| encoder.tokenizer.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
-        let hidden = Tensor::cat(&[embed(text), embed(""), embed(cut)], 0).expect("three of one shape");
+        let hidden = [embed(text), embed(""), embed(cut)].map(|e| e.tokens);
+        let hidden = Tensor::cat(&hidden, 0).expect("three of one shape");
         check(reference, "text encoder", 2e-6, [("text.hidden", hidden, reference.tensor("text.hidden"))]);
     });
 }
@@ -174,7 +217,7 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
                 let predict = |weights: &Weights| {
                     let unet = UNet::new(&config, weights).expect("a U-Net").in_form(form);
                     let sinusoids = sinusoids(&unet, &timesteps);
-                    unet.forward(&tensor("x_t"), &sinusoids, &tensor("e")).expect("a prediction")
+                    unet.forward(&tensor("x_t"), &sinusoids, &conditioning(&tensor("e"))).expect("a prediction")
                 };
                 let output = predict(&weights);
                 let same = predict(&unet::with_half_precision(&weights, form).expect("copies"));
@@ -210,10 +253,10 @@ fn loss_and_every_gradient_are_the_same() {
         // Through the schedule's square roots, of which theirs are in f32.
         check(reference, "x_t, target", 1e-6, [("x_t", x_t, tensor("x_t")), ("target", target, tensor("target"))]);
 
-        let sample = Sample { x: &x, e: &e, timesteps: &steps(&schedule, &unet, &timesteps), noise: &noise };
         let both = [Activations::Keep, Activations::Recompute];
-        let results = both.map(|activations| imagic::denoising_loss(&schedule, &unet, &sample, activations));
-        let [(loss, mut gradients), (_, recomputed)] = results.map(|result| result.expect("a loss"));
+        let inputs = [&x, e.as_tensor(), &noise];
+        let [(loss, mut gradients), (_, recomputed)] =
+            both.map(|activations| denoising_loss(&schedule, &unet, inputs, &timesteps, activations));
         check(reference, "loss", trained(1e-6), [("loss", loss.reshape(1).expect("one number"), tensor("loss"))]);
 
         for (name, variable) in variables.iter().chain([(&"e".to_owned(), &e)]) {
@@ -271,9 +314,8 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             adapted.tensors.extend(variables.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
             let unet = UNet::new(&config, &adapted).expect("a U-Net").in_form(CHOSEN.precision.training());
             let timesteps = integers(&reference.facts["loss"]["timesteps"]);
-            let sample = Sample { x: &x, e: &e, timesteps: &steps(&schedule, &unet, &timesteps), noise: &noise };
-            let result = imagic::denoising_loss(&schedule, &unet, &sample, Activations::Recompute);
-            let (loss, mut gradients) = result.expect("a loss");
+            let (loss, mut gradients) =
+                denoising_loss(&schedule, &unet, [&x, &e, &noise], &timesteps, Activations::Recompute);
             check(
                 reference,
                 "LoRA: loss",
@@ -286,9 +328,8 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             });
             check(reference, "LoRA: gradients", trained(reference.tolerance(1e-5, "gradients")), pairs);
 
-            let watch = &mut |_, _, _, _| Ok(());
             let precision = CHOSEN.precision;
-            let tune = |mode, watch: &mut StepWatch<'_>| {
+            let tune = |mode| {
                 let setting = Setting {
                     config: &config,
                     schedule: &schedule,
@@ -297,9 +338,9 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
                     precision,
                     launches: launches(),
                 };
-                imagic::fine_tune(&setting, || Ok(base.clone()), &x, &e, &mut None, watch).expect("stage B")
+                stage_b(&setting, &base, &x, &conditioning(&e))
             };
-            let (tuned, losses) = tune(Mode::Lora, watch);
+            let (tuned, losses) = tune(Mode::Lora);
             let losses = Tensor::new(losses, &DEVICE).expect("a row");
             check(reference, "LoRA: losses of stage B", trained(1e-6), [(layers.name(), losses, their("losses"))]);
             let pairs = shapes.iter().map(|shape| {
@@ -307,14 +348,16 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             });
             // As in `check_changes`; torch's own f32 and f64 differ by up to 3e-4, in the same tensor.
             check(reference, "LoRA: adapters", trained(5e-3), pairs);
-            let storage = precision.sampling();
+            let form = precision.sampling();
             let [alone, with_half_precision] =
-                [Ok(tuned.clone()), unet::with_half_precision(&tuned, storage)].map(|weights| {
-                    let unet = UNet::new(&config, &weights.expect("copies")).expect("a U-Net").in_form(storage);
-                    values(&unet.forward(&x, &sinusoids(&unet, &timesteps[..1]), &e).expect("a prediction"))
+                [Ok(tuned.clone()), unet::with_half_precision(&tuned, form)].map(|weights| {
+                    let unet = UNet::new(&config, &weights.expect("copies")).expect("a U-Net").in_form(form);
+                    values(
+                        &unet.forward(&x, &sinusoids(&unet, &timesteps[..1]), &conditioning(&e)).expect("a prediction"),
+                    )
                 });
             assert!(alone == with_half_precision, "{}: another prediction with copies", reference.name());
-            let (again, _) = tune(Mode::LoraCheckpointed, watch);
+            let (again, _) = tune(Mode::LoraCheckpointed);
             for (name, tensor) in &tuned.tensors {
                 assert!(values(&again.tensors[name]) == values(tensor), "{}: another {name}", reference.name());
                 let own = base.tensors.get(name).is_none_or(|before| before.id() == tensor.id());
@@ -390,12 +433,12 @@ fn sampling_with_guidance_takes_the_same_path() {
         let (trajectory, hidden) = (reference.tensor("ddim.latents"), reference.tensor("text.hidden"));
         let (params, precision) = (reference.params(), CHOSEN.precision);
         let at = |step: usize| trajectory.narrow(0, step, 1).expect("a step");
-        let embedding = |index: usize| hidden.narrow(0, index, 1).expect("an embedding");
+        let embedding = |index: usize| conditioning(&hidden.narrow(0, index, 1).expect("an embedding"));
         // `generate` gives only the last latents, so each step is also taken alone, from the reference's latents before it.
         let timesteps = schedule.timesteps(params.sampling_steps);
         let mut steps = Vec::new();
         for (step, &t) in timesteps.iter().enumerate() {
-            let predict = |e: &Tensor| unet.forward(&at(step), &sinusoids(&unet, &[t]), e).expect("a prediction");
+            let predict = |e: &Conditioning| unet.forward(&at(step), &sinusoids(&unet, &[t]), e).expect("a prediction");
             let (null, text) = (predict(&embedding(1)), predict(&embedding(0)));
             let guided =
                 ((&text - &null).and_then(|way| way * params.guidance)).and_then(|way| null + way).expect("one shape");
@@ -407,9 +450,7 @@ fn sampling_with_guidance_takes_the_same_path() {
 
         let (params, mode, launches) = (&params, Mode::Full, launches());
         let setting = Setting { config: &config, schedule: &schedule, params, mode, precision, launches };
-        let watch = &mut |_, _: &Tensor| Ok(());
-        let last =
-            imagic::generate(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1), watch).expect("latents");
+        let last = stage_c(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1));
         check(reference, "DDIM, all steps", 5e-6, [("latents", last, at(timesteps.len()))]);
     });
 }
@@ -424,7 +465,7 @@ fn a_whole_edit_is_the_same() {
         let (params, precision) = (reference.params(), CHOSEN.precision);
         let hidden = reference.tensor("text.hidden");
         let (e_tgt, e_null) =
-            (hidden.narrow(0, 0, 1).expect("an embedding"), hidden.narrow(0, 1, 1).expect("an embedding"));
+            [0, 1].map(|index| conditioning(&hidden.narrow(0, index, 1).expect("an embedding"))).into();
 
         let moments = codec.encode(&reference.tensor("vae.image")).expect("moments");
         let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0)
@@ -435,30 +476,26 @@ fn a_whole_edit_is_the_same() {
 
         let (params, mode, launches) = (&params, Mode::Full, launches());
         let setting = Setting { config: &config, schedule: &schedule, params, mode, precision, launches };
-        let watch = &mut |_, _, _, _| Ok(());
         let row = |losses: Vec<f32>| Tensor::new(losses, &DEVICE).expect("a row");
-        let (e_opt, losses) =
-            imagic::optimize_text_embedding(&setting, &base, &x, &e_tgt, &mut None, watch).expect("stage A");
+        let (e_opt, losses) = stage_a(&setting, &base, &x, &e_tgt);
         check(reference, "edit: losses of stage A", trained(1e-6), [("losses", row(losses), tensor("losses_a"))]);
-        check(reference, "edit: e_opt", trained(2e-6), [("e_opt", e_opt.clone(), tensor("e_opt"))]);
+        check(reference, "edit: e_opt", trained(2e-6), [("e_opt", e_opt.tokens.clone(), tensor("e_opt"))]);
 
-        let (tuned, losses) =
-            imagic::fine_tune(&setting, || Ok(base.clone()), &x, &e_opt, &mut None, watch).expect("stage B");
+        let (tuned, losses) = stage_b(&setting, &base, &x, &e_opt);
         check(reference, "edit: losses of stage B", trained(1e-6), [("losses", row(losses), tensor("losses_b"))]);
         check_changes(reference, &base, &tuned);
         let sparing = Setting { mode: Mode::Checkpointed, ..setting };
-        let (e, _) = imagic::optimize_text_embedding(&sparing, &base, &x, &e_tgt, &mut None, watch).expect("stage A");
-        let (again, _) = imagic::fine_tune(&sparing, || Ok(base.clone()), &x, &e, &mut None, watch).expect("stage B");
-        assert!(values(&e) == values(&e_opt), "{}: another e_opt without activations", reference.name());
+        let (e, _) = stage_a(&sparing, &base, &x, &e_tgt);
+        let (again, _) = stage_b(&sparing, &base, &x, &e);
+        assert!(values(&e.tokens) == values(&e_opt.tokens), "{}: another e_opt without activations", reference.name());
         for (name, weight) in &tuned.tensors {
             assert!(values(&again.tensors[name]) == values(weight), "{}: another {name}", reference.name());
         }
 
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
-        check(reference, "edit: e_bar", trained(1e-6), [("e_bar", e_bar.clone(), tensor("e_bar"))]);
+        check(reference, "edit: e_bar", trained(1e-6), [("e_bar", e_bar.tokens.clone(), tensor("e_bar"))]);
         let unet = UNet::new(&config, &tuned).expect("a U-Net").in_form(precision.sampling());
-        let watch = &mut |_, _: &Tensor| Ok(());
-        let latents = imagic::generate(&setting, &unet, x.dims(), &e_bar, &e_null, watch).expect("stage C");
+        let latents = stage_c(&setting, &unet, x.dims(), &e_bar, &e_null);
         let image = codec.decode(&latents).expect("a picture");
         let pairs = [("latents", latents), ("image", image)];
         check(
@@ -480,9 +517,7 @@ fn one_step_of_stage_b_moves_the_weights_by_the_learning_rate() {
         let (params, precision) = (Params { tuning_steps: 1, ..Params::paper() }, CHOSEN.precision);
         let (params, mode, launches) = (&params, Mode::Full, launches());
         let setting = Setting { config: &config, schedule: &schedule, params, mode, precision, launches };
-        let watch = &mut |_, _, _, _| Ok(());
-        let (tuned, _) =
-            imagic::fine_tune(&setting, || Ok(base.clone()), &x, &e, &mut None, watch).expect("a step of stage B");
+        let (tuned, _) = stage_b(&setting, &base, &x, &conditioning(&e));
         let (mut moved, mut all) = (0, 0);
         for (name, before) in &base.tensors {
             let changes = values(&(&tuned.tensors[name] - before).expect("one shape"));

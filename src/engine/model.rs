@@ -2,8 +2,10 @@
 
 pub mod clip;
 pub mod codec;
+pub mod conditioning;
 pub mod config;
 pub mod family;
+pub mod guidance;
 pub mod layers;
 pub mod lora;
 pub mod schedule;

@@ -19,8 +19,8 @@ pub struct EngineOptions {
     pub cache_folder: Option<PathBuf>,
     /// Bytes that the cache folder may hold; the least recently used entries go first.
     pub cache_limit: u64,
-    /// Bytes of memory that can still be had; `None` if the system does not say. Asked before tuning, unless on a GPU, which has
-    /// memory of its own.
+    /// Bytes of memory that can still be had; `None` if the system does not say. Asked before tuning, unless on a GPU,
+    /// which has memory of its own.
     pub free_memory: fn() -> Option<u64>,
     /// What to compute on.
     pub processor: Processor,
@@ -31,20 +31,28 @@ pub struct EngineOptions {
 pub struct EditRequest {
     /// The picture x.
     pub layer: Arc<LayerImage>,
-    /// Differs for layers with different pixels. From a host whose conversion to `layer` is not exact, so that a layer is known
-    /// again by what it is and not by how it was converted; `None` where `layer` itself tells.
+    /// Differs for layers with different pixels. From a host whose conversion to `layer` is not exact, so that a layer
+    /// is known again by what it is and not by how it was converted; `None` where `layer` itself tells.
     pub layer_digest: Option<u64>,
     /// What to do with it.
     pub params: Params,
     /// Diffusers folder of the base model that `params.model` means.
     pub model_folder: PathBuf,
-    /// Pictures that the base model's autoencoder gives back at this many dB are familiar to it, others get a hint; `None`
-    /// if the model does not say.
+    /// Pictures that the base model's autoencoder gives back at this many dB are familiar to it, others get a hint;
+    /// `None` if the model does not say.
     pub familiar_psnr: Option<f64>,
     /// Identifies the document, to group tuned models in the cache; may be empty.
     pub document: String,
     /// How many times stage C shows the picture as it forms; each costs a pass of the autoencoder.
     pub previews: u32,
+}
+
+impl EditRequest {
+    /// The hint for a picture that the base model's codec gives back at `psnr` dB, if it needs one.
+    pub fn hint(&self, psnr: Option<f64>) -> Option<Hint> {
+        let (psnr, familiar_psnr) = (psnr?, self.familiar_psnr?);
+        (psnr < familiar_psnr).then_some(Hint::UnfamiliarPicture { psnr, familiar_psnr })
+    }
 }
 
 /// The parts of an edit that take time, in order.
@@ -87,7 +95,8 @@ pub struct Progress {
     pub fraction: f32,
     /// Seconds until the edit is done, estimated from the steps so far.
     pub seconds_left: Option<f32>,
-    /// What the user should know; there from the first step of stage A on, or of stage C where the model is tuned already.
+    /// What the user should know; there from the first step of stage A on, or of stage C where the model is tuned
+    /// already.
     pub hint: Option<Hint>,
     /// The picture as it forms in stage C, at the size at which the model works; the same one until the next is made.
     pub preview: Option<Arc<LayerImage>>,
@@ -126,8 +135,10 @@ pub struct Edit {
     pub picture: Picture,
 }
 
-/// How the stages report: (stage, steps done, steps in all, loss); fails with [`crate::error::Error::Cancelled`] to stop them.
+/// How the stages report: (stage, steps done, steps in all, loss); fails with [`crate::error::Error::Cancelled`] to
+/// stop them.
 pub type StepWatch<'a> = dyn FnMut(Stage, u32, u32, Option<f32>) -> Result<()> + 'a;
 
-/// How stage C reports: (steps done, the clean latents as they look from there); fails with [`crate::error::Error::Cancelled`] to stop it.
+/// How stage C reports: (steps done, the clean latents as they look from there); fails with
+/// [`crate::error::Error::Cancelled`] to stop it.
 pub type SampleWatch<'a> = dyn FnMut(u32, &Tensor) -> Result<()> + 'a;

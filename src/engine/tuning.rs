@@ -1,5 +1,7 @@
 //! How stages A and B tune: what is trained, how its gradients are computed, and what comes of it.
 
 pub mod backward;
+pub mod draw;
 pub mod mode;
+pub mod training;
 pub mod tuned_model;

@@ -8,7 +8,7 @@ use crate::engine::tuning::mode::Mode;
 use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
 use crate::params::Params;
-
+use crate::text::Text;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +28,8 @@ pub struct Clock<'a, 'b> {
     pub hint: Option<Hint>,
     /// Goes with every step from now on.
     pub preview: Option<Arc<LayerImage>>,
+    /// What the user should know at the end.
+    pub notes: Vec<Text>,
 }
 
 impl<'a, 'b> Clock<'a, 'b> {
@@ -40,7 +42,8 @@ impl<'a, 'b> Clock<'a, 'b> {
             (Stage::Generate, params.sampling_steps, c),
         ];
         let stage = (Stage::LoadModel, Instant::now(), 0);
-        Self { watch, costs, stage, seconds: Vec::new(), pace: None, paces: [None; 3], hint: None, preview: None }
+        let (seconds, notes) = (Vec::new(), Vec::new());
+        Self { watch, costs, stage, seconds, pace: None, paces: [None; 3], hint: None, preview: None, notes }
     }
 
     /// Stages A and B run in `mode` from here on.
@@ -102,9 +105,9 @@ impl<'a, 'b> Clock<'a, 'b> {
         self.seconds.push((self.stage.0, self.stage.1.elapsed().as_secs_f32()));
     }
 
-    /// Seconds that each stage took, and the pace of this edit. `pixels`: those of the picture at the size at which the model
-    /// worked, and at the model's own.
-    pub fn finish(mut self, [pixels, own_pixels]: [usize; 2], was_loaded: bool) -> (Vec<(Stage, f32)>, Pace) {
+    /// Seconds that each stage took, and the pace of this edit. `pixels`: those of the picture at the size at which the
+    /// model worked, and at the model's own.
+    pub fn finish(&mut self, [pixels, own_pixels]: [usize; 2], was_loaded: bool) -> (Vec<(Stage, f32)>, Pace) {
         let sampled = self.paces[2].unwrap_or_default() * self.costs[2].1 as f32 * self.costs[2].2;
         self.close();
         let took = |stage| self.seconds.iter().find(|(other, _)| *other == stage).map_or(0.0, |(_, seconds)| *seconds);
@@ -115,6 +118,6 @@ impl<'a, 'b> Clock<'a, 'b> {
             passes: self.paces,
             decode: Some((took(Stage::Generate) - sampled).max(0.0)),
         };
-        (self.seconds, pace)
+        (std::mem::take(&mut self.seconds), pace)
     }
 }

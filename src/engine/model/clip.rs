@@ -2,6 +2,7 @@
 //! embedding that the U-Net attends to.
 #![forbid(unsafe_code)]
 
+use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::family::Family;
 use crate::engine::model::source::{Part, Source};
 use crate::engine::model::tokenizer::{Tokenizer, Tokens};
@@ -60,14 +61,15 @@ impl TextEncoder {
     }
 
     /// The embedding of `tokens` after the final layer norm: (1, tokens, d), f32.
-    pub fn embed(&self, tokens: &Tokens) -> Result<Tensor> {
+    pub fn embed(&self, tokens: &Tokens) -> Result<Conditioning> {
         let ids = Tensor::new(tokens.ids.as_slice(), &Device::Cpu)?.unsqueeze(0)?;
         // Stable Diffusion masks only what comes later in the text, never the padding.
-        Ok(self.transformer.forward_with_mask(&ids, usize::MAX)?.to_device(&self.device)?.detach())
+        let tokens = self.transformer.forward_with_mask(&ids, usize::MAX)?.to_device(&self.device)?.detach();
+        Ok(Conditioning { tokens })
     }
 
-    /// What guidance leads away from: the embedding of the empty text, (1, tokens, d), f32.
-    pub fn unconditional(&self) -> Result<Tensor> {
+    /// What guidance leads away from: the embedding of the empty text.
+    pub fn unconditional(&self) -> Result<Conditioning> {
         self.embed(&self.tokenizer.tokenize("")?)
     }
 }

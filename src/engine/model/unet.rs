@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::device::{AttentionKernels, Form};
+use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::family::Family;
 use crate::engine::model::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
@@ -277,14 +278,14 @@ impl UNet {
         self
     }
 
-    /// `x_t`: (b, c, h, w); `sinusoids`: [`UNet::sinusoids`] of b timesteps, (b, d); `e`: text embedding, (b, tokens,
-    /// d); all f32. Gives the prediction (noise or v), (b, c, h, w), f32.
-    pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Tensor) -> Result<Tensor> {
+    /// `x_t`: (b, c, h, w); `sinusoids`: [`UNet::sinusoids`] of b timesteps, (b, d); `e`: what it is conditioned on, b
+    /// items; all f32. Gives the prediction (noise or v), (b, c, h, w), f32.
+    pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Conditioning) -> Result<Tensor> {
         let silu_emb = self.embed_timesteps(sinusoids)?;
         let (mut h, mut skips) = (x_t.to_dtype(self.storage)?, Vec::new());
         for block in &self.blocks {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
-            h = block.forward(&h, skip.as_ref(), &silu_emb, e)?;
+            h = block.forward(&h, skip.as_ref(), &silu_emb, &e.tokens)?;
             if block.skip == Skip::Gives {
                 skips.push(h.clone());
             }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Tensors of one network by name, all f32, and the file they came from.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Weights {
     /// For messages.
     pub file: PathBuf,

@@ -43,7 +43,6 @@ macro_rules! kernel {
 }
 
 mod adam;
-mod adam8;
 mod attention;
 mod attention_sizes;
 mod conv;

@@ -1,6 +1,7 @@
 //! Tuned models on disk: one file each, found again by what they were tuned on; a damaged file is a miss.
 #![forbid(unsafe_code)]
 
+use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::lora;
 use crate::engine::model::tensor_file::TensorFile;
 use crate::engine::model::weights::Weights;
@@ -111,7 +112,7 @@ pub fn find(
 pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, tuned: &TunedModel) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::file(Doing::Create, folder))?;
     remove_unfinished(folder, std::time::Duration::from_secs(24 * 3600));
-    let tensors: BTreeMap<String, Tensor> = std::iter::once((E_OPT.to_owned(), tuned.e_opt.clone()))
+    let tensors: BTreeMap<String, Tensor> = std::iter::once((E_OPT.to_owned(), tuned.e_opt.tokens.clone()))
         .chain(tuned.own_tensors().map(|(name, tensor)| (format!("unet.{name}"), tensor.clone())))
         .collect();
     let about = json!({
@@ -212,7 +213,7 @@ fn read(
         // The digest fits and the key names rank and layers, so that the network will find them to have its shapes.
         unet.extend(adapters.into_iter().filter_map(|name| Some((name.to_owned(), own(name)?.clone()))));
     }
-    let e_opt = tensors.get(E_OPT).ok_or("it has no embedding")?.clone();
+    let e_opt = Conditioning { tokens: tensors.get(E_OPT).ok_or("it has no embedding")?.clone() };
     Ok(TunedModel { e_opt, unet: Weights { file: file.to_owned(), tensors: unet }, psnr: about["psnr"].as_f64() })
 }
 

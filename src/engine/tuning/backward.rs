@@ -1,10 +1,11 @@
-//! Gradients of a loss through the U-Net, one block at a time: what a block computes on the way to its output is kept until
-//! its turn comes, or computed a second time then (gradient checkpointing). Knows no stage and no optimizer.
+//! Gradients of a loss through the U-Net, one block at a time: what a block computes on the way to its output is kept
+//! until its turn comes, or computed a second time then (gradient checkpointing). Knows no stage and no optimizer.
 //!
-//! Both ways run the same operations on the same numbers and add gradients up in the same order, so that they give the same
-//! bytes. What candle's own `backward` cannot do is to let go of a block's graph once it is through with it.
+//! Both ways run the same operations on the same numbers and add gradients up in the same order, so that they give the
+//! same bytes. What candle's own `backward` cannot do is to let go of a block's graph once it is through with it.
 #![forbid(unsafe_code)]
 
+use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::unet::{Skip, UNet};
 use crate::engine::ops;
 use crate::error::Result;
@@ -24,10 +25,10 @@ pub enum Activations {
 pub struct Input<'a> {
     /// (b, c, h, w).
     pub x_t: &'a Tensor,
-    /// Those of b timesteps.
+    /// b timesteps, see [`UNet::sinusoids`].
     pub sinusoids: &'a Tensor,
-    /// (b, tokens, d).
-    pub e: &'a Tensor,
+    /// b items.
+    pub e: &'a Conditioning,
 }
 
 /// The loss of the network's prediction, and the gradients of all variables behind it that no optimizer used up.
@@ -38,7 +39,7 @@ pub fn backward(
     loss: impl FnOnce(&Tensor) -> Result<Tensor>,
 ) -> Result<(Tensor, GradStore)> {
     let silu_emb = unet.embed_timesteps(input.sinusoids)?;
-    let (own_emb, own_e) = (cut(&silu_emb)?, cut(input.e)?);
+    let (own_emb, own_e) = (cut(&silu_emb)?, cut(&input.e.tokens)?);
     // Block i makes values[i + 1] of values[i] and perhaps of the value that it takes from the down path.
     let mut values = vec![cut(&input.x_t.to_dtype(unet.storage)?)?];
     let mut skips = Vec::new();
@@ -69,7 +70,7 @@ pub fn backward(
         };
         add_gradients(&ops::seed_gradient(&y, &gradient)?, &mut gradients)?;
     }
-    for (whole, own) in [(&silu_emb, &own_emb), (input.e, &own_e)] {
+    for (whole, own) in [(&silu_emb, &own_emb), (&input.e.tokens, &own_e)] {
         // A variable is its own end, see `cut`.
         if !whole.is_variable()
             && let Some(gradient) = gradients.remove(own)
@@ -80,7 +81,8 @@ pub fn backward(
     Ok((loss.detach(), gradients))
 }
 
-/// `tensor` without what it was computed from. If a variable is behind it, it becomes one, so that its gradient is computed.
+/// `tensor` without what it was computed from. If a variable is behind it, it becomes one, so that its gradient is
+/// computed.
 fn cut(tensor: &Tensor) -> Result<Tensor> {
     Ok(if tensor.track_op() { Var::from_tensor(tensor)?.into_inner() } else { tensor.clone() })
 }

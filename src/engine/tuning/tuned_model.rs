@@ -1,17 +1,19 @@
 //! What stages A and B make, and stage C draws with.
 #![forbid(unsafe_code)]
 
+use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::lora;
 use crate::engine::model::weights::Weights;
 use candle_core::Tensor;
 
 /// The product of stages A and B.
 pub struct TunedModel {
-    /// The optimized embedding, (1, tokens, d).
-    pub e_opt: Tensor,
+    /// The optimized embedding.
+    pub e_opt: Conditioning,
     /// The tuned network's weights.
     pub unet: Weights,
-    /// How well the base model's autoencoder gives the picture back, in dB; `None` where nobody asked when it was tuned.
+    /// How well the base model's autoencoder gives the picture back, in dB; `None` where nobody asked when it was
+    /// tuned.
     pub psnr: Option<f64>,
 }
 

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 use super::terms::{Argument, Gpu, Kind, THREADS, View, expect};
+use crate::engine::ops::moments::CODED;
 use candle_core::Result;
 
 /// Constants of Adam.
@@ -28,11 +29,29 @@ pub(super) fn adam_step<G: Gpu>(
     Ok(())
 }
 
+/// Groups of elements with one scale that a block of threads updates, one for each warp.
+const AT_ONCE: usize = 8;
+
+/// As `adam_step`, with both moments in one buffer of `MomentBits::numbers` elements, zeros before the first step.
+pub(super) fn adam8_step<G: Gpu>(
+    gpu: &G,
+    p: &mut G::Buffer,
+    [g, numbers]: [View<'_, G::Buffer>; 2],
+    moments: &mut G::Buffer,
+    step: AdamStep,
+    count: usize,
+) -> Result<()> {
+    expect(Kind::F32, &[View::all(p), g, View::all(moments), numbers])?;
+    let AdamStep { beta_1, beta_2, eps } = step;
+    blocks!(gpu, "adam8", count.div_ceil(AT_ONCE * CODED), Out p, In g, Out moments, In numbers, Value beta_1, Value
+        beta_2, Value eps, Count count);
+    Ok(())
+}
+
 #[cfg(feature = "cuda")]
 mod half {
-    use super::super::adam8::adam8_step;
     use super::super::cuda::{Held, Slice, storage, view};
-    use super::{AdamStep, adam_step};
+    use super::{AdamStep, adam_step, adam8_step};
     use crate::engine::ops::adam::{Adam, BETA_1, BETA_2, EPS};
     use crate::engine::ops::moments::MomentBits;
     use crate::engine::ops::operation::Lent;

@@ -4,8 +4,8 @@
 #[allow(unsafe_code, reason = "the kernels as C++, in a library that is compiled here")]
 mod host;
 
-use super::adam::{AdamStep, adam_step};
-use super::adam8::adam8_step;
+use super::adam::{AdamStep, adam_step, adam8_step};
+
 use super::attention::{attention, attention_gradients};
 use super::attention_sizes::Attention;
 use super::conv::{Conv, conv_bias_gradient, conv_input_gradient, conv_weight_gradient, conv2d};

@@ -1,6 +1,36 @@
 //! What `src/lib.rs` says of the layers, read off the source files.
 
+mod arrows;
+
+use arrows::Files;
 use std::path::{Path, PathBuf};
+
+/// Whoever stands further down imports nobody who stands further up; files of one line are a wing or a room of their
+/// own.
+const STORIES: [&str; 19] = [
+    "host",
+    "job",
+    "catalog",
+    "engine",
+    "engine::auxiliary",
+    "engine::sampling",
+    "engine::tuned",
+    "engine::imagic",
+    "engine::base",
+    "engine::store",
+    "engine::budget",
+    "engine::machine",
+    "engine::tuning",
+    "engine::request",
+    "engine::model",
+    "engine::picture",
+    "engine::ops",
+    "engine::device",
+    "engine::random",
+];
+
+/// What everybody may import, each of them those behind it.
+const LEAVES: [&str; 5] = ["params", "files", "error", "image", "text"];
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -103,4 +133,61 @@ fn cuda_is_in_its_two_rooms() {
 #[test]
 fn nothing_opens_a_connection() {
     check("no network", |_| true, &["std::net", "TcpStream", "UdpSocket", "reqwest", "ureq", "hf_hub"]);
+}
+
+fn files() -> Files {
+    Files::of(sources(".").into_iter().map(|(path, text)| (path.to_string_lossy().replace("./", ""), text)))
+}
+
+/// The story of a module: its place in [`STORIES`] and then in [`LEAVES`].
+fn story(module: &str) -> Option<usize> {
+    let stories = STORIES.iter().chain(&LEAVES).enumerate();
+    let holds = |wing: &str| module == wing || module.strip_prefix(wing).is_some_and(|rest| rest.starts_with("::"));
+    // The most exact name: `engine::model` before `engine`.
+    stories.filter(|(_, wing)| holds(wing)).max_by_key(|(_, wing)| wing.len()).map(|(story, _)| story)
+}
+
+#[test]
+fn no_file_imports_one_of_a_story_above() {
+    let files = files();
+    let mut upwards = Vec::new();
+    for (module, imports) in files.arrows() {
+        // The root declares everybody.
+        if module.is_empty() {
+            continue;
+        }
+        let own = story(module).unwrap_or_else(|| panic!("{module} has no story; give it one in STORIES"));
+        let is_above = |other: &&&str| story(other).is_some_and(|story| story < own);
+        upwards.extend(imports.iter().filter(is_above).map(|other| format!("{module} imports {other}")));
+    }
+    assert!(upwards.is_empty(), "{upwards:#?}");
+}
+#[test]
+fn no_two_files_import_each_other_in_a_loop() {
+    let files = files();
+    let arrows = files.arrows();
+    let mut loops = Vec::new();
+    for &start in arrows.keys().filter(|module| !module.is_empty()) {
+        // Whom the module leads to, with the one before each.
+        let mut before = std::collections::BTreeMap::from([(start, start)]);
+        let mut waiting = vec![start];
+        while let Some(module) = waiting.pop() {
+            for &next in arrows[module].iter().filter(|next| !next.is_empty()) {
+                if next == start {
+                    let mut way = vec![start];
+                    let mut at = module;
+                    while at != start {
+                        way.push(at);
+                        at = before[at];
+                    }
+                    way.push(start);
+                    loops.push(way.into_iter().rev().collect::<Vec<_>>().join(" -> "));
+                } else if !before.contains_key(next) {
+                    before.insert(next, module);
+                    waiting.push(next);
+                }
+            }
+        }
+    }
+    assert!(loops.is_empty(), "{loops:#?}");
 }

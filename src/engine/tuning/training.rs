@@ -1,0 +1,199 @@
+//! The optimization of stages A and B: Adam on the variables, step by step. It may be stopped between two steps and
+//! goes on later as if it had not been. Knows no loss.
+#![forbid(unsafe_code)]
+
+use super::draw::Draw;
+use super::mode::{Mode, Trained};
+use crate::engine::device::{Launches, Precision, RepeatedStep};
+use crate::engine::model::conditioning::Conditioning;
+use crate::engine::model::lora;
+use crate::engine::model::schedule::Schedule;
+use crate::engine::model::unet::{UNet, UNetConfig};
+use crate::engine::model::weights::Weights;
+use crate::engine::ops::MomentBits;
+use crate::engine::ops::adam::Adam;
+use crate::engine::random::{Purpose, Stream};
+use crate::engine::request::{Stage, StepWatch};
+use crate::error::{Error, Result};
+use crate::params::Params;
+use crate::text::text;
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What stages A and B are carried out with.
+pub struct Setting<'a> {
+    /// Shape of the network.
+    pub config: &'a UNetConfig,
+    /// The base model's noise schedule.
+    pub schedule: &'a Schedule,
+    /// Steps, learning rates, seeds.
+    pub params: &'a Params,
+    /// What stage B trains, and how both get at the intermediate results that gradients need, which changes no number.
+    pub mode: Mode,
+    /// How a GPU is told what to do, which changes no number either.
+    pub launches: Launches,
+    /// What the device computes in.
+    pub precision: Precision,
+}
+
+/// One stage between two steps.
+pub struct Training {
+    /// The network's weights that stay as they are; none in stage A.
+    frozen: Weights,
+    variables: BTreeMap<String, Var>,
+    adam: Arc<Adam>,
+    /// One for each step that is done.
+    pub losses: Vec<f32>,
+    /// Whether a step failed halfway: some variables have been changed, others not, and nothing goes on from there.
+    broken: bool,
+}
+
+impl Training {
+    /// Uses up `tensors`: each becomes a variable before the next one is copied, so that they never exist twice.
+    fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64, bits: MomentBits) -> Result<Self> {
+        let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor)?));
+        let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
+        let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr, bits));
+        Ok(Self { frozen, variables, adam, losses: Vec::new(), broken: false })
+    }
+
+    /// The network with `tensor` of each variable in it: adapters join the weights, tuned weights take their places.
+    fn network(&self, tensor: fn(&Var) -> Tensor) -> Weights {
+        let mut weights = self.frozen.clone();
+        weights.tensors.extend(self.variables.iter().map(|(name, variable)| (name.clone(), tensor(variable))));
+        weights
+    }
+}
+
+/// One stage while it runs.
+pub struct Tuning<'a, 'w> {
+    /// What with.
+    pub setting: &'a Setting<'a>,
+    /// What an earlier run has done of it; the run that fails leaves here what it has done, and the one that ends its
+    /// losses.
+    pub training: &'a mut Option<Training>,
+    /// Told of every step.
+    pub watch: &'a mut StepWatch<'w>,
+}
+
+impl Tuning<'_, '_> {
+    /// The variables of stage A, which start as `e_tgt`.
+    pub fn embedding(&mut self, e_tgt: &Conditioning) -> Result<Conditioning> {
+        const TOKENS: &str = "tokens";
+        if self.training.is_none() {
+            let variables = BTreeMap::from([(TOKENS.to_owned(), e_tgt.tokens.clone())]);
+            let lr = self.setting.params.embedding_lr;
+            *self.training = Some(Training::begin(Weights::default(), variables, lr, MomentBits::ThirtyTwo)?);
+        }
+        let variables = &self.running().variables;
+        Ok(Conditioning { tokens: variables[TOKENS].as_tensor().clone() })
+    }
+
+    /// The network of stage B, whose weights are the variables and start as `base`; or, where memory is short, those of
+    /// adapters to it. `base` is called only for a beginning. Where all weights are trained they take its place, and
+    /// the memory of a second network is saved if nobody else keeps them.
+    pub fn network(&mut self, base: impl FnOnce() -> Result<Weights>) -> Result<UNet> {
+        let Setting { config, params, mode, precision, .. } = self.setting;
+        if self.training.is_none() {
+            let (mut base, trained) = (base()?, mode.trained());
+            *self.training = Some(match trained {
+                Trained::Weights | Trained::WeightsInEightBits => {
+                    let weights = std::mem::take(&mut base.tensors);
+                    Training::begin(base, weights, params.tuning_lr, trained.moments())?
+                }
+                Trained::Adapters => {
+                    let device = base.tensors.values().next().map(Tensor::device).cloned();
+                    let adapters = lora::begin(&base, params, &device.unwrap_or(Device::Cpu))?;
+                    Training::begin(base, adapters, lora::RATE * params.tuning_lr, trained.moments())?
+                }
+            });
+        }
+        let training = self.running();
+        let tracked = training.network(|variable| variable.as_tensor().clone());
+        Ok(UNet::trained(config, &tracked, &training.adam)?.in_form(precision.training()))
+    }
+
+    /// The weights as stage B has left them.
+    pub fn tuned(&mut self) -> Weights {
+        self.running().network(|variable| variable.as_tensor().detach())
+    }
+
+    /// The stage is done: its losses, one a step. Its variables and moments go.
+    pub fn end(&mut self) -> Vec<f32> {
+        self.training.take().map(|training| training.losses).unwrap_or_default()
+    }
+
+    /// Takes the stage's steps down `loss` from where it is: for each a fresh timestep and noise for each item of the
+    /// batch, the same ones whether or not it was stopped in between. Unlike in the paper a step may have several
+    /// items; their timesteps are spread over the range. `x` is what they are noises for; `unet` is what they are drawn
+    /// for.
+    pub fn minimize(
+        &mut self,
+        stage: Stage,
+        unet: &UNet,
+        x: &Tensor,
+        loss: impl Fn(&Draw<'_>) -> Result<(Tensor, GradStore)>,
+    ) -> Result<()> {
+        let ended = self.take_steps(stage, unet, x, loss);
+        if self.running().broken {
+            *self.training = None;
+        }
+        ended
+    }
+
+    fn take_steps(
+        &mut self,
+        stage: Stage,
+        unet: &UNet,
+        x: &Tensor,
+        loss: impl Fn(&Draw<'_>) -> Result<(Tensor, GradStore)>,
+    ) -> Result<()> {
+        let Setting { schedule, params, mode, launches, .. } = self.setting;
+        let (steps, timesteps, noise) = match stage {
+            Stage::OptimizeTextEmbedding => {
+                (params.embedding_steps, Purpose::EmbeddingTimesteps, Purpose::EmbeddingNoise)
+            }
+            _ => (params.tuning_steps, Purpose::TuningTimesteps, Purpose::TuningNoise),
+        };
+        let mut shape = x.dims().to_vec();
+        shape[0] = params.batch_size as usize;
+        let mut repeated = RepeatedStep::new(x.device(), *launches);
+        let done = self.running().losses.len() as u32;
+        (self.watch)(stage, done, steps, None)?;
+        for step in done..steps {
+            let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
+            let timesteps = stream(timesteps).timesteps(params.batch_size, schedule.training_timesteps());
+            let inputs = [
+                Tensor::from_vec(unet.sinusoids(&timesteps), (timesteps.len(), ()), &Device::Cpu)?,
+                Tensor::from_vec(schedule.scales(&timesteps), (2, timesteps.len(), 1, 1, 1), &Device::Cpu)?,
+                stream(noise).normals(&shape, &Device::Cpu)?,
+            ];
+            let training = self.running();
+            training.broken = true;
+            training.adam.begin_step()?;
+            let loss = repeated.run(inputs.each_ref(), |[sinusoids, scales, noise]| {
+                let draw = Draw { schedule, sinusoids, scales, noise, activations: mode.activations() };
+                training.adam.update(|| loss(&draw))
+            })?;
+            let loss = loss.to_scalar::<f32>()?;
+            training.broken = false;
+            if !loss.is_finite() {
+                return Err(Error::Engine(text!(
+                    "{stage}: the loss is {loss} at step {step}; lower the learning rate",
+                    stage = stage.label(),
+                    loss,
+                    step = step + 1
+                )));
+            }
+            training.losses.push(loss);
+            (self.watch)(stage, step + 1, steps, Some(loss))?;
+        }
+        Ok(())
+    }
+
+    fn running(&mut self) -> &mut Training {
+        self.training.as_mut().expect("`embedding` or `network` has begun it")
+    }
+}
