@@ -1,8 +1,9 @@
-//! The engine's side of `benches/speed` and `benches/gpu-check`: prepares one operation, then runs it once for every line on its input.
+//! The engine's side of `benches/speed` and `benches/gpu-check`: prepares one operation, then runs it once for every
+//! line on its input.
 //!
-//! Its one argument is the JSON object that `speed_benchmark/main.py` writes; it answers `ready`, and each line with a JSON
-//! list of seconds: one number for each training step, one in all for anything else. On a GPU the last line of its output is
-//! the most memory that it took there, in bytes.
+//! Its one argument is the JSON object that `speed_benchmark/main.py` writes; it answers `ready`, and each line with a
+//! JSON list of seconds: one number for each training step, one in all for anything else. On a GPU the last line of its
+//! output is the most memory that it took there, in bytes.
 
 use candle_core::{Device, Tensor};
 use imagic_edit::engine::Engine;

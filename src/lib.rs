@@ -74,8 +74,8 @@
 //!
 //! # Cross-cutting
 //!
-//! **Languages**: what people read is a [`text::Text`], an English key with values; [`host`] translates it where it goes
-//! to a toolkit, from one catalogue for all hosts.
+//! **Languages**: what people read is a [`text::Text`], an English key with values; [`host`] translates it where it
+//! goes to a toolkit, from one catalogue for all hosts.
 //!
 //! **Stopping** keeps what stages A and B have done: the next edit with the same settings goes on from there, to the
 //! same bytes.
@@ -89,8 +89,8 @@
 //!
 //! **GPU**: with the feature `cuda` an engine takes an NVIDIA GPU where there is one ([`engine::device`]) and says why
 //! not where there is none. One library serves both: CUDA is looked for when the program runs. What no card has run yet
-//! is off by default, see `docs/CUDA.md`. Kernels and products of every operation (`engine::ops::gpu`) are tested on the
-//! processor, with the same source compiled as C++; `docs/CUDA.md` says what was run.
+//! is off by default, see `docs/CUDA.md`. Kernels and products of every operation (`engine::ops::gpu`) are tested on
+//! the processor, with the same source compiled as C++; `docs/CUDA.md` says what was run.
 //!
 //! **Determinism**: every random number is a function of seed, purpose and step ([`engine::random`]), and sums are
 //! taken in a fixed order, so the same request gives the same bytes on the same kind of processor.

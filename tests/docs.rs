@@ -85,14 +85,14 @@ fn texts() -> Vec<PathBuf> {
             }
         }
     }
-    assert!(texts.len() > 40, "only {} files were found", texts.len());
+    assert!(texts.len() > 100, "only {} files were found", texts.len());
     texts
 }
 
 /// By the ending of its name, scripts without one by their first line; Python is ruff's.
 fn is_text(path: &Path) -> bool {
     match path.extension().and_then(|ending| ending.to_str()) {
-        Some(ending) => ["md", "scm", "sh", "toml", "yml"].contains(&ending),
+        Some(ending) => ["md", "rs", "scm", "sh", "toml", "yml"].contains(&ending),
         None => std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!")),
     }
 }

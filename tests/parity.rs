@@ -1,9 +1,9 @@
 //! The engine against diffusers, transformers and torch, on the data that `tests/reference/make_reference.py` made.
 //!
 //! Runs over `tests/fixtures/*`, or over the one folder that `IMAGIC_REFERENCE` names.
-//! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is one and a half to five times the
-//! most that was measured, on networks up to SD 1.5's size; `rounding` in `reference.json` says how far torch's own f32
-//! lies from f64 on the same numbers, which no other f32 computation can be expected to undercut.
+//! Errors are relative: |ours - theirs| / |theirs|, lengths over a whole tensor. A tolerance is one and a half to five
+//! times the most that was measured, on networks up to SD 1.5's size; `rounding` in `reference.json` says how far
+//! torch's own f32 lies from f64 on the same numbers, which no other f32 computation can be expected to undercut.
 
 use candle_core::backprop::GradStore;
 use candle_core::safetensors::MmapedSafetensors;
@@ -37,8 +37,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those of f32.
-/// `fused` is tf32 with attention by own kernels, for the card that is the processor (tests/cuda), where it has all bits of f32.
+/// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those
+/// of f32. `fused` is tf32 with attention by own kernels, for the card that is the processor (tests/cuda), where it has
+/// all bits of f32.
 static CHOSEN: LazyLock<Chosen> = LazyLock::new(|| {
     let chosen = processor().choose();
     if let Some(reason) = chosen.reason {
@@ -122,20 +123,21 @@ fn stage_c(setting: &Setting<'_>, unet: &UNet, shape: &[usize], e_bar: &Conditio
     imagic::generate(&mut guided, setting.schedule, setting.params, shape, watch).expect("stage C")
 }
 
-/// How many times a tolerance is taken on this device: half of what the missing bits make. The tensor cores' 32 bit numbers and f16
-/// have 13 bits less behind the point than f32, which is 8192 times; with such numbers on the processor (tests/cuda) a quarter of that
-/// was measured at most.
+/// How many times a tolerance is taken on this device: half of what the missing bits make. The tensor cores' 32 bit
+/// numbers and f16 have 13 bits less behind the point than f32, which is 8192 times; with such numbers on the processor
+/// (tests/cuda) a quarter of that was measured at most.
 fn slack() -> f64 {
     if matches!(CHOSEN.precision, Precision::F32 | Precision::Tf32OwnAttention) { 1.0 } else { 4096.0 }
 }
 
-/// A tolerance for what comes of tensors that are stored as in training. bf16 has 3 bits less than f16; two fifths of what they make
-/// were measured at most, in the gradient of an adapter, and a tenth in those of the weights.
+/// A tolerance for what comes of tensors that are stored as in training. bf16 has 3 bits less than f16; two fifths of
+/// what they make were measured at most, in the gradient of an adapter, and a tenth in those of the weights.
 fn trained(tolerance: f64) -> f64 {
     if CHOSEN.precision == Precision::Bf16 { 8.0 * tolerance } else { tolerance }
 }
 
-/// More than this is never allowed: what has nothing to do with the reference is as far from it as 0, which is 1, or farther.
+/// More than this is never allowed: what has nothing to do with the reference is as far from it as 0, which is 1, or
+/// farther.
 const LARGEST_TOLERANCE: f64 = 0.5;
 
 #[test]
@@ -434,7 +436,8 @@ fn sampling_with_guidance_takes_the_same_path() {
         let (params, precision) = (reference.params(), CHOSEN.precision);
         let at = |step: usize| trajectory.narrow(0, step, 1).expect("a step");
         let embedding = |index: usize| conditioning(&hidden.narrow(0, index, 1).expect("an embedding"));
-        // `generate` gives only the last latents, so each step is also taken alone, from the reference's latents before it.
+        // `generate` gives only the last latents, so each step is also taken alone, from the reference's latents before
+        // it.
         let timesteps = schedule.timesteps(params.sampling_steps);
         let mut steps = Vec::new();
         for (step, &t) in timesteps.iter().enumerate() {
@@ -507,7 +510,8 @@ fn a_whole_edit_is_the_same() {
     });
 }
 
-/// At the paper's learning rate a step is less than numbers of 16 bits, as which the network may be multiplied, can tell.
+/// At the paper's learning rate a step is less than numbers of 16 bits, as which the network may be multiplied, can
+/// tell.
 #[test]
 fn one_step_of_stage_b_moves_the_weights_by_the_learning_rate() {
     every_reference(|reference| {
@@ -521,8 +525,8 @@ fn one_step_of_stage_b_moves_the_weights_by_the_learning_rate() {
         let (mut moved, mut all) = (0, 0);
         for (name, before) in &base.tensors {
             let changes = values(&(&tuned.tensors[name] - before).expect("one shape"));
-            // Adam's first step is the learning rate, or less where a gradient is as small as its eps; f32's own steps are a quarter
-            // of it for weights from 1 to 2.
+            // Adam's first step is the learning rate, or less where a gradient is as small as its eps; f32's own steps
+            // are a quarter of it for weights from 1 to 2.
             let here = changes.iter().filter(|change| (change.abs() / params.tuning_lr - 1.0).abs() < 0.25).count();
             assert!(here > 0, "{}: {name} did not move", reference.name());
             moved += here;
