@@ -17,7 +17,7 @@ use crate::host::report::{self, progress_text, summary};
 use crate::host::{self, Host, system};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
-use crate::params::{Params, Preset};
+use crate::params::{BUILTIN_MODEL, Params, Preset};
 use crate::text::{Text, text};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -376,7 +376,10 @@ impl Session {
                 return Choice { description: error.text().sentence(), examples: Vec::new(), is_new: false };
             }
         };
-        let description = report::description(&model);
+        let mut description = report::description(&model);
+        if model.name == BUILTIN_MODEL {
+            description = description.and(report::OTHER_MODELS);
+        }
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         let usable = model.exists();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);
