@@ -123,7 +123,7 @@ fn the_same_request_gives_the_same_bytes_cold_from_memory_and_from_disk() {
     assert_eq!(from_disk.tuned, Tuned::OnDisk);
     let alone = edit(&mut engine(None), &request()).expect("an edit");
     for other in [&warm, &from_disk, &alone] {
-        assert!(rendered(&cold) == rendered(&other), "{:?} gave other pixels", other.tuned);
+        assert!(rendered(&cold) == rendered(other), "{:?} gave other pixels", other.tuned);
     }
     assert_eq!((rendered(&cold).width(), rendered(&cold).height()), (40, 30));
     let alpha = |layer: &LayerImage| layer.rgba().iter().skip(3).step_by(4).copied().collect::<Vec<_>>();
