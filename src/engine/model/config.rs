@@ -54,6 +54,24 @@ impl Config {
         }
     }
 
+    /// As [`Config::usize`], not below `min`.
+    pub fn at_least(&self, min: usize, key: &str, default: usize) -> Result<usize> {
+        let value = self.usize(key, Some(default))?;
+        if value < min {
+            return Err(self.error(text!("{key} is {value}, must be at least {min}", key, value, min)));
+        }
+        Ok(value)
+    }
+
+    /// What the name at `key` stands for; the first of `options` where the key is absent or null.
+    pub fn choice<T: Copy>(&self, key: &str, options: &[(&str, T)]) -> Result<T> {
+        let value = self.text(key, options[0].0);
+        options.iter().find(|(name, _)| *name == value).map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
+            self.error(text!("{key} is {value}, must be one of {names}", key, value, names = names.join(", ")))
+        })
+    }
+
     /// A number; `default` where the key is absent or null.
     pub fn f64(&self, key: &str, default: f64) -> Result<f64> {
         match &self.content[key] {

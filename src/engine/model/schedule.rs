@@ -12,7 +12,6 @@
 use crate::engine::model::source::Source;
 use crate::engine::ops::{self, Sign};
 use crate::error::Result;
-use crate::text::text;
 use candle_core::Tensor;
 use serde_json::json;
 
@@ -64,30 +63,14 @@ impl Schedule {
         config.require("rescale_betas_zero_snr", &[json!(false)])?;
         config.require("thresholding", &[json!(false)])?;
         config.require("trained_betas", &[])?;
-        let n = config.usize("num_train_timesteps", Some(1000))?;
-        if n < 2 {
-            return Err(config.error(text!(
-                "{key} is {value}, must be at least {min}",
-                key = "num_train_timesteps",
-                value = n,
-                min = 2
-            )));
-        }
+        let n = config.at_least(2, "num_train_timesteps", 1000)?;
         // diffusers' defaults; Stable Diffusion's files say 0.00085 and 0.012.
         let (start, end) = (config.f64("beta_start", 0.0001)?, config.f64("beta_end", 0.02)?);
         let linspace = |from: f64, to: f64, i: usize| from + (to - from) * i as f64 / (n - 1) as f64;
-        let beta: Box<dyn Fn(usize) -> f64> = match config.text("beta_schedule", "linear") {
-            "linear" => Box::new(|i| linspace(start, end, i)),
-            "scaled_linear" => Box::new(|i| linspace(start.sqrt(), end.sqrt(), i).powi(2)),
-            other => {
-                return Err(config.error(text!(
-                    "{key} is {value}, must be {one} or {two}",
-                    key = "beta_schedule",
-                    value = other,
-                    one = "linear",
-                    two = "scaled_linear"
-                )));
-            }
+        let is_scaled = config.choice("beta_schedule", &[("linear", false), ("scaled_linear", true)])?;
+        let beta = |i: usize| match is_scaled {
+            false => linspace(start, end, i),
+            true => linspace(start.sqrt(), end.sqrt(), i).powi(2),
         };
         let alphas_cumprod: Vec<f64> = (0..n)
             .scan(1.0, |product, i| {
@@ -95,34 +78,9 @@ impl Schedule {
                 Some(*product)
             })
             .collect();
-        let prediction = match config.text("prediction_type", "epsilon") {
-            "epsilon" => Prediction::Epsilon,
-            "v_prediction" => Prediction::V,
-            other => {
-                return Err(config.error(text!(
-                    "{key} is {value}, must be {one} or {two}",
-                    key = "prediction_type",
-                    value = other,
-                    one = "epsilon",
-                    two = "v_prediction"
-                )));
-            }
-        };
-        let spacing = match config.text("timestep_spacing", "leading") {
-            "leading" => Spacing::Leading,
-            "trailing" => Spacing::Trailing,
-            "linspace" => Spacing::Linspace,
-            other => {
-                return Err(config.error(text!(
-                    "{key} is {value}, must be {one}, {two} or {three}",
-                    key = "timestep_spacing",
-                    value = other,
-                    one = "leading",
-                    two = "trailing",
-                    three = "linspace"
-                )));
-            }
-        };
+        let predictions = [("epsilon", Prediction::Epsilon), ("v_prediction", Prediction::V)];
+        let spacings =
+            [("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
         // Unlike DDIMScheduler's own default, an absent clip_sample is false: files written for other schedulers lack
         // it, and latents have no limit.
         let clip_sample = config.bool("clip_sample", false);
@@ -131,8 +89,8 @@ impl Schedule {
             clip_sample: if clip_sample { Some(config.f64("clip_sample_range", 1.0)?) } else { None },
             steps_offset: config.usize("steps_offset", Some(0))? as u32,
             alphas_cumprod,
-            prediction,
-            spacing,
+            prediction: config.choice("prediction_type", &predictions)?,
+            spacing: config.choice("timestep_spacing", &spacings)?,
         })
     }
 
