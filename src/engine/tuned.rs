@@ -223,7 +223,7 @@ fn in_lighter_modes(
             steps += 1;
             match machine.free_memory() {
                 Some(free) if free < RESERVE && can_lighten && steps > SETTLING => {
-                    Err(Error::Memory(text!("{mb} MB of memory were left", mb = free / 1_000_000)))
+                    Err(Error::Memory(text!("{left} MB of memory were left", left = free / 1_000_000)))
                 }
                 _ => Ok(()),
             }
