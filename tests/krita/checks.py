@@ -189,6 +189,7 @@ def an_edit_is_one_new_layer_and_one_step_of_undo():
     with Opened() as opened:
         before = opened.pixels()
         dialog = opened.dialog()
+        assert ". For photographs choose" in dialog._form._description.text(), dialog._form._description.text()
         fill(dialog)
         press_edit(dialog)
         assert status(dialog).startswith("Done in "), status(dialog)

@@ -111,8 +111,9 @@ class Form(QTabWidget):
         """Description and examples; a model that was not the chosen one brings its preset."""
         description, examples = problem, []
         if model is not None:
-            others = self._hello["texts"]["other_models"] if model["name"] == self._hello["builtin_model"] else ""
-            description, examples = model["problem"] or model["description"] + others, model["examples"]
+            description, examples = model["problem"] or model["description"], model["examples"]
+            if not model["problem"] and model["name"] == self._hello["builtin_model"]:
+                description += " " + self._hello["texts"]["other_models"]
         self._description.setText(description)
         self._description.setVisible(bool(description))
         self.fields["prompt"].offer_examples(examples)
