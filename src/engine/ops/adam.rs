@@ -163,7 +163,7 @@ impl Variable {
     /// Where the gradient lies, there the variable must be; `sizes` is for a GPU.
     fn update_by(&mut self, gradient: &Tensor, lr: f64, step: i32, sizes: Option<&Place>) -> candle_core::Result<()> {
         if !gradient.device().is_cuda() {
-            return with_values(gradient, |gradient| self.update(gradient, lr, step));
+            return with_values([gradient], |[gradient]| self.update(gradient, lr, step));
         }
         let (Moments::Gpu { bits, buffers }, Some(sizes)) = (&mut self.moments, sizes) else {
             bail!("a variable on the CPU has a gradient on the GPU")

@@ -3,7 +3,7 @@
 
 use super::gemm::{Matrix, Out, Threads, matmul};
 use super::operation::{Gradients, Lent, Op, Operation};
-use super::values::{exp, largest, sum, sum2, tensor_like, values, vectorized, with_values};
+use super::values::{exp, largest, sum, sum2, values, vectorized, wanted, with_values};
 use crate::engine::device::AttentionKernels;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -22,19 +22,19 @@ pub(super) struct Attention {
     pub(super) kernels: AttentionKernels,
 }
 
-/// All sizes of one call.
+/// All sizes of one call: queries (b, n, c), keys and values (b, m, c), c = heads * d.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub(super) b: usize,
     pub(super) n: usize,
     pub(super) m: usize,
     pub(super) c: usize,
-    d: usize,
+    pub(super) d: usize,
     pub(super) heads: usize,
 }
 
 impl Sizes {
-    fn scale(self) -> f32 {
+    pub(super) fn scale(self) -> f32 {
         1.0 / (self.d as f32).sqrt()
     }
 
@@ -156,15 +156,7 @@ impl Operation<3> for Attention {
 
     fn backward(&self, [q, k, v]: [&Tensor; 3], o: &Tensor, dout: &Tensor) -> Gradients<3> {
         let sizes = self.sizes(q.dims(), k.dims());
-        let [dq, dk, dv] = with_values(q, |q| {
-            with_values(k, |k| {
-                with_values(v, |v| with_values(o, |o| with_values(dout, |dout| Ok(sizes.backward([q, k, v, o, dout])))))
-            })
-        })?;
-        Ok([
-            q.track_op().then(|| tensor_like(dq, q)).transpose()?,
-            k.track_op().then(|| tensor_like(dk, k)).transpose()?,
-            v.track_op().then(|| tensor_like(dv, v)).transpose()?,
-        ])
+        let [dq, dk, dv] = with_values([q, k, v, o, dout], |inputs| Ok(sizes.backward(inputs)))?;
+        Ok([wanted(q, || Ok(dq))?, wanted(k, || Ok(dk))?, wanted(v, || Ok(dv))?])
     }
 }

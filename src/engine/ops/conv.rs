@@ -9,7 +9,7 @@ use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
 use super::gradient::{Parameters, hand_over};
 use super::operation::{Gradients, Lent, Op, Operation};
-use super::values::{sum, tensor_like, values, with_buffer, with_values};
+use super::values::{sum, values, wanted, with_buffer, with_values};
 use super::winograd::Tiles;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -53,6 +53,7 @@ pub(super) struct Conv2d {
 }
 
 /// All sizes of one call.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) b: usize,
     pub(super) c: usize,
@@ -63,6 +64,7 @@ pub(super) struct Sizes {
     pub(super) out_h: usize,
     pub(super) out_w: usize,
     pub(super) stride: usize,
+    /// Rows and columns of zeros before the input; behind it there are as many as are needed.
     pub(super) before: usize,
 }
 
@@ -94,15 +96,23 @@ impl Sizes {
     }
 
     /// Elements of one column: a patch through all channels.
-    fn patch(&self) -> usize {
+    pub(super) fn patch(&self) -> usize {
         self.c * self.k * self.k
     }
 
-    /// Output rows of the whole batch, in bands.
-    fn bands(&self) -> impl Iterator<Item = Range<usize>> {
+    /// Calls `f` for each band of output rows, counted through the batch, with its columns' number and buffers for its
+    /// patches and for its part of y, (o, band), both of any content.
+    fn for_each_band(&self, mut f: impl FnMut(&Range<usize>, usize, &mut [f32], &mut [f32])) {
         let rows = (BAND_COLUMNS / self.out_w).max(BAND_VALUES / (self.patch() * self.out_w)).max(1);
         let all = self.b * self.out_h;
-        (0..all).step_by(rows).map(move |start| start..(start + rows).min(all))
+        for start in (0..all).step_by(rows) {
+            let band = start..(start + rows).min(all);
+            let width = band.len() * self.out_w;
+            with_buffer((self.patch() + self.o) * width, |buffer| {
+                let (patches, of_y) = buffer.split_at_mut(self.patch() * width);
+                f(&band, width, patches, of_y);
+            });
+        }
     }
 
     /// Input row under output row `row` and kernel row `ky`, and its batch item; `None` in the padding.
@@ -231,20 +241,16 @@ impl Sizes {
         }
         let weight = Matrix::new(weight, self.o, self.patch());
         let mut y = vec![0.0; self.b * self.o * self.out_h * self.out_w];
-        for band in self.bands() {
-            let width = band.len() * self.out_w;
-            with_buffer((self.patch() + self.o) * width, |buffer| {
-                let (columns, product) = buffer.split_at_mut(self.patch() * width);
-                self.gather(x, &band, columns);
-                matmul(product, Out::Replace, 1.0, weight, Matrix::new(columns, self.patch(), width), Threads::All);
-                for (channel, (product, bias)) in product.chunks(width).zip(bias).enumerate() {
-                    for (in_y, in_band, len) in self.runs(channel, &band) {
-                        let row = &mut y[in_y..in_y + len];
-                        row.iter_mut().zip(&product[in_band..]).for_each(|(y, value)| *y = value + bias);
-                    }
+        self.for_each_band(|band, width, columns, product| {
+            self.gather(x, band, columns);
+            matmul(product, Out::Replace, 1.0, weight, Matrix::new(columns, self.patch(), width), Threads::All);
+            for (channel, (product, bias)) in product.chunks(width).zip(bias).enumerate() {
+                for (in_y, in_band, len) in self.runs(channel, band) {
+                    let row = &mut y[in_y..in_y + len];
+                    row.iter_mut().zip(&product[in_band..]).for_each(|(y, value)| *y = value + bias);
                 }
-            });
-        }
+            }
+        });
         y
     }
 
@@ -253,17 +259,13 @@ impl Sizes {
         if let Some(tiles) = self.tiles() {
             return tiles.weight_gradient(x, dy, dw);
         }
-        for band in self.bands() {
+        self.for_each_band(|band, width, patches, dy_band| {
             let mode = if band.start == 0 { Out::Replace } else { Out::Add };
-            let width = band.len() * self.out_w;
-            with_buffer((self.patch() + self.o) * width, |buffer| {
-                let (patches, dy_band) = buffer.split_at_mut(self.patch() * width);
-                self.gather_rows(x, &band, patches);
-                self.band_of(dy, &band, dy_band);
-                let (dy, patches) = (Matrix::new(dy_band, self.o, width), Matrix::new(patches, width, self.patch()));
-                matmul(dw, mode, 1.0, dy, patches, Threads::All);
-            });
-        }
+            self.gather_rows(x, band, patches);
+            self.band_of(dy, band, dy_band);
+            let (dy, patches) = (Matrix::new(dy_band, self.o, width), Matrix::new(patches, width, self.patch()));
+            matmul(dw, mode, 1.0, dy, patches, Threads::All);
+        });
     }
 
     /// Gradient of the input, (b, c, h, w).
@@ -276,15 +278,11 @@ impl Sizes {
         let mut batch_first = vec![0.0; self.b * self.c * plane];
         with_buffer(batch_first.len(), |dx| {
             dx.fill(0.0); // (c, b, h, w)
-            for band in self.bands() {
-                let width = band.len() * self.out_w;
-                with_buffer((self.patch() + self.o) * width, |buffer| {
-                    let (columns, dy_band) = buffer.split_at_mut(self.patch() * width);
-                    self.band_of(dy, &band, dy_band);
-                    matmul(columns, Out::Replace, 1.0, weight, Matrix::new(dy_band, self.o, width), Threads::All);
-                    self.scatter(columns, &band, dx);
-                });
-            }
+            self.for_each_band(|band, width, columns, dy_band| {
+                self.band_of(dy, band, dy_band);
+                matmul(columns, Out::Replace, 1.0, weight, Matrix::new(dy_band, self.o, width), Threads::All);
+                self.scatter(columns, band, dx);
+            });
             batch_first.par_chunks_mut(plane).enumerate().for_each(|(index, out)| {
                 let (item, channel) = (index / self.c, index % self.c);
                 out.copy_from_slice(&dx[(channel * self.b + item) * plane..][..plane]);
@@ -307,15 +305,12 @@ impl Operation<3> for Conv2d {
 
     fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
         let sizes = self.sizes(x.dims(), weight.dims());
-        with_values(dy, |dy| {
-            let dx =
-                x.track_op().then(|| with_values(weight, |weight| tensor_like(sizes.input_gradient(weight, dy), x)));
-            let dx = dx.transpose()?;
+        with_values([x, dy], |[values, dy]| {
+            let dx = |[weight]: [&[f32]; 1]| Ok(sizes.input_gradient(weight, dy));
+            let dx = wanted(x, || with_values([weight], dx))?;
             let dw = hand_over(&self.optimizer, weight, |dw| {
-                with_values(x, |x| {
-                    sizes.weight_gradient(x, dy, dw);
-                    Ok(())
-                })
+                sizes.weight_gradient(values, dy, dw);
+                Ok(())
             })?;
             let db = hand_over(&self.optimizer, bias, |db| {
                 let plane = sizes.out_h * sizes.out_w;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::operation::{Gradients, Lent, Op, Operation};
-use super::values::{erf, exp, sum, tensor_like, values, vectorized, with_values};
+use super::values::{erf, exp, sum, values, vectorized, wanted, with_values};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -65,30 +65,28 @@ impl Operation<1> for Geglu {
         // 1 / sqrt(2 pi), of the normal density.
         const DENSITY_0: f32 = 0.398_942_3;
         let d = x.dim(candle_core::D::Minus1)? / 2;
-        let dx = with_values(x, |x| {
-            with_values(dy, |dy| {
-                let mut dx = vec![0.0; x.len()];
-                let inputs = x.par_chunks(ROWS * 2 * d).zip(dy.par_chunks(ROWS * d));
-                dx.par_chunks_mut(ROWS * 2 * d).zip(inputs).for_each(|(dx, (x, dy))| {
-                    vectorized(
-                        #[inline(always)]
-                        || {
-                            let rows = dx.chunks_exact_mut(2 * d).zip(x.chunks_exact(2 * d)).zip(dy.chunks_exact(d));
-                            for ((dx, x), dy) in rows {
-                                let ((h, gate), (dh, dgate)) = (x.split_at(d), dx.split_at_mut(d));
-                                for ((((dh, dgate), h), g), dy) in dh.iter_mut().zip(dgate).zip(h).zip(gate).zip(dy) {
-                                    let cdf = normal_cdf(*g);
-                                    *dh = dy * g * cdf;
-                                    *dgate = dy * h * (cdf + g * DENSITY_0 * exp(-0.5 * g * g));
-                                }
+        let of_values = |[x, dy]: [&[f32]; 2]| {
+            let mut dx = vec![0.0; x.len()];
+            let inputs = x.par_chunks(ROWS * 2 * d).zip(dy.par_chunks(ROWS * d));
+            dx.par_chunks_mut(ROWS * 2 * d).zip(inputs).for_each(|(dx, (x, dy))| {
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        let rows = dx.chunks_exact_mut(2 * d).zip(x.chunks_exact(2 * d)).zip(dy.chunks_exact(d));
+                        for ((dx, x), dy) in rows {
+                            let ((h, gate), (dh, dgate)) = (x.split_at(d), dx.split_at_mut(d));
+                            for ((((dh, dgate), h), g), dy) in dh.iter_mut().zip(dgate).zip(h).zip(gate).zip(dy) {
+                                let cdf = normal_cdf(*g);
+                                *dh = dy * g * cdf;
+                                *dgate = dy * h * (cdf + g * DENSITY_0 * exp(-0.5 * g * g));
                             }
-                        },
-                    );
-                });
-                Ok(dx)
-            })
-        })?;
-        Ok([Some(tensor_like(dx, x)?)])
+                        }
+                    },
+                );
+            });
+            Ok(dx)
+        };
+        Ok([wanted(x, || with_values([x, dy], of_values))?])
     }
 }
 
@@ -111,13 +109,9 @@ impl Operation<2> for AddPerChannel {
     }
 
     fn backward(&self, [x, e]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Gradients<2> {
-        let de = e.track_op().then(|| {
-            with_values(dy, |dy| {
-                let plane = dy.len() / e.elem_count();
-                tensor_like(dy.par_chunks(plane).map(|plane| sum(plane, |dy| dy)).collect(), e)
-            })
-        });
-        Ok([x.track_op().then(|| dy.clone()), de.transpose()?])
+        let plane = dy.elem_count() / e.elem_count();
+        let sums = |[dy]: [&[f32]; 1]| Ok(dy.par_chunks(plane).map(|plane| sum(plane, |dy| dy)).collect());
+        Ok([x.track_op().then(|| dy.clone()), wanted(e, || with_values([dy], sums))?])
     }
 }
 
@@ -142,7 +136,7 @@ impl Operation<1> for Upsample {
 
     fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
         let w = x.dim(3)?;
-        let dx = with_values(dy, |dy| {
+        let of_values = |[dy]: [&[f32]; 1]| {
             let mut dx = vec![0.0; dy.len() / 4];
             dx.par_chunks_mut(w).zip(dy.par_chunks(4 * w)).for_each(|(dx, rows)| {
                 let (first, second) = rows.split_at(2 * w);
@@ -151,7 +145,7 @@ impl Operation<1> for Upsample {
                 }
             });
             Ok(dx)
-        })?;
-        Ok([Some(tensor_like(dx, x)?)])
+        };
+        Ok([wanted(x, || with_values([dy], of_values))?])
     }
 }

@@ -44,7 +44,6 @@ macro_rules! kernel {
 
 mod adam;
 mod attention;
-mod attention_sizes;
 mod conv;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "calls of kernels and of cuBLAS, whose arguments the compiler cannot check")]

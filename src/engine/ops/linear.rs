@@ -5,7 +5,7 @@ use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
 use super::gradient::hand_over;
 use super::operation::{Gradients, Lent, Op, Operation};
-use super::values::{tensor_like, values, with_values};
+use super::values::{values, wanted, with_values};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -57,23 +57,20 @@ impl Operation<2> for Linear {
     fn backward(&self, [x, w]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Gradients<2> {
         let (n, k) = w.dims2()?;
         let m = x.elem_count() / k;
-        with_values(dy, |dy| {
-            let dx = x.track_op().then(|| {
-                with_values(w, |w| {
-                    let mut dx = vec![0.0; m * k];
-                    matmul(&mut dx, Out::Replace, 1.0, Matrix::new(dy, m, n), Matrix::new(w, n, k), Threads::All);
-                    tensor_like(dx, x)
-                })
-            });
-            let dx = dx.transpose()?;
-            let dw = hand_over(&self.optimizer, w, |dw| {
-                with_values(x, |x| {
-                    matmul(dw, Out::Replace, 1.0, Matrix::new(dy, m, n).t(), Matrix::new(x, m, k), Threads::All);
-                    Ok(())
-                })
-            })?;
-            Ok([dx, dw])
-        })
+        let dx = wanted(x, || {
+            with_values([w, dy], |[w, dy]| {
+                let mut dx = vec![0.0; m * k];
+                matmul(&mut dx, Out::Replace, 1.0, Matrix::new(dy, m, n), Matrix::new(w, n, k), Threads::All);
+                Ok(dx)
+            })
+        })?;
+        let dw = hand_over(&self.optimizer, w, |dw| {
+            with_values([x, dy], |[x, dy]| {
+                matmul(dw, Out::Replace, 1.0, Matrix::new(dy, m, n).t(), Matrix::new(x, m, k), Threads::All);
+                Ok(())
+            })
+        })?;
+        Ok([dx, dw])
     }
 }
 
@@ -89,7 +86,7 @@ impl Operation<3> for Linear {
     fn backward(&self, [x, w, b]: [&Tensor; 3], y: &Tensor, dy: &Tensor) -> Gradients<3> {
         let [dx, dw] = self.backward([x, w], y, dy)?;
         let db = hand_over(&self.optimizer, b, |db| {
-            with_values(dy, |dy| {
+            with_values([dy], |[dy]| {
                 db.fill(0.0);
                 for row in dy.chunks(db.len()) {
                     db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);

@@ -4,7 +4,7 @@
 use super::adam::Adam;
 use super::gradient::{Parameters, hand_over};
 use super::operation::{Gradients, Lent, Op, Operation};
-use super::values::{sigmoid, sum, sum2, tensor_like, values, vectorized, with_values};
+use super::values::{sigmoid, sum, sum2, values, vectorized, wanted, with_values};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -131,24 +131,18 @@ impl Operation<3> for GroupNorm {
         let group = channels * plane;
         let mut dx = vec![0.0; x.elem_count()];
         let mut sums = vec![[0.0f32; 2]; x.dims()[0] * c]; // (b, c): gradients of weight and bias
-        with_values(x, |x| {
-            with_values(weight, |weight| {
-                with_values(bias, |bias| {
-                    with_values(dy, |dy| {
-                        let outputs = dx.par_chunks_mut(group).zip(sums.par_chunks_mut(channels));
-                        let groups = outputs.zip(x.par_chunks(group).zip(dy.par_chunks(group)));
-                        groups.enumerate().for_each(|(index, ((dx, sums), (x, dy)))| {
-                            let here = index % self.groups * channels..(index % self.groups + 1) * channels;
-                            let (weight, bias) = (&weight[here.clone()], &bias[here]);
-                            vectorized(
-                                #[inline(always)]
-                                || self.group_backward(dx, sums, [x, weight, bias, dy]),
-                            );
-                        });
-                        Ok(())
-                    })
-                })
-            })
+        with_values([x, weight, bias, dy], |[x, weight, bias, dy]| {
+            let outputs = dx.par_chunks_mut(group).zip(sums.par_chunks_mut(channels));
+            let groups = outputs.zip(x.par_chunks(group).zip(dy.par_chunks(group)));
+            groups.enumerate().for_each(|(index, ((dx, sums), (x, dy)))| {
+                let here = index % self.groups * channels..(index % self.groups + 1) * channels;
+                let (weight, bias) = (&weight[here.clone()], &bias[here]);
+                vectorized(
+                    #[inline(always)]
+                    || self.group_backward(dx, sums, [x, weight, bias, dy]),
+                );
+            });
+            Ok(())
         })?;
         let over_batch = |which: usize, gradient: &mut [f32]| {
             for (channel, sum) in gradient.iter_mut().enumerate() {
@@ -157,7 +151,7 @@ impl Operation<3> for GroupNorm {
             Ok(())
         };
         Ok([
-            x.track_op().then(|| tensor_like(dx, x)).transpose()?,
+            wanted(x, || Ok(dx))?,
             hand_over(&self.optimizer, weight, |dw| over_batch(0, dw))?,
             hand_over(&self.optimizer, bias, |db| over_batch(1, db))?,
         ])
@@ -225,20 +219,16 @@ impl Operation<3> for LayerNorm {
         let c = weight.elem_count();
         let mut dx = vec![0.0; x.elem_count()];
         let mut sums = vec![0.0f32; x.elem_count().div_ceil(ROWS * c) * 2 * c]; // a chunk of rows each: dw, db
-        with_values(x, |x| {
-            with_values(weight, |weight| {
-                with_values(dy, |dy| {
-                    let inputs = x.par_chunks(ROWS * c).zip(dy.par_chunks(ROWS * c));
-                    let outputs = dx.par_chunks_mut(ROWS * c).zip(sums.par_chunks_mut(2 * c));
-                    outputs.zip(inputs).for_each(|((dx, sums), (x, dy))| {
-                        vectorized(
-                            #[inline(always)]
-                            || self.rows_backward(dx, sums, [x, weight, dy]),
-                        );
-                    });
-                    Ok(())
-                })
-            })
+        with_values([x, weight, dy], |[x, weight, dy]| {
+            let inputs = x.par_chunks(ROWS * c).zip(dy.par_chunks(ROWS * c));
+            let outputs = dx.par_chunks_mut(ROWS * c).zip(sums.par_chunks_mut(2 * c));
+            outputs.zip(inputs).for_each(|((dx, sums), (x, dy))| {
+                vectorized(
+                    #[inline(always)]
+                    || self.rows_backward(dx, sums, [x, weight, dy]),
+                );
+            });
+            Ok(())
         })?;
         let total = |offset: usize, gradient: &mut [f32]| {
             for (i, sum) in gradient.iter_mut().enumerate() {
@@ -247,7 +237,7 @@ impl Operation<3> for LayerNorm {
             Ok(())
         };
         Ok([
-            x.track_op().then(|| tensor_like(dx, x)).transpose()?,
+            wanted(x, || Ok(dx))?,
             hand_over(&self.optimizer, weight, |dw| total(0, dw))?,
             hand_over(&self.optimizer, bias, |db| total(c, db))?,
         ])

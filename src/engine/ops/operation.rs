@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
 };
 
 /// A tensor as candle lends it to a forward pass.
@@ -37,8 +37,8 @@ pub(super) trait OnGpu<const N: usize> {
     /// As [`Operation::forward`].
     fn forward_on_gpu(&self, inputs: [Lent<'_, CudaStorage>; N]) -> Result<(CudaStorage, Shape)>;
 
-    /// As [`Operation::backward`].
-    fn backward_on_gpu(&self, device: &CudaDevice, inputs: [&Tensor; N], y: &Tensor, dy: &Tensor) -> Gradients<N>;
+    /// As [`Operation::backward`]; `dy` is contiguous.
+    fn backward_on_gpu(&self, inputs: [&Tensor; N], y: &Tensor, dy: &Tensor) -> Gradients<N>;
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -47,7 +47,7 @@ impl<O, const N: usize> OnGpu<N> for O {
         bail!("it was built without CUDA")
     }
 
-    fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; N], _: &Tensor, _: &Tensor) -> Gradients<N> {
+    fn backward_on_gpu(&self, _: [&Tensor; N], _: &Tensor, _: &Tensor) -> Gradients<N> {
         bail!("it was built without CUDA")
     }
 }
@@ -62,86 +62,36 @@ impl<O> Op<O> {
         O: Operation<N>,
     {
         match y.device() {
-            Device::Cuda(device) => self.0.backward_on_gpu(device, inputs, y, dy),
+            Device::Cuda(_) => self.0.backward_on_gpu(inputs, y, &dy.contiguous()?),
             _ => self.0.backward(inputs, y, dy),
         }
     }
 }
 
-impl<O: Operation<1>> CustomOp1 for Op<O> {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
+/// candle's form for operations on so many tensors, each with its layout.
+macro_rules! as_candle_calls_it {
+    ($Custom:ident<$count:literal>: $($x:ident $layout:ident),+ => $Gradients:ty) => {
+        impl<O: Operation<$count>> $Custom for Op<O> {
+            fn name(&self) -> &'static str {
+                self.0.name()
+            }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.0.forward([(x, lx)])
-    }
+            fn cpu_fwd(&self, $($x: &CpuStorage, $layout: &Layout),+) -> Result<(CpuStorage, Shape)> {
+                self.0.forward([$(($x, $layout)),+])
+            }
 
-    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.0.forward_on_gpu([(x, lx)])
-    }
+            fn cuda_fwd(&self, $($x: &CudaStorage, $layout: &Layout),+) -> Result<(CudaStorage, Shape)> {
+                self.0.forward_on_gpu([$(($x, $layout)),+])
+            }
 
-    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let [dx] = self.gradients([x], y, dy)?;
-        Ok(dx)
-    }
+            fn bwd(&self, $($x: &Tensor),+, y: &Tensor, dy: &Tensor) -> Result<$Gradients> {
+                let [$($x),+] = self.gradients([$($x),+], y, dy)?;
+                Ok(($($x),+))
+            }
+        }
+    };
 }
 
-impl<O: Operation<2>> CustomOp2 for Op<O> {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.0.forward([(a, la), (b, lb)])
-    }
-
-    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.0.forward_on_gpu([(a, la), (b, lb)])
-    }
-
-    fn bwd(&self, a: &Tensor, b: &Tensor, y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok(self.gradients([a, b], y, dy)?.into())
-    }
-}
-
-impl<O: Operation<3>> CustomOp3 for Op<O> {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        la: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-        c: &CpuStorage,
-        lc: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.0.forward([(a, la), (b, lb), (c, lc)])
-    }
-
-    fn cuda_fwd(
-        &self,
-        a: &CudaStorage,
-        la: &Layout,
-        b: &CudaStorage,
-        lb: &Layout,
-        c: &CudaStorage,
-        lc: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.0.forward_on_gpu([(a, la), (b, lb), (c, lc)])
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        c: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok(self.gradients([a, b, c], y, dy)?.into())
-    }
-}
+as_candle_calls_it! { CustomOp1<1>: a la => Option<Tensor> }
+as_candle_calls_it! { CustomOp2<2>: a la, b lb => (Option<Tensor>, Option<Tensor>) }
+as_candle_calls_it! { CustomOp3<3>: a la, b lb, c lc => (Option<Tensor>, Option<Tensor>, Option<Tensor>) }

@@ -12,19 +12,24 @@ pub(super) fn values<'a>((storage, layout): (&'a CpuStorage, &Layout)) -> Result
     }
 }
 
-/// Calls `f` with the elements of a CPU tensor, which is copied first if it is not contiguous.
-pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(values((storage, layout))?),
-        _ => bail!("this tensor is not on the CPU"),
+/// Calls `f` with the elements of CPU tensors, which are copied first if they are not contiguous.
+pub(super) fn with_values<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<R>,
+) -> Result<R> {
+    let tensors = tensors.into_iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let held: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices = [&[][..]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {
+        let Storage::Cpu(storage) = &**storage else { bail!("this tensor is not on the CPU") };
+        *slice = values((storage, layout))?;
     }
+    f(slices)
 }
 
-/// A tensor of `like`'s shape and device.
-pub(super) fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(values, like.shape(), like.device())
+/// The gradient of `x`, if one is wanted.
+pub(super) fn wanted(x: &Tensor, gradient: impl FnOnce() -> Result<Vec<f32>>) -> Result<Option<Tensor>> {
+    x.track_op().then(|| Tensor::from_vec(gradient()?, x.shape(), x.device())).transpose()
 }
 
 thread_local! {

@@ -1,7 +1,7 @@
 //! A step of Adam, with moments of f32 or of 8 bits.
 #![deny(unsafe_code)]
 
-use super::terms::{Argument, Gpu, Kind, THREADS, View, expect};
+use super::terms::{Argument, Gpu, In, Kind, THREADS, View, expect};
 use crate::engine::ops::moments::CODED;
 use candle_core::Result;
 
@@ -18,7 +18,7 @@ pub(super) struct AdamStep {
 pub(super) fn adam_step<G: Gpu>(
     gpu: &G,
     p: &mut G::Buffer,
-    [g, sizes]: [View<'_, G::Buffer>; 2],
+    [g, sizes]: [In<'_, G>; 2],
     [first, second]: [&mut G::Buffer; 2],
     step: AdamStep,
     count: usize,
@@ -36,7 +36,7 @@ const AT_ONCE: usize = 8;
 pub(super) fn adam8_step<G: Gpu>(
     gpu: &G,
     p: &mut G::Buffer,
-    [g, numbers]: [View<'_, G::Buffer>; 2],
+    [g, numbers]: [In<'_, G>; 2],
     moments: &mut G::Buffer,
     step: AdamStep,
     count: usize,
@@ -50,7 +50,7 @@ pub(super) fn adam8_step<G: Gpu>(
 
 #[cfg(feature = "cuda")]
 mod half {
-    use super::super::cuda::{Held, Slice, storage, view};
+    use super::super::cuda::{Slice, view, with_elements};
     use super::{AdamStep, adam_step, adam8_step};
     use crate::engine::ops::adam::{Adam, BETA_1, BETA_2, EPS};
     use crate::engine::ops::moments::MomentBits;
@@ -72,21 +72,20 @@ mod half {
                 bail!("only contiguous variables of f32 are trained")
             }
             if moments.is_empty() {
-                let zeros =
-                    |count| -> Result<CudaStorage> { Ok(storage(Slice::F32(device.alloc_zeros(count)?), &device)) };
-                *moments = match bits.codes(count) {
-                    true => vec![zeros(bits.numbers(count))?],
-                    false => vec![zeros(count)?, zeros(count)?],
-                };
+                let lens = if bits.codes(count) { vec![bits.numbers(count)] } else { vec![count; 2] };
+                let zeros = |len| Ok(CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(len)?, device.clone()));
+                *moments = lens.into_iter().map(zeros).collect::<Result<_>>()?;
             }
-            let (p, sizes) = (&mut variable.slice, Held::of(sizes));
-            let inputs = [view(gradient)?, sizes.view()?];
+            let (p, gradient) = (&mut variable.slice, view(gradient)?);
             let step = AdamStep { beta_1: BETA_1, beta_2: BETA_2, eps: EPS };
-            match moments.as_mut_slice() {
-                [first, second] => adam_step(&device, p, inputs, [&mut first.slice, &mut second.slice], step, count),
-                [coded] => adam8_step(&device, p, inputs, &mut coded.slice, step, count),
+            with_elements([sizes], |[sizes]| match moments.as_mut_slice() {
+                [first, second] => {
+                    let moments = [&mut first.slice, &mut second.slice];
+                    adam_step(&device, p, [gradient, sizes], moments, step, count)
+                }
+                [coded] => adam8_step(&device, p, [gradient, sizes], &mut coded.slice, step, count),
                 _ => unreachable!("made above"),
-            }
+            })
         }
     }
 }

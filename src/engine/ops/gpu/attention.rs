@@ -2,10 +2,10 @@
 //! cache hold; or, for sizes that have one, by a kernel that does not write its scores at all.
 #![deny(unsafe_code)]
 
-use super::attention_sizes::Attention;
 use super::fused::Fused;
-use super::terms::{Argument, Gpu, Kind, Matrix, Product, Stored, View, narrowed};
+use super::terms::{Argument, Gpu, In, Kind, Matrix, Product, Stored, View, narrowed};
 use crate::engine::device::AttentionKernels;
+use crate::engine::ops::attention::Sizes;
 use candle_core::{Error, Result};
 
 /// Scores that exist at a time, in all matrices of an operation, if that is not less than one query's: 32 MB. What one
@@ -34,7 +34,7 @@ struct Queries {
     rows: usize,
 }
 
-impl Attention {
+impl Sizes {
     /// With `matrices` matrices of scores at a time.
     fn queries(&self, scratch: usize, matrices: usize) -> Vec<Queries> {
         let rows = (scratch.min(SCORES / matrices) / (self.heads * self.m)).clamp(1, self.n);
@@ -48,7 +48,7 @@ impl Attention {
     }
 
     /// Room for scores and probabilities.
-    fn probabilities<G: Gpu>(&self, gpu: &G, chunks: &[Queries], kind: Kind) -> Result<Probabilities<G::Buffer>> {
+    fn room<G: Gpu>(&self, gpu: &G, chunks: &[Queries], kind: Kind) -> Result<Probabilities<G::Buffer>> {
         let narrow = (kind != Kind::F32).then(|| self.scores(gpu, chunks, kind)).transpose()?;
         Ok(Probabilities { scores: self.scores(gpu, chunks, Kind::F32)?, narrow })
     }
@@ -60,21 +60,20 @@ impl Attention {
 
     /// Rows of all heads of a tensor (b, length, c), from row `first` of an item on.
     fn heads<'a, B>(&self, x: View<'a, B>, length: usize, item: usize, first: usize) -> Matrix<'a, B> {
-        x.from((item * length + first) * self.c).matrix(self.c).batch(self.d())
+        x.from((item * length + first) * self.c).matrix(self.c).batch(self.d)
     }
 
     /// softmax(q k^T / sqrt(d)) into `p`, (heads, rows, m).
     fn fill<G: Gpu>(
         &self,
         gpu: &G,
-        q: View<'_, G::Buffer>,
-        k: View<'_, G::Buffer>,
+        [q, k]: [In<'_, G>; 2],
         queries: Queries,
         p: &mut Probabilities<G::Buffer>,
     ) -> Result<()> {
         let Queries { item, first, rows } = queries;
         let (q, k) = (self.heads(q, self.n, item, first), self.heads(k, self.m, item, 0));
-        let product = Product { scale: self.scale(), ..self.product_apart([rows, self.m, self.d()]) };
+        let product = Product { scale: self.scale(), ..self.product_apart([rows, self.m, self.d]) };
         let Probabilities { scores, narrow } = p;
         gpu.matmul(scores, q, k.t(), product)?;
         match narrow {
@@ -92,30 +91,28 @@ impl Attention {
     /// One product for each head, the results where that head's part of a tensor (b, length, c) is.
     fn product_of_heads(&self, [m, n, k]: [usize; 3], length: usize, item: usize, first: usize) -> Product {
         let out_start = (item * length + first) * self.c;
-        Product { batches: self.heads, out_batch: self.d(), out_row: self.c, out_start, ..Product::one([m, n, k]) }
+        Product { batches: self.heads, out_batch: self.d, out_row: self.c, out_start, ..Product::one([m, n, k]) }
     }
 }
 
 /// softmax(q k^T / sqrt(d)) v of each head, (b, n, c).
 pub(super) fn attention<G: Gpu>(
     gpu: &G,
-    q: View<'_, G::Buffer>,
-    k: View<'_, G::Buffer>,
-    v: View<'_, G::Buffer>,
-    sizes: &Attention,
+    [q, k, v]: [In<'_, G>; 3],
+    sizes: &Sizes,
     kernels: AttentionKernels,
 ) -> Result<G::Buffer> {
-    let Attention { b, n, m, c, .. } = *sizes;
+    let Sizes { b, n, m, c, d, .. } = *sizes;
     if let Some(fused) = Fused::of(sizes).filter(|_| kernels == AttentionKernels::Own) {
-        return fused.forward(gpu, q, k, v);
+        return fused.forward(gpu, [q, k, v]);
     }
     let mut out = gpu.buffer(b * n * c, q.kind())?;
     let chunks = sizes.queries(gpu.scratch(), 1);
-    let mut p = sizes.probabilities(gpu, &chunks, q.kind())?;
+    let mut p = sizes.room(gpu, &chunks, q.kind())?;
     for queries in chunks {
         let Queries { item, first, rows } = queries;
-        sizes.fill(gpu, q, k, queries, &mut p)?;
-        let product = sizes.product_of_heads([rows, sizes.d(), m], n, item, first);
+        sizes.fill(gpu, [q, k], queries, &mut p)?;
+        let product = sizes.product_of_heads([rows, d, m], n, item, first);
         gpu.matmul(&mut out, sizes.of_scores(p.get(), rows), sizes.heads(v, m, item, 0), product)?;
     }
     Ok(out)
@@ -124,11 +121,11 @@ pub(super) fn attention<G: Gpu>(
 /// Gradients of q, k and v; the scores are computed again. `out`: what [`attention`] gave.
 pub(super) fn attention_gradients<G: Gpu>(
     gpu: &G,
-    [q, k, v, out, dout]: [View<'_, G::Buffer>; 5],
-    sizes: &Attention,
+    [q, k, v, out, dout]: [In<'_, G>; 5],
+    sizes: &Sizes,
     kernels: AttentionKernels,
 ) -> Result<[G::Buffer; 3]> {
-    let (Attention { b, n, m, c, heads }, d) = (*sizes, sizes.d());
+    let Sizes { b, n, m, c, d, heads } = *sizes;
     if let Some(fused) = Fused::of(sizes).filter(|_| kernels == AttentionKernels::Own) {
         return fused.gradients(gpu, [q, k, v, out, dout]);
     }
@@ -138,13 +135,13 @@ pub(super) fn attention_gradients<G: Gpu>(
     let of_sums = if chunks.len() > b { Kind::F32 } else { kind };
     let mut dq = gpu.buffer(b * n * c, kind)?;
     let (mut dk, mut dv) = (gpu.buffer(b * m * c, of_sums)?, gpu.buffer(b * m * c, of_sums)?);
-    let mut p = sizes.probabilities(gpu, &chunks, kind)?;
+    let mut p = sizes.room(gpu, &chunks, kind)?;
     let mut dp = sizes.scores(gpu, &chunks, Kind::F32)?;
     for queries in chunks {
         let Queries { item, first, rows } = queries;
         let add = first > 0;
         let dout = || sizes.heads(dout, n, item, first);
-        sizes.fill(gpu, q, k, queries, &mut p)?;
+        sizes.fill(gpu, [q, k], queries, &mut p)?;
         let to_keys = Product { add, ..sizes.product_of_heads([m, d, rows], m, item, 0) };
         gpu.matmul(&mut dv, sizes.of_scores(p.get(), rows).t(), dout(), to_keys)?;
         gpu.matmul(&mut dp, dout(), sizes.heads(v, m, item, 0).t(), sizes.product_apart([rows, m, d]))?;
@@ -160,38 +157,26 @@ pub(super) fn attention_gradients<G: Gpu>(
 
 #[cfg(feature = "cuda")]
 mod half {
-    use super::super::cuda::{Held, storage, tensor, view};
+    use super::super::cuda::{result, with_elements};
+    use super::super::gradient::wanted;
     use super::attention_gradients;
     use crate::engine::ops::attention::Attention;
     use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
-    use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
-
-    impl Attention {
-        fn on_gpu(&self, q: &[usize], k: &[usize]) -> super::Attention {
-            super::Attention { b: q[0], n: q[1], m: k[1], c: q[2], heads: self.heads }
-        }
-    }
+    use candle_core::{CudaStorage, Result, Shape, Tensor};
 
     impl OnGpu<3> for Attention {
-        fn forward_on_gpu(&self, [q, k, v]: [Lent<'_, CudaStorage>; 3]) -> Result<(CudaStorage, Shape)> {
-            let (sizes, device) = (self.on_gpu(q.1.dims(), k.1.dims()), &q.0.device);
-            let out = super::attention(device, view(q)?, view(k)?, view(v)?, &sizes, self.kernels)?;
-            Ok((storage(out, device), q.1.shape().clone()))
+        fn forward_on_gpu(&self, inputs: [Lent<'_, CudaStorage>; 3]) -> Result<(CudaStorage, Shape)> {
+            let [q, k, _] = inputs.map(|(_, layout)| layout);
+            let sizes = self.sizes(q.dims(), k.dims());
+            result(inputs, q.shape().clone(), |gpu, inputs| super::attention(gpu, inputs, &sizes, self.kernels))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [q, k, v]: [&Tensor; 3],
-            o: &Tensor,
-            dout: &Tensor,
-        ) -> Gradients<3> {
-            let (sizes, dout) = (self.on_gpu(q.dims(), k.dims()), &dout.contiguous()?);
-            let held = [q, k, v, o, dout].map(Held::of);
-            let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?, held[4].view()?];
-            let [dq, dk, dv] = attention_gradients(device, inputs, &sizes, self.kernels)?;
-            let wanted = |x: &Tensor, dx| x.track_op().then(|| tensor(dx, device, x));
-            Ok([wanted(q, dq), wanted(k, dk), wanted(v, dv)])
+        fn backward_on_gpu(&self, [q, k, v]: [&Tensor; 3], o: &Tensor, dout: &Tensor) -> Gradients<3> {
+            let (sizes, gpu) = (self.sizes(q.dims(), k.dims()), q.device().as_cuda_device()?);
+            let inputs = [q, k, v, o, dout];
+            let [dq, dk, dv] = with_elements(inputs, |inputs| attention_gradients(gpu, inputs, &sizes, self.kernels))?;
+            let wanted = |x, dx| wanted(x, [], |_, []| Ok(dx));
+            Ok([wanted(q, dq)?, wanted(k, dk)?, wanted(v, dv)?])
         }
     }
 }

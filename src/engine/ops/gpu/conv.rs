@@ -2,24 +2,9 @@
 #![deny(unsafe_code)]
 
 use super::sums::{row_sums, sums_of_parts};
-use super::terms::{Argument, Gpu, Kind, Product, THREADS, View, expect, narrowed};
+use super::terms::{Argument, Gpu, In, Kind, Product, THREADS, View, expect, narrowed};
+use crate::engine::ops::conv::Sizes;
 use candle_core::Result;
-
-/// All sizes of a convolution.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Conv {
-    pub b: usize,
-    pub c: usize,
-    pub h: usize,
-    pub w: usize,
-    pub o: usize,
-    pub k: usize,
-    pub out_h: usize,
-    pub out_w: usize,
-    pub stride: usize,
-    /// Rows and columns of zeros before the input; behind it there are as many as are needed.
-    pub before: usize,
-}
 
 /// A part of a convolution whose patches fit into scratch memory: some items as a whole, or some output rows of one
 /// item.
@@ -31,11 +16,7 @@ struct Band {
     rows: usize,
 }
 
-impl Conv {
-    fn patch(&self) -> usize {
-        self.c * self.k * self.k
-    }
-
+impl Sizes {
     fn in_plane(&self) -> usize {
         self.h * self.w
     }
@@ -61,7 +42,7 @@ impl Conv {
     }
 
     /// The patches of a band, (items, c k k, rows out_w).
-    fn gather<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>, band: Band, columns: &mut G::Buffer) -> Result<()> {
+    fn gather_on<G: Gpu>(&self, gpu: &G, x: In<'_, G>, band: Band, columns: &mut G::Buffer) -> Result<()> {
         let x = x.from(band.item * self.c * self.in_plane());
         let count = band.items * self.patch() * band.rows * self.out_w;
         each!(gpu, "gather_columns" of x.kind(), count, Out columns, In x, Count self.h, Count self.w, Count self.k,
@@ -77,13 +58,7 @@ impl Conv {
 }
 
 /// `x`: (b, c, h, w), `weight`: (o, c, k, k), `bias`: (o); gives (b, o, out_h, out_w).
-pub(super) fn conv2d<G: Gpu>(
-    gpu: &G,
-    x: View<'_, G::Buffer>,
-    weight: View<'_, G::Buffer>,
-    bias: View<'_, G::Buffer>,
-    conv: &Conv,
-) -> Result<G::Buffer> {
+pub(super) fn conv2d<G: Gpu>(gpu: &G, [x, weight, bias]: [In<'_, G>; 3], conv: &Sizes) -> Result<G::Buffer> {
     let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
     let kind = x.kind();
     expect(Kind::F32, &[bias])?;
@@ -98,7 +73,7 @@ pub(super) fn conv2d<G: Gpu>(
         let columns = if conv.is_plain() {
             x.from(band.item * conv.c * plane)
         } else {
-            conv.gather(gpu, x, band, &mut columns)?;
+            conv.gather_on(gpu, x, band, &mut columns)?;
             View::all(&columns)
         };
         let product = Product {
@@ -115,12 +90,7 @@ pub(super) fn conv2d<G: Gpu>(
 }
 
 /// Gradient of `x` in [`conv2d`].
-pub(super) fn conv_input_gradient<G: Gpu>(
-    gpu: &G,
-    weight: View<'_, G::Buffer>,
-    dy: View<'_, G::Buffer>,
-    conv: &Conv,
-) -> Result<G::Buffer> {
+pub(super) fn conv_input_gradient<G: Gpu>(gpu: &G, [weight, dy]: [In<'_, G>; 2], conv: &Sizes) -> Result<G::Buffer> {
     let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
     let kind = dy.kind();
     let mut dx = gpu.buffer(conv.b * conv.c * conv.in_plane(), kind)?;
@@ -149,12 +119,7 @@ pub(super) fn conv_input_gradient<G: Gpu>(
 }
 
 /// Gradient of `weight` in [`conv2d`].
-pub(super) fn conv_weight_gradient<G: Gpu>(
-    gpu: &G,
-    x: View<'_, G::Buffer>,
-    dy: View<'_, G::Buffer>,
-    conv: &Conv,
-) -> Result<G::Buffer> {
+pub(super) fn conv_weight_gradient<G: Gpu>(gpu: &G, [x, dy]: [In<'_, G>; 2], conv: &Sizes) -> Result<G::Buffer> {
     let (o, plane, patch) = (conv.o, conv.plane(), conv.patch());
     let mut dw = gpu.buffer(o * patch, Kind::F32)?;
     let bands = conv.bands(gpu.scratch());
@@ -165,7 +130,7 @@ pub(super) fn conv_weight_gradient<G: Gpu>(
         let columns = if conv.is_plain() {
             x.from(band.item * conv.c * plane)
         } else {
-            conv.gather(gpu, x, band, &mut columns)?;
+            conv.gather_on(gpu, x, band, &mut columns)?;
             View::all(&columns)
         };
         // One after the other, because they are summed up.
@@ -180,52 +145,34 @@ pub(super) fn conv_weight_gradient<G: Gpu>(
 }
 
 /// Gradient of `bias` in [`conv2d`].
-pub(super) fn conv_bias_gradient<G: Gpu>(gpu: &G, dy: View<'_, G::Buffer>, conv: &Conv) -> Result<G::Buffer> {
+pub(super) fn conv_bias_gradient<G: Gpu>(gpu: &G, dy: In<'_, G>, conv: &Sizes) -> Result<G::Buffer> {
     let planes = row_sums(gpu, dy, conv.b * conv.o, conv.plane())?;
     sums_of_parts(gpu, &planes, conv.b, conv.o, [1, 0])
 }
 
 #[cfg(feature = "cuda")]
 mod half {
-    use super::super::cuda::{Held, storage, tensor, view};
-    use super::super::gradient::hand_over;
-    use super::{Conv, conv_bias_gradient, conv_input_gradient, conv_weight_gradient};
-    use crate::engine::ops::conv::{Conv2d, Sizes};
+    use super::super::cuda::result;
+    use super::super::gradient::{hand_over, wanted};
+    use super::{conv_bias_gradient, conv_input_gradient, conv_weight_gradient};
+    use crate::engine::ops::conv::Conv2d;
     use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
-    use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
-
-    impl Conv {
-        fn of(sizes: &Sizes) -> Self {
-            let Sizes { b, c, h, w, o, k, out_h, out_w, stride, before } = *sizes;
-            Self { b, c, h, w, o, k, out_h, out_w, stride, before }
-        }
-    }
+    use candle_core::{CudaStorage, Result, Shape, Tensor};
 
     impl OnGpu<3> for Conv2d {
-        fn forward_on_gpu(&self, [x, weight, bias]: [Lent<'_, CudaStorage>; 3]) -> Result<(CudaStorage, Shape)> {
-            let (conv, device) = (Conv::of(&self.sizes(x.1.dims(), weight.1.dims())), &x.0.device);
-            let y = super::conv2d(device, view(x)?, view(weight)?, view(bias)?, &conv)?;
-            Ok((storage(y, device), Shape::from((conv.b, conv.o, conv.out_h, conv.out_w))))
+        fn forward_on_gpu(&self, inputs: [Lent<'_, CudaStorage>; 3]) -> Result<(CudaStorage, Shape)> {
+            let [x, weight, _] = inputs.map(|(_, layout)| layout.dims());
+            let conv = self.sizes(x, weight);
+            let shape = (conv.b, conv.o, conv.out_h, conv.out_w);
+            result(inputs, shape, |gpu, inputs| super::conv2d(gpu, inputs, &conv))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, weight, bias]: [&Tensor; 3],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Gradients<3> {
-            let (conv, dy) = (Conv::of(&self.sizes(x.dims(), weight.dims())), &dy.contiguous()?);
-            let dx = || -> Result<Tensor> {
-                let dx = conv_input_gradient(device, Held::of(weight).view()?, Held::of(dy).view()?, &conv)?;
-                Ok(tensor(dx, device, x))
-            };
-            let dw = || conv_weight_gradient(device, Held::of(x).view()?, Held::of(dy).view()?, &conv);
-            let db = || conv_bias_gradient(device, Held::of(dy).view()?, &conv);
+        fn backward_on_gpu(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
+            let (conv, optimizer) = (self.sizes(x.dims(), weight.dims()), &self.optimizer);
             Ok([
-                x.track_op().then(dx).transpose()?,
-                hand_over(&self.optimizer, device, weight, dw)?,
-                hand_over(&self.optimizer, device, bias, db)?,
+                wanted(x, [weight, dy], |gpu, inputs| conv_input_gradient(gpu, inputs, &conv))?,
+                hand_over(optimizer, weight, [x, dy], |gpu, inputs| conv_weight_gradient(gpu, inputs, &conv))?,
+                hand_over(optimizer, bias, [dy], |gpu, [dy]| conv_bias_gradient(gpu, dy, &conv))?,
             ])
         }
     }

@@ -10,7 +10,8 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr, gemm_reduced_precision_f32};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, Layout, Result, Storage, StorageRef, Tensor, bail};
+use candle_core::{CudaDevice, CudaStorage, Result, Shape, Storage, Tensor, bail};
+use std::array::from_fn;
 use std::ffi::c_void;
 
 /// What build.rs makes of kernels.cu.
@@ -204,34 +205,33 @@ pub fn view<'a>((storage, layout): Lent<'a, CudaStorage>) -> Result<Values<'a>> 
     }
 }
 
-/// What an operation gives back to candle.
-pub fn storage(values: Slice, device: &CudaDevice) -> CudaStorage {
-    CudaStorage { slice: values, device: device.clone() }
+/// What an operation gives back to candle: what `compute` makes of the elements that candle lends.
+pub fn result<const N: usize>(
+    inputs: [Lent<'_, CudaStorage>; N],
+    shape: impl Into<Shape>,
+    compute: impl FnOnce(&CudaDevice, [Values<'_>; N]) -> Result<Slice>,
+) -> Result<(CudaStorage, Shape)> {
+    let (views, device) = (inputs.into_iter().map(view).collect::<Result<Vec<_>>>()?, &inputs[0].0.device);
+    let slice = compute(device, from_fn(|input| views[input]))?;
+    Ok((CudaStorage { slice, device: device.clone() }, shape.into()))
 }
 
 /// A tensor of `like`'s shape.
-pub fn tensor(values: Slice, device: &CudaDevice, like: &Tensor) -> Tensor {
-    Tensor::from_storage(Storage::Cuda(storage(values, device)), like.shape(), BackpropOp::none(), false)
+pub fn tensor(slice: Slice, device: &CudaDevice, like: &Tensor) -> Tensor {
+    let storage = Storage::Cuda(CudaStorage { slice, device: device.clone() });
+    Tensor::from_storage(storage, like.shape(), BackpropOp::none(), false)
 }
 
-/// A tensor on the GPU whose elements are read, locked as long as this lives.
-pub struct Held<'a> {
-    storage: StorageRef<'a>,
-    layout: &'a Layout,
-}
-
-impl<'a> Held<'a> {
-    /// `tensor` must be contiguous.
-    pub fn of(tensor: &'a Tensor) -> Self {
-        let (storage, layout) = tensor.storage_and_layout();
-        Self { storage, layout }
-    }
-
-    /// Its elements.
-    pub fn view(&self) -> Result<Values<'_>> {
-        match &*self.storage {
-            Storage::Cuda(storage) => view((storage, self.layout)),
-            _ => bail!("a tensor of shape {:?} is not on the GPU", self.layout.shape()),
-        }
-    }
+/// Calls `f` with the elements of contiguous tensors on the GPU, which are locked until it is done.
+pub fn with_elements<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([Values<'_>; N]) -> Result<R>,
+) -> Result<R> {
+    let held = tensors.map(Tensor::storage_and_layout);
+    let views = held.iter().map(|(storage, layout)| match &**storage {
+        Storage::Cuda(storage) => view((storage, layout)),
+        _ => bail!("a tensor of shape {:?} is not on the GPU", layout.shape()),
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
+    f(from_fn(|tensor| views[tensor]))
 }

@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use super::sums::row_sums;
-use super::terms::{Argument, Gpu, Kind, THREADS, View, expect};
+use super::terms::{Argument, Gpu, In, Kind, THREADS, View, expect};
 use candle_core::Result;
 
 /// Side of the squares that one block transposes; as in `kernels.cu`.
@@ -12,7 +12,7 @@ const TILE: usize = 32;
 const ERRORS: usize = 4096;
 
 /// `x`: (b, m, n), gives (b, n, m).
-pub(super) fn transpose<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, [b, m, n]: [usize; 3]) -> Result<G::Buffer> {
+pub(super) fn transpose<G: Gpu>(gpu: &G, x: In<'_, G>, [b, m, n]: [usize; 3]) -> Result<G::Buffer> {
     let mut y = gpu.buffer(b * m * n, x.kind())?;
     blocks!(gpu, "transpose" of x.kind(), b * m.div_ceil(TILE) * n.div_ceil(TILE), Out & mut y, In x, Count m, Count n);
     Ok(y)
@@ -27,7 +27,7 @@ pub(super) struct Joined {
 }
 
 /// (rows, columns[0]) and (rows, columns[1]) to (rows, columns[0] + columns[1]).
-pub(super) fn join<G: Gpu>(gpu: &G, parts: [View<'_, G::Buffer>; 2], joined: Joined) -> Result<G::Buffer> {
+pub(super) fn join<G: Gpu>(gpu: &G, parts: [In<'_, G>; 2], joined: Joined) -> Result<G::Buffer> {
     let Joined { rows, columns } = joined;
     let (row, kind) = (columns[0] + columns[1], parts[0].kind());
     expect(kind, &parts)?;
@@ -40,7 +40,7 @@ pub(super) fn join<G: Gpu>(gpu: &G, parts: [View<'_, G::Buffer>; 2], joined: Joi
 }
 
 /// One of the parts of [`join`] back from `y`.
-pub(super) fn split<G: Gpu>(gpu: &G, y: View<'_, G::Buffer>, joined: Joined, part: usize) -> Result<G::Buffer> {
+pub(super) fn split<G: Gpu>(gpu: &G, y: In<'_, G>, joined: Joined, part: usize) -> Result<G::Buffer> {
     let Joined { rows, columns } = joined;
     let (row, start, columns) = (columns[0] + columns[1], [0, columns[0]][part], columns[part]);
     let mut x = gpu.buffer(rows * columns, y.kind())?;
@@ -52,8 +52,8 @@ pub(super) fn split<G: Gpu>(gpu: &G, y: View<'_, G::Buffer>, joined: Joined, par
 /// a x + sign b z, (items, item); `a`, `b`: (items), `x` and `z` with their elements: of all items, or of one for all.
 pub(super) fn weighted_sum<G: Gpu>(
     gpu: &G,
-    [a, b]: [View<'_, G::Buffer>; 2],
-    [(x, x_count), (z, z_count)]: [(View<'_, G::Buffer>, usize); 2],
+    [a, b]: [In<'_, G>; 2],
+    [(x, x_count), (z, z_count)]: [(In<'_, G>, usize); 2],
     sign: f32,
     [items, item]: [usize; 2],
 ) -> Result<G::Buffer> {
@@ -65,7 +65,7 @@ pub(super) fn weighted_sum<G: Gpu>(
 }
 
 /// The mean of (x - y)^2 over `count` elements.
-pub(super) fn mean_square_error<G: Gpu>(gpu: &G, [x, y]: [View<'_, G::Buffer>; 2], count: usize) -> Result<G::Buffer> {
+pub(super) fn mean_square_error<G: Gpu>(gpu: &G, [x, y]: [In<'_, G>; 2], count: usize) -> Result<G::Buffer> {
     expect(Kind::F32, &[x, y])?;
     let parts = count.div_ceil(ERRORS);
     let mut sums = gpu.buffer(parts, Kind::F32)?;
@@ -75,11 +75,8 @@ pub(super) fn mean_square_error<G: Gpu>(gpu: &G, [x, y]: [View<'_, G::Buffer>; 2
 }
 
 /// Gradient of `x` in [`mean_square_error`], where that of the mean is `dmean`.
-pub(super) fn mean_square_error_gradient<G: Gpu>(
-    gpu: &G,
-    [x, y, dmean]: [View<'_, G::Buffer>; 3],
-    count: usize,
-) -> Result<G::Buffer> {
+pub(super) fn mean_square_error_gradient<G: Gpu>(gpu: &G, inputs: [In<'_, G>; 3], count: usize) -> Result<G::Buffer> {
+    let [x, y, dmean] = inputs;
     expect(Kind::F32, &[x, y, dmean])?;
     let mut dx = gpu.buffer(count, Kind::F32)?;
     each!(gpu, "squared_error_backward", count, Out & mut dx, In x, In y, In dmean, Value 1.0 / count as f32);
@@ -88,22 +85,22 @@ pub(super) fn mean_square_error_gradient<G: Gpu>(
 
 #[cfg(feature = "cuda")]
 mod half {
-    use super::super::cuda::{Held, storage, tensor, view};
+    use super::super::cuda::result;
+    use super::super::gradient::wanted;
     use super::Joined;
     use crate::engine::ops::layout::{Join, MeanSquareError, Sign, Transpose, WeightedSum};
     use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
-    use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor, bail};
+    use candle_core::{CudaStorage, Result, Shape, Tensor, bail};
 
     impl OnGpu<1> for Transpose {
         fn forward_on_gpu(&self, [x]: [Lent<'_, CudaStorage>; 1]) -> Result<(CudaStorage, Shape)> {
-            let ((b, m, n), device) = (x.1.shape().dims3()?, &x.0.device);
-            Ok((storage(super::transpose(device, view(x)?, [b, m, n])?, device), Shape::from((b, n, m))))
+            let (b, m, n) = x.1.shape().dims3()?;
+            result([x], (b, n, m), |gpu, [x]| super::transpose(gpu, x, [b, m, n]))
         }
 
-        fn backward_on_gpu(&self, device: &CudaDevice, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
-            let ((b, m, n), dy) = (x.dims3()?, dy.contiguous()?);
-            let dx = super::transpose(device, Held::of(&dy).view()?, [b, n, m])?;
-            Ok([Some(tensor(dx, device, x))])
+        fn backward_on_gpu(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Gradients<1> {
+            let (b, m, n) = x.dims3()?;
+            Ok([wanted(x, [dy], |gpu, [dy]| super::transpose(gpu, dy, [b, n, m]))?])
         }
     }
 
@@ -115,57 +112,45 @@ mod half {
 
     impl OnGpu<2> for Join {
         fn forward_on_gpu(&self, [x, skip]: [Lent<'_, CudaStorage>; 2]) -> Result<(CudaStorage, Shape)> {
-            let (mut dims, device) = (x.1.dims().to_vec(), &x.0.device);
+            let (mut dims, joined) = (x.1.dims().to_vec(), Joined::of(x.1.dims(), skip.1.dims()));
             dims[1] += skip.1.dims()[1];
-            let y = super::join(device, [view(x)?, view(skip)?], Joined::of(x.1.dims(), skip.1.dims()))?;
-            Ok((storage(y, device), Shape::from(dims)))
+            result([x, skip], dims, |gpu, inputs| super::join(gpu, inputs, joined))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, skip]: [&Tensor; 2],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Gradients<2> {
-            let (dy, joined) = (dy.contiguous()?, Joined::of(x.dims(), skip.dims()));
-            let part = |part, like: &Tensor| {
-                let wanted = like.track_op().then(|| super::split(device, Held::of(&dy).view()?, joined, part));
-                Ok::<_, candle_core::Error>(wanted.transpose()?.map(|values| tensor(values, device, like)))
-            };
+        fn backward_on_gpu(&self, [x, skip]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Gradients<2> {
+            let joined = Joined::of(x.dims(), skip.dims());
+            let part = |part, like| wanted(like, [dy], |gpu, [dy]| super::split(gpu, dy, joined, part));
             Ok([part(0, x)?, part(1, skip)?])
         }
     }
 
     impl OnGpu<3> for WeightedSum {
         fn forward_on_gpu(&self, [x, z, scales]: [Lent<'_, CudaStorage>; 3]) -> Result<(CudaStorage, Shape)> {
-            let (mut dims, device, items) = (x.1.dims().to_vec(), &x.0.device, scales.1.dims()[1]);
-            let parts = [(view(x)?, x.1.shape().elem_count()), (view(z)?, z.1.shape().elem_count())];
-            let (scales, item) = (view(scales)?, dims[1..].iter().product());
+            let (mut dims, items) = (x.1.dims().to_vec(), scales.1.dims()[1]);
+            let (item, counts) = (dims[1..].iter().product(), [x, z].map(|part| part.1.shape().elem_count()));
             let sign = if self.sign == Sign::Plus { 1.0 } else { -1.0 };
-            let y = super::weighted_sum(device, [scales, scales.from(items)], parts, sign, [items, item])?;
             dims[0] = items;
-            Ok((storage(y, device), Shape::from(dims)))
+            result([x, z, scales], dims, |gpu, [x, z, scales]| {
+                let parts = [(x, counts[0]), (z, counts[1])];
+                super::weighted_sum(gpu, [scales, scales.from(items)], parts, sign, [items, item])
+            })
         }
 
-        fn backward_on_gpu(&self, _: &CudaDevice, _: [&Tensor; 3], _: &Tensor, _: &Tensor) -> Gradients<3> {
+        fn backward_on_gpu(&self, _: [&Tensor; 3], _: &Tensor, _: &Tensor) -> Gradients<3> {
             bail!("a weighted sum has no gradients")
         }
     }
 
     impl OnGpu<2> for MeanSquareError {
         fn forward_on_gpu(&self, [x, y]: [Lent<'_, CudaStorage>; 2]) -> Result<(CudaStorage, Shape)> {
-            let device = &x.0.device;
-            let mean = super::mean_square_error(device, [view(x)?, view(y)?], x.1.shape().elem_count())?;
-            Ok((storage(mean, device), Shape::from(())))
+            let count = x.1.shape().elem_count();
+            result([x, y], (), |gpu, inputs| super::mean_square_error(gpu, inputs, count))
         }
 
-        fn backward_on_gpu(&self, device: &CudaDevice, [x, y]: [&Tensor; 2], _: &Tensor, d: &Tensor) -> Gradients<2> {
-            let d = d.contiguous()?;
-            let held = [x, y, &d].map(Held::of);
-            let views = [held[0].view()?, held[1].view()?, held[2].view()?];
-            let dx = super::mean_square_error_gradient(device, views, x.elem_count())?;
-            Ok([Some(tensor(dx, device, x)), None])
+        fn backward_on_gpu(&self, [x, y]: [&Tensor; 2], _: &Tensor, d: &Tensor) -> Gradients<2> {
+            let count = x.elem_count();
+            let dx = wanted(x, [x, y, d], |gpu, inputs| super::mean_square_error_gradient(gpu, inputs, count))?;
+            Ok([dx, None])
         }
     }
 }

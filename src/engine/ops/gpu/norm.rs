@@ -1,7 +1,7 @@
 //! Group and layer normalization.
 #![deny(unsafe_code)]
 
-use super::terms::{Argument, Gpu, Kind, PART, THREADS, View, expect};
+use super::terms::{Argument, Gpu, In, Kind, PART, THREADS, View, expect};
 use candle_core::Result;
 
 /// A normalization of (b, channels, plane) over contiguous groups, in f32 whatever its input is stored in.
@@ -30,7 +30,7 @@ impl Norm {
     }
 
     /// Mean and 1 / sqrt(variance + eps) of each group.
-    fn statistics<G: Gpu>(&self, gpu: &G, x: View<'_, G::Buffer>) -> Result<G::Buffer> {
+    fn statistics<G: Gpu>(&self, gpu: &G, x: In<'_, G>) -> Result<G::Buffer> {
         let mut stats = gpu.buffer(2 * self.b * self.groups, Kind::F32)?;
         blocks!(gpu, "statistics" of x.kind(), self.b * self.groups, Out & mut stats, In x, Count self.in_group(), Value
             self.eps);
@@ -39,11 +39,7 @@ impl Norm {
 }
 
 /// Group or layer normalization of `x`, and SiLU of it.
-pub(super) fn normalize<G: Gpu>(
-    gpu: &G,
-    [x, weight, bias]: [View<'_, G::Buffer>; 3],
-    norm: &Norm,
-) -> Result<G::Buffer> {
+pub(super) fn normalize<G: Gpu>(gpu: &G, [x, weight, bias]: [In<'_, G>; 3], norm: &Norm) -> Result<G::Buffer> {
     expect(Kind::F32, &[weight, bias])?;
     let stats = norm.statistics(gpu, x)?;
     let mut y = gpu.buffer(norm.count(), x.kind())?;
@@ -54,11 +50,8 @@ pub(super) fn normalize<G: Gpu>(
 
 /// Gradient of `x` in [`normalize`] with planes, and (b, channels, 2): those of `weight` and `bias` before they are
 /// summed over the batch, which [`super::sums::sums_of_parts`] does.
-pub(super) fn group_norm_gradients<G: Gpu>(
-    gpu: &G,
-    [x, weight, bias, dy]: [View<'_, G::Buffer>; 4],
-    norm: &Norm,
-) -> Result<[G::Buffer; 2]> {
+pub(super) fn group_norm_gradients<G: Gpu>(gpu: &G, inputs: [In<'_, G>; 4], norm: &Norm) -> Result<[G::Buffer; 2]> {
+    let [x, weight, bias, dy] = inputs;
     let Norm { b, channels, plane, groups, .. } = *norm;
     let (in_group, silu) = (norm.in_group(), usize::from(norm.silu));
     expect(Kind::F32, &[weight, bias])?;
@@ -77,11 +70,8 @@ pub(super) fn group_norm_gradients<G: Gpu>(
 }
 
 /// Gradient of `x` in [`normalize`] of rows.
-pub(super) fn layer_norm_input_gradient<G: Gpu>(
-    gpu: &G,
-    [x, weight, dy]: [View<'_, G::Buffer>; 3],
-    norm: &Norm,
-) -> Result<G::Buffer> {
+pub(super) fn layer_norm_input_gradient<G: Gpu>(gpu: &G, inputs: [In<'_, G>; 3], norm: &Norm) -> Result<G::Buffer> {
+    let [x, weight, dy] = inputs;
     expect(Kind::F32, &[weight])?;
     expect(x.kind(), &[dy])?;
     let stats = norm.statistics(gpu, x)?;
@@ -92,11 +82,7 @@ pub(super) fn layer_norm_input_gradient<G: Gpu>(
 }
 
 /// Gradients of `weight` and `bias` in [`normalize`] of rows, before the parts are summed up: (parts, columns, 2).
-pub(super) fn layer_norm_sums<G: Gpu>(
-    gpu: &G,
-    [x, dy]: [View<'_, G::Buffer>; 2],
-    norm: &Norm,
-) -> Result<(G::Buffer, usize)> {
+pub(super) fn layer_norm_sums<G: Gpu>(gpu: &G, [x, dy]: [In<'_, G>; 2], norm: &Norm) -> Result<(G::Buffer, usize)> {
     let (rows, columns) = (norm.b, norm.channels);
     expect(x.kind(), &[dy])?;
     let stats = norm.statistics(gpu, x)?;
@@ -109,17 +95,27 @@ pub(super) fn layer_norm_sums<G: Gpu>(
 
 #[cfg(feature = "cuda")]
 mod half {
-    use super::super::cuda::{Held, storage, tensor, view};
-    use super::super::gradient::hand_over;
+    use super::super::cuda::{Slice, result, with_elements};
+    use super::super::gradient::{hand_over, wanted};
     use super::super::sums::sums_of_parts;
     use super::{Norm, group_norm_gradients, layer_norm_input_gradient, layer_norm_sums, normalize};
+    use crate::engine::ops::adam::Adam;
     use crate::engine::ops::norm::{Activation, GroupNorm, LayerNorm};
     use crate::engine::ops::operation::{Gradients, Lent, OnGpu};
-    use candle_core::{CudaDevice, CudaStorage, Result, Shape, Tensor};
+    use candle_core::{CudaStorage, Result, Shape, Tensor};
+    use std::sync::Arc;
 
-    fn forward([x, weight, bias]: [Lent<'_, CudaStorage>; 3], norm: &Norm) -> Result<(CudaStorage, Shape)> {
-        let y = normalize(&x.0.device, [view(x)?, view(weight)?, view(bias)?], norm)?;
-        Ok((storage(y, &x.0.device), x.1.shape().clone()))
+    fn forward(inputs: [Lent<'_, CudaStorage>; 3], norm: &Norm) -> Result<(CudaStorage, Shape)> {
+        result(inputs, inputs[0].1.shape().clone(), |gpu, inputs| normalize(gpu, inputs, norm))
+    }
+
+    /// The gradients of weight and bias, from their `parts` in `sums`, (parts, channels, 2).
+    fn totals(optimizer: &Option<Arc<Adam>>, [weight, bias]: [&Tensor; 2], sums: &Slice, parts: usize) -> Gradients<2> {
+        let total = |parameter: &Tensor, which| {
+            let columns = parameter.elem_count();
+            hand_over(optimizer, parameter, [], |gpu, []| sums_of_parts(gpu, sums, parts, columns, [2, which]))
+        };
+        Ok([total(weight, 0)?, total(bias, 1)?])
     }
 
     impl GroupNorm {
@@ -135,25 +131,12 @@ mod half {
             forward(inputs, &self.on_gpu(inputs[0].1.dims()))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, weight, bias]: [&Tensor; 3],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Gradients<3> {
-            let (norm, dy) = (self.on_gpu(x.dims()), dy.contiguous()?);
-            let [dx, sums] = {
-                let held = [x, weight, bias, &dy].map(Held::of);
-                let inputs = [held[0].view()?, held[1].view()?, held[2].view()?, held[3].view()?];
-                group_norm_gradients(device, inputs, &norm)?
-            };
-            let over_batch = |which| sums_of_parts(device, &sums, norm.b, norm.channels, [2, which]);
-            Ok([
-                x.track_op().then(|| tensor(dx, device, x)),
-                hand_over(&self.optimizer, device, weight, || over_batch(0))?,
-                hand_over(&self.optimizer, device, bias, || over_batch(1))?,
-            ])
+        fn backward_on_gpu(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
+            let (norm, gpu) = (self.on_gpu(x.dims()), x.device().as_cuda_device()?);
+            let inputs = [x, weight, bias, dy];
+            let [dx, sums] = with_elements(inputs, |inputs| group_norm_gradients(gpu, inputs, &norm))?;
+            let [dw, db] = totals(&self.optimizer, [weight, bias], &sums, norm.b)?;
+            Ok([wanted(x, [], |_, []| Ok(dx))?, dw, db])
         }
     }
 
@@ -169,33 +152,15 @@ mod half {
             forward(inputs, &self.on_gpu(inputs[0].1.dims()))
         }
 
-        fn backward_on_gpu(
-            &self,
-            device: &CudaDevice,
-            [x, weight, bias]: [&Tensor; 3],
-            _: &Tensor,
-            dy: &Tensor,
-        ) -> Gradients<3> {
-            let (norm, dy) = (self.on_gpu(x.dims()), &dy.contiguous()?);
-            let dx = || -> Result<Tensor> {
-                let held = [x, weight, dy].map(Held::of);
-                let inputs = [held[0].view()?, held[1].view()?, held[2].view()?];
-                Ok(tensor(layer_norm_input_gradient(device, inputs, &norm)?, device, x))
-            };
-            let dx = x.track_op().then(dx).transpose()?;
+        fn backward_on_gpu(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
+            let (norm, gpu) = (self.on_gpu(x.dims()), x.device().as_cuda_device()?);
+            let dx = wanted(x, [x, weight, dy], |gpu, inputs| layer_norm_input_gradient(gpu, inputs, &norm))?;
             if !weight.track_op() && !bias.track_op() {
                 return Ok([dx, None, None]);
             }
-            let (sums, parts) = {
-                let held = [x, dy].map(Held::of);
-                layer_norm_sums(device, [held[0].view()?, held[1].view()?], &norm)?
-            };
-            let total = |which| sums_of_parts(device, &sums, parts, norm.channels, [2, which]);
-            Ok([
-                dx,
-                hand_over(&self.optimizer, device, weight, || total(0))?,
-                hand_over(&self.optimizer, device, bias, || total(1))?,
-            ])
+            let (sums, parts) = with_elements([x, dy], |inputs| layer_norm_sums(gpu, inputs, &norm))?;
+            let [dw, db] = totals(&self.optimizer, [weight, bias], &sums, parts)?;
+            Ok([dx, dw, db])
         }
     }
 }

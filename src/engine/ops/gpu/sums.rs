@@ -1,11 +1,11 @@
 //! Sums, in f32, in a fixed order.
 #![deny(unsafe_code)]
 
-use super::terms::{Argument, Gpu, Kind, PART, THREADS, View};
+use super::terms::{Argument, Gpu, In, Kind, PART, THREADS, View};
 use candle_core::Result;
 
 /// Sums over the rows of `x`, (rows, columns), f32.
-pub(super) fn column_sums<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, rows: usize, columns: usize) -> Result<G::Buffer> {
+pub(super) fn column_sums<G: Gpu>(gpu: &G, x: In<'_, G>, rows: usize, columns: usize) -> Result<G::Buffer> {
     let parts = rows.div_ceil(PART);
     let mut partial = gpu.buffer(parts * columns, Kind::F32)?;
     each!(gpu, "column_part_sums" of x.kind(), parts * columns, Out & mut partial, In x, Count rows, Count columns,
@@ -39,7 +39,7 @@ pub(super) fn sums_of_parts<G: Gpu>(
 }
 
 /// Sums of the rows of `x`, (rows, length), f32.
-pub(super) fn row_sums<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, rows: usize, length: usize) -> Result<G::Buffer> {
+pub(super) fn row_sums<G: Gpu>(gpu: &G, x: In<'_, G>, rows: usize, length: usize) -> Result<G::Buffer> {
     let mut sums = gpu.buffer(rows, Kind::F32)?;
     blocks!(gpu, "row_sums" of x.kind(), rows, Out & mut sums, In x, Count length);
     Ok(sums)

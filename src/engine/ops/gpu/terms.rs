@@ -56,6 +56,9 @@ pub(super) trait Gpu {
     ) -> Result<()>;
 }
 
+/// The elements of a tensor that an operation on `G` reads.
+pub(super) type In<'a, G> = View<'a, <G as Gpu>::Buffer>;
+
 /// What a kernel gets.
 pub(super) enum Argument<'a, B> {
     /// A tensor that it reads.
@@ -169,7 +172,7 @@ pub(super) fn expect<B: Stored>(kind: Kind, views: &[View<'_, B>]) -> Result<()>
 }
 
 /// A half-precision copy of `count` elements if `x` is of f32 and `kind` is not.
-pub(super) fn narrowed<G: Gpu>(gpu: &G, x: View<'_, G::Buffer>, count: usize, kind: Kind) -> Result<Option<G::Buffer>> {
+pub(super) fn narrowed<G: Gpu>(gpu: &G, x: In<'_, G>, count: usize, kind: Kind) -> Result<Option<G::Buffer>> {
     if x.kind() == kind {
         return Ok(None);
     }

@@ -5,10 +5,8 @@
 mod host;
 
 use super::adam::{AdamStep, adam_step, adam8_step};
-
 use super::attention::{attention, attention_gradients};
-use super::attention_sizes::Attention;
-use super::conv::{Conv, conv_bias_gradient, conv_input_gradient, conv_weight_gradient, conv2d};
+use super::conv::{conv_bias_gradient, conv_input_gradient, conv_weight_gradient, conv2d};
 use super::elementwise::{add_per_channel, geglu, geglu_gradient, upsample, upsample_gradient};
 use super::fused;
 use super::layout::{Joined, join, mean_square_error, mean_square_error_gradient, split, transpose, weighted_sum};
@@ -18,6 +16,7 @@ use super::sums::{column_sums, row_sums, sums_of_parts};
 use super::terms::{Kind, Stored, View, narrowed};
 use crate::engine::device::AttentionKernels;
 use crate::engine::ops::MomentBits;
+use crate::engine::ops::attention::Sizes;
 use crate::engine::ops::values::with_values;
 use crate::engine::ops::{self, Activation, Padding, Parameters};
 use crate::engine::random::{Purpose, Stream};
@@ -29,81 +28,86 @@ fn normals(seed: u32, shape: &[usize]) -> Tensor {
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {
-    with_values(tensor, |values| Ok(values.to_vec())).expect("numbers on the CPU")
+    with_values([tensor], |[values]| Ok(values.to_vec())).expect("numbers on the CPU")
 }
 
-/// [`compare_in`] every kind.
+/// Shapes of an operation's arguments: of tensors of the network, then of weights.
+type Shapes<'a> = [&'a [&'a [usize]]; 2];
+
+/// [`compare_in`] every kind, with plenty of scratch memory.
 fn compare(
     name: &str,
-    scratch: usize,
-    tensors: &[&[usize]],
-    weights: &[&[usize]],
+    shapes: Shapes<'_>,
     cpu: impl Fn(&[Tensor]) -> Result<Tensor>,
     gpu: impl Fn(&Host, &[View<'_, Buffer>], View<'_, Buffer>) -> Result<Vec<Buffer>>,
 ) {
-    for kind in [Kind::F32, Kind::Bf16, Kind::F16] {
-        compare_in(kind, name, scratch, tensors, weights, &cpu, &gpu);
-    }
+    compare_in(&KINDS, PLENTY, name, shapes, cpu, gpu);
 }
 
-/// Both forms of an operation on random arguments, `tensors` of the network, then `weights`, in one kind: `cpu` gives
-/// the result and candle its gradients by the arguments, `gpu` gives all of them of the arguments and of the result's
-/// gradient.
+const KINDS: [Kind; 3] = [Kind::F32, Kind::Bf16, Kind::F16];
+
+/// Both forms of an operation on random arguments, those of the network in each of some kinds: `cpu` gives the result
+/// and candle its gradients by the arguments, `gpu` gives all of them of the arguments and of the result's gradient.
 fn compare_in(
-    kind: Kind,
-    name: &str,
+    kinds: &[Kind],
     scratch: usize,
-    tensors: &[&[usize]],
-    weights: &[&[usize]],
+    name: &str,
+    [tensors, weights]: Shapes<'_>,
     cpu: impl Fn(&[Tensor]) -> Result<Tensor>,
     gpu: impl Fn(&Host, &[View<'_, Buffer>], View<'_, Buffer>) -> Result<Vec<Buffer>>,
 ) {
     let Some(&host) = host() else { return };
     let host = &Host { scratch, ..host };
-    let of_kinds = tensors.iter().map(|shape| (shape, kind)).chain(weights.iter().map(|shape| (shape, Kind::F32)));
-    let random = |((shape, kind), seed): ((&&[usize], Kind), u32)| Buffer::of(&numbers(&normals(seed, shape)), kind);
-    let buffers: Vec<Buffer> = of_kinds.zip(1..).map(random).collect();
-    let variable = |(buffer, shape): (&Buffer, &&[usize])| {
-        let tensor = Tensor::from_vec(buffer.values(), *shape, &Device::Cpu);
-        Var::from_tensor(&tensor.expect("a tensor")).expect("a variable")
-    };
-    let variables: Vec<Var> = buffers.iter().zip(tensors.iter().chain(weights)).map(variable).collect();
-    let arguments: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
-    let y = cpu(&arguments).expect(name);
-    let dy = Buffer::of(&numbers(&normals(99, y.dims())), kind);
-    let exact_dy = Tensor::from_vec(dy.values(), y.dims(), &Device::Cpu).expect("a tensor");
-    let gradients = (&y * &exact_dy).and_then(|y| y.sum_all()).and_then(|sum| sum.backward()).expect(name);
-    let mut exact = vec![numbers(&y)];
-    exact.extend(variables.iter().map(|variable| numbers(gradients.get(variable).expect("a gradient"))));
+    for &kind in kinds {
+        let of_kinds = tensors.iter().map(|shape| (shape, kind)).chain(weights.iter().map(|shape| (shape, Kind::F32)));
+        let random =
+            |((shape, kind), seed): ((&&[usize], Kind), u32)| Buffer::of(&numbers(&normals(seed, shape)), kind);
+        let buffers: Vec<Buffer> = of_kinds.zip(1..).map(random).collect();
+        let variable = |(buffer, shape): (&Buffer, &&[usize])| {
+            let tensor = Tensor::from_vec(buffer.values(), *shape, &Device::Cpu);
+            Var::from_tensor(&tensor.expect("a tensor")).expect("a variable")
+        };
+        let variables: Vec<Var> = buffers.iter().zip(tensors.iter().chain(weights)).map(variable).collect();
+        let arguments: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
+        let y = cpu(&arguments).expect(name);
+        let dy = Buffer::of(&numbers(&normals(99, y.dims())), kind);
+        let exact_dy = Tensor::from_vec(dy.values(), y.dims(), &Device::Cpu).expect("a tensor");
+        let gradients = (&y * &exact_dy).and_then(|y| y.sum_all()).and_then(|sum| sum.backward()).expect(name);
+        let mut exact = vec![numbers(&y)];
+        exact.extend(variables.iter().map(|variable| numbers(gradients.get(variable).expect("a gradient"))));
 
-    // Behind something else, as tensors may be that are parts of larger ones; once where four numbers can be read at a
-    // time, once where they cannot.
-    let run = |host: &Host, before: usize| {
-        let moved = |buffer: &Buffer| Buffer::of(&[vec![f32::NAN; before], buffer.values()].concat(), buffer.kind());
-        let (buffers, dy) = (buffers.iter().map(moved).collect::<Vec<_>>(), moved(&dy));
-        let views: Vec<View<'_, Buffer>> = buffers.iter().map(|buffer| View { buffer, start: before }).collect();
-        gpu(host, &views, View { buffer: &dy, start: before }).expect(name)
-    };
-    let ours = run(host, 3);
-    let backwards = run(&Host { backwards: true, ..*host }, 4);
-    assert_eq!(ours.len(), exact.len(), "{name}");
-    for (what, ((ours, backwards), exact)) in ours.iter().zip(&backwards).zip(&exact).enumerate() {
-        let name = format!("{name} in {kind:?}, result {what} (0 is the value)");
-        let is_of_tensor = what <= tensors.len();
-        assert_eq!(ours.kind(), if is_of_tensor { kind } else { Kind::F32 }, "{name}");
-        let (ours, backwards) = (ours.values(), backwards.values());
-        assert!(ours == backwards, "{name} depends on the order of threads, which has none on a GPU, or on addresses");
+        // Behind something else, as tensors may be that are parts of larger ones; once where four numbers can be read
+        // at a time, once where they cannot.
+        let run = |host: &Host, before: usize| {
+            let moved =
+                |buffer: &Buffer| Buffer::of(&[vec![f32::NAN; before], buffer.values()].concat(), buffer.kind());
+            let (buffers, dy) = (buffers.iter().map(moved).collect::<Vec<_>>(), moved(&dy));
+            let views: Vec<View<'_, Buffer>> = buffers.iter().map(|buffer| View { buffer, start: before }).collect();
+            gpu(host, &views, View { buffer: &dy, start: before }).expect(name)
+        };
+        let ours = run(host, 3);
+        let backwards = run(&Host { backwards: true, ..*host }, 4);
         assert_eq!(ours.len(), exact.len(), "{name}");
-        let norm = exact.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-        let squares = exact.iter().zip(ours).map(|(exact, ours)| (f64::from(*exact) - f64::from(ours)).powi(2));
-        let error = squares.sum::<f64>().sqrt();
-        // Two ways to compute in f32; Winograd's, which the CPU takes for some sizes, errs by 1e-6. Gradients of
-        // weights are no worse where tensors have 16 bits: their factors are what the CPU has, and their sums are f32.
-        let of_f32 = 2e-6 * norm + 1e-6;
-        assert!(
-            error <= if is_of_tensor { of_f32 + ROUNDINGS * half_step(kind) * norm } else { of_f32 },
-            "{name}: {error} of {norm}"
-        );
+        for (what, ((ours, backwards), exact)) in ours.iter().zip(&backwards).zip(&exact).enumerate() {
+            let name = format!("{name} in {kind:?}, result {what} (0 is the value)");
+            let is_of_tensor = what <= tensors.len();
+            assert_eq!(ours.kind(), if is_of_tensor { kind } else { Kind::F32 }, "{name}");
+            let (ours, backwards) = (ours.values(), backwards.values());
+            assert!(
+                ours == backwards,
+                "{name} depends on the order of threads, which has none on a GPU, or on addresses"
+            );
+            assert_eq!(ours.len(), exact.len(), "{name}");
+            let (norm, error) = (distance(exact, &vec![0.0; exact.len()]), distance(exact, &ours));
+            // Two ways to compute in f32; Winograd's, which the CPU takes for some sizes, errs by 1e-6. Gradients of
+            // weights are no worse where tensors have 16 bits: their factors are what the CPU has, and their sums are
+            // f32.
+            let of_f32 = 2e-6 * norm + 1e-6;
+            assert!(
+                error <= if is_of_tensor { of_f32 + ROUNDINGS * half_step(kind) * norm } else { of_f32 },
+                "{name}: {error} of {norm}"
+            );
+        }
     }
 }
 
@@ -128,31 +132,19 @@ fn parameters(weight: &Tensor, bias: &Tensor) -> Parameters {
 #[test]
 fn linear_layers_are_those_of_the_cpu() {
     for [m, n, k] in [[6, 4, 5], [70, 300, 9], [129, 1, 1]] {
-        compare(
-            "linear",
-            PLENTY,
-            &[&[m, k]],
-            &[&[n, k], &[n]],
-            |a| ops::linear(&a[0], &a[1], Some(&a[2]), &None),
-            |gpu, a, dy| {
-                let sizes = [m, n, k];
-                let dx = linear_input_gradient(gpu, a[1], dy, sizes)?;
-                let dw = linear_weight_gradient(gpu, a[0], dy, sizes)?;
-                Ok(vec![linear(gpu, a[0], a[1], Some(a[2]), sizes)?, dx, dw, column_sums(gpu, dy, m, n)?])
-            },
-        );
-        compare(
-            "linear without bias",
-            PLENTY,
-            &[&[m, k]],
-            &[&[n, k]],
-            |a| ops::linear(&a[0], &a[1], None, &None),
-            |gpu, a, dy| {
-                let sizes = [m, n, k];
-                let dx = linear_input_gradient(gpu, a[1], dy, sizes)?;
-                Ok(vec![linear(gpu, a[0], a[1], None, sizes)?, dx, linear_weight_gradient(gpu, a[0], dy, sizes)?])
-            },
-        );
+        let sizes = [m, n, k];
+        let cpu = |a: &[Tensor]| ops::linear(&a[0], &a[1], a.get(2), &None);
+        let gpu = |gpu: &Host, a: &[View<'_, Buffer>], dy: View<'_, Buffer>| {
+            let dx = linear_input_gradient(gpu, [a[1], dy], sizes)?;
+            let dw = linear_weight_gradient(gpu, [a[0], dy], sizes)?;
+            Ok(vec![linear(gpu, a[0], a[1], a.get(2).copied(), sizes)?, dx, dw])
+        };
+        compare("linear without bias", [&[&[m, k]], &[&[n, k]]], cpu, gpu);
+        compare("linear", [&[&[m, k]], &[&[n, k], &[n]]], cpu, |host, a, dy| {
+            let mut results = gpu(host, a, dy)?;
+            results.push(column_sums(host, dy, m, n)?);
+            Ok(results)
+        });
     }
 }
 
@@ -174,23 +166,19 @@ fn convolutions_are_those_of_the_cpu() {
                 continue;
             }
             let out = |size: usize| (size + before + after - k) / stride + 1;
-            let conv = Conv { b, c, h, w, o, k, out_h: out(h), out_w: out(w), stride, before };
+            let conv = ops::conv::Sizes { b, c, h, w, o, k, out_h: out(h), out_w: out(w), stride, before };
             // Patches of the whole batch at once, of one item at a time, of some rows, and of one row.
             let item = c * k * k * conv.out_h * conv.out_w;
             for scratch in [PLENTY, item, item / 2, 1] {
-                compare(
-                    &format!("{conv:?} with {scratch} values of scratch memory"),
-                    scratch,
-                    &[&[b, c, h, w]],
-                    &[&[o, c, k, k], &[o]],
-                    |a| ops::conv2d(&a[0], &parameters(&a[1], &a[2]), stride, padding),
-                    |gpu, a, dy| {
-                        let y = conv2d(gpu, a[0], a[1], a[2], &conv)?;
-                        let dx = conv_input_gradient(gpu, a[1], dy, &conv)?;
-                        let dw = conv_weight_gradient(gpu, a[0], dy, &conv)?;
-                        Ok(vec![y, dx, dw, conv_bias_gradient(gpu, dy, &conv)?])
-                    },
-                );
+                let name = format!("{conv:?} with {scratch} values of scratch memory");
+                let shapes: Shapes<'_> = [&[&[b, c, h, w]], &[&[o, c, k, k], &[o]]];
+                let cpu = |a: &[Tensor]| ops::conv2d(&a[0], &parameters(&a[1], &a[2]), stride, padding);
+                compare_in(&KINDS, scratch, &name, shapes, cpu, |gpu, a, dy| {
+                    let y = conv2d(gpu, [a[0], a[1], a[2]], &conv)?;
+                    let dx = conv_input_gradient(gpu, [a[1], dy], &conv)?;
+                    let dw = conv_weight_gradient(gpu, [a[0], dy], &conv)?;
+                    Ok(vec![y, dx, dw, conv_bias_gradient(gpu, dy, &conv)?])
+                });
             }
         }
     }
@@ -201,58 +189,47 @@ fn normalizations_are_those_of_the_cpu() {
     for [b, channels, groups, plane] in [[2, 6, 3, 15], [1, 4, 4, 1000], [3, 8, 1, 1]] {
         for after in [Activation::None, Activation::Silu] {
             let norm = Norm { b, channels, plane, groups, eps: 1e-5, silu: after == Activation::Silu };
-            compare(
-                &format!("group norm {norm:?}"),
-                PLENTY,
-                &[&[b, channels, plane]],
-                &[&[channels], &[channels]],
-                |a| ops::group_norm(&a[0], &parameters(&a[1], &a[2]), groups, 1e-5, after),
-                |gpu, a, dy| {
-                    let [dx, sums] = group_norm_gradients(gpu, [a[0], a[1], a[2], dy], &norm)?;
-                    let over_batch = |which| sums_of_parts(gpu, &sums, b, channels, [2, which]);
-                    Ok(vec![normalize(gpu, [a[0], a[1], a[2]], &norm)?, dx, over_batch(0)?, over_batch(1)?])
-                },
-            );
+            let shapes: Shapes<'_> = [&[&[b, channels, plane]], &[&[channels], &[channels]]];
+            let cpu = |a: &[Tensor]| ops::group_norm(&a[0], &parameters(&a[1], &a[2]), groups, 1e-5, after);
+            compare(&format!("group norm {norm:?}"), shapes, cpu, |gpu, a, dy| {
+                let [dx, sums] = group_norm_gradients(gpu, [a[0], a[1], a[2], dy], &norm)?;
+                let over_batch = |which| sums_of_parts(gpu, &sums, b, channels, [2, which]);
+                Ok(vec![normalize(gpu, [a[0], a[1], a[2]], &norm)?, dx, over_batch(0)?, over_batch(1)?])
+            });
         }
     }
     for [rows, columns] in [[140, 9], [3, 700], [64, 256]] {
         let norm = Norm::of_rows(rows, columns, 1e-5);
-        compare(
-            &format!("layer norm of {rows}x{columns}"),
-            PLENTY,
-            &[&[rows, columns]],
-            &[&[columns], &[columns]],
-            |a| ops::layer_norm(&a[0], &parameters(&a[1], &a[2]), 1e-5),
-            |gpu, a, dy| {
-                let dx = layer_norm_input_gradient(gpu, [a[0], a[1], dy], &norm)?;
-                let (sums, parts) = layer_norm_sums(gpu, [a[0], dy], &norm)?;
-                let total = |which| sums_of_parts(gpu, &sums, parts, columns, [2, which]);
-                Ok(vec![normalize(gpu, [a[0], a[1], a[2]], &norm)?, dx, total(0)?, total(1)?])
-            },
-        );
+        let shapes: Shapes<'_> = [&[&[rows, columns]], &[&[columns], &[columns]]];
+        let cpu = |a: &[Tensor]| ops::layer_norm(&a[0], &parameters(&a[1], &a[2]), 1e-5);
+        compare(&format!("layer norm of {rows}x{columns}"), shapes, cpu, |gpu, a, dy| {
+            let dx = layer_norm_input_gradient(gpu, [a[0], a[1], dy], &norm)?;
+            let (sums, parts) = layer_norm_sums(gpu, [a[0], dy], &norm)?;
+            let total = |which| sums_of_parts(gpu, &sums, parts, columns, [2, which]);
+            Ok(vec![normalize(gpu, [a[0], a[1], a[2]], &norm)?, dx, total(0)?, total(1)?])
+        });
     }
+}
+
+fn compare_attention(name: &str, kinds: &[Kind], scratch: usize, sizes: &Sizes, kernels: AttentionKernels) {
+    let Sizes { b, n, m, c, heads, .. } = *sizes;
+    let shapes: Shapes<'_> = [&[&[b, n, c], &[b, m, c], &[b, m, c]], &[]];
+    let cpu = |a: &[Tensor]| ops::attention(&a[0], &a[1], &a[2], heads, AttentionKernels::Cublas);
+    compare_in(kinds, scratch, name, shapes, cpu, |gpu, a, dy| {
+        let out = attention(gpu, [a[0], a[1], a[2]], sizes, kernels)?;
+        let gradients = attention_gradients(gpu, [a[0], a[1], a[2], View::all(&out), dy], sizes, kernels)?;
+        Ok([out].into_iter().chain(gradients).collect())
+    });
 }
 
 #[test]
 fn attention_is_that_of_the_cpu() {
     for (b, n, m, heads, d) in [(2, 30, 7, 4, 5), (1, 5, 300, 1, 8), (1, 1, 1, 2, 3), (2, 33, 33, 2, 4)] {
-        let (c, dims) = (heads * d, [b, n, m]);
-        let sizes = Attention { b, n, m, c, heads };
+        let sizes = Sizes { b, n, m, c: heads * d, d, heads };
         // All queries at once, some, and one.
         for scratch in [PLENTY, 4 * heads * m, 1] {
-            compare(
-                &format!("attention {dims:?} with {scratch} values of scratch memory"),
-                scratch,
-                &[&[b, n, c], &[b, m, c], &[b, m, c]],
-                &[],
-                |a| ops::attention(&a[0], &a[1], &a[2], heads, AttentionKernels::Cublas),
-                |gpu, a, dy| {
-                    let out = attention(gpu, a[0], a[1], a[2], &sizes, AttentionKernels::Cublas)?;
-                    let inputs = [a[0], a[1], a[2], View::all(&out), dy];
-                    let gradients = attention_gradients(gpu, inputs, &sizes, AttentionKernels::Cublas)?;
-                    Ok([out].into_iter().chain(gradients).collect())
-                },
-            );
+            let name = format!("attention {:?} with {scratch} values of scratch memory", [b, n, m]);
+            compare_attention(&name, &KINDS, scratch, &sizes, AttentionKernels::Cublas);
         }
     }
 }
@@ -273,24 +250,10 @@ fn attention_that_keeps_its_scores_is_that_of_the_cpu() {
         (1, 9, 11, 1, 164),
     ] {
         let (c, dims) = (heads * d, [b, n, m, heads, d]);
-        let sizes = Attention { b, n, m, c, heads };
+        let sizes = Sizes { b, n, m, c, d, heads };
         assert_eq!(fused::Fused::of(&sizes).is_some(), d <= 160);
-        for kind in [Kind::F32, Kind::Bf16] {
-            compare_in(
-                kind,
-                &format!("attention {dims:?} in one kernel"),
-                PLENTY,
-                &[&[b, n, c], &[b, m, c], &[b, m, c]],
-                &[],
-                |a| ops::attention(&a[0], &a[1], &a[2], heads, AttentionKernels::Cublas),
-                |gpu, a, dy| {
-                    let out = attention(gpu, a[0], a[1], a[2], &sizes, AttentionKernels::Own)?;
-                    let inputs = [a[0], a[1], a[2], View::all(&out), dy];
-                    let gradients = attention_gradients(gpu, inputs, &sizes, AttentionKernels::Own)?;
-                    Ok([out].into_iter().chain(gradients).collect())
-                },
-            );
-        }
+        let name = format!("attention {dims:?} in one kernel");
+        compare_attention(&name, &KINDS[..2], PLENTY, &sizes, AttentionKernels::Own);
         // f16 is for sampling, which takes no gradients.
         let Some(&host) = host() else { return };
         let shapes = [[b, n, c], [b, m, c], [b, m, c]];
@@ -298,8 +261,8 @@ fn attention_that_keeps_its_scores_is_that_of_the_cpu() {
         let [q, k, v] =
             [0, 1, 2].map(|i| Tensor::from_vec(buffers[i].values(), &shapes[i], &Device::Cpu).expect("a tensor"));
         let exact = numbers(&ops::attention(&q, &k, &v, heads, AttentionKernels::Cublas).expect("a result"));
-        let [q, k, v] = buffers.each_ref().map(View::all);
-        let ours = attention(&host, q, k, v, &sizes, AttentionKernels::Own).expect("a result");
+        let ours = attention(&host, buffers.each_ref().map(View::all), &sizes, AttentionKernels::Own);
+        let ours = ours.expect("a result");
         assert_eq!(ours.kind(), Kind::F16);
         let error = relative_error(&ours.values(), &exact, &vec![0.0; exact.len()]);
         assert!(error <= ROUNDINGS * half_step(Kind::F16), "attention {dims:?} in f16: {error}");
@@ -310,15 +273,14 @@ fn attention_that_keeps_its_scores_is_that_of_the_cpu() {
 #[test]
 fn attention_of_large_scores_is_that_of_the_cpu() {
     let (n, m, heads, d) = (20, 70, 2, 40);
-    let sizes = Attention { b: 1, n, m, c: heads * d, heads };
+    let sizes = Sizes { b: 1, n, m, c: heads * d, d, heads };
     let large = |q: &Tensor| (q * 40.0)? - 20.0;
     let [q, k, v] = [(1, n), (2, m), (3, m)].map(|(seed, rows)| normals(seed, &[1, rows, heads * d]));
     let q = large(&q).expect("large numbers");
     let exact = numbers(&ops::attention(&q, &k, &v, heads, AttentionKernels::Cublas).expect("a result"));
     let Some(&host) = host() else { return };
-    let [q, k, v] = [q, k, v].map(|tensor| Buffer::F32(numbers(&tensor)));
-    let [q, k, v] = [&q, &k, &v].map(View::all);
-    let ours = attention(&host, q, k, v, &sizes, AttentionKernels::Own).expect("a result");
+    let inputs = [q, k, v].map(|tensor| Buffer::F32(numbers(&tensor)));
+    let ours = attention(&host, inputs.each_ref().map(View::all), &sizes, AttentionKernels::Own).expect("a result");
     let worst = exact.iter().zip(&ours.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     // Scores of some hundreds have 5 digits behind the point.
     assert!(worst <= 1e-3, "{worst}");
@@ -327,83 +289,51 @@ fn attention_of_large_scores_is_that_of_the_cpu() {
 #[test]
 fn small_operations_are_those_of_the_cpu() {
     for (rows, d) in [(3, 4), (300, 5)] {
-        compare(
-            "geglu",
-            PLENTY,
-            &[&[rows, 2 * d]],
-            &[],
-            |a| ops::geglu(&a[0]),
-            |gpu, a, dy| Ok(vec![geglu(gpu, a[0], rows, d)?, geglu_gradient(gpu, a[0], dy, rows, d)?]),
-        );
+        let cpu = |a: &[Tensor]| ops::geglu(&a[0]);
+        compare("geglu", [&[&[rows, 2 * d]], &[]], cpu, |gpu, a, dy| {
+            Ok(vec![geglu(gpu, a[0], rows, d)?, geglu_gradient(gpu, [a[0], dy], rows, d)?])
+        });
     }
     for [b, c, h, w] in [[2, 3, 4, 5], [1, 1, 1, 1], [2, 7, 20, 9]] {
         let (channels, plane) = (b * c, h * w);
-        compare(
-            "add per channel",
-            PLENTY,
-            &[&[b, c, h, w]],
-            &[&[b, c]],
-            |a| ops::add_per_channel(&a[0], &a[1]),
-            |gpu, a, dy| {
-                let y = add_per_channel(gpu, a[0], a[1], channels, plane)?;
-                Ok(vec![y, Buffer::of(&dy.buffer.values()[dy.start..], dy.kind()), row_sums(gpu, dy, channels, plane)?])
-            },
-        );
-        compare(
-            "upsample",
-            PLENTY,
-            &[&[b, c, h, w]],
-            &[],
-            |a| ops::upsample_nearest_2x(&a[0]),
-            |gpu, a, dy| {
-                Ok(vec![upsample(gpu, a[0], channels, h, w)?, upsample_gradient(gpu, dy, channels * plane, w)?])
-            },
-        );
+        let cpu = |a: &[Tensor]| ops::add_per_channel(&a[0], &a[1]);
+        compare("add per channel", [&[&[b, c, h, w]], &[&[b, c]]], cpu, |gpu, a, dy| {
+            let y = add_per_channel(gpu, [a[0], a[1]], [channels, plane])?;
+            Ok(vec![y, Buffer::of(&dy.buffer.values()[dy.start..], dy.kind()), row_sums(gpu, dy, channels, plane)?])
+        });
+        let cpu = |a: &[Tensor]| ops::upsample_nearest_2x(&a[0]);
+        compare("upsample", [&[&[b, c, h, w]], &[]], cpu, |gpu, a, dy| {
+            Ok(vec![upsample(gpu, a[0], channels, h, w)?, upsample_gradient(gpu, dy, channels * plane, w)?])
+        });
     }
 }
 
 #[test]
 fn layouts_and_the_loss_are_those_of_the_cpu() {
     for [b, m, n] in [[1, 1, 1], [2, 32, 64], [3, 33, 5], [2, 70, 40]] {
-        compare(
-            "transpose",
-            PLENTY,
-            &[&[b, m, n]],
-            &[],
-            |a| ops::transpose(&a[0]),
-            |gpu, a, dy| Ok(vec![transpose(gpu, a[0], [b, m, n])?, transpose(gpu, dy, [b, n, m])?]),
-        );
+        let cpu = |a: &[Tensor]| ops::transpose(&a[0]);
+        compare("transpose", [&[&[b, m, n]], &[]], cpu, |gpu, a, dy| {
+            Ok(vec![transpose(gpu, a[0], [b, m, n])?, transpose(gpu, dy, [b, n, m])?])
+        });
     }
     for [b, c, d, h, w] in [[1, 3, 2, 4, 5], [3, 2, 5, 7, 9]] {
         let joined = Joined { rows: b, columns: [c * h * w, d * h * w] };
-        compare(
-            "join channels",
-            PLENTY,
-            &[&[b, c, h, w], &[b, d, h, w]],
-            &[],
-            |a| ops::join_channels(&a[0], &a[1]),
-            |gpu, a, dy| {
-                Ok(vec![join(gpu, [a[0], a[1]], joined)?, split(gpu, dy, joined, 0)?, split(gpu, dy, joined, 1)?])
-            },
-        );
+        let cpu = |a: &[Tensor]| ops::join_channels(&a[0], &a[1]);
+        compare("join channels", [&[&[b, c, h, w], &[b, d, h, w]], &[]], cpu, |gpu, a, dy| {
+            Ok(vec![join(gpu, [a[0], a[1]], joined)?, split(gpu, dy, joined, 0)?, split(gpu, dy, joined, 1)?])
+        });
     }
     for count in [7, 5000, 9000] {
         // The network's prediction is f32 before it comes here.
-        compare_in(
-            Kind::F32,
-            "mean square error",
-            PLENTY,
-            &[],
-            &[&[count], &[count]],
-            |a| ops::mean_square_error(&a[0], &a[1]),
-            |gpu, a, dy| {
-                let mean = mean_square_error(gpu, [a[0], a[1]], count)?;
-                let dx = mean_square_error_gradient(gpu, [a[0], a[1], dy], count)?;
-                // Nobody asks for that of the target, which is this one.
-                let dtarget = dx.values().iter().map(|dx| -dx).collect();
-                Ok(vec![mean, dx, Buffer::F32(dtarget)])
-            },
-        );
+        let cpu = |a: &[Tensor]| ops::mean_square_error(&a[0], &a[1]);
+        let shapes: Shapes<'_> = [&[], &[&[count], &[count]]];
+        compare_in(&[Kind::F32], PLENTY, "mean square error", shapes, cpu, |gpu, a, dy| {
+            let mean = mean_square_error(gpu, [a[0], a[1]], count)?;
+            let dx = mean_square_error_gradient(gpu, [a[0], a[1], dy], count)?;
+            // Nobody asks for that of the target, which is this one.
+            let dtarget = dx.values().iter().map(|dx| -dx).collect();
+            Ok(vec![mean, dx, Buffer::F32(dtarget)])
+        });
     }
 }
 
@@ -452,10 +382,11 @@ fn adam_takes_the_steps_of_the_cpu() {
 }
 
 fn relative_error(ours: &[f32], exact: &[f32], start: &[f32]) -> f64 {
-    let norm = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| {
-        pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
-    };
-    norm(&mut ours.iter().zip(exact)) / norm(&mut exact.iter().zip(start))
+    distance(ours, exact) / distance(exact, start)
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
 }
 
 /// Against what tests/reference/make_adam8.py has done, and Adam with moments of f32 beside it.
@@ -533,8 +464,8 @@ fn numbers_of_a_kind_that_a_kernel_would_misread_are_refused() {
         linear(host, narrow, w, Some(narrow), sizes),
         linear(host, x, narrow, None, sizes),
         normalize(host, [x, narrow, w], &norm),
-        geglu_gradient(host, narrow, x, 1, 2),
-        add_per_channel(host, narrow, narrow, 2, 2),
+        geglu_gradient(host, [narrow, x], 1, 2),
+        add_per_channel(host, [narrow, narrow], [2, 2]),
     ];
     assert!(results.iter().all(Result::is_err), "a bias, a factor, a weight, a gradient, what is added: {results:?}");
 }
