@@ -68,16 +68,12 @@ impl Processor {
             launches: Launches::Eager,
             eight_bit_moments: false,
         };
-        match *self {
-            Self::Cpu => cpu,
-            Self::Fastest { ref libraries, precision, launches, eight_bit_moments } => {
-                match gpu(libraries, precision) {
-                    Ok((device, name)) => {
-                        Chosen { device, precision, gpu: Some(name), reason: None, launches, eight_bit_moments }
-                    }
-                    Err(reason) => Chosen { reason: Some(reason), ..cpu },
-                }
+        let Self::Fastest { ref libraries, precision, launches, eight_bit_moments } = *self else { return cpu };
+        match gpu(libraries, precision) {
+            Ok((device, name)) => {
+                Chosen { device, precision, gpu: Some(name), reason: None, launches, eight_bit_moments }
             }
+            Err(reason) => Chosen { reason: Some(reason), ..cpu },
         }
     }
 

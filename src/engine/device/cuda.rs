@@ -95,19 +95,10 @@ fn begin(ordinal: c_int, precision: Precision) -> candle_core::Result<CudaDevice
     unsafe { cublas::cublasSetMathMode(*device.cublas_handle().handle(), sums_in_f32) }.result().w()?;
     // candle keeps this for the whole process; our own products ask it, too.
     set_gemm_reduced_precision_f32(precision != Precision::F32);
-    let pool = pool(&device);
-    let keep_all = u64::MAX;
     give_workspace(&device)?;
-    if let Ok(pool) = pool {
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        // Otherwise freed memory goes back to the system whenever the loss is read, and the next step asks for all of
-        // it again.
-        // SAFETY: this attribute is a u64, which lives until the call is over.
-        let set =
-            unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw const keep_all).cast_mut().cast::<c_void>()) };
-        // Without, it is only slower.
-        let _ = set.result();
-    }
+    // Otherwise freed memory goes back to the system whenever the loss is read, and the next step asks for all of it
+    // again. Without, it is only slower.
+    set_bytes_of_pool(&device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX);
     Ok(device)
 }
 
@@ -159,13 +150,8 @@ pub fn give_back_memory(device: &CudaDevice) {
 
 /// [`memory_of_a_run`] and [`most_memory`] count from here.
 pub fn forget_most_memory(device: &CudaDevice) {
-    if let Ok(pool) = pool(device) {
-        let (attribute, zero) = (sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0u64);
-        // SAFETY: this attribute is a u64, which lives until the call is over.
-        let set = unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw const zero).cast_mut().cast::<c_void>()) };
-        // Without, more seems to be taken than is.
-        let _ = set.result();
-    }
+    // Without, more seems to be taken than is.
+    set_bytes_of_pool(device, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0);
 }
 
 /// Bytes of the GPU's memory that are free, where the pool keeps none, and what was taken since [`forget_most_memory`]
@@ -185,8 +171,7 @@ pub fn most_memory(device: &CudaDevice) -> Option<u64> {
     let attribute = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH;
     let ordinal = device.cuda_stream().context().cu_device();
     // SAFETY: this attribute is a u64, and the driver writes one to the pointer.
-    let answer =
-        unsafe { sys::cuDeviceGetGraphMemAttribute(ordinal, attribute, (&raw mut of_graphs).cast::<c_void>()) };
+    let answer = unsafe { sys::cuDeviceGetGraphMemAttribute(ordinal, attribute, (&raw mut of_graphs).cast()) };
     answer.result().ok()?;
     Some(most.max(used + of_graphs))
 }
@@ -195,8 +180,16 @@ pub fn most_memory(device: &CudaDevice) -> Option<u64> {
 fn bytes_of_pool(device: &CudaDevice, which: sys::CUmemPool_attribute) -> Option<u64> {
     let mut bytes = 0u64;
     // SAFETY: these attributes are u64s, and the driver writes one to the pointer.
-    let answer = unsafe { sys::cuMemPoolGetAttribute(pool(device).ok()?, which, (&raw mut bytes).cast::<c_void>()) };
+    let answer = unsafe { sys::cuMemPoolGetAttribute(pool(device).ok()?, which, (&raw mut bytes).cast()) };
     answer.result().ok().map(|()| bytes)
+}
+
+/// Sets one of them, where the driver lets it.
+fn set_bytes_of_pool(device: &CudaDevice, which: sys::CUmemPool_attribute, bytes: u64) {
+    if let Ok(pool) = pool(device) {
+        // SAFETY: these attributes are u64s, and this one lives until the call is over.
+        let _ = unsafe { sys::cuMemPoolSetAttribute(pool, which, (&raw const bytes).cast_mut().cast()) }.result();
+    }
 }
 
 fn driver_version() -> Result<c_int, DriverError> {

@@ -42,12 +42,9 @@ impl Place {
 
     /// Takes the elements of a contiguous tensor on its device, of its shape.
     pub fn copy(&self, tensor: &Tensor) -> Result<()> {
-        if tensor.dims() != self.0.dims() {
-            return Err(Error::Engine(Text::verbatim(format!(
-                "{:?} elements do not fit {:?}",
-                tensor.dims(),
-                self.0.dims()
-            ))));
+        let (given, own) = (tensor.dims(), self.0.dims());
+        if given != own {
+            return Err(Error::Engine(Text::verbatim(format!("{given:?} elements do not fit {own:?}"))));
         }
         Ok(self.0.flatten_all()?.slice_set(&tensor.detach().flatten_all()?, 0, 0)?)
     }

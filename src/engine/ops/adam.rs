@@ -12,7 +12,7 @@ use crate::engine::device::Place;
 use crate::error::{Error, Result};
 use crate::text::Text;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, Layout, Tensor, TensorId, Var, bail};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -168,8 +168,8 @@ impl Variable {
         let (Moments::Gpu { bits, buffers }, Some(sizes)) = (&mut self.moments, sizes) else {
             bail!("a variable on the CPU has a gradient on the GPU")
         };
-        let step = StepOnGpu { sizes: sizes.tensor(), bits: *bits, moments: Mutex::new(buffers) };
-        self.variable.inplace_op2(&gradient.contiguous()?, &step)
+        let (gradient, sizes) = (&gradient.contiguous()?, sizes.tensor());
+        self.variable.inplace_op1(&StepOnGpu { gradient, sizes, bits: *bits, moments: Mutex::new(buffers) })
     }
 }
 
@@ -222,30 +222,25 @@ impl InplaceOp1 for Step<'_> {
 
 /// A step of one variable on a GPU.
 struct StepOnGpu<'a> {
+    gradient: &'a Tensor,
     sizes: &'a Tensor,
     bits: MomentBits,
     /// Behind a lock only because candle lends the operation immutably.
     moments: Mutex<&'a mut Vec<CudaStorage>>,
 }
 
-impl InplaceOp2 for StepOnGpu<'_> {
+impl InplaceOp1 for StepOnGpu<'_> {
     fn name(&self) -> &'static str {
         "adam"
     }
 
-    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> candle_core::Result<()> {
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
         bail!("a variable on the CPU has moments on the GPU")
     }
 
-    fn cuda_fwd(
-        &self,
-        p: &mut CudaStorage,
-        lp: &Layout,
-        gradient: &CudaStorage,
-        lg: &Layout,
-    ) -> candle_core::Result<()> {
+    fn cuda_fwd(&self, p: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
         let moments = &mut **self.moments.lock().expect("no thread panics while it holds this lock");
-        Adam::step_on_gpu((p, lp), (gradient, lg), self.sizes, self.bits, moments)
+        Adam::step_on_gpu((p, layout), [self.gradient, self.sizes], self.bits, moments)
     }
 }
 
@@ -254,10 +249,9 @@ impl InplaceOp2 for StepOnGpu<'_> {
 impl Adam {
     fn step_on_gpu(
         _: (&mut CudaStorage, &Layout),
-        _: (&CudaStorage, &Layout),
-        _sizes: &Tensor,
+        _: [&Tensor; 2],
         _: MomentBits,
-        _moments: &mut Vec<CudaStorage>,
+        _: &mut Vec<CudaStorage>,
     ) -> candle_core::Result<()> {
         bail!("it was built without CUDA")
     }

@@ -6,11 +6,11 @@ use crate::engine::device::AttentionKernels;
 use crate::engine::random::{Purpose, Stream};
 use candle_core::{Device, Result, Tensor, Var};
 
-fn normals(seed: u32, shape: &[usize]) -> Tensor {
+pub(super) fn normals(seed: u32, shape: &[usize]) -> Tensor {
     Stream::new(seed, Purpose::Latents, 0).normals(shape, &Device::Cpu).expect("some numbers")
 }
 
-fn parameters(weight: &Tensor, bias: &Tensor) -> Parameters {
+pub(super) fn parameters(weight: &Tensor, bias: &Tensor) -> Parameters {
     Parameters { weight: weight.clone(), bias: bias.clone(), optimizer: None }
 }
 

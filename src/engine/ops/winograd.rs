@@ -212,12 +212,9 @@ impl Tiles {
         let (tiles, padded) = self.width(band);
         let plane = self.h * self.w;
         let channels = v.len() / (PLACES * padded);
-        let mut places: Vec<_> = v.chunks_mut(channels * padded).map(|place| place.chunks_mut(padded)).collect();
-        let tasks: Vec<[&mut [f32]; PLACES]> =
-            (0..channels).map(|_| from_fn(|place| places[place].next().expect("a row for each channel"))).collect();
         // See `transform_run`; a picture has no more rows of tiles in the band than that.
         let most = band.len().min(self.rows) + 1;
-        tasks.into_par_iter().enumerate().for_each(|(channel, mut v)| {
+        rows_of_places(v, padded).into_par_iter().enumerate().for_each(|(channel, mut v)| {
             with_buffer(8 * (most * self.columns + LANES), |d| {
                 vectorized(
                     #[inline(always)]
@@ -273,11 +270,7 @@ impl Tiles {
         let plane = self.h * self.w;
         let channels = dm.len() / (PLACES * tiles);
         // A task has one row of tiles.
-        let row = self.columns * channels;
-        let mut places: Vec<_> = dm.chunks_mut(tiles * channels).map(|place| place.chunks_mut(row)).collect();
-        let tasks: Vec<[&mut [f32]; PLACES]> = (0..band.len())
-            .map(|_| from_fn(|place| places[place].next().expect("a row for each row of tiles")))
-            .collect();
+        let tasks = rows_of_places(dm, self.columns * channels);
         tasks.into_par_iter().zip(band.clone()).for_each(|(mut dm, row)| {
             let (item, top) = (row / self.rows, row % self.rows * 2);
             let dy = &dy[item * channels * plane..][..channels * plane];
@@ -355,6 +348,13 @@ impl Kernel<'_> {
             }
         }
     }
+}
+
+/// Rows of `row` elements of (16, ...), each with what belongs to it in all places.
+fn rows_of_places(values: &mut [f32], row: usize) -> Vec<[&mut [f32]; PLACES]> {
+    let rows = values.len() / (PLACES * row);
+    let mut places: Vec<_> = values.chunks_mut(rows * row).map(|place| place.chunks_mut(row)).collect();
+    (0..rows).map(|_| from_fn(|place| places[place].next().expect("as many rows in each place"))).collect()
 }
 
 /// What comes from the tiles of `v`, (16, c, padded), and `dm`, (16, tiles, o), to `dw`, (o, c, 9).

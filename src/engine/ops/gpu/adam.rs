@@ -50,20 +50,18 @@ pub(super) fn adam8_step<G: Gpu>(
 
 #[cfg(feature = "cuda")]
 mod half {
-    use super::super::cuda::{Slice, view, with_elements};
+    use super::super::cuda::{Slice, with_elements};
     use super::{AdamStep, adam_step, adam8_step};
     use crate::engine::ops::adam::{Adam, BETA_1, BETA_2, EPS};
     use crate::engine::ops::moments::MomentBits;
-    use crate::engine::ops::operation::Lent;
     use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
     impl Adam {
-        /// Changes a variable and its moments by its gradient. `sizes`: the step's size, the root of the second bias;
-        /// `moments`: none before the first step.
+        /// Changes a variable and its moments, none before the first step, by its gradient and by the step's size and
+        /// the root of the second bias.
         pub(in crate::engine::ops) fn step_on_gpu(
             (variable, layout): (&mut CudaStorage, &Layout),
-            gradient: Lent<'_, CudaStorage>,
-            sizes: &Tensor,
+            gradient_and_sizes: [&Tensor; 2],
             bits: MomentBits,
             moments: &mut Vec<CudaStorage>,
         ) -> Result<()> {
@@ -76,14 +74,11 @@ mod half {
                 let zeros = |len| Ok(CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(len)?, device.clone()));
                 *moments = lens.into_iter().map(zeros).collect::<Result<_>>()?;
             }
-            let (p, gradient) = (&mut variable.slice, view(gradient)?);
+            let p = &mut variable.slice;
             let step = AdamStep { beta_1: BETA_1, beta_2: BETA_2, eps: EPS };
-            with_elements([sizes], |[sizes]| match moments.as_mut_slice() {
-                [first, second] => {
-                    let moments = [&mut first.slice, &mut second.slice];
-                    adam_step(&device, p, [gradient, sizes], moments, step, count)
-                }
-                [coded] => adam8_step(&device, p, [gradient, sizes], &mut coded.slice, step, count),
+            with_elements(gradient_and_sizes, |read| match moments.as_mut_slice() {
+                [first, second] => adam_step(&device, p, read, [&mut first.slice, &mut second.slice], step, count),
+                [coded] => adam8_step(&device, p, read, &mut coded.slice, step, count),
                 _ => unreachable!("made above"),
             })
         }

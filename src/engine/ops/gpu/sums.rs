@@ -22,19 +22,8 @@ pub(super) fn sums_of_parts<G: Gpu>(
     [stride, place]: [usize; 2],
 ) -> Result<G::Buffer> {
     let mut sums = gpu.buffer(columns, Kind::F32)?;
-    let blocks = columns.div_ceil(THREADS);
-    let partial = View::all(partial);
-    blocks!(
-        gpu,
-        "column_sums",
-        blocks,
-        Out & mut sums,
-        In partial,
-        Count parts,
-        Count columns,
-        Count stride,
-        Count place
-    );
+    blocks!(gpu, "column_sums", columns.div_ceil(THREADS), Out & mut sums, In View::all(partial), Count parts, Count
+        columns, Count stride, Count place);
     Ok(sums)
 }
 

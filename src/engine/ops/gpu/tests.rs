@@ -17,15 +17,12 @@ use super::terms::{Kind, Stored, View, narrowed};
 use crate::engine::device::AttentionKernels;
 use crate::engine::ops::MomentBits;
 use crate::engine::ops::attention::Sizes;
+use crate::engine::ops::tests::{normals, parameters};
 use crate::engine::ops::values::with_values;
-use crate::engine::ops::{self, Activation, Padding, Parameters};
+use crate::engine::ops::{self, Activation, Padding};
 use crate::engine::random::{Purpose, Stream};
 use candle_core::{Device, Result, Tensor, Var};
 use host::{Buffer, Host, PLENTY, host};
-
-fn normals(seed: u32, shape: &[usize]) -> Tensor {
-    Stream::new(seed, Purpose::Latents, 0).normals(shape, &Device::Cpu).expect("some numbers")
-}
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {
     with_values([tensor], |[values]| Ok(values.to_vec())).expect("numbers on the CPU")
@@ -123,10 +120,6 @@ fn half_step(kind: Kind) -> f64 {
         Kind::Bf16 => 1.0 / 256.0,
         Kind::F16 => 1.0 / 2048.0,
     }
-}
-
-fn parameters(weight: &Tensor, bias: &Tensor) -> Parameters {
-    Parameters { weight: weight.clone(), bias: bias.clone(), optimizer: None }
 }
 
 #[test]

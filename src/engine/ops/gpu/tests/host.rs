@@ -63,6 +63,25 @@ pub enum Buffer {
     F16(Vec<f16>),
 }
 
+/// An argument as the kernel takes it.
+#[repr(C)]
+union Passed {
+    pointer: *mut c_void,
+    count: u32,
+    value: f32,
+}
+
+/// Evaluates an expression with the values of one of the kinds.
+macro_rules! with_values {
+    ($buffer:expr, $values:ident => $result:expr) => {
+        match $buffer {
+            Buffer::F32($values) => $result,
+            Buffer::Bf16($values) => $result,
+            Buffer::F16($values) => $result,
+        }
+    };
+}
+
 impl Stored for Buffer {
     fn kind(&self) -> Kind {
         match self {
@@ -84,19 +103,11 @@ impl Buffer {
     }
 
     pub fn values(&self) -> Vec<f32> {
-        match self {
-            Self::F32(values) => values.clone(),
-            Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),
-            Self::F16(values) => values.iter().map(|value| value.to_f32()).collect(),
-        }
+        with_values!(self, values => values.iter().map(|value| f32::from(*value)).collect())
     }
 
     fn get(&self, at: usize) -> f32 {
-        match self {
-            Self::F32(values) => values[at],
-            Self::Bf16(values) => values[at].to_f32(),
-            Self::F16(values) => values[at].to_f32(),
-        }
+        with_values!(self, values => f32::from(values[at]))
     }
 
     fn set(&mut self, at: usize, value: f32) {
@@ -107,14 +118,25 @@ impl Buffer {
         }
     }
 
-    /// The address of value `start`, and what host.cpp calls a pointer to it.
-    fn pointer(&mut self, start: usize) -> (*mut c_void, c_char) {
-        let (pointer, kind) = match self {
-            Self::F32(values) => (values[start..].as_mut_ptr().cast(), b'f'),
-            Self::Bf16(values) => (values[start..].as_mut_ptr().cast(), b'b'),
-            Self::F16(values) => (values[start..].as_mut_ptr().cast(), b'h'),
+    /// The address of value `start`, as an argument, and what host.cpp calls it.
+    fn pointer(&mut self, start: usize) -> (Passed, c_char) {
+        let pointer = with_values!(self, values => values[start..].as_mut_ptr().cast());
+        (Passed { pointer }, self.letter())
+    }
+
+    /// As [`Buffer::pointer`], of what is only read.
+    fn const_pointer(&self, start: usize) -> (Passed, c_char) {
+        let pointer: *const c_void = with_values!(self, values => values[start..].as_ptr().cast());
+        (Passed { pointer: pointer.cast_mut() }, self.letter())
+    }
+
+    fn letter(&self) -> c_char {
+        let letter = match self.kind() {
+            Kind::F32 => b'f',
+            Kind::Bf16 => b'b',
+            Kind::F16 => b'h',
         };
-        (pointer, kind as c_char)
+        letter as c_char
     }
 }
 
@@ -140,28 +162,13 @@ impl Gpu for Host {
     }
 
     fn launch(&self, kernel: &str, blocks: usize, arguments: &mut [Argument<'_, Buffer>]) -> Result<()> {
-        #[repr(C)]
-        union Passed {
-            pointer: *mut c_void,
-            count: u32,
-            value: f32,
-        }
         let (mut passed, mut kinds): (Vec<Passed>, Vec<c_char>) = (Vec::new(), Vec::new());
         for argument in arguments {
             let (argument, kind) = match argument {
                 // The kernel takes it as one to constants, and the kinds are compared.
-                Argument::In(View { buffer, start }) => {
-                    let (pointer, kind) = const_pointer(buffer, *start);
-                    (Passed { pointer }, kind)
-                }
-                Argument::Out(buffer) => {
-                    let (pointer, kind) = buffer.pointer(0);
-                    (Passed { pointer }, kind)
-                }
-                Argument::OutFrom((buffer, start)) => {
-                    let (pointer, kind) = buffer.pointer(*start);
-                    (Passed { pointer }, kind)
-                }
+                Argument::In(View { buffer, start }) => buffer.const_pointer(*start),
+                Argument::Out(buffer) => buffer.pointer(0),
+                Argument::OutFrom((buffer, start)) => buffer.pointer(*start),
                 Argument::Count(number) => (Passed { count: count(*number)? }, b'u' as c_char),
                 Argument::Value(value) => (Passed { value: *value }, b'v' as c_char),
             };
@@ -198,14 +205,4 @@ impl Gpu for Host {
         }
         Ok(())
     }
-}
-
-/// As [`Buffer::pointer`], of what is only read.
-fn const_pointer(buffer: &Buffer, start: usize) -> (*mut c_void, c_char) {
-    let (pointer, kind): (*const c_void, u8) = match buffer {
-        Buffer::F32(values) => (values[start..].as_ptr().cast(), b'f'),
-        Buffer::Bf16(values) => (values[start..].as_ptr().cast(), b'b'),
-        Buffer::F16(values) => (values[start..].as_ptr().cast(), b'h'),
-    };
-    (pointer.cast_mut(), kind as c_char)
 }
