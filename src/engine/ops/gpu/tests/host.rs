@@ -82,6 +82,10 @@ macro_rules! with_values {
     };
 }
 
+fn wide(value: impl Into<f32>) -> f32 {
+    value.into()
+}
+
 impl Stored for Buffer {
     fn kind(&self) -> Kind {
         match self {
@@ -103,11 +107,11 @@ impl Buffer {
     }
 
     pub fn values(&self) -> Vec<f32> {
-        with_values!(self, values => values.iter().map(|value| f32::from(*value)).collect())
+        with_values!(self, values => values.iter().map(|value| wide(*value)).collect())
     }
 
     fn get(&self, at: usize) -> f32 {
-        with_values!(self, values => f32::from(values[at]))
+        with_values!(self, values => wide(values[at]))
     }
 
     fn set(&mut self, at: usize, value: f32) {
