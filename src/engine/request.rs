@@ -8,6 +8,7 @@ use crate::image::LayerImage;
 use crate::params::Params;
 use crate::text::{Text, text};
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -106,7 +107,8 @@ pub struct Progress {
 pub type Watch<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
 /// Where the tuned model of an edit came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tuned {
     /// Stages A and B ran.
     Now,

@@ -1,10 +1,10 @@
 //! What a document remembers of its edits, and a result of its own: JSON that hosts keep with the file; knows no host.
 #![forbid(unsafe_code)]
 
-use crate::engine::request::{Edit, Tuned};
+use crate::engine::request::Tuned;
 use crate::host::language::translate;
 use crate::host::policy::REMEMBERED_RUNS;
-use crate::host::report::{layer_name, stage_seconds};
+use crate::host::report::layer_name;
 use crate::params::{Params, Preset};
 use crate::text::text;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub const PARASITE: &CStr = c"imagic-edit";
 pub struct History {
     /// Format of this object: 1.
     version: u32,
-    /// Identifies the document in the cache of tuned models.
+    /// Identifies the document in the cache of tuned models: 32 hexadecimal digits.
     pub document: String,
     /// All edits, oldest first.
     pub runs: Vec<Recipe>,
@@ -37,7 +37,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
     /// Where the tuned model came from.
-    pub tuned: TunedFrom,
+    pub tuned: Tuned,
     /// All parameters by id.
     pub params: Map<String, Value>,
     /// Seconds each stage took; empty where an older version did not say.
@@ -45,49 +45,15 @@ pub struct Recipe {
     pub seconds: Map<String, Value>,
 }
 
-/// [`Tuned`] as the JSON says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TunedFrom {
-    /// Stages A and B ran.
-    Now,
-    /// Kept in memory by an edit before.
-    InMemory,
-    /// Read from the cache folder.
-    OnDisk,
-}
-
-/// What is told of a result besides its parameters.
-#[derive(Clone, Debug)]
-pub struct Made {
-    /// Where the tuned model came from.
-    pub tuned: TunedFrom,
-    /// Seconds each stage took.
-    pub seconds: Map<String, Value>,
-}
-
-impl Made {
-    pub fn of(edit: &Edit) -> Self {
-        Self { tuned: edit.tuned.into(), seconds: stage_seconds(edit) }
-    }
-}
-
-impl From<Tuned> for TunedFrom {
-    fn from(tuned: Tuned) -> Self {
-        match tuned {
-            Tuned::Now => Self::Now,
-            Tuned::InMemory => Self::InMemory,
-            Tuned::OnDisk => Self::OnDisk,
-        }
-    }
-}
-
 impl History {
     /// The history in a parasite; one that cannot be read counts as none, because it only serves convenience.
     pub fn from_bytes(bytes: Option<Vec<u8>>) -> Self {
         let known =
-            bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()).filter(|known| known.version == 1);
-        known.unwrap_or_else(|| Self { version: 1, document: random_name(), runs: Vec::new() })
+            bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).filter(|known: &Self| known.version == 1);
+        known.unwrap_or_else(|| {
+            let document = format!("{:016x}{:016x}", random_number(), random_number());
+            Self { version: 1, document, runs: Vec::new() }
+        })
     }
 
     /// What goes into the parasite.
@@ -105,11 +71,6 @@ impl History {
     /// The parameters of the newest run.
     pub fn last_params(&self) -> Option<Params> {
         self.runs.last()?.params()
-    }
-
-    /// Forgets the run that made this layer.
-    pub fn forget(&mut self, layer: u32) {
-        self.runs.retain(|run| run.layer != layer);
     }
 }
 
@@ -141,11 +102,6 @@ pub fn random_number() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// 32 hexadecimal digits.
-fn random_name() -> String {
-    format!("{:016x}{:016x}", random_number(), random_number())
-}
-
 /// `None` when another version wrote a parameter that this one does not know.
 pub fn params_from(values: &Map<String, Value>) -> Option<Params> {
     // What a version without presets wrote are settings of its own.
@@ -163,7 +119,7 @@ mod tests {
         for layer in 0..REMEMBERED_RUNS as u32 + 5 {
             let params = Params { eta: 0.25, ..Params::paper() }.to_json();
             let (group, seconds) = (None, Map::new());
-            history.push(Recipe { layer, source: 1, group, tuned: TunedFrom::Now, params, seconds });
+            history.push(Recipe { layer, source: 1, group, tuned: Tuned::Now, params, seconds });
         }
         let back = History::from_bytes(Some(history.to_bytes()));
         assert_eq!(back.document, history.document);

@@ -55,17 +55,12 @@ pub fn description(model: &Model) -> Text {
 /// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses,
 /// notes, hint.
 pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Map<String, Value> {
-    let tuned = match edit.tuned {
-        Tuned::Now => "now",
-        Tuned::InMemory => "in_memory",
-        Tuned::OnDisk => "on_disk",
-    };
     let losses = |losses: &[f32]| losses.iter().map(|&loss| short(loss)).collect::<Vec<_>>();
     let report = json!({
         "width": source.width(),
         "height": source.height(),
         "params": params.to_json(),
-        "tuned": tuned,
+        "tuned": edit.tuned,
         "cache_hit": edit.tuned != Tuned::Now,
         "seconds": stage_seconds(edit),
         "embedding_losses": losses(&edit.embedding_losses),

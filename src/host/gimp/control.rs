@@ -16,7 +16,7 @@ use crate::params::{Affects, DEFAULT_PRESET, PARAMS, Param, Params, Preset};
 use crate::text::{Text, text};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 /// Size of the curve of losses.
 const CURVE: (u32, u32) = (180, 28);
@@ -71,7 +71,7 @@ pub fn run(session: Session, form: Box<dyn Form>) -> Result<Layer> {
 
 impl Window {
     fn open(session: Session, form: Box<dyn Form>) -> Rc<Self> {
-        let layout = Layout::new(&*form, &session.subject());
+        let layout = Layout::new(&*form, &session.document.subject());
         let (session, waiting, applying) = (RefCell::new(session), Waiting::default(), Cell::new(false));
         let window = Rc::new(Self { form, layout, session, waiting, applying });
         window.connect();
@@ -96,27 +96,22 @@ impl Window {
     }
 
     /// A handler that holds the window weakly, or it would never go.
-    fn on(self: &Rc<Self>, action: fn(&Rc<Self>)) -> impl Fn() + 'static {
-        let window: Weak<Self> = Rc::downgrade(self);
-        move || {
-            if let Some(window) = window.upgrade() {
-                action(&window);
-            }
-        }
+    fn on<R: Default>(self: &Rc<Self>, action: impl Fn(&Rc<Self>) -> R + 'static) -> impl Fn() -> R + 'static {
+        let window = Rc::downgrade(self);
+        move || window.upgrade().map(|window| action(&window)).unwrap_or_default()
     }
 
     fn connect(self: &Rc<Self>) {
-        let on = |action: fn(&Rc<Self>)| self.on(action);
         let Layout { panel, .. } = &self.layout;
-        self.layout.browse.connect(c"clicked", on(|window| window.choose_model_folder()));
-        self.layout.new_seed.connect(c"clicked", on(|window| window.set("seed", &new_seed().into())));
-        self.layout.earlier.widget.connect(c"changed", on(|window| window.take_earlier()));
-        self.layout.remove.connect(c"clicked", on(|window| window.remove_earlier()));
-        panel.strengths.connect(c"clicked", on(Self::compare_strengths));
-        panel.seeds.connect(c"clicked", on(Self::compare_seeds));
-        panel.insert.connect(c"clicked", on(|window| window.insert()));
-        panel.original.0.connect(c"toggled", on(|window| window.layout.panel.draw()));
-        self.form.connect_changed(param("model"), Box::new(on(|window| window.show_model())));
+        self.layout.browse.connect(c"clicked", self.on(|window| window.choose_model_folder()));
+        self.layout.new_seed.connect(c"clicked", self.on(|window| window.set("seed", &new_seed().into())));
+        self.layout.earlier.widget.connect(c"changed", self.on(|window| window.take_earlier()));
+        self.layout.remove.connect(c"clicked", self.on(|window| window.remove_earlier()));
+        panel.strengths.connect(c"clicked", self.on(Self::compare_strengths));
+        panel.seeds.connect(c"clicked", self.on(Self::compare_seeds));
+        panel.insert.connect(c"clicked", self.on(|window| window.insert()));
+        panel.original.0.connect(c"toggled", self.on(|window| window.layout.panel.draw()));
+        self.form.connect_changed(param("model"), Box::new(self.on(|window| window.show_model())));
         for param in PARAMS {
             let action: Option<fn(&Rc<Self>)> = match param.affects {
                 Affects::Nothing => None,
@@ -126,10 +121,10 @@ impl Window {
             };
             let naming: Option<fn(&Rc<Self>)> = param.is_of_preset().then_some(|window| window.name_preset());
             for action in action.into_iter().chain(naming) {
-                self.form.connect_changed(param, Box::new(on(action)));
+                self.form.connect_changed(param, Box::new(self.on(action)));
             }
         }
-        let edit = on(Self::start);
+        let edit = self.on(Self::start);
         self.form.prompt().view.connect_key(move |key| {
             if key.is_plain_enter() {
                 edit();
@@ -142,13 +137,9 @@ impl Window {
                 window.take_example(number.parse().unwrap_or(0));
             }
         });
-        let stop = || {
-            let window = Rc::downgrade(self);
-            move || window.upgrade().is_some_and(|window| window.stop())
-        };
-        self.form.connect_buttons(Box::new(on(Self::start)), Box::new(stop()));
+        self.form.connect_buttons(Box::new(self.on(Self::start)), Box::new(self.on(|window| window.stop())));
         // Escape stops a running edit first; only the next one closes.
-        self.form.dialog().connect_escape(stop());
+        self.form.dialog().connect_escape(self.on(|window| window.stop()));
     }
 
     /// The settings of the layer or of this image's last edit, else of the last edit anywhere, else the built-in
@@ -285,9 +276,8 @@ impl Window {
 
     fn begin_to_look(self: &Rc<Self>, started: Result<Look>) {
         // Read anew before an edit: it may be another picture now.
-        let layer = self.session.borrow().layer();
-        if let Some(layer) = layer {
-            self.layout.panel.set_layer(&layer);
+        if let Some(layer) = &self.session.borrow().layer {
+            self.layout.panel.set_layer(layer);
         }
         match started {
             Ok(look) => {
@@ -309,9 +299,7 @@ impl Window {
     /// Looks until nothing runs and no question is open.
     fn look_again(self: &Rc<Self>) {
         if !self.waiting.looks.replace(true) {
-            let window = Rc::downgrade(self);
-            let look = move || window.upgrade().is_some_and(|window| window.look());
-            self.form.dialog().repeat(POLL, look);
+            self.form.dialog().repeat(POLL, self.on(Self::look));
         }
     }
 
@@ -379,22 +367,13 @@ impl Window {
     fn add_result(self: &Rc<Self>, number: usize) {
         let (picture, params) = self.result(number);
         if number >= self.layout.panel.len() {
-            let window = Rc::downgrade(self);
-            let clicked = move || {
-                if let Some(window) = window.upgrade() {
-                    window.take_result(number);
-                }
-            };
             // What is new in it.
             let seed_before = number.checked_sub(1).map(|before| self.session.borrow().results[before].params.seed);
             let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
             let caption = if has_new_seed { format!("#{}", params.seed) } else { language().number(params.eta) };
-            self.layout.panel.add(
-                &picture,
-                &caption,
-                &text!("Strength {eta}, seed {seed}", eta = params.eta, seed = params.seed),
-                clicked,
-            );
+            let tooltip = text!("Strength {eta}, seed {seed}", eta = params.eta, seed = params.seed);
+            let clicked = self.on(move |window| window.take_result(number));
+            self.layout.panel.add(&picture, &caption, &tooltip, clicked);
         }
         self.layout.panel.show(picture, Some(number));
     }
@@ -448,13 +427,13 @@ impl Window {
             let (_, message) = self.session.borrow().greeting();
             self.tell(&message);
         }
-        let window = Rc::downgrade(self);
-        self.form.dialog().repeat(PAUSE, move || {
-            if let Some(window) = window.upgrade().filter(|window| window.waiting.changes.get() == number) {
+        let ask = move |window: &Rc<Self>| {
+            if window.waiting.changes.get() == number {
                 window.ask_cost();
             }
             false
-        });
+        };
+        self.form.dialog().repeat(PAUSE, self.on(ask));
     }
 
     fn ask_cost(self: &Rc<Self>) {

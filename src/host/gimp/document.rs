@@ -1,19 +1,17 @@
-//! One layer of a GIMP document as a [`Host`]: which layer is meant, what is read, where the result goes and what the
+//! One layer of a GIMP document: which layer is meant, what is read, where the result goes and what the
 //! document remembers; knows neither dialog nor procedure.
 #![forbid(unsafe_code)]
 
 use super::buffer::Rectangle;
 use super::library::{Image, Keeper, Kind, Layer, Library, ProgressBar};
-use crate::engine::request::{Edit, Progress};
+use crate::engine::request::Edit;
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::language::translate;
-use crate::host::recipe::{History, Made, PARASITE, Recipe};
-use crate::host::report::{layer_name, progress_text};
+use crate::host::recipe::{History, PARASITE, Recipe};
+use crate::host::report::{layer_name, stage_seconds};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
 use crate::text::{Text, text};
-use std::ops::ControlFlow;
 
 /// The layer that an edit reads, and the place where its result goes.
 pub struct Document {
@@ -29,7 +27,6 @@ pub struct Document {
     pub opened_from: Option<Recipe>,
     id: String,
     picture: Picture,
-    progress: Option<ProgressBar>,
 }
 
 /// What `read_layer` found, for the insertion of the result: the user may change everything while the edit runs.
@@ -42,13 +39,10 @@ struct Picture {
     digest: u64,
 }
 
-/// A result on its way into the image.
-pub struct NewLayer<'a> {
-    pub layer: &'a LayerImage,
-    /// Which pixels are the source's own; empty when none are.
-    pub untouched: &'a [bool],
-    pub params: &'a Params,
-    pub made: &'a Made,
+/// One result of the layer, in the layer stack or not.
+pub struct Outcome {
+    pub params: Params,
+    pub edit: Edit,
 }
 
 /// The selected part of the layer.
@@ -60,27 +54,24 @@ struct Selection {
 impl Document {
     /// `drawable` is what GIMP calls active; one of our results stands for the layer it was made from.
     pub fn open(gimp: &'static dyn Library, image: Image, drawable: Layer) -> Result<Self> {
-        match gimp.kind(drawable) {
-            Kind::Layer => {}
-            Kind::LayerMask => {
-                return Err(Error::Host(text!(
-                    "a layer mask is active; click the layer's picture in the Layers dialog"
-                )));
-            }
-            Kind::Channel => return Err(Error::Host(text!("a channel is active; click a layer in the Layers dialog"))),
+        let problem = match gimp.kind(drawable) {
+            Kind::Layer if !gimp.is_indexed(image) => None,
+            Kind::Layer => Some(text!("the image is indexed; choose Image > Mode > RGB")),
+            Kind::LayerMask => Some(text!("a layer mask is active; click the layer's picture in the Layers dialog")),
+            Kind::Channel => Some(text!("a channel is active; click a layer in the Layers dialog")),
             Kind::FloatingSelection => {
-                return Err(Error::Host(text!("the selection floats; choose Layer > Anchor Layer or > To New Layer")));
+                Some(text!("the selection floats; choose Layer > Anchor Layer or > To New Layer"))
             }
-        }
-        if gimp.is_indexed(image) {
-            return Err(Error::Host(text!("the image is indexed; choose Image > Mode > RGB")));
+        };
+        if let Some(problem) = problem {
+            return Err(Error::Host(problem));
         }
         let made_from = gimp.parasite(Keeper::Layer(drawable), PARASITE).and_then(|bytes| Recipe::from_bytes(&bytes));
         let of_result = made_from.and_then(|recipe| Some((gimp.layer_by_tattoo(image, recipe.source)?, recipe)));
         let (source, opened_from) = of_result.map_or((drawable, None), |(source, recipe)| (source, Some(recipe)));
         let picture = Picture::of(gimp, source);
         let id = History::from_bytes(gimp.parasite(Keeper::Image(image), PARASITE)).document;
-        Ok(Self { gimp, image, source, made: Vec::new(), note: None, opened_from, id, picture, progress: None })
+        Ok(Self { gimp, image, source, made: Vec::new(), note: None, opened_from, id, picture })
     }
 
     /// What the layer and its image are called.
@@ -112,9 +103,9 @@ impl Document {
         history
     }
 
-    /// Shows GIMP's own progress bar until there is a result.
-    pub fn show_progress(&mut self) {
-        self.progress = Some(self.gimp.progress_bar("Imagic Edit"));
+    /// GIMP's own progress bar.
+    pub fn progress_bar(&self) -> ProgressBar {
+        self.gimp.progress_bar("Imagic Edit")
     }
 
     /// Tells the user something in GIMP's way.
@@ -138,148 +129,8 @@ impl Document {
         results.find_map(place).unwrap_or(self.source)
     }
 
-    /// Makes layers of results, in a group when they are several, in one step of undo.
-    pub fn insert_layers(&mut self, new: &[NewLayer<'_>]) -> Result<()> {
-        self.progress = None;
-        if !self.gimp.is_open(self.image) {
-            return Err(Error::Host(text!("the image was closed while the edit ran, so the result has no place")));
-        }
-        if self.gimp.has_floating_selection(self.image) {
-            return Err(Error::Host(text!("a selection floats, so no layer can be added; anchor it and edit again")));
-        }
-        let mut history = self.history();
-        let step = self.gimp.undo_step(self.image);
-        let inserted = self.insert(new, &mut history);
-        drop(step);
-        self.gimp.flush_displays();
-        self.made.extend(inserted?);
-        Ok(())
-    }
-
-    /// The last of the new layers.
-    fn insert(&mut self, new: &[NewLayer<'_>], history: &mut History) -> Result<Option<Layer>> {
-        let (gimp, image) = (self.gimp, self.image);
-        let selected = gimp.selected_layers(image);
-        self.note = None;
-        let (mut parent, mut position, place) = if gimp.exists(self.source) {
-            let newest = self.newest(history);
-            let now = gimp.bounds(self.source);
-            // A source that was moved takes its result along.
-            let place = if now.has_size_of(self.picture.bounds) { now } else { self.picture.bounds };
-            (gimp.parent(newest), gimp.position(image, newest), place)
-        } else {
-            self.note = Some(text!("The edited layer is gone, so the result lies on top of the image."));
-            (None, 0, self.picture.bounds)
-        };
-        let mut group = None;
-        if let [first, _, ..] = new {
-            let layer = gimp.new_group(image, &first.params.prompt)?;
-            gimp.insert(image, layer, parent, position)?;
-            (parent, position) = (Some(layer), 0);
-            group = Some(gimp.tattoo(layer));
-        }
-        let is_unchanged = new.iter().any(|new| !new.untouched.is_empty()) && self.has_pixels_as_read();
-        let mut result = None;
-        for (number, new) in new.iter().enumerate() {
-            let layer = self.make(new, is_unchanged)?;
-            gimp.insert(image, layer, parent, position + number as i32)?;
-            gimp.set_offsets(layer, place.x, place.y)?;
-            if let Some(selection) = &self.picture.selection {
-                gimp.mask_with(layer, selection.part, &selection.mask)?;
-            }
-            let recipe = Recipe {
-                layer: gimp.tattoo(layer),
-                source: self.picture.tattoo,
-                group,
-                tuned: new.made.tuned,
-                params: new.params.to_json(),
-                seconds: new.made.seconds.clone(),
-            };
-            gimp.set_parasite(Keeper::Layer(layer), PARASITE, &recipe.to_bytes())?;
-            history.push(recipe);
-            result = Some(layer);
-        }
-        gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes())?;
-
-        // Whatever the user works on stays selected, except that a result gives way to its source.
-        let is_ours = |layer: &Layer| gimp.parasite(Keeper::Layer(*layer), PARASITE).is_some();
-        let mut selected: Vec<_> = selected.into_iter().filter(|layer| !is_ours(layer)).collect();
-        if selected.is_empty() {
-            selected.push(self.source);
-        }
-        selected.retain(|&layer| gimp.exists(layer));
-        gimp.select_layers(image, &selected)?;
-        Ok(result)
-    }
-
-    /// A layer with the pixels of a result, not in the image yet.
-    fn make(&self, new: &NewLayer<'_>, source_is_unchanged: bool) -> Result<Layer> {
-        let Picture { bounds, has_alpha, .. } = &self.picture;
-        let (whole, part) = (bounds.at_origin(), self.part());
-        let name = layer_name(new.params);
-        let size = [whole.width, whole.height];
-        let layer = self.gimp.new_layer(self.image, &name, size, *has_alpha || part != whole)?;
-        self.gimp.write_rgba(layer, part, new.layer.rgba());
-        if source_is_unchanged {
-            // As they are: our 16 bits are less than a document can hold.
-            self.gimp.copy_pixels(self.source, layer, &rectangles(part, new.untouched));
-        }
-        Ok(layer)
-    }
-
-    /// What was read of the layer.
-    fn part(&self) -> Rectangle {
-        self.picture.selection.as_ref().map_or(self.picture.bounds.at_origin(), |selection| selection.part)
-    }
-
-    fn has_pixels_as_read(&self) -> bool {
-        self.gimp.exists(self.source)
-            && self.gimp.bounds(self.source).has_size_of(self.picture.bounds)
-            && self.gimp.digest(self.source, self.part()) == self.picture.digest
-    }
-
-    /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo. The
-    /// group that was made around several results goes with the last layer in it.
-    pub fn remove(&mut self, run: &Recipe) -> Result<()> {
-        if !self.gimp.is_open(self.image) {
-            return Err(Error::Host(text!("the image was closed")));
-        }
-        let mut history = self.history();
-        let step = self.gimp.undo_step(self.image);
-        let (gimp, image) = (self.gimp, self.image);
-        let layer = gimp.layer_by_tattoo(image, run.layer);
-        let group = layer.and_then(|layer| gimp.parent(layer)).filter(|&group| Some(gimp.tattoo(group)) == run.group);
-        let mut removed = [layer, group.filter(|&group| gimp.children(group) == 1)].into_iter().flatten();
-        let removed = removed.try_for_each(|layer| gimp.remove(image, layer));
-        history.forget(run.layer);
-        let kept = removed.and_then(|()| gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes()));
-        drop(step);
-        self.gimp.flush_displays();
-        kept
-    }
-}
-
-/// The pixels of `part` that are marked, as rectangles of one row, or as one where all are.
-fn rectangles(part: Rectangle, marked: &[bool]) -> Vec<Rectangle> {
-    if !marked.is_empty() && marked.iter().all(|&marked| marked) {
-        return vec![part];
-    }
-    let mut all = Vec::new();
-    for (row, marked) in marked.chunks(part.width.max(1) as usize).enumerate() {
-        let mut x = 0;
-        for run in marked.chunk_by(|before, after| before == after) {
-            let width = run.len() as i32;
-            if run[0] {
-                all.push(Rectangle { x: part.x + x, y: part.y + row as i32, width, height: 1 });
-            }
-            x += width;
-        }
-    }
-    all
-}
-
-impl Host for Document {
-    fn read_layer(&mut self) -> Result<LayerImage> {
+    /// Pixels of the layer, cut to the selection's bounds if there is one.
+    pub fn read_layer(&mut self) -> Result<LayerImage> {
         if !self.gimp.is_open(self.image) {
             return Err(Error::Host(text!("the image was closed; open it and choose Filters > Imagic Edit again")));
         }
@@ -322,27 +173,149 @@ impl Host for Document {
         Ok(layer)
     }
 
-    /// GIMP converts the same pixels a little differently from one time to the next.
-    fn layer_digest(&self) -> Option<u64> {
-        Some(self.picture.digest)
+    /// Of the pixels that were read last. GIMP converts the same pixels a little differently from one time to the next.
+    pub fn digest(&self) -> u64 {
+        self.picture.digest
     }
 
-    fn document(&mut self) -> String {
-        self.history().document
-    }
-
-    fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
-        if let Some(bar) = &self.progress {
-            bar.show(&translate(&progress_text(progress)), progress.fraction);
+    /// Makes layers of results of `source`, in a group when they are several, in one step of undo. They lie above the
+    /// newest one, with their recipes.
+    pub fn insert_layers(&mut self, new: &[&Outcome], source: &LayerImage) -> Result<()> {
+        if !self.gimp.is_open(self.image) {
+            return Err(Error::Host(text!("the image was closed while the edit ran, so the result has no place")));
         }
-        // GIMP's own Cancel ends the whole process.
-        ControlFlow::Continue(())
+        if self.gimp.has_floating_selection(self.image) {
+            return Err(Error::Host(text!("a selection floats, so no layer can be added; anchor it and edit again")));
+        }
+        let mut history = self.history();
+        let step = self.gimp.undo_step(self.image);
+        let inserted = self.insert(new, source, &mut history);
+        drop(step);
+        self.gimp.flush_displays();
+        self.made.extend(inserted?);
+        Ok(())
     }
 
-    fn insert_layer(&mut self, edit: &Edit, source: &LayerImage, params: &Params) -> Result<()> {
-        let (layer, untouched) = &edit.picture.on(source);
-        self.insert_layers(&[NewLayer { layer, untouched, params, made: &Made::of(edit) }])
+    /// The last of the new layers.
+    fn insert(&mut self, new: &[&Outcome], source: &LayerImage, history: &mut History) -> Result<Option<Layer>> {
+        let (gimp, image) = (self.gimp, self.image);
+        let selected = gimp.selected_layers(image);
+        self.note = None;
+        let (mut parent, mut position, place) = if gimp.exists(self.source) {
+            let newest = self.newest(history);
+            let now = gimp.bounds(self.source);
+            // A source that was moved takes its result along.
+            let place = if now.has_size_of(self.picture.bounds) { now } else { self.picture.bounds };
+            (gimp.parent(newest), gimp.position(image, newest), place)
+        } else {
+            self.note = Some(text!("The edited layer is gone, so the result lies on top of the image."));
+            (None, 0, self.picture.bounds)
+        };
+        let mut group = None;
+        if let [first, _, ..] = new {
+            let layer = gimp.new_group(image, &first.params.prompt)?;
+            gimp.insert(image, layer, parent, position)?;
+            (parent, position) = (Some(layer), 0);
+            group = Some(gimp.tattoo(layer));
+        }
+        let pictures: Vec<_> = new.iter().map(|outcome| outcome.edit.picture.on(source)).collect();
+        let is_unchanged = pictures.iter().any(|(_, untouched)| !untouched.is_empty()) && self.has_pixels_as_read();
+        let mut result = None;
+        for (number, (Outcome { params, edit }, (pixels, untouched))) in new.iter().zip(&pictures).enumerate() {
+            let layer = self.make(&layer_name(params), pixels)?;
+            if is_unchanged {
+                // As they are: our 16 bits are less than a document can hold.
+                gimp.copy_pixels(self.source, layer, &rectangles(self.part(), untouched));
+            }
+            gimp.insert(image, layer, parent, position + number as i32)?;
+            gimp.set_offsets(layer, place.x, place.y)?;
+            if let Some(selection) = &self.picture.selection {
+                gimp.mask_with(layer, selection.part, &selection.mask)?;
+            }
+            let recipe = Recipe {
+                layer: gimp.tattoo(layer),
+                source: self.picture.tattoo,
+                group,
+                tuned: edit.tuned,
+                params: params.to_json(),
+                seconds: stage_seconds(edit),
+            };
+            gimp.set_parasite(Keeper::Layer(layer), PARASITE, &recipe.to_bytes())?;
+            history.push(recipe);
+            result = Some(layer);
+        }
+        gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes())?;
+
+        // Whatever the user works on stays selected, except that a result gives way to its source.
+        let is_ours = |layer: &Layer| gimp.parasite(Keeper::Layer(*layer), PARASITE).is_some();
+        let mut selected: Vec<_> = selected.into_iter().filter(|layer| !is_ours(layer)).collect();
+        if selected.is_empty() {
+            selected.push(self.source);
+        }
+        selected.retain(|&layer| gimp.exists(layer));
+        gimp.select_layers(image, &selected)?;
+        Ok(result)
     }
+
+    /// A layer with the pixels of a result, not in the image yet.
+    fn make(&self, name: &str, pixels: &LayerImage) -> Result<Layer> {
+        let Picture { bounds, has_alpha, .. } = &self.picture;
+        let (whole, part) = (bounds.at_origin(), self.part());
+        let size = [whole.width, whole.height];
+        let layer = self.gimp.new_layer(self.image, name, size, *has_alpha || part != whole)?;
+        self.gimp.write_rgba(layer, part, pixels.rgba());
+        Ok(layer)
+    }
+
+    /// What was read of the layer.
+    fn part(&self) -> Rectangle {
+        self.picture.selection.as_ref().map_or(self.picture.bounds.at_origin(), |selection| selection.part)
+    }
+
+    fn has_pixels_as_read(&self) -> bool {
+        self.gimp.exists(self.source)
+            && self.gimp.bounds(self.source).has_size_of(self.picture.bounds)
+            && self.gimp.digest(self.source, self.part()) == self.picture.digest
+    }
+
+    /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo. The
+    /// group that was made around several results goes with the last layer in it.
+    pub fn remove(&mut self, run: &Recipe) -> Result<()> {
+        if !self.gimp.is_open(self.image) {
+            return Err(Error::Host(text!("the image was closed")));
+        }
+        let mut history = self.history();
+        let step = self.gimp.undo_step(self.image);
+        let (gimp, image) = (self.gimp, self.image);
+        let layer = gimp.layer_by_tattoo(image, run.layer);
+        let group = layer.and_then(|layer| gimp.parent(layer)).filter(|&group| Some(gimp.tattoo(group)) == run.group);
+        let mut removed = [layer, group.filter(|&group| gimp.children(group) == 1)].into_iter().flatten();
+        let removed = removed.try_for_each(|layer| gimp.remove(image, layer));
+        history.runs.retain(|known| known.layer != run.layer);
+        let kept = removed.and_then(|()| gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes()));
+        drop(step);
+        self.gimp.flush_displays();
+        kept
+    }
+}
+
+/// The pixels of `part` that are marked, as rectangles of one row, or as one where all are.
+fn rectangles(part: Rectangle, marked: &[bool]) -> Vec<Rectangle> {
+    if !marked.is_empty() && marked.iter().all(|&marked| marked) {
+        return vec![part];
+    }
+    let mut all = Vec::new();
+    for (row, marked) in marked.chunks(part.width.max(1) as usize).enumerate() {
+        let mut x = 0;
+        for run in marked.chunk_by(|before, after| before == after) {
+            let width = run.len() as i32;
+            if run[0] {
+                all.push(Rectangle { x: part.x + x, y: part.y + row as i32, width, height: 1 });
+            }
+            x += width;
+        }
+    }
+    all
 }
 
 impl Picture {

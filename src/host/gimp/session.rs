@@ -2,24 +2,25 @@
 //! knows no widget.
 #![forbid(unsafe_code)]
 
-use super::document::{Document, NewLayer};
+use super::document::{Document, Outcome};
 use super::library::{Image, Layer, Library};
 use crate::catalog::{self, Model};
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
-use crate::engine::picture::pixels::Picture;
 use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
 use crate::host::installed::{engine_options, model_folders};
+use crate::host::language::translate;
 use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
-use crate::host::recipe::{Made, Recipe};
+use crate::host::recipe::Recipe;
 use crate::host::report::{self, progress_text, summary};
-use crate::host::{self, Host, system};
+use crate::host::{request, system, wait};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params, Preset};
 use crate::text::{Text, text};
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,8 +35,8 @@ pub struct Session {
     /// What is to be made after the running one.
     queue: VecDeque<Params>,
     /// The layer as it was read last.
-    layer: Option<Arc<LayerImage>>,
-    digest: Option<u64>,
+    pub layer: Option<Arc<LayerImage>>,
+    digest: u64,
     small_layer: Option<LayerImage>,
     /// Every result of `layer`, oldest first.
     pub results: Vec<Outcome>,
@@ -46,13 +47,6 @@ pub struct Session {
     pub losses: Vec<(Stage, f32)>,
     /// The model that was chosen last and can be used.
     model: Option<Model>,
-}
-
-/// One result of the layer, in the layer stack or not.
-pub struct Outcome {
-    pub params: Params,
-    pub picture: Picture,
-    made: Made,
 }
 
 struct Running {
@@ -104,6 +98,7 @@ pub struct Look {
 }
 
 /// What the dialog says of the chosen model.
+#[derive(Default)]
 pub struct Choice {
     pub description: Text,
     /// The first example prompts, for links.
@@ -128,7 +123,7 @@ impl Session {
             running: None,
             queue: VecDeque::new(),
             layer: None,
-            digest: None,
+            digest: 0,
             small_layer: None,
             results: Vec::new(),
             estimating: None,
@@ -138,17 +133,20 @@ impl Session {
         })
     }
 
-    /// What the layer and its image are called.
-    pub fn subject(&self) -> Text {
-        self.document.subject()
-    }
-
     /// Edits without a dialog and waits for it; what the user should know comes as messages of GIMP's.
     pub fn edit_and_wait(mut self, params: &Params) -> Result<Layer> {
-        let document = &mut self.document;
-        document.show_progress();
-        let edit = host::edit_active_layer(document, &self.worker, params, &self.folders)?;
-        for note in edit.notes.iter().chain(&edit.hint.map(Hint::text)).chain(&document.note) {
+        params.check()?;
+        let bar = self.document.progress_bar();
+        let layer = self.read_layer()?;
+        let request = EditRequest { previews: 0, ..self.request(params, layer.clone())? };
+        let edit = wait(self.worker.submit(request), move |progress| {
+            bar.show(&translate(&progress_text(progress)), progress.fraction);
+            // GIMP's own Cancel ends the whole process.
+            ControlFlow::Continue(())
+        })?;
+        let (document, outcome) = (&mut self.document, Outcome { params: params.clone(), edit });
+        document.insert_layers(&[&outcome], &layer)?;
+        for note in outcome.edit.notes.iter().chain(&outcome.edit.hint.map(Hint::text)).chain(&document.note) {
             document.tell(note);
         }
         document.result().ok_or_else(|| Error::Host(text!("the image has no result")))
@@ -164,15 +162,10 @@ impl Session {
         (of_image, Message::info(text))
     }
 
-    /// The layer as it was read last.
-    pub fn layer(&self) -> Option<Arc<LayerImage>> {
-        self.layer.clone()
-    }
-
     /// A result on the layer, as large as a dialog shows it.
     pub fn small(&self, result: &Outcome) -> LayerImage {
         let layer = self.small_layer.as_ref().expect("read before there were results");
-        result.picture.on(layer).0
+        result.edit.picture.on(layer).0
     }
 
     /// Whether the cost is asked for.
@@ -192,7 +185,7 @@ impl Session {
     /// The layer as it is now; results of another picture are forgotten.
     pub fn read_layer(&mut self) -> Result<Arc<LayerImage>> {
         let layer = self.document.read_layer()?;
-        let digest = self.document.layer_digest();
+        let digest = self.document.digest();
         let is_known = |known: &&Arc<LayerImage>| {
             self.digest == digest && (known.width(), known.height()) == (layer.width(), layer.height())
         };
@@ -208,11 +201,11 @@ impl Session {
     }
 
     /// What is asked of the engine for `params`.
-    fn request(&mut self, params: &Params, layer: Arc<LayerImage>) -> Result<EditRequest> {
-        let mut request = host::request_of(layer, self.document.document(), params, &self.folders)?;
-        request.previews = PREVIEWS;
-        request.layer_digest = self.digest;
-        Ok(request)
+    fn request(&self, params: &Params, layer: Arc<LayerImage>) -> Result<EditRequest> {
+        params.check()?;
+        let model = catalog::find(&params.model, &self.folders)?;
+        let request = request(layer, self.document.history().document, params.clone(), model);
+        Ok(EditRequest { layer_digest: Some(self.digest), previews: PREVIEWS, ..request })
     }
 
     /// Number of the result with these parameters.
@@ -273,7 +266,7 @@ impl Session {
             JobState::Ended(result) => result,
         };
         let Running { params, purpose, .. } = self.running.take()?;
-        let look = result.and_then(|edit| self.take(&edit, params, purpose)).unwrap_or_else(|error| {
+        let look = result.and_then(|edit| self.take(*edit, params, purpose)).unwrap_or_else(|error| {
             self.queue.clear();
             let message = match error {
                 Error::Cancelled => Message::info(report::STOPPED),
@@ -285,35 +278,31 @@ impl Session {
     }
 
     /// A result has come.
-    fn take(&mut self, edit: &Edit, params: Params, purpose: Purpose) -> Result<Look> {
+    fn take(&mut self, edit: Edit, params: Params, purpose: Purpose) -> Result<Look> {
         if !edit.embedding_losses.is_empty() || !edit.tuning_losses.is_empty() {
             let of = |stage, losses: &[f32]| losses.iter().map(move |&loss| (stage, loss)).collect::<Vec<_>>();
             self.losses = of(Stage::OptimizeTextEmbedding, &edit.embedding_losses);
             self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
         }
-        let (made, text) = (Made::of(edit), summary(edit));
-        self.results.push(Outcome { params: params.clone(), picture: edit.picture.clone(), made });
+        let (text, tone) = (summary(&edit), if edit.hint.is_some() { Tone::Warning } else { Tone::Success });
+        self.results.push(Outcome { params: params.clone(), edit });
         let result = Some(self.results.len() - 1);
         let mut look = Look { bar: Some((1.0, text!("Done"))), has_loss: true, result, ..Look::default() };
+        let layer = self.layer.clone().expect("read before it was edited");
         match purpose {
             Purpose::Insert => {
-                let source = self.layer.clone().expect("read before it was edited");
-                self.document.insert_layer(edit, &source, &params)?;
-                let tone = if edit.hint.is_some() { Tone::Warning } else { Tone::Success };
+                self.document.insert_layers(&[self.results.last().expect("pushed above")], &layer)?;
                 look.message = Some(Message { tone, text: self.document.with_note(text) });
                 look.inserted = Some(params);
                 look.ended = true;
             }
-            Purpose::Show => {
-                let layer = self.layer.clone().expect("read before it was edited");
-                match self.queue.pop_front() {
-                    Some(next) => self.run(next, layer, Purpose::Show)?,
-                    None => {
-                        look.message = Some(Message::info(report::SHOWN));
-                        look.ended = true;
-                    }
+            Purpose::Show => match self.queue.pop_front() {
+                Some(next) => self.run(next, layer, Purpose::Show)?,
+                None => {
+                    look.message = Some(Message::info(report::SHOWN));
+                    look.ended = true;
                 }
-            }
+            },
         }
         Ok(look)
     }
@@ -322,12 +311,7 @@ impl Session {
     pub fn insert(&mut self, numbers: &[usize]) -> Result<Message> {
         let Some(layer) = self.layer.clone() else { return Err(Error::Host(text!("there is no result yet"))) };
         let chosen: Vec<&Outcome> = numbers.iter().filter_map(|&number| self.results.get(number)).collect();
-        let pixels: Vec<_> = chosen.iter().map(|result| result.picture.on(&layer)).collect();
-        let mut new = Vec::new();
-        for ((layer, untouched), result) in pixels.iter().zip(&chosen) {
-            new.push(NewLayer { layer, untouched, params: &result.params, made: &result.made });
-        }
-        self.document.insert_layers(&new)?;
+        self.document.insert_layers(&chosen, &layer)?;
         let text = match chosen.as_slice() {
             [_] => text!("The result is a new layer."),
             several => text!("{count} results are new layers in a group.", count = several.len()),
@@ -372,9 +356,7 @@ impl Session {
     pub fn choose_model(&mut self, name: &str) -> Choice {
         let model = match catalog::find(name.trim(), &self.folders) {
             Ok(model) => model,
-            Err(error) => {
-                return Choice { description: error.text().sentence(), examples: Vec::new(), is_new: false };
-            }
+            Err(error) => return Choice { description: error.text().sentence(), ..Choice::default() },
         };
         let mut description = report::description(&model);
         if model.name == BUILTIN_MODEL {
