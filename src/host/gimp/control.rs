@@ -21,11 +21,6 @@ use std::rc::Rc;
 /// Size of the curve of losses.
 const CURVE: (u32, u32) = (180, 28);
 
-/// Another seed, short enough to read, remember and type.
-fn new_seed() -> u32 {
-    (random_number() % u64::from(NEW_SEEDS)) as u32
-}
-
 /// What the dialog waits for.
 #[derive(Default)]
 struct Waiting {
@@ -104,7 +99,10 @@ impl Window {
     fn connect(self: &Rc<Self>) {
         let Layout { panel, .. } = &self.layout;
         self.layout.browse.connect(c"clicked", self.on(|window| window.choose_model_folder()));
-        self.layout.new_seed.connect(c"clicked", self.on(|window| window.set("seed", &new_seed().into())));
+        self.layout.new_seed.connect(
+            c"clicked",
+            self.on(|window| window.set("seed", &(random_number() % u64::from(NEW_SEEDS)).into())),
+        );
         self.layout.earlier.widget.connect(c"changed", self.on(|window| window.take_earlier()));
         self.layout.remove.connect(c"clicked", self.on(|window| window.remove_earlier()));
         panel.strengths.connect(c"clicked", self.on(Self::compare_strengths));

@@ -248,14 +248,12 @@ impl dyn Library {
 
     /// Tells the user something in GIMP's way: a window, or a line on the console.
     pub fn tell(&self, text: &str) {
-        let text = c_string(text);
-        gimp!(gimp_message(text.as_ptr()));
+        gimp!(gimp_message(c_string(text).as_ptr()));
     }
 
     /// Starts GIMP's own progress bar, in the image window or on the console.
     pub fn progress_bar(&self, text: &str) -> ProgressBar {
-        let text = c_string(text);
-        gimp!(gimp_progress_init(text.as_ptr()));
+        gimp!(gimp_progress_init(c_string(text).as_ptr()));
         ProgressBar(PhantomData)
     }
 }
@@ -275,8 +273,7 @@ pub struct ProgressBar(PhantomData<*const ()>);
 impl ProgressBar {
     /// `fraction`: 0 to 1.
     pub fn show(&self, text: &str, fraction: f32) {
-        let text = c_string(text);
-        gimp!(gimp_progress_set_text(text.as_ptr()));
+        gimp!(gimp_progress_set_text(c_string(text).as_ptr()));
         gimp!(gimp_progress_update(fraction.into()));
     }
 }

@@ -87,8 +87,7 @@ impl Widget {
     }
 
     pub fn set_tooltip(&self, text: &Text) {
-        let text = c_string(&translate(text));
-        gtk!(gtk_widget_set_tooltip_text(self.as_ptr(), text.as_ptr()));
+        gtk!(gtk_widget_set_tooltip_text(self.as_ptr(), c_string(&translate(text)).as_ptr()));
     }
 
     /// Size in pixels that the widget asks for, even if its content needs more and is cut off; -1 is the widget's own.
@@ -125,65 +124,61 @@ impl Widget {
     }
 
     /// Calls `body` on a signal that has no arguments and no answer.
-    pub fn connect(&self, signal: &CStr, body: impl Fn() + 'static) {
-        type Body = Box<dyn Fn()>;
-        unsafe extern "C" fn call(_widget: *mut c_void, data: *mut c_void) {
-            // SAFETY: `connect_raw` hands over the box below.
+    pub fn connect<Body: Fn() + 'static>(&self, signal: &CStr, body: Body) {
+        unsafe extern "C" fn call<Body: Fn()>(_widget: *mut c_void, data: *mut c_void) {
+            // SAFETY: `connect_raw` hands over the body.
             guard((), unsafe { &*data.cast::<Body>() });
         }
-        let body: Body = Box::new(body);
         // SAFETY: signals without arguments call back with the widget and our data.
-        self.connect_raw(
-            signal,
-            unsafe { transmute::<unsafe extern "C" fn(*mut c_void, *mut c_void), Callback>(call) },
-            body,
-        );
+        unsafe { self.connect_raw(signal, call::<Body> as *const (), body) };
     }
 
     /// Calls `body` with the key; `true` says that the key is used up.
-    pub fn connect_key(&self, body: impl Fn(Key) -> bool + 'static) {
-        type Body = Box<dyn Fn(Key) -> bool>;
-        type Signature = unsafe extern "C" fn(*mut c_void, *mut sys::GdkEventKey, *mut c_void) -> c_int;
-        unsafe extern "C" fn call(_widget: *mut c_void, event: *mut sys::GdkEventKey, data: *mut c_void) -> c_int {
-            // SAFETY: GTK's event lives during the call; `connect_raw` hands over the box below.
+    pub fn connect_key<Body: Fn(Key) -> bool + 'static>(&self, body: Body) {
+        unsafe extern "C" fn call<Body: Fn(Key) -> bool>(
+            _widget: *mut c_void,
+            event: *mut sys::GdkEventKey,
+            data: *mut c_void,
+        ) -> c_int {
+            // SAFETY: GTK's event lives during the call; `connect_raw` hands over the body.
             let (key, body) = unsafe { (Key { value: (*event).keyval, state: (*event).state }, &*data.cast::<Body>()) };
             guard(false, || body(key)).into()
         }
-        let body: Body = Box::new(body);
         // SAFETY: this signal calls back with the widget, the event and our data, and takes a gboolean.
-        self.connect_raw(c"key-press-event", unsafe { transmute::<Signature, Callback>(call) }, body);
+        unsafe { self.connect_raw(c"key-press-event", call::<Body> as *const (), body) };
     }
 
     /// Calls `body` with the address of a link in a label.
-    pub fn connect_link(&self, body: impl Fn(&str) + 'static) {
-        type Body = Box<dyn Fn(&str)>;
-        type Signature = unsafe extern "C" fn(*mut c_void, *const c_char, *mut c_void) -> c_int;
-        unsafe extern "C" fn call(_widget: *mut c_void, address: *const c_char, data: *mut c_void) -> c_int {
-            // SAFETY: GTK's text lives during the call; `connect_raw` hands over the box below.
+    pub fn connect_link<Body: Fn(&str) + 'static>(&self, body: Body) {
+        unsafe extern "C" fn call<Body: Fn(&str)>(
+            _widget: *mut c_void,
+            address: *const c_char,
+            data: *mut c_void,
+        ) -> c_int {
+            // SAFETY: GTK's text lives during the call; `connect_raw` hands over the body.
             let (address, body) = unsafe { (CStr::from_ptr(address), &*data.cast::<Body>()) };
             guard((), || body(&address.to_string_lossy()));
             // Used up: no browser is started.
             1
         }
-        let body: Body = Box::new(body);
         // SAFETY: this signal calls back with the widget, the address and our data, and takes a gboolean.
-        self.connect_raw(c"activate-link", unsafe { transmute::<Signature, Callback>(call) }, body);
+        unsafe { self.connect_raw(c"activate-link", call::<Body> as *const (), body) };
     }
 
-    /// `callback` must have the signal's signature and expect a pointer to `body` as its last argument.
-    pub fn connect_raw<Body: 'static>(&self, signal: &CStr, callback: Callback, body: Body) {
+    /// # Safety
+    /// `callback` is a C function with the signal's signature, which expects a pointer to `body` as its last argument.
+    pub unsafe fn connect_raw<Body: 'static>(&self, signal: &CStr, callback: *const (), body: Body) {
         unsafe extern "C" fn free<Body>(data: *mut c_void, _closure: *mut sys::GClosure) {
             // SAFETY: GLib calls this once, with the box made below.
             guard((), || drop(unsafe { Box::from_raw(data.cast::<Body>()) }));
         }
         let data = Box::into_raw(Box::new(body)).cast::<c_void>();
+        // SAFETY: GLib's type of any callback; it is called as what it is, as the caller promises.
+        let callback = Some(unsafe { transmute::<*const (), unsafe extern "C" fn()>(callback) });
         let flags = sys::GConnectFlags(0);
-        gtk!(g_signal_connect_data(self.as_ptr(), signal.as_ptr(), Some(callback), data, Some(free::<Body>), flags));
+        gtk!(g_signal_connect_data(self.as_ptr(), signal.as_ptr(), callback, data, Some(free::<Body>), flags));
     }
 }
-
-/// GLib's type of any callback.
-pub type Callback = unsafe extern "C" fn();
 
 /// A key with its modifiers.
 #[derive(Clone, Copy)]
@@ -235,8 +230,7 @@ impl Labels {
 
     /// A new label with a mnemonic (`_` before its letter) that leads to `target`.
     pub fn label_for(&self, text: &str, target: &Widget) -> Widget {
-        let text = c_string(text);
-        let label = Widget::own(gtk!(gtk_label_new_with_mnemonic(text.as_ptr())));
+        let label = Widget::own(gtk!(gtk_label_new_with_mnemonic(c_string(text).as_ptr())));
         gtk!(gtk_label_set_mnemonic_widget(label.as_ptr(), target.as_ptr()));
         gtk!(gtk_misc_set_alignment(label.as_ptr(), 0.0, 0.5));
         self.add(&label);
@@ -274,14 +268,12 @@ impl Label {
     }
 
     pub fn set_text(&self, text: &Text) {
-        let text = c_string(&translate(text));
-        gtk!(gtk_label_set_text(self.0.as_ptr(), text.as_ptr()));
+        gtk!(gtk_label_set_text(self.0.as_ptr(), c_string(&translate(text)).as_ptr()));
     }
 
     /// Pango markup, in which texts of others went through [`escaped`].
     pub fn set_markup(&self, markup: &Text) {
-        let markup = c_string(&translate(markup));
-        gtk!(gtk_label_set_markup(self.0.as_ptr(), markup.as_ptr()));
+        gtk!(gtk_label_set_markup(self.0.as_ptr(), c_string(&translate(markup)).as_ptr()));
     }
 }
 
@@ -329,8 +321,7 @@ impl TextArea {
     }
 
     pub fn set_text(&self, text: &str) {
-        let text = c_string(text);
-        gtk!(gtk_text_buffer_set_text(self.buffer(), text.as_ptr(), -1));
+        gtk!(gtk_text_buffer_set_text(self.buffer(), c_string(text).as_ptr(), -1));
     }
 
     /// Marks everything, so that typing replaces it.
@@ -363,8 +354,7 @@ impl Entry {
     }
 
     pub fn set_text(&self, text: &str) {
-        let text = c_string(text);
-        gtk!(gtk_entry_set_text(self.0.as_ptr(), text.as_ptr()));
+        gtk!(gtk_entry_set_text(self.0.as_ptr(), c_string(text).as_ptr()));
     }
 }
 
@@ -379,8 +369,7 @@ impl Chooser {
     pub fn new<'a>(choices: impl Iterator<Item = &'a str>) -> Self {
         let widget = Widget::own(gtk!(gtk_combo_box_text_new_with_entry()));
         for choice in choices {
-            let choice = c_string(choice);
-            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), choice.as_ptr()));
+            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), c_string(choice).as_ptr()));
         }
         let entry = Widget::own(gtk!(gtk_bin_get_child(widget.as_ptr())));
         gtk!(gtk_entry_set_activates_default(entry.as_ptr(), 1));
@@ -399,8 +388,7 @@ impl Choices {
     pub fn new(options: &'static [(&'static str, Text)]) -> Self {
         let widget = Widget::own(gtk!(gtk_combo_box_text_new()));
         for (_, label) in options {
-            let label = c_string(&translate(label));
-            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), label.as_ptr()));
+            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), c_string(&translate(label)).as_ptr()));
         }
         Self { widget, names: options.iter().map(|(name, _)| *name).collect() }
     }
@@ -445,8 +433,7 @@ pub struct Tick(pub Widget);
 
 impl Tick {
     pub fn new(label: &str) -> Self {
-        let label = c_string(label);
-        Self(Widget::own(gtk!(gtk_check_button_new_with_mnemonic(label.as_ptr()))))
+        Self(Widget::own(gtk!(gtk_check_button_new_with_mnemonic(c_string(label).as_ptr()))))
     }
 
     pub fn is_on(&self) -> bool {
@@ -514,8 +501,7 @@ impl List {
             gtk!(gtk_combo_box_text_remove(self.widget.as_ptr(), 0));
         }
         for text in texts {
-            let text = c_string(&text);
-            gtk!(gtk_combo_box_text_append_text(self.widget.as_ptr(), text.as_ptr()));
+            gtk!(gtk_combo_box_text_append_text(self.widget.as_ptr(), c_string(&text).as_ptr()));
             self.length.set(self.length.get() + 1);
         }
     }
@@ -552,8 +538,7 @@ pub fn scrolled(child: &Widget, width: i32, height: i32) -> Widget {
 
 /// A button whose text has a mnemonic.
 pub fn button(label: &str) -> Widget {
-    let label = c_string(label);
-    Widget::own(gtk!(gtk_button_new_with_mnemonic(label.as_ptr())))
+    Widget::own(gtk!(gtk_button_new_with_mnemonic(c_string(label).as_ptr())))
 }
 
 /// Parts of the dialog of which one is seen, each below a tab.
@@ -569,8 +554,7 @@ impl Pages {
 
     /// `label` has a mnemonic, which brings `page` to the front.
     pub fn add(&self, label: &str, page: &Widget) {
-        let text = c_string(label);
-        let label = Widget::own(gtk!(gtk_label_new_with_mnemonic(text.as_ptr())));
+        let label = Widget::own(gtk!(gtk_label_new_with_mnemonic(c_string(label).as_ptr())));
         page.set_border(SPACING as u32);
         gtk!(gtk_notebook_append_page(self.0.as_ptr(), page.as_ptr(), label.as_ptr()));
     }
@@ -615,8 +599,7 @@ impl Drop for Dialog {
 impl Dialog {
     /// `number`: positive, what [`Dialog::connect_response`] will say.
     pub fn add_button(&self, label: &str, number: i32) -> Widget {
-        let label = c_string(label);
-        Widget::own(gtk!(gtk_dialog_add_button(self.0.as_ptr(), label.as_ptr(), number)))
+        Widget::own(gtk!(gtk_dialog_add_button(self.0.as_ptr(), c_string(label).as_ptr(), number)))
     }
 
     /// What Enter means.
@@ -631,20 +614,17 @@ impl Dialog {
 
     /// Calls `body` with the number of the button that was pressed; negative ones are GTK's own. `true` says that the
     /// press is used up: what GIMP's own dialog does with it is left out.
-    pub fn connect_response(&self, body: impl Fn(i32) -> bool + 'static) {
-        type Body = Box<dyn Fn(i32) -> bool>;
-        type Signature = unsafe extern "C" fn(*mut c_void, c_int, *mut c_void);
-        unsafe extern "C" fn call(dialog: *mut c_void, number: c_int, data: *mut c_void) {
-            // SAFETY: `connect_raw` hands over the box below.
+    pub fn connect_response<Body: Fn(i32) -> bool + 'static>(&self, body: Body) {
+        unsafe extern "C" fn call<Body: Fn(i32) -> bool>(dialog: *mut c_void, number: c_int, data: *mut c_void) {
+            // SAFETY: `connect_raw` hands over the body.
             let body = unsafe { &*data.cast::<Body>() };
             if guard(false, || body(number)) {
                 // SAFETY: the handler runs only while the dialog exists.
                 unsafe { sys::g_signal_stop_emission_by_name(dialog, c"response".as_ptr()) };
             }
         }
-        let body: Body = Box::new(body);
         // SAFETY: this signal calls back with the dialog, the number and our data.
-        self.0.connect_raw(c"response", unsafe { transmute::<Signature, Callback>(call) }, body);
+        unsafe { self.0.connect_raw(c"response", call::<Body> as *const (), body) };
     }
 
     /// Calls `body` on Escape; `true` says that the dialog is to stay.
@@ -669,22 +649,19 @@ impl Dialog {
     }
 
     /// Calls `body` after every `pause` until it says `false`.
-    pub fn repeat(&self, pause: Duration, body: impl Fn() -> bool + 'static) {
-        type Body = Box<dyn Fn() -> bool>;
-        extern "C" fn tick(data: *mut c_void) -> c_int {
+    pub fn repeat<Body: Fn() -> bool + 'static>(&self, pause: Duration, body: Body) {
+        extern "C" fn tick<Body: Fn() -> bool>(data: *mut c_void) -> c_int {
             // SAFETY: the box made below, which `free` takes back only after the last tick.
             let body = unsafe { &*data.cast::<Body>() };
             guard(false, body).into()
         }
-        extern "C" fn free(data: *mut c_void) {
+        extern "C" fn free<Body>(data: *mut c_void) {
             // SAFETY: GLib calls this once, with the box made below.
             guard((), || drop(unsafe { Box::from_raw(data.cast::<Body>()) }));
         }
         const DEFAULT_PRIORITY: c_int = 0;
-        let body: Body = Box::new(body);
-        let data = Box::into_raw(Box::new(body)).cast();
-        let milliseconds = pause.as_millis() as c_uint;
-        gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick), data, Some(free)));
+        let (data, milliseconds) = (Box::into_raw(Box::new(body)).cast(), pause.as_millis() as c_uint);
+        gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick::<Body>), data, Some(free::<Body>)));
     }
 
     pub fn hide(&self) {
@@ -693,24 +670,14 @@ impl Dialog {
 
     /// Asks for a folder; `None` when the user changed their mind.
     pub fn choose_folder(&self, title: &Text) -> Option<PathBuf> {
-        let title = c_string(&translate(title));
+        let (title, parent) = (c_string(&translate(title)), self.0.as_ptr());
         let (cancel, open) = (sys::GtkResponseType::GTK_RESPONSE_CANCEL.0, sys::GtkResponseType::GTK_RESPONSE_ACCEPT.0);
         let action = sys::GtkFileChooserAction::GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER;
-        // SAFETY: the strings are copied; the list of buttons is pairs of text and number and ends with null.
-        let chooser = Self(Widget::own(unsafe {
-            let (stock_cancel, stock_open, end) = (c"gtk-cancel".as_ptr(), c"gtk-open".as_ptr(), null::<c_char>());
-            let parent = self.0.as_ptr();
-            sys::gtk_file_chooser_dialog_new()(
-                title.as_ptr(),
-                parent,
-                action,
-                stock_cancel,
-                cancel,
-                stock_open,
-                open,
-                end,
-            )
-        }));
+        // SAFETY: the title is copied; the list of buttons ends at once.
+        let chooser = unsafe { sys::gtk_file_chooser_dialog_new()(title.as_ptr(), parent, action, null::<c_char>()) };
+        let chooser = Self(Widget::own(chooser));
+        chooser.add_button("gtk-cancel", cancel);
+        chooser.add_button("gtk-open", open);
         chooser.set_default(open);
         if gtk!(gtk_dialog_run(chooser.0.as_ptr())) != open {
             return None;

@@ -3,12 +3,11 @@
 
 use crate::error::Result;
 use crate::host::gimp::ffi::{c_string, guard, take_text};
-use crate::host::gimp::widgets::{Callback, Widget};
+use crate::host::gimp::widgets::Widget;
 use crate::host::{gimp_sys as shared, gimp3_sys as sys};
 use crate::params::{PARAMS, Param, Params, Slot};
 use serde_json::Value;
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::mem::transmute;
 use std::ptr::{null, null_mut};
 
 /// Name of the argument for parameter `id`: GObject's names have no `_`.
@@ -42,64 +41,36 @@ impl Config {
     /// What the argument of one parameter says.
     pub fn get(&self, param: &Param) -> Value {
         match param.slot(&Params::paper()) {
-            Slot::Text(_) => {
-                let mut text: *mut c_char = null_mut();
-                self.get_property(&property(param.id), &raw mut text);
-                // SAFETY: GObject gives a copy of the text away.
-                Value::from(unsafe { take_text(text) })
-            }
-            Slot::Integer(_) => {
-                let mut integer: c_int = 0;
-                self.get_property(&property(param.id), &raw mut integer);
-                Value::from(integer)
-            }
-            Slot::Switch(_) => {
-                let mut on: sys::gboolean = 0;
-                self.get_property(&property(param.id), &raw mut on);
-                Value::from(on != 0)
-            }
-            Slot::Real(_) => {
-                let mut real = 0.0_f64;
-                self.get_property(&property(param.id), &raw mut real);
-                Value::from(real)
-            }
+            // SAFETY: GObject gives a copy of the text away.
+            Slot::Text(_) => Value::from(unsafe { take_text(self.property(param, null_mut::<c_char>())) }),
+            Slot::Integer(_) => Value::from(self.property::<c_int>(param, 0)),
+            Slot::Switch(_) => Value::from(self.property::<sys::gboolean>(param, 0) != 0),
+            Slot::Real(_) => Value::from(self.property(param, 0.0_f64)),
         }
     }
 
     /// Sets the argument of one parameter; the dialog's field follows.
     pub fn set(&self, param: &Param, value: &Value) {
-        let name = property(param.id);
-        let end = null::<c_char>();
+        let (object, name, end) = (self.object::<c_void>(), property(param.id), null::<c_char>());
+        let (name, set) = (name.as_ptr(), shared::g_object_set());
         // SAFETY: the property has the type that `create_procedure` registered for the kind of slot; the value follows
         // its name and null ends the list; GObject copies the text.
         unsafe {
             match param.slot(&Params::paper()) {
-                Slot::Text(_) => {
-                    let text = c_string(value.as_str().unwrap_or_default());
-                    shared::g_object_set()(self.object(), name.as_ptr(), text.as_ptr(), end);
-                }
-                Slot::Integer(_) => {
-                    let integer = value.as_i64().unwrap_or_default() as c_int;
-                    shared::g_object_set()(self.object(), name.as_ptr(), integer, end);
-                }
-                Slot::Switch(_) => {
-                    let on = sys::gboolean::from(value.as_bool().unwrap_or_default());
-                    shared::g_object_set()(self.object(), name.as_ptr(), on, end);
-                }
-                Slot::Real(_) => {
-                    let real = value.as_f64().unwrap_or_default();
-                    shared::g_object_set()(self.object(), name.as_ptr(), real, end);
-                }
+                Slot::Text(_) => set(object, name, c_string(value.as_str().unwrap_or_default()).as_ptr(), end),
+                Slot::Integer(_) => set(object, name, value.as_i64().unwrap_or_default() as c_int, end),
+                Slot::Switch(_) => set(object, name, sys::gboolean::from(value.as_bool().unwrap_or_default()), end),
+                Slot::Real(_) => set(object, name, value.as_f64().unwrap_or_default(), end),
             }
         }
     }
 
-    /// `value` is a variable of the property's C type.
-    fn get_property<T>(&self, name: &CString, value: *mut T) {
-        let end = null::<c_char>();
-        // SAFETY: the caller's variable has the type that `create_procedure` registered for the property; null ends the
-        // list.
-        unsafe { sys::g_object_get()(self.object(), name.as_ptr(), value, end) };
+    /// The property of one parameter, of the C type of `value`, which is what it is before GObject fills it.
+    fn property<T>(&self, param: &Param, mut value: T) -> T {
+        let (name, end) = (property(param.id), null::<c_char>());
+        // SAFETY: the variable has the type that `create_procedure` registered for the property; null ends the list.
+        unsafe { sys::g_object_get()(self.object(), name.as_ptr(), &raw mut value, end) };
+        value
     }
 
     /// Keeps the text of `entry` and the argument of parameter `id` the same.
@@ -115,13 +86,12 @@ impl Config {
     /// Calls `body` when the argument of one parameter has changed, whoever changed it.
     pub fn connect_changed(&self, param: &Param, body: Box<dyn Fn()>) {
         type Body = Box<dyn Fn()>;
-        type Signature = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void);
         unsafe extern "C" fn call(_config: *mut c_void, _property: *mut c_void, data: *mut c_void) {
-            // SAFETY: `connect_raw` hands over the box below.
+            // SAFETY: `connect_raw` hands over the body.
             guard((), unsafe { &*data.cast::<Body>() });
         }
         let signal = c_string(&format!("notify::{}", param.id.replace('_', "-")));
         // SAFETY: this signal calls back with the object, the property and our data.
-        self.0.connect_raw(&signal, unsafe { transmute::<Signature, Callback>(call) }, body);
+        unsafe { self.0.connect_raw(&signal, call as *const (), body) };
     }
 }
