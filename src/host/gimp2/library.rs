@@ -2,7 +2,7 @@
 
 use crate::host::gimp::buffer::{Buffer, Rectangle};
 use crate::host::gimp::ffi::take_text;
-use crate::host::gimp::library::{Image, Keeper, Kind, Layer, Library};
+use crate::host::gimp::library::{Image, Keeper, Kind, Layer, Library, same_calls};
 use crate::host::{gimp_sys as shared, gimp2_sys as sys};
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -26,12 +26,22 @@ impl Gimp2 {
     }
 }
 
+fn number_of_image(image: Image) -> i32 {
+    image.0
+}
+
+fn number(layer: Layer) -> i32 {
+    layer.0
+}
+
 /// Of a number from libgimp, which says -1 for none.
 fn known(id: i32) -> Option<Layer> {
     (id != -1).then_some(Layer(id))
 }
 
 impl Library for Gimp2 {
+    same_calls!(number_of_image, number);
+
     fn keep_refusals_quiet(&self) {
         gimp!(gimp_plugin_set_pdb_error_handler(sys::GimpPDBErrorHandler::GIMP_PDB_ERROR_HANDLER_PLUGIN));
     }
@@ -43,11 +53,6 @@ impl Library for Gimp2 {
 
     fn is_open(&self, image: Image) -> bool {
         gimp!(gimp_image_is_valid(image.0)) != 0
-    }
-
-    fn image_name(&self, image: Image) -> String {
-        // SAFETY: libgimp gives the text away.
-        unsafe { take_text(sys::gimp_image_get_name(image.0)) }
     }
 
     fn base_type(&self, image: Image) -> shared::GimpImageBaseType {
@@ -64,36 +69,6 @@ impl Library for Gimp2 {
         layers.first().is_none_or(|layer| gimp!(gimp_image_set_active_layer(image.0, layer.0)) != 0)
     }
 
-    fn has_floating_selection(&self, image: Image) -> bool {
-        known(gimp!(gimp_image_get_floating_sel(image.0))).is_some()
-    }
-
-    fn layer_by_tattoo(&self, image: Image, tattoo: u32) -> Option<Layer> {
-        known(gimp!(gimp_image_get_layer_by_tattoo(image.0, tattoo as i32)))
-    }
-
-    fn position(&self, image: Image, layer: Layer) -> i32 {
-        gimp!(gimp_image_get_item_position(image.0, layer.0))
-    }
-
-    fn selection(&self, image: Image) -> Option<Layer> {
-        let is_empty = gimp!(gimp_selection_is_empty(image.0)) != 0;
-        if is_empty { None } else { known(gimp!(gimp_image_get_selection(image.0))) }
-    }
-
-    fn begin_undo_step(&self, image: Image) {
-        gimp!(gimp_image_undo_group_start(image.0));
-    }
-
-    fn end_undo_step(&self, image: Image) {
-        gimp!(gimp_image_undo_group_end(image.0));
-    }
-
-    fn create_layer(&self, image: Image, name: &CStr, [w, h]: [i32; 2], kind: shared::GimpImageType) -> Option<Layer> {
-        let (kind, mode) = (sys::GimpImageType(kind.0), gimp!(gimp_image_get_default_new_layer_mode(image.0)));
-        known(gimp!(gimp_layer_new(image.0, name.as_ptr(), w, h, kind, 100.0, mode)))
-    }
-
     fn create_group(&self, image: Image, name: &CStr) -> Option<Layer> {
         let group = known(gimp!(gimp_layer_group_new(image.0)))?;
         (gimp!(gimp_item_set_name(group.0, name.as_ptr())) != 0).then_some(group)
@@ -101,10 +76,6 @@ impl Library for Gimp2 {
 
     fn insert_layer(&self, image: Image, layer: Layer, parent: Option<Layer>, position: i32) -> bool {
         gimp!(gimp_image_insert_layer(image.0, layer.0, parent.map_or(-1, |parent| parent.0), position)) != 0
-    }
-
-    fn remove_layer(&self, image: Image, layer: Layer) -> bool {
-        gimp!(gimp_image_remove_layer(image.0, layer.0)) != 0
     }
 
     fn exists(&self, layer: Layer) -> bool {
@@ -123,15 +94,6 @@ impl Library for Gimp2 {
         }
     }
 
-    fn layer_name(&self, layer: Layer) -> String {
-        // SAFETY: libgimp gives the text away.
-        unsafe { take_text(sys::gimp_item_get_name(layer.0)) }
-    }
-
-    fn parent(&self, layer: Layer) -> Option<Layer> {
-        known(gimp!(gimp_item_get_parent(layer.0)))
-    }
-
     fn children(&self, layer: Layer) -> usize {
         let mut count = 0;
         let list = gimp!(gimp_item_get_children(layer.0, &raw mut count));
@@ -140,50 +102,11 @@ impl Library for Gimp2 {
         count as usize
     }
 
-    fn tattoo(&self, layer: Layer) -> u32 {
-        gimp!(gimp_item_get_tattoo(layer.0)) as u32
-    }
-
-    fn has_alpha(&self, layer: Layer) -> bool {
-        gimp!(gimp_drawable_has_alpha(layer.0)) != 0
-    }
-
     fn bounds(&self, layer: Layer) -> Rectangle {
         let (mut x, mut y) = (0, 0);
         gimp!(gimp_drawable_offsets(layer.0, &mut x, &mut y));
         let (width, height) = (gimp!(gimp_drawable_width(layer.0)), gimp!(gimp_drawable_height(layer.0)));
         Rectangle { x, y, width, height }
-    }
-
-    fn selected_part(&self, layer: Layer) -> Option<Rectangle> {
-        let (mut x, mut y, mut width, mut height) = (0, 0, 0, 0);
-        let meets = gimp!(gimp_drawable_mask_intersect(layer.0, &mut x, &mut y, &mut width, &mut height)) != 0;
-        (meets && width > 0 && height > 0).then_some(Rectangle { x, y, width, height })
-    }
-
-    fn move_layer(&self, layer: Layer, x: i32, y: i32) -> bool {
-        gimp!(gimp_layer_set_offsets(layer.0, x, y)) != 0
-    }
-
-    fn create_mask(&self, layer: Layer) -> Option<Layer> {
-        known(gimp!(gimp_layer_create_mask(layer.0, sys::GimpAddMaskType::GIMP_ADD_MASK_BLACK)))
-    }
-
-    fn add_mask(&self, layer: Layer, mask: Layer) -> bool {
-        gimp!(gimp_layer_add_mask(layer.0, mask.0)) != 0 && gimp!(gimp_layer_set_edit_mask(layer.0, 0)) != 0
-    }
-
-    fn delete(&self, layer: Layer) {
-        gimp!(gimp_item_delete(layer.0));
-    }
-
-    fn buffer(&self, layer: Layer) -> Buffer {
-        // SAFETY: libgimp gives the buffer away, or says null; `Library::start` has prepared GEGL.
-        unsafe { Buffer::take(sys::gimp_drawable_get_buffer(layer.0).cast()) }
-    }
-
-    fn update(&self, layer: Layer, part: Rectangle) {
-        gimp!(gimp_drawable_update(layer.0, part.x, part.y, part.width, part.height));
     }
 
     fn parasite(&self, keeper: Keeper, name: &CStr) -> Option<Vec<u8>> {
@@ -201,13 +124,5 @@ impl Library for Gimp2 {
             shared::gimp_parasite_free(parasite.cast());
             Some(bytes)
         }
-    }
-
-    unsafe fn attach_parasite(&self, keeper: Keeper, parasite: *mut shared::GimpParasite) -> bool {
-        let attached = match keeper {
-            Keeper::Image(image) => gimp!(gimp_image_attach_parasite(image.0, parasite.cast())),
-            Keeper::Layer(layer) => gimp!(gimp_item_attach_parasite(layer.0, parasite.cast())),
-        };
-        attached != 0
     }
 }

@@ -52,10 +52,10 @@ impl Config {
     /// Sets the argument of one parameter; the dialog's field follows.
     pub fn set(&self, param: &Param, value: &Value) {
         let (object, name, end) = (self.object::<c_void>(), property(param.id), null::<c_char>());
-        let (name, set) = (name.as_ptr(), shared::g_object_set());
         // SAFETY: the property has the type that `create_procedure` registered for the kind of slot; the value follows
         // its name and null ends the list; GObject copies the text.
         unsafe {
+            let (name, set) = (name.as_ptr(), shared::g_object_set());
             match param.slot(&Params::paper()) {
                 Slot::Text(_) => set(object, name, c_string(value.as_str().unwrap_or_default()).as_ptr(), end),
                 Slot::Integer(_) => set(object, name, value.as_i64().unwrap_or_default() as c_int, end),

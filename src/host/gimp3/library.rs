@@ -3,7 +3,7 @@
 
 use crate::host::gimp::buffer::{Buffer, Rectangle};
 use crate::host::gimp::ffi::take_text;
-use crate::host::gimp::library::{Image, Keeper, Kind, Layer, Library};
+use crate::host::gimp::library::{Image, Keeper, Kind, Layer, Library, same_calls};
 use crate::host::{gimp_sys as shared, gimp3_sys as sys};
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -76,6 +76,8 @@ unsafe fn take_list<T>(list: *mut *mut T) -> Vec<*mut T> {
 }
 
 impl Library for Gimp3 {
+    same_calls!(image_object, object);
+
     fn keep_refusals_quiet(&self) {
         let (plug_in, handler) = (gimp!(gimp_get_plug_in()), sys::GimpPDBErrorHandler::GIMP_PDB_ERROR_HANDLER_PLUGIN);
         gimp!(gimp_plug_in_set_pdb_error_handler(plug_in, handler));
@@ -90,11 +92,6 @@ impl Library for Gimp3 {
 
     fn is_open(&self, image: Image) -> bool {
         gimp!(gimp_image_id_is_valid(image.0)) != 0
-    }
-
-    fn image_name(&self, image: Image) -> String {
-        // SAFETY: libgimp gives the text away.
-        unsafe { take_text(sys::gimp_image_get_name(image_object(image))) }
     }
 
     fn base_type(&self, image: Image) -> shared::GimpImageBaseType {
@@ -113,37 +110,6 @@ impl Library for Gimp3 {
         gimp!(gimp_image_set_selected_layers(image_object(image), list.as_mut_ptr())) != 0
     }
 
-    fn has_floating_selection(&self, image: Image) -> bool {
-        !gimp!(gimp_image_get_floating_sel(image_object(image))).is_null()
-    }
-
-    fn layer_by_tattoo(&self, image: Image, tattoo: u32) -> Option<Layer> {
-        known(gimp!(gimp_image_get_layer_by_tattoo(image_object(image), tattoo)))
-    }
-
-    fn position(&self, image: Image, layer: Layer) -> i32 {
-        gimp!(gimp_image_get_item_position(image_object(image), object(layer)))
-    }
-
-    fn selection(&self, image: Image) -> Option<Layer> {
-        let is_empty = gimp!(gimp_selection_is_empty(image_object(image))) != 0;
-        if is_empty { None } else { known(gimp!(gimp_image_get_selection(image_object(image)))) }
-    }
-
-    fn begin_undo_step(&self, image: Image) {
-        gimp!(gimp_image_undo_group_start(image_object(image)));
-    }
-
-    fn end_undo_step(&self, image: Image) {
-        gimp!(gimp_image_undo_group_end(image_object(image)));
-    }
-
-    fn create_layer(&self, image: Image, name: &CStr, [w, h]: [i32; 2], kind: shared::GimpImageType) -> Option<Layer> {
-        let (image, kind) = (image_object(image), sys::GimpImageType(kind.0));
-        let mode = gimp!(gimp_image_get_default_new_layer_mode(image));
-        known(gimp!(gimp_layer_new(image, name.as_ptr(), w, h, kind, 100.0, mode)))
-    }
-
     fn create_group(&self, image: Image, name: &CStr) -> Option<Layer> {
         known(gimp!(gimp_group_layer_new(image_object(image), name.as_ptr())))
     }
@@ -151,10 +117,6 @@ impl Library for Gimp3 {
     fn insert_layer(&self, image: Image, layer: Layer, parent: Option<Layer>, position: i32) -> bool {
         let parent = parent.map_or(null_mut(), object);
         gimp!(gimp_image_insert_layer(image_object(image), object(layer), parent, position)) != 0
-    }
-
-    fn remove_layer(&self, image: Image, layer: Layer) -> bool {
-        gimp!(gimp_image_remove_layer(image_object(image), object(layer))) != 0
     }
 
     fn exists(&self, layer: Layer) -> bool {
@@ -175,27 +137,10 @@ impl Library for Gimp3 {
         }
     }
 
-    fn layer_name(&self, layer: Layer) -> String {
-        // SAFETY: libgimp gives the text away.
-        unsafe { take_text(sys::gimp_item_get_name(object(layer))) }
-    }
-
-    fn parent(&self, layer: Layer) -> Option<Layer> {
-        known(gimp!(gimp_item_get_parent(object(layer))))
-    }
-
     fn children(&self, layer: Layer) -> usize {
         let list = gimp!(gimp_item_get_children(object(layer)));
         // SAFETY: libgimp gives the list away and keeps the layers.
         unsafe { take_list(list) }.len()
-    }
-
-    fn tattoo(&self, layer: Layer) -> u32 {
-        gimp!(gimp_item_get_tattoo(object(layer)))
-    }
-
-    fn has_alpha(&self, layer: Layer) -> bool {
-        gimp!(gimp_drawable_has_alpha(object(layer))) != 0
     }
 
     fn bounds(&self, layer: Layer) -> Rectangle {
@@ -203,29 +148,6 @@ impl Library for Gimp3 {
         gimp!(gimp_drawable_get_offsets(object, &mut x, &mut y));
         let (width, height) = (gimp!(gimp_drawable_get_width(object)), gimp!(gimp_drawable_get_height(object)));
         Rectangle { x, y, width, height }
-    }
-
-    fn selected_part(&self, layer: Layer) -> Option<Rectangle> {
-        let (mut x, mut y, mut width, mut height) = (0, 0, 0, 0);
-        let meets = gimp!(gimp_drawable_mask_intersect(object(layer), &mut x, &mut y, &mut width, &mut height)) != 0;
-        (meets && width > 0 && height > 0).then_some(Rectangle { x, y, width, height })
-    }
-
-    fn move_layer(&self, layer: Layer, x: i32, y: i32) -> bool {
-        gimp!(gimp_layer_set_offsets(object(layer), x, y)) != 0
-    }
-
-    fn create_mask(&self, layer: Layer) -> Option<Layer> {
-        known(gimp!(gimp_layer_create_mask(object(layer), sys::GimpAddMaskType::GIMP_ADD_MASK_BLACK)))
-    }
-
-    fn add_mask(&self, layer: Layer, mask: Layer) -> bool {
-        let (layer, mask) = (object(layer), object(mask));
-        gimp!(gimp_layer_add_mask(layer, mask)) != 0 && gimp!(gimp_layer_set_edit_mask(layer, 0)) != 0
-    }
-
-    fn delete(&self, layer: Layer) {
-        gimp!(gimp_item_delete(object(layer)));
     }
 
     fn with_effects_merged(&self, layer: Layer) -> Option<Layer> {
@@ -241,15 +163,6 @@ impl Library for Gimp3 {
         }
         self.delete(copy);
         None
-    }
-
-    fn buffer(&self, layer: Layer) -> Buffer {
-        // SAFETY: libgimp gives the buffer away, or says null; `Library::start` has prepared GEGL.
-        unsafe { Buffer::take(sys::gimp_drawable_get_buffer(object(layer)).cast()) }
-    }
-
-    fn update(&self, layer: Layer, part: Rectangle) {
-        gimp!(gimp_drawable_update(object(layer), part.x, part.y, part.width, part.height));
     }
 
     fn parasite(&self, keeper: Keeper, name: &CStr) -> Option<Vec<u8>> {
@@ -269,13 +182,5 @@ impl Library for Gimp3 {
             shared::gimp_parasite_free(parasite.cast());
             Some(bytes)
         }
-    }
-
-    unsafe fn attach_parasite(&self, keeper: Keeper, parasite: *mut shared::GimpParasite) -> bool {
-        let attached = match keeper {
-            Keeper::Image(image) => gimp!(gimp_image_attach_parasite(image_object(image), parasite.cast())),
-            Keeper::Layer(layer) => gimp!(gimp_item_attach_parasite(object(layer), parasite.cast())),
-        };
-        attached != 0
     }
 }
