@@ -18,7 +18,7 @@ use crate::text::text;
 use form::Fields;
 use library::Gimp2;
 use serde_json::{Map, Value};
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::path::PathBuf;
 use std::slice;
 
@@ -55,14 +55,12 @@ fn arguments() -> impl Iterator<Item = &'static crate::params::Param> {
 extern "C" fn query() {
     guard((), || {
         use sys::GimpPDBArgType as Type;
-        let mut inputs = Definitions::default();
-        inputs.add(
-            Type::GIMP_PDB_INT32,
-            "run-mode",
-            "RUN-INTERACTIVE (0), RUN-NONINTERACTIVE (1), RUN-WITH-LAST-VALS (2)",
-        );
-        inputs.add(Type::GIMP_PDB_IMAGE, "image", "The image");
-        inputs.add(Type::GIMP_PDB_DRAWABLE, "drawable", "The layer to edit");
+        let modes = "RUN-INTERACTIVE (0), RUN-NONINTERACTIVE (1), RUN-WITH-LAST-VALS (2)";
+        let mut inputs = vec![
+            definition(Type::GIMP_PDB_INT32, "run-mode", modes),
+            definition(Type::GIMP_PDB_IMAGE, "image", "The image"),
+            definition(Type::GIMP_PDB_DRAWABLE, "drawable", "The layer to edit"),
+        ];
         for param in arguments() {
             let (kind, range) = match param.domain {
                 Domain::Text => (Type::GIMP_PDB_STRING, String::new()),
@@ -74,7 +72,7 @@ extern "C" fn query() {
                     (Type::GIMP_PDB_STRING, format!(" ({})", names.join(" or ")))
                 }
             };
-            inputs.add(kind, param.id, &format!("{}{range}: {}", param.label, param.help));
+            inputs.push(definition(kind, param.id, &format!("{}{range}: {}", param.label, param.help)));
         }
         let advanced: Vec<_> = PARAMS.iter().filter(|param| param.advanced).map(|param| param.id).collect();
         let settings = format!(
@@ -82,16 +80,14 @@ extern "C" fn query() {
              the text is empty, comes from the model's preset. Parameters: {}",
             advanced.join(", ")
         );
-        inputs.add(Type::GIMP_PDB_STRING, SETTINGS, &settings);
-        let mut outputs = Definitions::default();
-        outputs.add(Type::GIMP_PDB_LAYER, "layer", "The new layer");
+        inputs.push(definition(Type::GIMP_PDB_STRING, SETTINGS, &settings));
+        let outputs = [definition(Type::GIMP_PDB_LAYER, "layer", "The new layer")];
         let help = format!(
             "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a \
              new layer above it. An empty model means {BUILTIN_MODEL}. The tuned model is kept: another eta or seed \
              takes only the last stage. RUN-WITH-LAST-VALS takes the values of the last edit and ignores the arguments."
         );
         let (summary, help) = (c_string(procedure::SUMMARY.key), c_string(&help));
-        let (inputs, outputs) = (inputs.as_c(), outputs.as_c());
         // SAFETY: libgimp copies everything before it returns; the counts are those of the slices.
         unsafe {
             sys::gimp_install_procedure(
@@ -117,24 +113,10 @@ extern "C" fn query() {
 /// The last argument: every parameter that is not an argument of its own, as JSON.
 const SETTINGS: &str = "settings";
 
-/// Arguments or results of a procedure, with the texts that libgimp reads.
-#[derive(Default)]
-struct Definitions(Vec<(sys::GimpPDBArgType, CString, CString)>);
-
-impl Definitions {
-    fn add(&mut self, kind: sys::GimpPDBArgType, name: &str, description: &str) {
-        self.0.push((kind, c_string(name), c_string(description)));
-    }
-
-    /// Points into `self`.
-    fn as_c(&self) -> Vec<sys::GimpParamDef> {
-        let definition = |(kind, name, description): &(sys::GimpPDBArgType, CString, CString)| sys::GimpParamDef {
-            type_: *kind,
-            name: name.as_ptr().cast_mut(),
-            description: description.as_ptr().cast_mut(),
-        };
-        self.0.iter().map(definition).collect()
-    }
+/// An argument or result of a procedure. GIMP asks once in a process for them, which ends then, with their texts.
+fn definition(kind: sys::GimpPDBArgType, name: &str, description: &str) -> sys::GimpParamDef {
+    let [name, description] = [name, description].map(|text| c_string(text).into_raw());
+    sys::GimpParamDef { type_: kind, name, description }
 }
 
 extern "C" fn run(
@@ -146,26 +128,18 @@ extern "C" fn run(
 ) {
     // SAFETY: libgimp hands over `count` values that live until `run` returns.
     let outcome = guard(Err(procedure::panicked()), || edit(unsafe { slice::from_raw_parts(values, count as usize) }));
-    let status = |status| sys::GimpParam {
-        type_: sys::GimpPDBArgType::GIMP_PDB_STATUS,
-        data: sys::_GimpParamData { d_status: status },
-    };
+    use sys::{_GimpParamData as Data, GimpPDBArgType as Type, GimpPDBStatusType as Status};
+    let value = |type_, data| sys::GimpParam { type_, data };
+    let status = |status| value(Type::GIMP_PDB_STATUS, Data { d_status: status });
     let answer = match outcome {
-        Ok(layer) => vec![
-            status(sys::GimpPDBStatusType::GIMP_PDB_SUCCESS),
-            sys::GimpParam {
-                type_: sys::GimpPDBArgType::GIMP_PDB_LAYER,
-                data: sys::_GimpParamData { d_layer: layer.0 },
-            },
-        ],
-        Err(Error::Cancelled) => vec![status(sys::GimpPDBStatusType::GIMP_PDB_CANCEL)],
-        Err(error) => vec![
-            status(sys::GimpPDBStatusType::GIMP_PDB_EXECUTION_ERROR),
-            sys::GimpParam {
-                type_: sys::GimpPDBArgType::GIMP_PDB_STRING,
-                data: sys::_GimpParamData { d_string: c_string(&translate(&error.text())).into_raw() },
-            },
-        ],
+        Ok(layer) => {
+            vec![status(Status::GIMP_PDB_SUCCESS), value(Type::GIMP_PDB_LAYER, Data { d_layer: layer.0 })]
+        }
+        Err(Error::Cancelled) => vec![status(Status::GIMP_PDB_CANCEL)],
+        Err(error) => {
+            let text = c_string(&translate(&error.text())).into_raw();
+            vec![status(Status::GIMP_PDB_EXECUTION_ERROR), value(Type::GIMP_PDB_STRING, Data { d_string: text })]
+        }
     };
     // libgimp reads the answer after we have returned, and the process ends after that.
     let answer = answer.leak();

@@ -63,8 +63,8 @@ impl Drop for Buffer {
 }
 
 impl Buffer {
-    /// # Safety `buffer` is null, or a reference that libgimp has given away; GEGL is prepared, and this is the thread
-    /// that GIMP called.
+    /// # Safety
+    /// `buffer` is null, or a reference that libgimp has given away; GEGL is prepared; this is the thread GIMP called.
     pub unsafe fn take(buffer: *mut sys::GeglBuffer) -> Self {
         Self(buffer)
     }

@@ -1,7 +1,7 @@
 //! The keys of the dialog's texts: which labels there are, and which of them get the best letters.
 #![forbid(unsafe_code)]
 
-use super::mnemonics::Mnemonics;
+use super::mnemonics::mark;
 use super::panel;
 use crate::host::language::{Language, language};
 use crate::host::policy::EARLIER_EDITS;
@@ -34,7 +34,15 @@ impl Keys {
         let mut texts = self.shown();
         let between = self.of_gimp.len()..texts.len();
         texts.extend(labels(true));
-        Mnemonics::marked(label, &texts, between, language)
+        let Some(at) = texts.iter().position(|text| *text == label) else { return language.render(label) };
+        // GIMP's own are in other languages mostly marked at the same letters as in English.
+        let own = |at| at < between.start;
+        let labels: Vec<_> = texts
+            .iter()
+            .enumerate()
+            .map(|(at, text)| (if own(at) { text.to_string() } else { language.render(text) }, text.key))
+            .collect();
+        mark(&labels, between).swap_remove(at)
     }
 
     /// All that is not folded away.

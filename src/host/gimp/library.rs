@@ -106,8 +106,8 @@ pub trait Library {
     unsafe fn attach_parasite(&self, keeper: Keeper, parasite: *mut sys::GimpParasite) -> bool;
 }
 
-/// The calls of [`Library`] that GIMP 2.10 and 3 have by the same name, as a part of its implementation. What stands for
-/// an image and a layer there, `$image` and `$layer` tell; `known`, `gimp!` and `sys` are those of that version.
+/// The calls of [`Library`] whose functions have the same name in GIMP 2.10 and 3, for its implementations: `$image` and
+/// `$layer` make what stands for an image or a layer there; `known`, `gimp!` and `sys` are those of that version.
 macro_rules! same_calls {
     ($image:ident, $layer:ident) => {
         fn image_name(&self, image: Image) -> String {

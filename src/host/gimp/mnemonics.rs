@@ -1,86 +1,50 @@
 //! The keys of a window's labels: which letter of each is marked, so that no two share one; knows no widget.
 #![forbid(unsafe_code)]
 
-use crate::host::language::Language;
-use crate::text::Text;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// The letters of European languages end here: Latin Extended-B.
 const LAST_LATIN: char = '\u{24f}';
 
-/// The keys of all labels of a window, a different one for each, as far as their letters go.
-#[derive(Default)]
-pub struct Mnemonics {
-    /// What each label can have, the best first.
-    choices: Vec<Vec<char>>,
-    /// The label that has a key.
-    owners: BTreeMap<char, usize>,
+/// `labels`, each with its English text, with `_` before their keys: the first free letter, beginnings of words first;
+/// where none is free, a label before gives way if it has another one. Only letters that every keyboard has; a label in
+/// another script gets one behind it in brackets, that of its English text if it is free. The labels before
+/// `between.start` do not give way, and those from `between.end` on get what is left.
+pub fn mark(labels: &[(String, &str)], between: Range<usize>) -> Vec<String> {
+    let choices: Vec<_> = labels.iter().map(|(label, english)| choices(label, english)).collect();
+    let mut keys = vec![None; labels.len()];
+    for label in 0..labels.len() {
+        take(label, &choices, &mut keys, |owner| label < between.end && owner >= between.start);
+    }
+    let marked =
+        |((label, _), key): (&(String, &str), Option<char>)| key.map_or(label.clone(), |key| marked(label, key));
+    labels.iter().zip(keys).map(marked).collect()
 }
 
-impl Mnemonics {
-    /// `labels` with `_` before their keys: the first free letter, beginnings of words first; where none is free, a
-    /// label before gives way if it has another one. Only letters that every keyboard has; a label in another script
-    /// gets one behind it in brackets, that of its English text if it is free. The labels before `between.start` do not
-    /// give way, and those from `between.end` on get what is left. Each comes with its English text.
-    pub fn mark<'a>(labels: impl IntoIterator<Item = (String, &'a str)>, between: Range<usize>) -> Vec<String> {
-        let labels: Vec<_> = labels.into_iter().collect();
-        let mut keys =
-            Self { choices: labels.iter().map(|(label, text)| choices(label, text)).collect(), ..Self::default() };
-        for label in 0..labels.len() {
-            keys.take(label, |owner| label < between.end && owner >= between.start);
-        }
-        let key_of = |number: usize| keys.owners.iter().find(|(_, owner)| **owner == number).map(|(key, _)| *key);
-        let marked = labels.iter().enumerate().map(|(number, (label, _))| match key_of(number) {
-            Some(key) => marked(label, key),
-            None => label.clone(),
-        });
-        marked.collect()
-    }
-
-    /// `label`, one of `texts`, as `language` says it and with its key, see [`Self::mark`]. Those that do not give way
-    /// are GIMP's own, which it marks itself, in other languages mostly with the same letters.
-    pub fn marked(label: &Text, texts: &[&Text], between: Range<usize>, language: &Language) -> String {
-        let Some(at) = texts.iter().position(|text| *text == label) else { return language.render(label) };
-        let shown = |(at, text): (usize, &&Text)| {
-            if at < between.start { text.to_string() } else { language.render(text) }
-        };
-        let shown = texts.iter().enumerate().map(shown).zip(texts.iter().map(|text| text.key));
-        Self::mark(shown, between.clone()).swap_remove(at)
-    }
-
-    /// Finds a key for `label`: a free one, or one whose owner may move and can have another, so that as few as can be
-    /// move.
-    fn take(&mut self, label: usize, may_move: impl Fn(usize) -> bool) {
-        // Key -> the label that would take it.
-        let mut takers: BTreeMap<char, usize> = BTreeMap::new();
-        let mut asking = VecDeque::from([label]);
-        while let Some(taker) = asking.pop_front() {
-            for &key in &self.choices[taker] {
-                let owner = self.owners.get(&key).copied();
-                if takers.contains_key(&key) || owner.is_some_and(|owner| !may_move(owner)) {
-                    continue;
-                }
-                takers.insert(key, taker);
-                match owner {
-                    Some(owner) => asking.push_back(owner),
-                    None => return self.move_along(key, &takers),
-                }
+/// Finds a key for `label` among its choices, the best first: a free one, or one whose owner may move and can have
+/// another, so that as few as can be move.
+fn take(label: usize, choices: &[Vec<char>], keys: &mut [Option<char>], may_move: impl Fn(usize) -> bool) {
+    // Key -> the label that would take it.
+    let mut takers: BTreeMap<char, usize> = BTreeMap::new();
+    let mut asking = VecDeque::from([label]);
+    while let Some(taker) = asking.pop_front() {
+        for &key in &choices[taker] {
+            let owner = keys.iter().position(|owned| *owned == Some(key));
+            if takers.contains_key(&key) || owner.is_some_and(|owner| !may_move(owner)) {
+                continue;
             }
-        }
-    }
-
-    /// Gives `free` to its taker, the taker's key to its taker, and so on to the label that has none.
-    fn move_along(&mut self, free: char, takers: &BTreeMap<char, usize>) {
-        let mut key = free;
-        loop {
-            let taker = takers[&key];
-            let before = self.owners.iter().find(|(_, owner)| **owner == taker).map(|(key, _)| *key);
-            self.owners.insert(key, taker);
-            match before {
-                Some(before) => key = before,
-                None => return,
+            takers.insert(key, taker);
+            if let Some(owner) = owner {
+                asking.push_back(owner);
+                continue;
             }
+            // The free key goes to its taker, the taker's key to its taker, and so on to the label that has none.
+            let mut free = key;
+            while let Some(before) = keys[takers[&free]].replace(free) {
+                free = before;
+            }
+            return;
         }
     }
 }
@@ -118,12 +82,12 @@ fn marked(label: &str, key: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ops::Range;
 
     #[test]
     fn every_label_has_its_own_key_and_gives_way_where_it_can() {
         let mark = |labels: &[(&str, &'static str)], between: Range<usize>| {
-            Mnemonics::mark(labels.iter().map(|(label, english)| ((*label).to_owned(), *english)), between)
+            super::mark(&labels.iter().map(|(label, text)| ((*label).to_owned(), *text)).collect::<Vec<_>>(), between)
         };
         let same = |labels: &[&'static str], between| {
             mark(&labels.iter().map(|label| (*label, *label)).collect::<Vec<_>>(), between)
