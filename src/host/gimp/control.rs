@@ -8,6 +8,7 @@ use super::procedure;
 use super::session::{Look, Message, Session, Tone};
 use crate::error::{Error, Result};
 use crate::host::language::language;
+use crate::host::last_values::last_values;
 use crate::host::policy::{NEW_SEEDS, PAUSE, POLL, STRENGTHS, seeds};
 use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
@@ -105,8 +106,10 @@ impl Window {
         );
         self.layout.earlier.widget.connect(c"changed", self.on(|window| window.take_earlier()));
         self.layout.remove.connect(c"clicked", self.on(|window| window.remove_earlier()));
-        panel.strengths.connect(c"clicked", self.on(Self::compare_strengths));
-        panel.seeds.connect(c"clicked", self.on(Self::compare_seeds));
+        let strengths = |params: &Params| STRENGTHS.map(|eta| Params { eta, ..params.clone() }).to_vec();
+        let seeds = |params: &Params| seeds(params.seed).map(|seed| Params { seed, ..params.clone() }).collect();
+        panel.strengths.connect(c"clicked", self.on(move |window| window.compare(strengths)));
+        panel.seeds.connect(c"clicked", self.on(move |window| window.compare(seeds)));
         panel.insert.connect(c"clicked", self.on(|window| window.insert()));
         panel.original.0.connect(c"toggled", self.on(|window| window.layout.panel.draw()));
         self.form.connect_changed(param("model"), Box::new(self.on(|window| window.show_model())));
@@ -145,7 +148,9 @@ impl Window {
     fn show_first_values(&self) {
         let (known, message) = self.session.borrow().greeting();
         self.tell(&message);
-        let first = known.map(Ok).or_else(|| self.form.first_values(&self.session.borrow().folders));
+        let fallback = || procedure::defaults(&self.session.borrow().folders);
+        let of_last_edit = || (!self.form.is_filled_by_gimp()).then(|| last_values().map_or_else(fallback, Ok));
+        let first = known.map(Ok).or_else(of_last_edit);
         self.show_model();
         match first {
             Some(Ok(params)) => self.write(&params),
@@ -220,7 +225,8 @@ impl Window {
         if choice.is_new {
             self.take_preset();
             let preset = self.session.borrow().preset(DEFAULT_PRESET);
-            if let Some(Ok(preset)) = preset.filter(|_| self.form.model_brings_strength()) {
+            // Settings that GIMP loads bring their strength, before or after their model.
+            if let Some(Ok(preset)) = preset.filter(|_| !self.form.is_filled_by_gimp()) {
                 self.set("eta", &preset.eta.into());
             }
         }
@@ -254,16 +260,7 @@ impl Window {
         self.begin_to_look(started);
     }
 
-    /// Makes results with other strengths.
-    fn compare_strengths(self: &Rc<Self>) {
-        self.compare(|params| STRENGTHS.map(|eta| Params { eta, ..params.clone() }).to_vec());
-    }
-
-    /// Makes results with other seeds.
-    fn compare_seeds(self: &Rc<Self>) {
-        self.compare(|params| seeds(params.seed).map(|seed| Params { seed, ..params.clone() }).collect());
-    }
-
+    /// Makes results with other strengths or seeds.
     fn compare(self: &Rc<Self>, variants: impl Fn(&Params) -> Vec<Params>) {
         if self.session.borrow().is_running() {
             return;

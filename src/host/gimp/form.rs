@@ -6,7 +6,6 @@ use crate::error::Result;
 use crate::params::{Param, Params};
 use crate::text::Text;
 use serde_json::Value;
-use std::path::PathBuf;
 
 /// Whether something runs that can be stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,11 +37,8 @@ pub trait Form {
     fn set(&self, param: &Param, value: &Value);
     /// Calls `body` when what the field says has changed, whoever changed it.
     fn connect_changed(&self, param: &Param, body: Box<dyn Fn()>);
-    /// The values with which the dialog opens on an image without earlier edits; `None` where GIMP has filled the
-    /// fields.
-    fn first_values(&self, model_folders: &[PathBuf]) -> Option<Result<Params>>;
-    /// Whether a new model brings its strength along; not where settings that GIMP loads bring theirs in any order.
-    fn model_brings_strength(&self) -> bool;
+    /// Whether GIMP fills the fields, when the dialog opens and when the user loads settings.
+    fn is_filled_by_gimp(&self) -> bool;
     /// Makes the next dialog start with these settings of an edit.
     fn keep(&self, params: &Params) -> Result<()>;
 

@@ -277,6 +277,14 @@ impl Label {
     }
 }
 
+/// What shows a part of something higher, with a bar to scroll it.
+fn frame() -> Widget {
+    let frame = Widget::own(gtk!(gtk_scrolled_window_new(null_mut(), null_mut())));
+    let (never, automatic) = (sys::GtkPolicyType::GTK_POLICY_NEVER, sys::GtkPolicyType::GTK_POLICY_AUTOMATIC);
+    gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), never, automatic));
+    frame
+}
+
 /// A text of several lines, which scrolls; Tab leaves it.
 #[derive(Clone)]
 pub struct TextArea {
@@ -289,9 +297,7 @@ impl TextArea {
     pub fn around(view: Widget) -> Self {
         gtk!(gtk_text_view_set_wrap_mode(view.as_ptr(), sys::GtkWrapMode::GTK_WRAP_WORD_CHAR));
         gtk!(gtk_text_view_set_accepts_tab(view.as_ptr(), 0));
-        let frame = Widget::own(gtk!(gtk_scrolled_window_new(null_mut(), null_mut())));
-        let (never, automatic) = (sys::GtkPolicyType::GTK_POLICY_NEVER, sys::GtkPolicyType::GTK_POLICY_AUTOMATIC);
-        gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), never, automatic));
+        let frame = frame();
         gtk!(gtk_scrolled_window_set_shadow_type(frame.as_ptr(), sys::GtkShadowType::GTK_SHADOW_IN));
         frame.add(&view);
         Self { view, frame }
@@ -379,29 +385,26 @@ impl Chooser {
 
 /// A text that is one of a few.
 pub struct Choices {
-    pub widget: Widget,
+    pub list: List,
     names: Vec<&'static str>,
 }
 
 impl Choices {
     /// `options`: name and label of each.
     pub fn new(options: &'static [(&'static str, Text)]) -> Self {
-        let widget = Widget::own(gtk!(gtk_combo_box_text_new()));
-        for (_, label) in options {
-            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), c_string(&translate(label)).as_ptr()));
-        }
-        Self { widget, names: options.iter().map(|(name, _)| *name).collect() }
+        let list = List::new();
+        list.fill(options.iter().map(|(_, label)| translate(label)));
+        Self { list, names: options.iter().map(|(name, _)| *name).collect() }
     }
 
     /// Name of the chosen one; empty before the first choice.
     pub fn name(&self) -> &'static str {
-        let at = usize::try_from(gtk!(gtk_combo_box_get_active(self.widget.as_ptr())));
-        at.ok().and_then(|at| self.names.get(at)).copied().unwrap_or_default()
+        self.list.chosen().and_then(|at| self.names.get(at)).copied().unwrap_or_default()
     }
 
     pub fn choose(&self, name: &str) {
         let at = self.names.iter().position(|known| *known == name).map_or(-1, |at| at as c_int);
-        gtk!(gtk_combo_box_set_active(self.widget.as_ptr(), at));
+        gtk!(gtk_combo_box_set_active(self.list.widget.as_ptr(), at));
     }
 }
 
@@ -522,9 +525,7 @@ pub fn picture_button(picture: &RgbaImage) -> Widget {
 
 /// A place for a widget that scrolls up and down when it is higher, and to the end when it grows.
 pub fn scrolled(child: &Widget, width: i32, height: i32) -> Widget {
-    let frame = Widget::own(gtk!(gtk_scrolled_window_new(null_mut(), null_mut())));
-    let (never, automatic) = (sys::GtkPolicyType::GTK_POLICY_NEVER, sys::GtkPolicyType::GTK_POLICY_AUTOMATIC);
-    gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), never, automatic));
+    let frame = frame();
     gtk!(gtk_scrolled_window_add_with_viewport(frame.as_ptr(), child.as_ptr()));
     frame.set_size(width, height);
     let place = gtk!(gtk_scrolled_window_get_vadjustment(frame.as_ptr()));

@@ -5,13 +5,12 @@ use crate::error::Result;
 use crate::host::gimp::ffi::c_string;
 use crate::host::gimp::form::{Form, Running};
 use crate::host::gimp::keys::Keys;
-use crate::host::gimp::procedure::defaults;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::widgets::{
     self, BORDER, Choices, Chooser, Dialog, Entry, Labels, SPACING, Spinner, TextArea, Tick, Widget,
 };
 use crate::host::language::translate;
-use crate::host::last_values::{last_values, remember_values};
+use crate::host::last_values::remember_values;
 use crate::host::policy::NEW_SEED;
 use crate::host::report::help;
 use crate::host::{gimp_sys as shared, gimp2_sys as sys};
@@ -19,7 +18,6 @@ use crate::params::{Domain, PARAMS, Param, Params};
 use crate::text::{Text, text};
 use serde_json::Value;
 use std::ffi::c_char;
-use std::path::PathBuf;
 use std::ptr::{null, null_mut};
 
 const EDIT: i32 = 1;
@@ -129,7 +127,7 @@ impl Form for Fields {
             Field::Model(chooser) => &chooser.widget,
             Field::Spinner(spinner) => &spinner.0,
             Field::Number(entry) => &entry.0,
-            Field::Choice(choices) => &choices.widget,
+            Field::Choice(choices) => &choices.list.widget,
         };
         field.set_tooltip(&help(param));
         let row = widgets::horizontal();
@@ -180,16 +178,12 @@ impl Form for Fields {
             Field::Spinner(spinner) => spinner.0.connect(c"value-changed", body),
             Field::Number(entry) => entry.0.connect(c"changed", body),
             Field::Switch(tick) => tick.0.connect(c"toggled", body),
-            Field::Choice(choices) => choices.widget.connect(c"changed", body),
+            Field::Choice(choices) => choices.list.widget.connect(c"changed", body),
         }
     }
 
-    fn first_values(&self, model_folders: &[PathBuf]) -> Option<Result<Params>> {
-        Some(last_values().map_or_else(|| defaults(model_folders), Ok))
-    }
-
-    fn model_brings_strength(&self) -> bool {
-        true
+    fn is_filled_by_gimp(&self) -> bool {
+        false
     }
 
     fn keep(&self, params: &Params) -> Result<()> {

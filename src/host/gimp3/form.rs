@@ -14,7 +14,6 @@ use crate::params::{Domain, PARAMS, Param, Params};
 use crate::text::{Text, text};
 use serde_json::Value;
 use std::cell::Cell;
-use std::path::PathBuf;
 
 pub const KEYS: Keys = Keys {
     // OK is later called Edit, but has its key when GIMP looks for double ones.
@@ -151,13 +150,9 @@ impl Form for Fields {
         self.config.connect_changed(param, body);
     }
 
-    /// GIMP has filled the arguments with those of the last edit.
-    fn first_values(&self, _model_folders: &[PathBuf]) -> Option<Result<Params>> {
-        None
-    }
-
-    fn model_brings_strength(&self) -> bool {
-        false
+    /// The arguments are those of the last edit.
+    fn is_filled_by_gimp(&self) -> bool {
+        true
     }
 
     fn keep(&self, params: &Params) -> Result<()> {
