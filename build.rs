@@ -110,6 +110,12 @@ mod bindings {
         let mut files = vec![host().join(adapter).with_extension("rs")];
         let entries = fs::read_dir(host().join(adapter)).unwrap_or_else(|error| panic!("{adapter}: {error}"));
         files.extend(entries.map(|entry| entry.expect("an entry").path()));
+        // It is compiled in each version, with that one's functions.
+        let same_calls = host().join("gimp/same_calls.rs");
+        files.retain(|file| *file != same_calls);
+        if adapter != "gimp" {
+            files.push(same_calls);
+        }
         let mut words = BTreeSet::new();
         for file in &files {
             println!("cargo::rerun-if-changed={}", file.display());

@@ -12,7 +12,8 @@
 //!    function in `gimp_sys.rs` that GIMP 4 has not, or has with other arguments. Those of libgimp go into the contract
 //!    `Library`. Those of GTK are called in [`widgets`] alone: such a method there calls what the loaded GTK has, one
 //!    process serves one GIMP.
-//! 2. `gimp4/library.rs`: some 35 calls behind `Library`, most of them one line; `same_calls` has those whose names last.
+//! 2. `gimp4/library.rs`: some 35 calls behind `Library`, most of them one line; `same_calls` has those that kept their
+//!    names.
 //! 3. `gimp4/form.rs`: a `Form`, GIMP's own dialog (as in `gimp3`) or fields of ours (as in `gimp2`).
 //! 4. `gimp4.rs`: registers the procedure, reads its arguments into [`crate::params::Params`], opens a
 //!    [`session::Session`] and hands it to [`control::run`] or lets it edit and wait.
@@ -30,5 +31,6 @@ pub mod library;
 pub mod mnemonics;
 pub mod panel;
 pub mod procedure;
+pub mod same_calls;
 pub mod session;
 pub mod widgets;

@@ -171,21 +171,19 @@ unsafe fn answer(procedure: *mut sys::GimpProcedure, outcome: Result<Layer>) -> 
     use sys::GimpPDBStatusType as Status;
     // SAFETY: the caller's promise; libgimp owns what it gets; value 1 is the layer that `new_procedure` announced.
     unsafe {
+        let values = |status, error| sys::gimp_procedure_new_return_values(procedure, status, error);
         match outcome {
             Ok(layer) => {
-                let success = Status::GIMP_PDB_SUCCESS;
-                let values = sys::gimp_procedure_new_return_values(procedure, success, null_mut());
+                let values = values(Status::GIMP_PDB_SUCCESS, null_mut());
                 sys::g_value_set_object(sys::gimp_value_array_index(values, 1), library::object(layer));
                 values
             }
-            Err(Error::Cancelled) => {
-                sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_CANCEL, null_mut())
-            }
+            Err(Error::Cancelled) => values(Status::GIMP_PDB_CANCEL, null_mut()),
             Err(error) => {
                 let text = c_string(&translate(&error.text()));
                 // GIMP_PLUG_IN_ERROR has one code: 0, failed.
                 let error = sys::g_error_new_literal(sys::gimp_plug_in_error_quark(), 0, text.as_ptr());
-                sys::gimp_procedure_new_return_values(procedure, Status::GIMP_PDB_EXECUTION_ERROR, error)
+                values(Status::GIMP_PDB_EXECUTION_ERROR, error)
             }
         }
     }

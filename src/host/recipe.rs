@@ -56,11 +56,6 @@ impl History {
         })
     }
 
-    /// What goes into the parasite.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("texts and numbers always become JSON")
-    }
-
     /// Adds a run and forgets the oldest beyond the limit.
     pub fn push(&mut self, run: Recipe) {
         self.runs.push(run);
@@ -80,11 +75,6 @@ impl Recipe {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// What goes into the parasite.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("texts and numbers always become JSON")
-    }
-
     /// The parameters; `None` when another version wrote one that this version does not know.
     pub fn params(&self) -> Option<Params> {
         params_from(&self.params)
@@ -95,6 +85,11 @@ impl Recipe {
         let params = self.params().unwrap_or_else(Params::paper);
         translate(&text!("{name}, seed {seed}", name = layer_name(&params), seed = params.seed))
     }
+}
+
+/// What goes into the parasite of a history or recipe.
+pub fn to_bytes(kept: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(kept).expect("texts and numbers always become JSON")
 }
 
 /// Another number each time; the standard library seeds its hash tables from the system's random numbers.
@@ -121,7 +116,7 @@ mod tests {
             let (group, seconds) = (None, Map::new());
             history.push(Recipe { layer, source: 1, group, tuned: Tuned::Now, params, seconds });
         }
-        let back = History::from_bytes(Some(history.to_bytes()));
+        let back = History::from_bytes(Some(to_bytes(&history)));
         assert_eq!(back.document, history.document);
         assert_eq!(back.runs.len(), REMEMBERED_RUNS);
         assert_eq!(back.runs[0].layer, 5);

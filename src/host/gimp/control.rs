@@ -54,7 +54,7 @@ pub fn run(session: Session, form: Box<dyn Form>) -> Result<Layer> {
     let window = Window::open(session, form);
     window.form.run();
     // At once for the eye; a running edit ends first, at its next step.
-    window.form.dialog().hide();
+    window.form.dialog().0.set_visible(false);
     window.waiting.starts.set(false);
     window.stop();
     while window.session.borrow().is_running() {
@@ -271,8 +271,9 @@ impl Window {
 
     fn begin_to_look(self: &Rc<Self>, started: Result<Look>) {
         // Read anew before an edit: it may be another picture now.
-        if let Some(layer) = &self.session.borrow().layer {
-            self.layout.panel.set_layer(layer);
+        let layer = self.session.borrow().layer.clone();
+        if let Some(layer) = layer {
+            self.layout.panel.set_layer(&layer);
         }
         match started {
             Ok(look) => {

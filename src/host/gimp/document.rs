@@ -1,5 +1,5 @@
-//! One layer of a GIMP document: which layer is meant, what is read, where the result goes and what the
-//! document remembers; knows neither dialog nor procedure.
+//! One layer of a GIMP document: which layer is meant, what is read, where the result goes and what the document
+//! remembers; knows neither dialog nor procedure.
 #![forbid(unsafe_code)]
 
 use super::buffer::Rectangle;
@@ -7,7 +7,7 @@ use super::library::{Image, Keeper, Kind, Layer, Library, ProgressBar};
 use crate::engine::request::Edit;
 use crate::error::{Error, Result};
 use crate::host::language::translate;
-use crate::host::recipe::{History, PARASITE, Recipe};
+use crate::host::recipe::{History, PARASITE, Recipe, to_bytes};
 use crate::host::report::{layer_name, stage_seconds};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
@@ -82,10 +82,7 @@ impl Document {
 
     /// `text`, and where the last result lies, if that is not above its layer.
     pub fn with_note(&self, text: Text) -> Text {
-        match &self.note {
-            Some(note) => text.and_below(note.clone()),
-            None => text,
-        }
+        self.note.iter().cloned().fold(text, Text::and_below)
     }
 
     /// The newest result that is still there.
@@ -240,11 +237,11 @@ impl Document {
                 params: params.to_json(),
                 seconds: stage_seconds(edit),
             };
-            gimp.set_parasite(Keeper::Layer(layer), PARASITE, &recipe.to_bytes())?;
+            gimp.set_parasite(Keeper::Layer(layer), PARASITE, &to_bytes(&recipe))?;
             history.push(recipe);
             result = Some(layer);
         }
-        gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes())?;
+        gimp.set_parasite(Keeper::Image(image), PARASITE, &to_bytes(history))?;
 
         // Whatever the user works on stays selected, except that a result gives way to its source.
         let is_ours = |layer: &Layer| gimp.parasite(Keeper::Layer(*layer), PARASITE).is_some();
@@ -292,7 +289,7 @@ impl Document {
         let mut removed = [layer, group.filter(|&group| gimp.children(group) == 1)].into_iter().flatten();
         let removed = removed.try_for_each(|layer| gimp.remove(image, layer));
         history.runs.retain(|known| known.layer != run.layer);
-        let kept = removed.and_then(|()| gimp.set_parasite(Keeper::Image(image), PARASITE, &history.to_bytes()));
+        let kept = removed.and_then(|()| gimp.set_parasite(Keeper::Image(image), PARASITE, &to_bytes(&history)));
         drop(step);
         self.gimp.flush_displays();
         kept

@@ -230,10 +230,8 @@ impl Session {
     pub fn show(&mut self, all: Vec<Params>) -> Result<Look> {
         let layer = self.read_layer()?;
         self.queue = all.into_iter().filter(|params| self.result_of(params).is_none()).collect();
-        match self.queue.pop_front() {
-            Some(params) => self.run(params, layer, Purpose::Show)?,
-            None => return Ok(Look { ended: true, ..Look::default() }),
-        }
+        let Some(params) = self.queue.pop_front() else { return Ok(Look { ended: true, ..Look::default() }) };
+        self.run(params, layer, Purpose::Show)?;
         Ok(Look { bar: Some((0.0, text!("Starting"))), ..Look::default() })
     }
 

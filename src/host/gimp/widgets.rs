@@ -665,10 +665,6 @@ impl Dialog {
         gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick::<Body>), data, Some(free::<Body>)));
     }
 
-    pub fn hide(&self) {
-        gtk!(gtk_widget_hide(self.0.as_ptr()));
-    }
-
     /// Asks for a folder; `None` when the user changed their mind.
     pub fn choose_folder(&self, title: &Text) -> Option<PathBuf> {
         let (title, parent) = (c_string(&translate(title)), self.0.as_ptr());

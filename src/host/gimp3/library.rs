@@ -3,7 +3,8 @@
 
 use crate::host::gimp::buffer::{Buffer, Rectangle};
 use crate::host::gimp::ffi::take_text;
-use crate::host::gimp::library::{Image, Keeper, Kind, Layer, Library, same_calls};
+use crate::host::gimp::library::{Image, Keeper, Kind, Layer, Library};
+use crate::host::gimp::same_calls::same_calls;
 use crate::host::{gimp_sys as shared, gimp3_sys as sys};
 use std::ffi::CStr;
 use std::marker::PhantomData;
