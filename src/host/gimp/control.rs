@@ -54,11 +54,11 @@ pub fn run(session: Session, form: Box<dyn Form>) -> Result<Layer> {
     let window = Window::open(session, form);
     window.form.run();
     // At once for the eye; a running edit ends first, at its next step.
-    window.form.dialog().0.set_visible(false);
+    window.form.parts().dialog.0.set_visible(false);
     window.waiting.starts.set(false);
     window.stop();
     while window.session.borrow().is_running() {
-        window.form.dialog().do_next();
+        window.form.parts().dialog.do_next();
     }
     window.form.finish();
     let result = window.session.borrow().document.result();
@@ -126,7 +126,7 @@ impl Window {
             }
         }
         let edit = self.on(Self::start);
-        self.form.prompt().view.connect_key(move |key| {
+        self.form.parts().prompt.view.connect_key(move |key| {
             if key.is_plain_enter() {
                 edit();
             }
@@ -140,7 +140,7 @@ impl Window {
         });
         self.form.connect_buttons(Box::new(self.on(Self::start)), Box::new(self.on(|window| window.stop())));
         // Escape stops a running edit first; only the next one closes.
-        self.form.dialog().connect_escape(self.on(|window| window.stop()));
+        self.form.parts().dialog.connect_escape(self.on(|window| window.stop()));
     }
 
     /// The settings of the layer or of this image's last edit, else of the last edit anywhere, else the built-in
@@ -160,8 +160,8 @@ impl Window {
             }
             None => self.apply_preset(),
         }
-        self.form.prompt().select_all();
-        self.form.prompt().view.grab_focus();
+        self.form.parts().prompt.select_all();
+        self.form.parts().prompt.view.grab_focus();
     }
 
     /// What the field of `id` says.
@@ -216,7 +216,7 @@ impl Window {
 
     /// What the chosen model can draw, and its preset.
     fn show_model(&self) {
-        let choice = self.session.borrow_mut().choose_model(&self.form.model().entry.text());
+        let choice = self.session.borrow_mut().choose_model(&self.form.parts().model.entry.text());
         let Layout { description, examples, .. } = &self.layout;
         description.set_text(&choice.description);
         description.0.set_visible(!choice.description.to_string().is_empty());
@@ -233,7 +233,7 @@ impl Window {
     }
 
     fn choose_model_folder(&self) {
-        if let Some(folder) = self.form.dialog().choose_folder(&text!("Choose the folder of a base model")) {
+        if let Some(folder) = self.form.parts().dialog.choose_folder(&text!("Choose the folder of a base model")) {
             self.set("model", &folder.to_string_lossy().into());
         }
     }
@@ -241,8 +241,8 @@ impl Window {
     fn take_example(&self, number: usize) {
         let example = self.session.borrow().example(number);
         if let Some(example) = example {
-            self.form.prompt().set_text(&example);
-            self.form.prompt().view.grab_focus();
+            self.form.parts().prompt.set_text(&example);
+            self.form.parts().prompt.view.grab_focus();
         }
     }
 
@@ -295,7 +295,7 @@ impl Window {
     /// Looks until nothing runs and no question is open.
     fn look_again(self: &Rc<Self>) {
         if !self.waiting.looks.replace(true) {
-            self.form.dialog().repeat(POLL, self.on(Self::look));
+            self.form.parts().dialog.repeat(POLL, self.on(Self::look));
         }
     }
 
@@ -429,7 +429,7 @@ impl Window {
             }
             false
         };
-        self.form.dialog().repeat(PAUSE, self.on(ask));
+        self.form.parts().dialog.repeat(PAUSE, self.on(ask));
     }
 
     fn ask_cost(self: &Rc<Self>) {

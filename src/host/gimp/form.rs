@@ -16,15 +16,19 @@ pub enum Running {
     Stopping,
 }
 
+/// What every dialog has.
+pub struct Parts {
+    pub dialog: Dialog,
+    /// What the layout goes into.
+    pub content: Widget,
+    /// The fields of the parameters `prompt` and `model`.
+    pub prompt: TextArea,
+    pub model: Chooser,
+}
+
 /// The fields and the buttons of a dialog that has no other content yet.
 pub trait Form {
-    fn dialog(&self) -> &Dialog;
-    /// What the layout goes into.
-    fn content(&self) -> Widget;
-    /// The field of the parameter `prompt`.
-    fn prompt(&self) -> &TextArea;
-    /// The field of the parameter `model`.
-    fn model(&self) -> &Chooser;
+    fn parts(&self) -> &Parts;
     /// A row with label and field of any other parameter; asked for once.
     fn row(&self, param: &'static Param) -> Widget;
     /// A label with a mnemonic that leads to `target`, as wide as those of the rows.

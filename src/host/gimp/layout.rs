@@ -1,7 +1,7 @@
 //! What the dialog shows besides the fields, and where everything lies: the same in every GIMP. Knows no edit.
 #![forbid(unsafe_code)]
 
-use super::form::Form;
+use super::form::{Form, Parts};
 use super::keys;
 use super::panel::{self, Panel};
 use super::widgets::{self, Bar, Icon, Image, Label, List, Pages, Widget};
@@ -90,7 +90,7 @@ impl Layout {
         for widget in [&layout.description.0, &layout.examples.0, earlier_row, &curve.0] {
             widget.show_only_on_demand();
         }
-        form.content().pack_growing(&all);
+        form.parts().content.pack_growing(&all);
         all.show_all();
         layout
     }
@@ -102,7 +102,7 @@ impl Layout {
         let columns = [widgets::vertical(), widgets::vertical()];
         columns.iter().for_each(|column| advanced.pack_growing(column));
         let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
-        let (prompt, model) = (form.prompt(), form.model());
+        let Parts { prompt, model, .. } = form.parts();
         prompt.frame.set_size(WIDTH, PROMPT_HEIGHT);
         let labelled = |param: &Param, target: &Widget, field: &Widget| {
             let row = widgets::horizontal();

@@ -3,7 +3,7 @@
 use crate::catalog;
 use crate::error::Result;
 use crate::host::gimp::ffi::c_string;
-use crate::host::gimp::form::{Form, Running};
+use crate::host::gimp::form::{Form, Parts, Running};
 use crate::host::gimp::keys::Keys;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::widgets::{
@@ -38,12 +38,9 @@ const KEYS: Keys = Keys {
 };
 
 pub struct Fields {
-    dialog: Dialog,
-    content: Widget,
+    parts: Parts,
     edit: Widget,
     stop: Widget,
-    prompt: TextArea,
-    model: Chooser,
     /// In the order of the table.
     fields: Vec<Field>,
     /// Labels of the fields that are always shown, and of the advanced ones.
@@ -86,7 +83,8 @@ impl Fields {
             (_, Domain::Real { .. } | Domain::Text) => Field::Number(Entry::new()),
         };
         let fields = PARAMS.iter().map(field).collect();
-        Self { dialog, content, edit, stop, prompt, model, fields, labels: [Labels::new(), Labels::new()] }
+        let parts = Parts { dialog, content, prompt, model };
+        Self { parts, edit, stop, fields, labels: [Labels::new(), Labels::new()] }
     }
 
     fn field(&self, param: &Param) -> &Field {
@@ -96,20 +94,8 @@ impl Fields {
 }
 
 impl Form for Fields {
-    fn dialog(&self) -> &Dialog {
-        &self.dialog
-    }
-
-    fn content(&self) -> Widget {
-        self.content.clone()
-    }
-
-    fn prompt(&self) -> &TextArea {
-        &self.prompt
-    }
-
-    fn model(&self) -> &Chooser {
-        &self.model
+    fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     fn row(&self, param: &'static Param) -> Widget {
@@ -191,7 +177,7 @@ impl Form for Fields {
     }
 
     fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>) {
-        self.dialog.connect_response(move |response| {
+        self.parts.dialog.connect_response(move |response| {
             match response {
                 EDIT => edit(),
                 STOP => drop(stop()),
@@ -211,9 +197,9 @@ impl Form for Fields {
     }
 
     fn run(&self) {
-        self.dialog.0.show_all();
+        self.parts.dialog.0.show_all();
         // A page of tabs gives nothing the focus before it is shown.
-        self.prompt.view.grab_focus();
+        self.parts.prompt.view.grab_focus();
         // SAFETY: `gimp_ui_init` has prepared GTK, on this thread.
         unsafe { sys::gtk_main() };
     }

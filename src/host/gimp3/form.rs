@@ -4,7 +4,7 @@ use super::config::{Config, property};
 use crate::catalog;
 use crate::error::Result;
 use crate::host::gimp::ffi::c_string;
-use crate::host::gimp::form::{Form, Running};
+use crate::host::gimp::form::{Form, Parts, Running};
 use crate::host::gimp::keys::Keys;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::widgets::{Chooser, Dialog, Labels, TextArea, Widget};
@@ -49,10 +49,8 @@ macro_rules! gimp {
 }
 
 pub struct Fields {
-    dialog: Dialog,
+    parts: Parts,
     config: Config,
-    prompt: TextArea,
-    model: Chooser,
     /// All labels: ours are as wide as those of GIMP's fields.
     labels: Labels,
     seed: Widget,
@@ -79,11 +77,12 @@ impl Fields {
         labels.add(&Widget::own(gimp!(gimp_labeled_get_label(seed.as_ptr()))));
         let dialog = Dialog(dialog);
         dialog.fit_content();
-        Self { dialog, config, prompt, model, labels, seed, edited: Cell::new(None) }
+        let parts = Parts { content: dialog.content(), dialog, prompt, model };
+        Self { parts, config, labels, seed, edited: Cell::new(None) }
     }
 
     fn set_button_sensitive(&self, response: i32, sensitive: bool) {
-        gimp!(gtk_dialog_set_response_sensitive(self.dialog.0.as_ptr(), response, sensitive.into()));
+        gimp!(gtk_dialog_set_response_sensitive(self.parts.dialog.0.as_ptr(), response, sensitive.into()));
     }
 }
 
@@ -94,26 +93,14 @@ fn field(dialog: &Widget, id: &str, kind: sys::GType) -> Widget {
 }
 
 impl Form for Fields {
-    fn dialog(&self) -> &Dialog {
-        &self.dialog
-    }
-
-    fn content(&self) -> Widget {
-        self.dialog.content()
-    }
-
-    fn prompt(&self) -> &TextArea {
-        &self.prompt
-    }
-
-    fn model(&self) -> &Chooser {
-        &self.model
+    fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     fn row(&self, param: &'static Param) -> Widget {
         // <gobject/gtype.h>: G_TYPE_NONE, GIMP's own choice, which is a list with a label.
         const NONE: sys::GType = 1 << 2;
-        let field = |kind| field(&self.dialog.0, param.id, kind);
+        let field = |kind| field(&self.parts.dialog.0, param.id, kind);
         match param.domain {
             _ if param.id == "seed" => self.seed.clone(),
             Domain::Real { max, .. } if max <= SMALL => {
@@ -162,7 +149,7 @@ impl Form for Fields {
 
     /// GIMP's dialog would end with these; its own buttons and the closing of the window go on to it.
     fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>) {
-        self.dialog.connect_response(move |response| {
+        self.parts.dialog.connect_response(move |response| {
             if response == EDIT {
                 edit();
             }
@@ -178,13 +165,13 @@ impl Form for Fields {
     fn show_running(&self, running: Running) {
         self.set_button_sensitive(CLOSE, running != Running::Stopping);
         let label = c_string(&KEYS.with_key(&if running == Running::Nothing { text!("Close") } else { text!("Stop") }));
-        let button = gimp!(gtk_dialog_get_widget_for_response(self.dialog.0.as_ptr(), CLOSE));
+        let button = gimp!(gtk_dialog_get_widget_for_response(self.parts.dialog.0.as_ptr(), CLOSE));
         gimp!(gtk_button_set_label(button.cast(), label.as_ptr()));
     }
 
     /// Ends with a response that nobody has used up.
     fn run(&self) {
-        gimp!(gimp_procedure_dialog_run(self.dialog.0.as_ptr()));
+        gimp!(gimp_procedure_dialog_run(self.parts.dialog.0.as_ptr()));
     }
 
     /// GIMP keeps the arguments as the last values: those of the last edit, not what was changed after it.
