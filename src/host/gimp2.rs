@@ -113,7 +113,7 @@ extern "C" fn query() {
 /// The last argument: every parameter that is not an argument of its own, as JSON.
 const SETTINGS: &str = "settings";
 
-/// An argument or result of a procedure. GIMP asks once in a process for them, which ends then, with their texts.
+/// An argument or result of a procedure. GIMP asks for them in a process of its own, so their texts are never freed.
 fn definition(kind: sys::GimpPDBArgType, name: &str, description: &str) -> sys::GimpParamDef {
     let [name, description] = [name, description].map(|text| c_string(text).into_raw());
     sys::GimpParamDef { type_: kind, name, description }
