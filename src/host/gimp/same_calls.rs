@@ -1,5 +1,5 @@
-//! The calls of the contract [`Library`](super::library::Library) whose functions have the same names in GIMP 2.10 and 3,
-//! though with other arguments: numbers there, objects here.
+//! The calls of the contract [`Library`](super::library::Library) whose functions have the same names in GIMP 2.10 and
+//! 3, though with other arguments: numbers there, objects here.
 
 /// A part of an implementation: `$image` and `$layer` make what stands for an image or a layer there; `known`, `gimp!`,
 /// `sys` and what else is named here are those of the file that calls this.
