@@ -3,52 +3,9 @@
 
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::fmt;
-
-/// Everything a user can choose for one edit. One field for each row of [`PARAMS`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Params {
-    /// The target text: what the picture should become.
-    pub prompt: String,
-    /// Name of an installed base model, or the folder of one.
-    pub model: String,
-    /// Where the advanced ones come from.
-    pub preset: Preset,
-    /// The paper's eta: 0 gives back the input, 1 asks for the target text in full.
-    pub eta: f64,
-    /// Seed of the start latents of stage C.
-    pub seed: u32,
-    /// Weight of classifier-free guidance in stage C; 1 is none.
-    pub guidance: f64,
-    /// DDIM steps of stage C.
-    pub sampling_steps: u32,
-    /// Whether pixels that the edit does not touch are the layer's own.
-    pub keep_untouched: bool,
-    /// Adam steps of stage A.
-    pub embedding_steps: u32,
-    /// Learning rate of stage A.
-    pub embedding_lr: f64,
-    /// Adam steps of stage B.
-    pub tuning_steps: u32,
-    /// Learning rate of stage B.
-    pub tuning_lr: f64,
-    /// How stage B tunes.
-    pub tuning_mode: TuningMode,
-    /// Rank of the adapters in mode `lora`.
-    pub lora_rank: u32,
-    /// Layers that get an adapter.
-    pub lora_layers: LoraLayers,
-    /// Timesteps and noises averaged in each step of stages A and B.
-    pub batch_size: u32,
-    /// Side of the square whose area the model works at, in pixels; 0 is the model's own.
-    pub resolution: u32,
-    /// Seed of the VAE sample and of the timesteps and noises of stages A and B.
-    pub tuning_seed: u32,
-    /// Threads of the engine; 0 is one for each of the processor's.
-    pub threads: u32,
-}
 
 /// An enum of the choices of one parameter, with the name of each in JSON, on the command line and in procedures, and
 /// its label in a dialog.
@@ -134,7 +91,8 @@ choices! {
 }
 
 /// What a change of the parameter costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Affects {
     /// Nothing by itself: other parameters change with it.
     Parameters,
@@ -148,33 +106,23 @@ pub enum Affects {
 
 /// Values a parameter can take.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the variants tell of their fields")]
 pub enum Domain {
     /// Any text that is not blank.
     Text,
     /// Whole numbers from `min` to `max`.
-    Integer {
-        /// Smallest value.
-        min: u32,
-        /// Largest value.
-        max: u32,
-    },
+    Integer { min: u32, max: u32 },
     /// Finite numbers from `min` to `max`.
-    Real {
-        /// Smallest value.
-        min: f64,
-        /// Largest value.
-        max: f64,
-    },
+    Real { min: f64, max: f64 },
     /// Yes or no.
     Switch,
-    /// One of a few texts.
-    Choice {
-        /// Each one's name in JSON, on the command line and in procedures, and its label in a dialog.
-        options: &'static [(&'static str, Text)],
-    },
+    /// One of a few texts: each one's name in JSON, on the command line and in procedures, and its label in a dialog.
+    Choice { options: &'static [(&'static str, Text)] },
 }
 
 /// The value of a field of [`Params`].
+#[derive(Serialize)]
+#[serde(untagged)]
 pub enum Slot<'a> {
     /// A text, or the name of a choice.
     Text(&'a str),
@@ -219,9 +167,8 @@ impl Param {
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
         let id = self.id;
         let accepted = match self.domain {
-            Domain::Text => {
-                value.as_str().map(|text| json!(text)).ok_or(text!("{id} is {given}, must be a text", id, given))
-            }
+            Domain::Text if value.is_string() => Ok(value.clone()),
+            Domain::Text => Err(text!("{id} is {given}, must be a text", id, given)),
             Domain::Integer { min, max } => number
                 .filter(|number| number.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(number))
                 .map(|number| json!(number as u32))
@@ -239,11 +186,10 @@ impl Param {
                 (_, Some(1.0), _) | (_, _, "true" | "yes") => Ok(json!(true)),
                 _ => Err(text!("{id} is {given}, must be true or false", id, given)),
             },
+            Domain::Choice { options } if options.iter().any(|(name, _)| value == name) => Ok(value.clone()),
             Domain::Choice { options } => {
-                options.iter().find(|(name, _)| value == name).map(|(name, _)| json!(name)).ok_or_else(|| {
-                    let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
-                    text!("{id} is {given}, must be {options}", id, given, options = names.join(" or "))
-                })
+                let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
+                Err(text!("{id} is {given}, must be {options}", id, given, options = names.join(" or ")))
             }
         };
         accepted.map_err(Error::Parameter)
@@ -261,216 +207,184 @@ pub const LARGEST_SEED: u32 = i32::MAX as u32;
 /// The preset that counts where none is named.
 pub const DEFAULT_PRESET: Preset = Preset::Balanced;
 
-/// The row of one field of [`Params`], whose name is the parameter's.
-macro_rules! row {
-    ($field:ident { $($member:ident: $value:expr),+ $(,)? }) => {
-        Param {
+/// Declares every parameter once, by what a change of it costs: a field of [`Params`], its value in the paper's settings
+/// and where that comes from, and the rest of its row of [`PARAMS`].
+macro_rules! parameters {
+    ($(advanced: $advanced:literal, affects: $Affects:ident {
+        $($(#[$doc:meta])* $field:ident: $Kind:ty = $paper:expr, $source:literal {
+            $($member:ident: $value:expr),+ $(,)?
+        })+
+    })+) => {
+        /// Everything a user can choose for one edit. One field for each row of [`PARAMS`].
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Params { $($($(#[$doc])* pub $field: $Kind,)+)+ }
+
+        /// All parameters, in the order in which dialogs show them.
+        pub const PARAMS: &[Param] = &[$($(Param {
             id: stringify!($field),
             $($member: $value,)+
+            source: $source,
+            affects: Affects::$Affects,
+            advanced: $advanced,
             get: |params| Slot::from(&params.$field),
             set: |params, value| {
                 params.$field = serde_json::from_value(value).ok()?;
                 Some(())
             },
+        },)+)+];
+
+        impl Params {
+            /// The settings of the paper for Stable Diffusion (preset `paper`), with an empty prompt.
+            pub fn paper() -> Self {
+                Self { $($($field: $paper,)+)+ }
+            }
         }
     };
 }
 
-/// All parameters, in the order in which dialogs show them.
-pub const PARAMS: &[Param] = &[
-    row!(prompt {
-        label: text!("Target text"),
-        help: text!("What the picture should become, for example \"a bird spreading its wings\"."),
-        domain: Domain::Text,
-        source: "the user",
-        affects: Affects::Tuning,
-        advanced: false,
-    }),
-    row!(model {
-        label: text!("Base model"),
-        help: text!("Name of an installed model, or a folder with a Stable Diffusion model in diffusers layout."),
-        domain: Domain::Text,
-        source: "the built-in model",
-        affects: Affects::Tuning,
-        advanced: false,
-    }),
-    row!(preset {
-        label: text!("Quality or speed"),
-        help: text!(
-            "Where the advanced settings come from: fast takes a fraction of the time of balanced, and that a \
-             fraction of the paper's."
-        ),
-        domain: Domain::Choice { options: Preset::OPTIONS },
-        source: "docs/BENCHMARK.md",
-        affects: Affects::Parameters,
-        advanced: false,
-    }),
-    row!(eta {
-        label: text!("Strength (eta)"),
-        help: text!("0 gives back the picture, larger values follow the text more; most edits sit at 0.6 to 1."),
-        domain: Domain::Real { min: 0.0, max: 2.0 },
-        source: "paper, section 4: 0.6 to 0.8",
-        affects: Affects::Generation,
-        advanced: false,
-    }),
-    row!(seed {
-        label: text!("Seed"),
-        help: text!("Another seed gives another version of the edit."),
-        domain: Domain::Integer { min: 0, max: LARGEST_SEED },
-        source: "ours",
-        affects: Affects::Generation,
-        advanced: false,
-    }),
-    row!(keep_untouched {
-        label: text!("Keep what the edit does not touch"),
-        help: text!("Pixels where the edit changes nothing are taken from the layer, with a soft border."),
-        domain: Domain::Switch,
-        source: "ours",
-        affects: Affects::Generation,
-        advanced: false,
-    }),
-    row!(guidance {
-        label: text!("Guidance"),
-        help: text!("Weight of classifier-free guidance while sampling; 1 is none."),
-        domain: Domain::Real { min: 1.0, max: 30.0 },
-        source: "Stable Diffusion pipeline of diffusers",
-        affects: Affects::Generation,
-        advanced: true,
-    }),
-    row!(sampling_steps {
-        label: text!("Sampling steps"),
-        help: text!("DDIM steps; more are slower and finer."),
-        domain: Domain::Integer { min: 1, max: 1000 },
-        source: "Stable Diffusion pipeline of diffusers",
-        affects: Affects::Generation,
-        advanced: true,
-    }),
-    row!(embedding_steps {
-        label: text!("Embedding steps"),
-        help: text!("Steps of stage A, which optimizes the text embedding on the picture."),
-        domain: Domain::Integer { min: 0, max: 100_000 },
-        source: "paper, section 4 (Stable Diffusion)",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(embedding_lr {
-        label: text!("Embedding learning rate"),
-        help: text!("Adam's learning rate in stage A."),
-        domain: Domain::Real { min: 0.0, max: 1.0 },
-        source: "paper, section 4 (Stable Diffusion)",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(tuning_steps {
-        label: text!("Tuning steps"),
-        help: text!("Steps of stage B, which fine-tunes the model on the picture."),
-        domain: Domain::Integer { min: 0, max: 100_000 },
-        source: "paper, section 4 (Stable Diffusion)",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(tuning_lr {
-        label: text!("Tuning learning rate"),
-        help: text!("Adam's learning rate in stage B; 20 times as much in the tuning mode lora."),
-        domain: Domain::Real { min: 0.0, max: 1.0 },
-        source: "paper, section 4 (Stable Diffusion)",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(tuning_mode {
-        label: text!("Tuning mode"),
-        help: text!(
-            "Full is fastest; checkpointed gives the same result with less memory in more time; lora trains small \
-             adapters instead of the model, with least memory and another result; automatic takes the first that fits \
-             into memory."
-        ),
-        domain: Domain::Choice { options: TuningMode::OPTIONS },
-        source: "ours",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(lora_rank {
-        label: text!("LoRA rank"),
-        help: text!("Size of the adapters in the tuning mode lora; more can change more."),
-        domain: Domain::Integer { min: 1, max: 128 },
-        source: "diffusers, train_text_to_image_lora.py",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(lora_layers {
-        label: text!("LoRA layers"),
-        help: text!(
-            "Layers that get an adapter in the tuning mode lora; attention alone takes less time and memory, and is \
-             further from the result of full tuning."
-        ),
-        domain: Domain::Choice { options: LoraLayers::OPTIONS },
-        source: "ours, docs/MEMORY.md",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(batch_size {
-        label: text!("Batch size"),
-        help: text!("Timesteps averaged in each step of stages A and B."),
-        domain: Domain::Integer { min: 1, max: 64 },
-        source: "paper, section 4 (Stable Diffusion)",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(resolution {
-        label: text!("Resolution"),
-        help: text!("The model works on as many pixels as a square of this side has; 0 takes the model's own."),
-        domain: Domain::Integer { min: 0, max: 2048 },
-        source: "the model",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(tuning_seed {
-        label: text!("Tuning seed"),
-        help: text!("Seed of every random number of stages A and B."),
-        domain: Domain::Integer { min: 0, max: LARGEST_SEED },
-        source: "ours",
-        affects: Affects::Tuning,
-        advanced: true,
-    }),
-    row!(threads {
-        label: text!("Threads"),
-        help: text!("Threads of the processor that the engine uses; 0 takes all. The result is the same."),
-        domain: Domain::Integer { min: 0, max: 1024 },
-        source: "the machine",
-        affects: Affects::Nothing,
-        advanced: true,
-    }),
-];
+parameters! {
+    advanced: false, affects: Tuning {
+        /// The target text: what the picture should become.
+        prompt: String = String::new(), "the user" {
+            label: text!("Target text"),
+            help: text!("What the picture should become, for example \"a bird spreading its wings\"."),
+            domain: Domain::Text,
+        }
+        /// Name of an installed base model, or the folder of one.
+        model: String = BUILTIN_MODEL.to_owned(), "the built-in model" {
+            label: text!("Base model"),
+            help: text!("Name of an installed model, or a folder with a Stable Diffusion model in diffusers layout."),
+            domain: Domain::Text,
+        }
+    }
+    advanced: false, affects: Parameters {
+        /// Where the advanced ones come from.
+        preset: Preset = Preset::Paper, "docs/BENCHMARK.md" {
+            label: text!("Quality or speed"),
+            help: text!(
+                "Where the advanced settings come from: fast takes a fraction of the time of balanced, and that a \
+                 fraction of the paper's."
+            ),
+            domain: Domain::Choice { options: Preset::OPTIONS },
+        }
+    }
+    advanced: false, affects: Generation {
+        /// The paper's eta: 0 gives back the input, 1 asks for the target text in full.
+        eta: f64 = 0.7, "paper, section 4: 0.6 to 0.8" {
+            label: text!("Strength (eta)"),
+            help: text!("0 gives back the picture, larger values follow the text more; most edits sit at 0.6 to 1."),
+            domain: Domain::Real { min: 0.0, max: 2.0 },
+        }
+        /// Seed of the start latents of stage C.
+        seed: u32 = 0, "ours" {
+            label: text!("Seed"),
+            help: text!("Another seed gives another version of the edit."),
+            domain: Domain::Integer { min: 0, max: LARGEST_SEED },
+        }
+        /// Whether pixels that the edit does not touch are the layer's own.
+        keep_untouched: bool = false, "ours" {
+            label: text!("Keep what the edit does not touch"),
+            help: text!("Pixels where the edit changes nothing are taken from the layer, with a soft border."),
+            domain: Domain::Switch,
+        }
+    }
+    advanced: true, affects: Generation {
+        /// Weight of classifier-free guidance in stage C; 1 is none.
+        guidance: f64 = 7.5, "Stable Diffusion pipeline of diffusers" {
+            label: text!("Guidance"),
+            help: text!("Weight of classifier-free guidance while sampling; 1 is none."),
+            domain: Domain::Real { min: 1.0, max: 30.0 },
+        }
+        /// DDIM steps of stage C.
+        sampling_steps: u32 = 50, "Stable Diffusion pipeline of diffusers" {
+            label: text!("Sampling steps"),
+            help: text!("DDIM steps; more are slower and finer."),
+            domain: Domain::Integer { min: 1, max: 1000 },
+        }
+    }
+    advanced: true, affects: Tuning {
+        /// Adam steps of stage A.
+        embedding_steps: u32 = 1000, "paper, section 4 (Stable Diffusion)" {
+            label: text!("Embedding steps"),
+            help: text!("Steps of stage A, which optimizes the text embedding on the picture."),
+            domain: Domain::Integer { min: 0, max: 100_000 },
+        }
+        /// Learning rate of stage A.
+        embedding_lr: f64 = 2e-3, "paper, section 4 (Stable Diffusion)" {
+            label: text!("Embedding learning rate"),
+            help: text!("Adam's learning rate in stage A."),
+            domain: Domain::Real { min: 0.0, max: 1.0 },
+        }
+        /// Adam steps of stage B.
+        tuning_steps: u32 = 1500, "paper, section 4 (Stable Diffusion)" {
+            label: text!("Tuning steps"),
+            help: text!("Steps of stage B, which fine-tunes the model on the picture."),
+            domain: Domain::Integer { min: 0, max: 100_000 },
+        }
+        /// Learning rate of stage B.
+        tuning_lr: f64 = 5e-7, "paper, section 4 (Stable Diffusion)" {
+            label: text!("Tuning learning rate"),
+            help: text!("Adam's learning rate in stage B; 20 times as much in the tuning mode lora."),
+            domain: Domain::Real { min: 0.0, max: 1.0 },
+        }
+        /// How stage B tunes.
+        tuning_mode: TuningMode = TuningMode::Automatic, "ours" {
+            label: text!("Tuning mode"),
+            help: text!(
+                "Full is fastest; checkpointed gives the same result with less memory in more time; lora trains small \
+                 adapters instead of the model, with least memory and another result; automatic takes the first that \
+                 fits into memory."
+            ),
+            domain: Domain::Choice { options: TuningMode::OPTIONS },
+        }
+        /// Rank of the adapters in mode `lora`.
+        lora_rank: u32 = 4, "diffusers, train_text_to_image_lora.py" {
+            label: text!("LoRA rank"),
+            help: text!("Size of the adapters in the tuning mode lora; more can change more."),
+            domain: Domain::Integer { min: 1, max: 128 },
+        }
+        /// Layers that get an adapter.
+        lora_layers: LoraLayers = LoraLayers::All, "ours, docs/MEMORY.md" {
+            label: text!("LoRA layers"),
+            help: text!(
+                "Layers that get an adapter in the tuning mode lora; attention alone takes less time and memory, and \
+                 is further from the result of full tuning."
+            ),
+            domain: Domain::Choice { options: LoraLayers::OPTIONS },
+        }
+        /// Timesteps and noises averaged in each step of stages A and B.
+        batch_size: u32 = 1, "paper, section 4 (Stable Diffusion)" {
+            label: text!("Batch size"),
+            help: text!("Timesteps averaged in each step of stages A and B."),
+            domain: Domain::Integer { min: 1, max: 64 },
+        }
+        /// Side of the square whose area the model works at, in pixels; 0 is the model's own.
+        resolution: u32 = 0, "the model" {
+            label: text!("Resolution"),
+            help: text!("The model works on as many pixels as a square of this side has; 0 takes the model's own."),
+            domain: Domain::Integer { min: 0, max: 2048 },
+        }
+        /// Seed of the VAE sample and of the timesteps and noises of stages A and B.
+        tuning_seed: u32 = 0, "ours" {
+            label: text!("Tuning seed"),
+            help: text!("Seed of every random number of stages A and B."),
+            domain: Domain::Integer { min: 0, max: LARGEST_SEED },
+        }
+    }
+    advanced: true, affects: Nothing {
+        /// Threads of the engine; 0 is one for each of the processor's.
+        threads: u32 = 0, "the machine" {
+            label: text!("Threads"),
+            help: text!("Threads of the processor that the engine uses; 0 takes all. The result is the same."),
+            domain: Domain::Integer { min: 0, max: 1024 },
+        }
+    }
+}
 
 /// Name of the model that is installed with the plug-in.
 pub const BUILTIN_MODEL: &str = "scenes-64";
 
 impl Params {
-    /// The settings of the paper for Stable Diffusion (preset `paper`), with an empty prompt.
-    pub fn paper() -> Self {
-        Self {
-            prompt: String::new(),
-            model: BUILTIN_MODEL.to_owned(),
-            preset: Preset::Paper,
-            eta: 0.7,
-            seed: 0,
-            guidance: 7.5,
-            sampling_steps: 50,
-            keep_untouched: false,
-            embedding_steps: 1000,
-            embedding_lr: 2e-3,
-            tuning_steps: 1500,
-            tuning_lr: 5e-7,
-            tuning_mode: TuningMode::Automatic,
-            lora_rank: 4,
-            lora_layers: LoraLayers::All,
-            batch_size: 1,
-            resolution: 0,
-            tuning_seed: 0,
-            threads: 0,
-        }
-    }
-
     /// The settings of `preset` for a Stable Diffusion model, with an empty prompt; [`Preset::Custom`] begins with
     /// those of the default.
     pub fn of_preset(preset: Preset) -> Self {
@@ -498,8 +412,7 @@ impl Params {
 
     /// The value of parameter `id`; `None` when there is no such parameter.
     pub fn get(&self, id: &str) -> Option<Value> {
-        let param = PARAMS.iter().find(|param| param.id == id)?;
-        Some(param.slot(self).to_json())
+        PARAMS.iter().find(|param| param.id == id).map(|param| json!(param.slot(self)))
     }
 
     /// Sets parameter `id`, checking kind and range. Numbers may come as text.
@@ -520,7 +433,7 @@ impl Params {
 
     /// All parameters as a JSON object; [`Params::set_all`] takes it back.
     pub fn to_json(&self) -> Map<String, Value> {
-        PARAMS.iter().filter_map(|param| Some((param.id.to_owned(), self.get(param.id)?))).collect()
+        PARAMS.iter().map(|param| (param.id.to_owned(), json!(param.slot(self)))).collect()
     }
 
     /// Refuses a blank prompt or model, and what is outside of its range: fields can be set without [`Params::set`].
@@ -531,18 +444,7 @@ impl Params {
         if self.model.trim().is_empty() {
             return Err(Error::Parameter(text!("no base model is chosen; give the name or the folder of one")));
         }
-        PARAMS.iter().try_for_each(|param| param.accept(&param.slot(self).to_json()).map(drop))
-    }
-}
-
-impl Slot<'_> {
-    fn to_json(&self) -> Value {
-        match *self {
-            Self::Text(text) => json!(text),
-            Self::Integer(number) => json!(number),
-            Self::Real(number) => json!(number),
-            Self::Switch(on) => json!(on),
-        }
+        PARAMS.iter().try_for_each(|param| param.accept(&json!(param.slot(self))).map(drop))
     }
 }
 

@@ -126,24 +126,13 @@ pub fn help(param: &Param) -> Text {
 pub fn parameters_report(words: Words) -> Value {
     let defaults = Params { preset: DEFAULT_PRESET, ..Params::paper() };
     let row = |param: &Param| {
-        let (kind, min, max) = match param.domain {
-            Domain::Text => ("text", Value::Null, Value::Null),
-            Domain::Integer { min, max } => ("integer", json!(min), json!(max)),
-            Domain::Real { min, max } => ("real", json!(min), json!(max)),
-            Domain::Switch => ("switch", Value::Null, Value::Null),
-            Domain::Choice { .. } => ("choice", Value::Null, Value::Null),
-        };
-        let affects = match param.affects {
-            Affects::Parameters => "parameters",
-            Affects::Nothing => "nothing",
-            Affects::Tuning => "tuning",
-            Affects::Generation => "generation",
-        };
-        let options = match param.domain {
-            Domain::Choice { options } => {
-                options.iter().map(|(name, label)| json!({ "name": name, "label": words(label) })).collect()
-            }
-            _ => Value::Null,
+        let option = |(name, label): &(&str, Text)| json!({ "name": name, "label": words(label) });
+        let (kind, min, max, options) = match param.domain {
+            Domain::Text => ("text", None, None, None),
+            Domain::Integer { min, max } => ("integer", Some(json!(min)), Some(json!(max)), None),
+            Domain::Real { min, max } => ("real", Some(json!(min)), Some(json!(max)), None),
+            Domain::Switch => ("switch", None, None, None),
+            Domain::Choice { options } => ("choice", None, None, Some(options.iter().map(option).collect::<Value>())),
         };
         json!({
             "id": param.id,
@@ -156,7 +145,7 @@ pub fn parameters_report(words: Words) -> Value {
             "options": options,
             "default": defaults.get(param.id),
             "source": param.source,
-            "affects": affects,
+            "affects": param.affects,
             "advanced": param.advanced,
         })
     };
