@@ -36,12 +36,10 @@ pub struct Model {
 impl Model {
     fn open(name: &str, folder: &Path) -> Result<Self> {
         let path = folder.join(PRESET_FILE);
+        let wrong = |reason| Error::model(folder, reason);
         let about: Value = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                Error::model(
-                    folder,
-                    text!("{file} is not valid JSON: {error}", file = PRESET_FILE, error = error.to_string()),
-                )
+                wrong(text!("{file} is not valid JSON: {error}", file = PRESET_FILE, error = error.to_string()))
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
             Err(error) => return Err(Error::file(Doing::Read, &path)(error)),
@@ -49,21 +47,18 @@ impl Model {
         let familiar_psnr = match &about["familiar_psnr"] {
             Value::Null => None,
             value => Some(value.as_f64().ok_or_else(|| {
-                let reason = text!("familiar_psnr is {value}, must be a number of dB, for example 24", value);
-                Error::model(folder, of_file(reason))
+                wrong(of_file(text!("familiar_psnr is {value}, must be a number of dB, for example 24", value)))
             })?),
         };
-        let text = |key: &str| about[key].as_str().unwrap_or_default().to_owned();
+        let examples = about["examples"].as_array().into_iter().flatten();
+        let settings = |key: &str| about[key].as_object().cloned().unwrap_or_default();
         Ok(Self {
             name: name.to_owned(),
             folder: folder.to_owned(),
-            description: text("description"),
-            examples: about["examples"]
-                .as_array()
-                .map(|list| list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect())
-                .unwrap_or_default(),
-            preset: about["preset"].as_object().cloned().unwrap_or_default(),
-            presets: about["presets"].as_object().cloned().unwrap_or_default(),
+            description: about["description"].as_str().unwrap_or_default().to_owned(),
+            examples: examples.filter_map(Value::as_str).map(str::to_owned).collect(),
+            preset: settings("preset"),
+            presets: settings("presets"),
             familiar_psnr,
         })
     }
@@ -142,35 +137,21 @@ pub fn list(folders: &[PathBuf]) -> Vec<Model> {
 /// The model that the parameter `model` means: a name in `folders`, or a path.
 pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
     let path = Path::new(name);
-    if path.extension().is_some_and(|extension| extension == "ckpt" || extension == "pt") {
-        let reason = text!(
+    let is_path = path.is_absolute() || path.components().count() > 1 || Source::is_model(path);
+    let reason = if path.extension().is_some_and(|extension| extension == "ckpt" || extension == "pt") {
+        text!(
             "pickled checkpoints can run code when opened and are refused; convert it to a diffusers folder with \
              safetensors files"
-        );
-        return Err(Error::model(path, reason));
-    }
-    let is_path = path.is_absolute() || path.components().count() > 1 || Source::is_model(path);
-    if is_path {
-        return if path.is_dir() {
-            Model::open(name, path)
-        } else {
-            Err(Error::model(
-                path,
-                text!("no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)"),
-            ))
-        };
-    }
-    match folders.iter().map(|folder| folder.join(name)).find(|folder| folder.is_dir()) {
-        Some(folder) => Model::open(name, &folder),
-        None => {
-            let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-            Err(Error::model(
-                path,
-                text!(
-                    "no such model in {folders}; run the installer or choose a folder",
-                    folders = looked.join(" or ")
-                ),
-            ))
-        }
-    }
+        )
+    } else if is_path && path.is_dir() {
+        return Model::open(name, path);
+    } else if is_path {
+        text!("no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)")
+    } else if let Some(folder) = folders.iter().map(|folder| folder.join(name)).find(|folder| folder.is_dir()) {
+        return Model::open(name, &folder);
+    } else {
+        let folders = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
+        text!("no such model in {folders}; run the installer or choose a folder", folders)
+    };
+    Err(Error::model(path, reason))
 }

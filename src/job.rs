@@ -66,15 +66,7 @@ impl Worker {
         let (tasks, inbox) = unbounded::<Task>();
         let shutdown = Arc::new(AtomicBool::new(false));
         let stop = shutdown.clone();
-        let thread = std::thread::Builder::new()
-            .name("imagic-engine".into())
-            .spawn(move || run(engine, edit, estimate, &inbox, &stop))
-            .map_err(|error| {
-                Error::Engine(text!(
-                    "cannot start a thread: {error}; close other programs and try again",
-                    error = &error
-                ))
-            })?;
+        let thread = start_thread("imagic-engine", move || run(engine, edit, estimate, &inbox, &stop))?;
         Ok(Self { tasks: Some(tasks), shutdown, thread: Some(thread) })
     }
 
@@ -122,9 +114,8 @@ impl Job {
                 }
                 Err(TryRecvError::Empty) => return JobState::Running(self.progress.clone()),
                 Err(TryRecvError::Disconnected) => {
-                    return JobState::Ended(Err(Error::Engine(text!(
-                        "the worker thread is gone; start the editor again"
-                    ))));
+                    let reason = text!("the worker thread is gone; start the editor again");
+                    return JobState::Ended(Err(Error::Engine(reason)));
                 }
             }
         }
@@ -149,6 +140,13 @@ impl Drop for Job {
             self.cancel();
         }
     }
+}
+
+/// Starts a thread that is called `name`.
+pub fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(body).map_err(|error| {
+        Error::Engine(text!("cannot start a thread: {error}; close other programs and try again", error = &error))
+    })
 }
 
 type EditFn<E> = fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>;

@@ -323,7 +323,7 @@ pub unsafe extern "C" fn imagic_job_report_json(
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
         let job = unsafe { job.as_ref() }.ok_or_else(|| Failure::argument("job is NULL"))?;
-        let report = Value::Object(edit_report(job.look().edit()?, &job.source, &job.params)).to_string();
+        let report = edit_report(job.look().edit()?, &job.source, &job.params).to_string();
         // SAFETY: the caller's promise is handed on.
         unsafe { give_text(&report, text, text_len, text_needed) }
     })

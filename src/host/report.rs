@@ -54,9 +54,9 @@ pub fn description(model: &Model) -> Text {
 
 /// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses,
 /// notes, hint.
-pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Map<String, Value> {
+pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Value {
     let losses = |losses: &[f32]| losses.iter().map(|&loss| short(loss)).collect::<Vec<_>>();
-    let report = json!({
+    json!({
         "width": source.width(),
         "height": source.height(),
         "params": params.to_json(),
@@ -67,11 +67,7 @@ pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Map<Str
         "tuning_losses": losses(&edit.tuning_losses),
         "notes": edit.notes,
         "hint": edit.hint.as_ref().map(hint_report),
-    });
-    match report {
-        Value::Object(report) => report,
-        _ => unreachable!("it is written as an object above"),
-    }
+    })
 }
 
 /// A hint's numbers and its text.
@@ -193,8 +189,7 @@ fn rough_duration(seconds: f32) -> Text {
 pub fn progress_text(progress: &Progress) -> Text {
     let Progress { step, steps, .. } = *progress;
     let stage = progress.stage.label();
-    let left = progress.seconds_left.map(duration);
-    match left {
+    match progress.seconds_left.map(duration) {
         Some(left) if steps > 0 => text!("{stage}, step {step} of {steps}, {left} left", stage, step, steps, left),
         None if steps > 0 => text!("{stage}, step {step} of {steps}", stage, step, steps),
         Some(left) => text!("{stage}, {left} left", stage, left),
@@ -207,17 +202,11 @@ const WORTH_TELLING: u64 = 1 << 30;
 
 /// What a dialog says before an edit: how long it will take, as far as that is known, and how much memory.
 pub fn cost_text(estimate: &Estimate) -> Text {
-    let mut text = time_text(estimate);
-    if estimate.on_gpu {
-        text = text.and(text!("Runs on the GPU."));
-    }
-    match &estimate.memory {
-        // A process of that size is an editor's everyday.
-        Some(plan) if plan.need >= WORTH_TELLING => {
-            text.and(text!("Needs {need} GB of memory.", need = gigabytes(plan.need)))
-        }
-        _ => text,
-    }
+    let place = estimate.on_gpu.then(|| text!("Runs on the GPU."));
+    // A smaller process is an editor's everyday.
+    let plan = estimate.memory.as_ref().filter(|plan| plan.need >= WORTH_TELLING);
+    let memory = plan.map(|plan| text!("Needs {need} GB of memory.", need = gigabytes(plan.need)));
+    place.into_iter().chain(memory).fold(time_text(estimate), Text::and)
 }
 
 fn time_text(estimate: &Estimate) -> Text {

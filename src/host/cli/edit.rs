@@ -135,7 +135,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
             eprintln!("note: {note}");
         }
         let mut report = edit_report(&edit, &picture.layer, &params);
-        report.insert("path".into(), json!(output.to_string_lossy()));
+        report["path"] = json!(output.to_string_lossy());
         outputs.push(report);
     }
     if order.json {

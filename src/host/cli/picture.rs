@@ -32,19 +32,13 @@ pub fn read(path: &Path) -> Result<Picture> {
         ImageError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
             Error::file(Doing::Read, path)(error)
         }
-        error => Error::Image(Text::verbatim(format!(
-            "cannot read {}: {error}; open it in an editor and save it again",
-            path.display()
-        ))),
+        error => refused(format!("cannot read {}: {error}; open it in an editor and save it again", path.display())),
     };
-    let file = File::open(path).map_err(Error::file(Doing::Read, path))?;
-    let mut reader =
-        ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(Error::file(Doing::Read, path))?;
+    let reader = File::open(path).and_then(|file| ImageReader::new(BufReader::new(file)).with_guessed_format());
+    let mut reader = reader.map_err(Error::file(Doing::Read, path))?;
     if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) {
-        return Err(Error::Image(Text::verbatim(format!(
-            "{} is not a PNG, JPEG or WebP picture; save it as one of these",
-            path.display()
-        ))));
+        let reason = format!("{} is not a PNG, JPEG or WebP picture; save it as one of these", path.display());
+        return Err(refused(reason));
     }
     // Eight bytes a pixel and as much again for the decoder.
     let mut limits = Limits::no_limits();
@@ -57,10 +51,10 @@ pub fn read(path: &Path) -> Result<Picture> {
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_AREA {
         let limit = MAX_AREA / 1_000_000;
-        return Err(Error::Image(Text::verbatim(format!(
+        return Err(refused(format!(
             "{} has {width}x{height} pixels, at most {limit} million can be edited; scale it down",
             path.display()
-        ))));
+        )));
     }
     let orientation = decoder.orientation().map_err(damaged)?;
     let profile = decoder.icc_profile().map_err(damaged)?;
@@ -80,7 +74,7 @@ pub fn read(path: &Path) -> Result<Picture> {
         (image.color().bytes_per_pixel() / image.color().channel_count() > 1, image.color().has_alpha());
     let rgba = image.into_rgba16();
     let layer = LayerImage::new(rgba.width(), rgba.height(), rgba.into_raw())
-        .ok_or_else(|| Error::Image(Text::verbatim(format!("{} has no pixels", path.display()))))?;
+        .ok_or_else(|| refused(format!("{} has no pixels", path.display())))?;
     Ok(Picture { layer: layer.into(), sixteen_bits, alpha, profile, notes })
 }
 
@@ -115,15 +109,16 @@ pub fn write(path: &Path, layer: &LayerImage, like: &Picture) -> Result<()> {
 /// Refuses now what could not be written in the end: a missing or read-only folder, or the input itself.
 pub fn check_output(output: &Path, input: &Path) -> Result<()> {
     if output.is_dir() {
-        return Err(Error::Image(Text::verbatim(format!("{} is a folder; name a file in it", output.display()))));
+        return Err(refused(format!("{} is a folder; name a file in it", output.display())));
     }
     if let (Ok(output_file), Ok(input_file)) = (output.canonicalize(), input.canonicalize())
         && output_file == input_file
     {
-        return Err(Error::Image(Text::verbatim(format!(
-            "the output {} is the input; name another file",
-            output.display()
-        ))));
+        return Err(refused(format!("the output {} is the input; name another file", output.display())));
     }
     files::check(output)
+}
+
+fn refused(reason: String) -> Error {
+    Error::Image(Text::verbatim(reason))
 }

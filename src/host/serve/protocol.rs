@@ -5,7 +5,7 @@
 use crate::error::{Doing, Error, Result};
 use crate::host::pixel_layout::PixelFormat;
 use crate::image::MAX_AREA;
-use crate::text::text;
+use crate::job::start_thread;
 use crossbeam::channel::{Receiver, bounded};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -76,10 +76,7 @@ pub fn read_in_background() -> Result<Receiver<Message>> {
             }
         }
     };
-    std::thread::Builder::new().name("imagic-messages".into()).spawn(read).map_err(|error| {
-        Error::Engine(text!("cannot start a thread: {error}; close other programs and try again", error = &error))
-    })?;
-    Ok(inbox)
+    start_thread("imagic-messages", read).map(|_| inbox)
 }
 
 /// `None` at the end, also where it comes amid a message: whoever wrote that is gone.
@@ -94,11 +91,9 @@ fn next_message(input: &mut impl BufRead) -> Option<Message> {
         Ok(request) => request,
         Err(error) => return Some(Message::Broken(format!("a line is not a JSON object: {error}"))),
     };
-    let bytes = match request.remove("bytes").map(|bytes| (bytes.as_u64().filter(|&bytes| bytes <= MAX_PIXELS), bytes))
-    {
-        None => 0,
-        Some((Some(bytes), _)) => bytes,
-        Some((None, given)) => return Some(Message::Broken(format!("bytes is {given}, must be 0 to {MAX_PIXELS}"))),
+    let given = request.remove("bytes").unwrap_or(0.into());
+    let Some(bytes) = given.as_u64().filter(|&bytes| bytes <= MAX_PIXELS) else {
+        return Some(Message::Broken(format!("bytes is {given}, must be 0 to {MAX_PIXELS}")));
     };
     let mut pixels = Vec::new();
     let read = input.take(bytes).read_to_end(&mut pixels).ok()?;
