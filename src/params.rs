@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::fmt;
 
-/// An enum of the choices of one parameter, with the name of each in JSON, on the command line and in procedures, and
-/// its label in a dialog.
+/// Enums of the choices of one parameter, with the name of each in JSON, on the command line and in procedures, and its
+/// label in a dialog.
 macro_rules! choices {
-    ($(#[$about:meta])* $Choice:ident { $($(#[$doc:meta])* $One:ident = $name:literal, $label:expr;)+ }) => {
+    ($($(#[$about:meta])* $Choice:ident { $($(#[$doc:meta])* $One:ident = $name:literal, $label:expr;)+ })+) => {$(
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
         pub enum $Choice { $($(#[$doc])* #[serde(rename = $name)] $One),+ }
@@ -49,7 +49,7 @@ macro_rules! choices {
                 Self::Text(choice.name())
             }
         }
-    };
+    )+};
 }
 
 choices! {
@@ -64,9 +64,6 @@ choices! {
         /// Settings that are no preset's.
         Custom = "custom", text!("Own settings");
     }
-}
-
-choices! {
     /// How stage B tunes.
     TuningMode {
         /// The first of the others that fits into memory.
@@ -78,9 +75,6 @@ choices! {
         /// Adapters.
         Lora = "lora", text!("Adapters (LoRA)");
     }
-}
-
-choices! {
     /// Layers that get an adapter.
     LoraLayers {
         /// Those of attention.
@@ -448,28 +442,20 @@ impl Params {
     }
 }
 
-impl<'a> From<&'a String> for Slot<'a> {
-    fn from(text: &'a String) -> Self {
-        Self::Text(text)
-    }
+macro_rules! slots {
+    ($($Field:ty => |$value:ident| $slot:expr;)+) => {
+        $(impl<'a> From<&'a $Field> for Slot<'a> {
+            fn from($value: &'a $Field) -> Self {
+                $slot
+            }
+        })+
+    };
 }
-
-impl From<&u32> for Slot<'_> {
-    fn from(number: &u32) -> Self {
-        Self::Integer(*number)
-    }
-}
-
-impl From<&f64> for Slot<'_> {
-    fn from(number: &f64) -> Self {
-        Self::Real(*number)
-    }
-}
-
-impl From<&bool> for Slot<'_> {
-    fn from(on: &bool) -> Self {
-        Self::Switch(*on)
-    }
+slots! {
+    String => |text| Self::Text(text);
+    u32 => |number| Self::Integer(*number);
+    f64 => |number| Self::Real(*number);
+    bool => |on| Self::Switch(*on);
 }
 
 #[cfg(test)]

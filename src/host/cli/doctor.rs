@@ -27,15 +27,17 @@ const LEAST_DISK: u64 = 1 << 30;
 /// The findings, and whether all of them are good.
 pub fn examine() -> (String, bool) {
     let mut findings = Findings { text: format!("Imagic Edit {}\n", env!("CARGO_PKG_VERSION")), well: true };
-    editors(&mut findings);
-    findings.title("Installed copies");
-    copies(&mut findings);
-    findings.title("Machine");
-    machine(&mut findings);
-    findings.title("Models");
-    models_found(&mut findings);
-    findings.title("Tuned models");
-    cache(&mut findings);
+    let parts: [(&str, fn(&mut Findings)); 5] = [
+        ("Editors", editors),
+        ("Installed copies", copies),
+        ("Machine", machine),
+        ("Models", models_found),
+        ("Tuned models", cache),
+    ];
+    for (title, look_at) in parts {
+        findings.text += &format!("\n{title}\n");
+        look_at(&mut findings);
+    }
     (findings.text, findings.well)
 }
 
@@ -45,10 +47,6 @@ struct Findings {
 }
 
 impl Findings {
-    fn title(&mut self, title: &str) {
-        self.text += &format!("\n{title}\n");
-    }
-
     fn good(&mut self, what: &str) {
         self.text += &format!("  ok     {}", help::wrapped(what, 9).trim_start());
     }
@@ -62,12 +60,10 @@ impl Findings {
 
 /// Host editors on the PATH, and whether the plug-in lies where each of them looks.
 fn editors(findings: &mut Findings) {
-    findings.title("Editors");
-    let found: Vec<bool> = [
+    let found = [
         gimp(findings, "2.10", &["gimp-2.10", "gimp-console-2.10"], &gimp2_folders()),
         gimp(findings, "3", &["gimp-3.0", "gimp-3.2", "gimp-3", "gimp-console-3.0"], &gimp3_folders()),
-    ]
-    .into();
+    ];
     if !found.contains(&true) {
         findings.wrong("there is no GIMP on this machine", "sudo apt install gimp, then installer/install.sh");
     }
@@ -121,10 +117,8 @@ fn gimp(findings: &mut Findings, series: &str, programs: &[&str], folders: &[Pat
     let version = first_line(&program, "--version").and_then(|line| Some(line.rsplit(' ').next()?.to_owned()));
     findings.good(&format!("GIMP {}, {}", version.as_deref().unwrap_or(series), program.display()));
     if folders.iter().all(|folder| !folder.exists()) {
-        findings.wrong(
-            &format!("the plug-in is not installed in GIMP {series}"),
-            &format!("{INSTALL} and start GIMP again"),
-        );
+        let what = format!("the plug-in is not installed in GIMP {series}");
+        findings.wrong(&what, &format!("{INSTALL} and start GIMP again"));
     }
     true
 }
@@ -156,15 +150,15 @@ fn copies(findings: &mut Findings) {
     let own = library_folder();
     let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
     let folders = own.clone().into_iter().chain(installed).chain(gimp2_folders()).chain(gimp3_folders());
-    // A folder without either holds models at most.
-    let mut folders: Vec<PathBuf> =
-        folders.filter(|folder| folder.join(LAUNCHER).exists() || folder.join(LIBRARY).exists()).collect();
-    let mut seen = BTreeSet::new();
-    folders.retain(|folder| seen.insert(folder.clone()));
     let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
+    let mut seen = BTreeSet::new();
     for folder in folders {
         let (launcher, library) = (folder.join(LAUNCHER), folder.join(LIBRARY));
         let shown = folder.display();
+        // A folder without either holds models at most.
+        if !(launcher.exists() || library.exists()) || !seen.insert(folder.clone()) {
+            continue;
+        }
         if !system::is_program(&launcher) || !library.is_file() {
             findings.wrong(&format!("{shown} lacks {LAUNCHER} (executable) or {LIBRARY}"), INSTALL);
             continue;
@@ -274,9 +268,7 @@ fn cache(findings: &mut Findings) {
         Ok(options) => options,
         Err(error) => return findings.wrong(&error.to_string(), "set HOME"),
     };
-    let Some(folder) = options.cache_folder else {
-        return;
-    };
+    let Some(folder) = options.cache_folder else { return };
     let (used, limit) = (bytes_in(&folder), options.cache_limit);
     findings.good(&format!("{} of at most {} used in {}", size(used), size(limit), folder.display()));
     // The folder is made by the first edit; until then its parents tell.
@@ -296,13 +288,8 @@ fn cache(findings: &mut Findings) {
 
 fn bytes_in(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(about) if about.is_dir() => bytes_in(&entry.path()),
-            Ok(about) => about.len(),
-            Err(_) => 0,
-        })
-        .sum()
+    let known = entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+    known.map(|(path, about)| if about.is_dir() { bytes_in(&path) } else { about.len() }).sum()
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

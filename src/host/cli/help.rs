@@ -127,14 +127,11 @@ because nobody knows where the next message begins.
 }
 
 fn edit() -> String {
-    let folders = model_folders();
-    let model = catalog::find(BUILTIN_MODEL, &folders).and_then(|model| model.params(DEFAULT_PRESET)).ok();
-    let source = if model.is_some() {
-        format!("of the model {BUILTIN_MODEL}")
-    } else {
-        "of the paper for Stable Diffusion".to_owned()
+    let model = catalog::find(BUILTIN_MODEL, &model_folders());
+    let (defaults, source) = match model.and_then(|model| model.params(DEFAULT_PRESET)) {
+        Ok(params) => (params, format!("of the model {BUILTIN_MODEL}")),
+        Err(_) => (Params::paper(), "of the paper for Stable Diffusion".to_owned()),
     };
-    let defaults = model.unwrap_or_else(Params::paper);
     let mut text = "\
 imagic-edit edit IN --prompt TEXT -o OUT.png [options]
 

@@ -46,12 +46,8 @@ fn system_number(name: &CStr) -> Option<u64> {
 
 /// The file with the library or program that holds `function`.
 pub fn file_of(function: *const c_void) -> Option<PathBuf> {
-    let mut info = libc::Dl_info {
-        dli_fname: std::ptr::null(),
-        dli_fbase: std::ptr::null_mut(),
-        dli_sname: std::ptr::null(),
-        dli_saddr: std::ptr::null_mut(),
-    };
+    // SAFETY: null pointers are valid ones.
+    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
     // SAFETY: dladdr only compares the address with those of the loaded files, and `info` is writable.
     let found = unsafe { libc::dladdr(function, &raw mut info) } != 0;
     if !found || info.dli_fname.is_null() {
