@@ -118,15 +118,13 @@ pub enum Hint {
 impl Hint {
     /// The hint, for people.
     pub fn text(self) -> Text {
-        match self {
-            Self::UnfamiliarPicture { psnr, familiar_psnr } => text!(
-                "this picture is unlike what the base model can draw (its autoencoder gives it back at {psnr} dB, \
-                 below {familiar_psnr} dB): expect a poor edit; for photographs choose a Stable Diffusion model as \
-                 base model",
-                psnr = rounded(psnr, 1),
-                familiar_psnr
-            ),
-        }
+        let Self::UnfamiliarPicture { psnr, familiar_psnr } = self;
+        text!(
+            "this picture is unlike what the base model can draw (its autoencoder gives it back at {psnr} dB, below \
+             {familiar_psnr} dB): expect a poor edit; for photographs choose a Stable Diffusion model as base model",
+            psnr = rounded(psnr, 1),
+            familiar_psnr
+        )
     }
 }
 

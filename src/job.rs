@@ -248,10 +248,7 @@ mod tests {
             "panic" => panic!("as told"),
             "wait" => loop {
                 let stage = crate::engine::request::Stage::FineTune;
-                let (fraction, seconds_left, hint) = (0.5, None, None);
-                let progress =
-                    Progress { stage, step: 1, steps: 2, loss: None, fraction, seconds_left, hint, preview: None };
-                if watch(progress).is_break() {
+                if watch(Progress { stage, step: 1, steps: 2, fraction: 0.5, ..Progress::default() }).is_break() {
                     return Err(Error::Cancelled);
                 }
                 std::thread::sleep(std::time::Duration::from_millis(1));

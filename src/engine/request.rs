@@ -57,9 +57,10 @@ impl EditRequest {
 }
 
 /// The parts of an edit that take time, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stage {
     /// Reading the base model.
+    #[default]
     LoadModel,
     /// Stage A.
     OptimizeTextEmbedding,
@@ -82,7 +83,7 @@ impl Stage {
 }
 
 /// State of a running edit, reported after every step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// The stage that runs.
     pub stage: Stage,

@@ -10,7 +10,7 @@ mod types;
 
 use super::installed::{engine_options, engine_options_in, model_folders};
 use super::pixel_layout::{Layout, PixelFormat};
-use super::report::{edit_report, model_report, parameters_report};
+use super::report::{edit_report, models_report, parameters_report};
 use super::request;
 use crate::catalog;
 use crate::engine::Engine;
@@ -21,7 +21,7 @@ use crate::job::{Job, JobState, Worker};
 use crate::params::Params;
 use crate::text::Text;
 use calls::{Failure, cut_into, give_cut_text, give_text, guard, last_error, read_object};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -162,10 +162,9 @@ pub unsafe extern "C" fn imagic_models_json(
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
         let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
-        let models: Vec<Value> =
-            catalog::list(&worker.model_folders).iter().map(|model| model_report(model, Text::to_string)).collect();
+        let models = models_report(&worker.model_folders, Text::to_string).to_string();
         // SAFETY: the caller's promise is handed on.
-        unsafe { give_text(&json!({ "models": models }).to_string(), text, text_len, text_needed) }
+        unsafe { give_text(&models, text, text_len, text_needed) }
     })
 }
 
@@ -193,17 +192,10 @@ pub unsafe extern "C" fn imagic_worker_submit(
         // SAFETY: the caller promises a text or NULL.
         let request = unsafe { read_object(request_json, "request_json") }?;
         let layout = layout(picture.format, picture.width, picture.height, picture.stride)?;
-        if picture.pixels.is_null() {
-            return Err(Failure::argument("pixels is NULL"));
-        }
-        let needed = layout.bytes;
-        if picture.pixels_len < needed {
-            let text = format!("pixels_len is {}, must be at least {needed}", picture.pixels_len);
-            return Err(Failure::argument(text));
-        }
+        check_pixels(picture.pixels, picture.pixels_len, &layout, ImagicStatus::Argument)?;
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
-        let layer = layout.read(unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), needed) });
-        let layer = layer.map_err(Failure::refused)?;
+        let pixels = unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), layout.bytes) };
+        let layer = layout.read(pixels).map_err(|text| Failure::argument(text.to_string()))?;
         let request = edit_request(request, layer, &worker.model_folders)?;
         let (source, params) = (request.layer.clone(), request.params.clone());
         let job = worker.worker.submit(request);
@@ -292,18 +284,10 @@ pub unsafe extern "C" fn imagic_job_result(
         let state = job.look();
         let edit = state.edit()?;
         let layout = layout(format, job.source.width(), job.source.height(), stride)?;
-        if pixels.is_null() {
-            return Err(Failure::argument("pixels is NULL"));
-        }
-        let needed = layout.bytes;
-        if pixels_len < needed {
-            let text = format!("pixels_len is {pixels_len}, must be at least {needed}");
-            return Err(Failure::new(ImagicStatus::BufferTooSmall, text));
-        }
+        check_pixels(pixels, pixels_len, &layout, ImagicStatus::BufferTooSmall)?;
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
-        layout.write(&edit.picture.on(&job.source).0, unsafe {
-            std::slice::from_raw_parts_mut(pixels.cast::<u8>(), needed)
-        });
+        let pixels = unsafe { std::slice::from_raw_parts_mut(pixels.cast::<u8>(), layout.bytes) };
+        layout.write(&edit.picture.on(&job.source).0, pixels);
         Ok(())
     })
 }
@@ -397,7 +381,17 @@ fn layout(format: u32, width: u32, height: u32, stride: usize) -> Result<Layout,
         _ if format == ImagicFormat::Bgra16 as u32 => PixelFormat::Bgra16,
         _ => return Err(Failure::argument(format!("format is {format}, must be 0 to 3"))),
     };
-    Layout::new(format, width, height, Some(stride)).map_err(Failure::refused)
+    Layout::new(format, width, height, Some(stride)).map_err(|text| Failure::argument(text.to_string()))
+}
+
+/// Refuses a buffer of the caller that is not there or too short.
+fn check_pixels(pixels: *const c_void, len: usize, layout: &Layout, too_short: ImagicStatus) -> Result<(), Failure> {
+    if pixels.is_null() {
+        return Err(Failure::argument("pixels is NULL"));
+    }
+    let needed = layout.bytes;
+    let text = || format!("pixels_len is {len}, must be at least {needed}");
+    if len < needed { Err(Failure::new(too_short, text())) } else { Ok(()) }
 }
 
 impl ImagicJob {
@@ -446,13 +440,12 @@ fn progress_of(state: &State) -> ImagicProgress {
             progress.stage.label().to_string()
         }
         State::Ended(result) => {
-            let (ended, text) = match result {
-                Ok(_) => (ImagicState::Done, "Done".to_owned()),
-                Err(Error::Cancelled) => (ImagicState::Cancelled, "Stopped".to_owned()),
-                Err(error) => (ImagicState::Failed, error.to_string()),
+            let (ended, fraction, text) = match result {
+                Ok(_) => (ImagicState::Done, 1.0, "Done".to_owned()),
+                Err(Error::Cancelled) => (ImagicState::Cancelled, 0.0, "Stopped".to_owned()),
+                Err(error) => (ImagicState::Failed, 0.0, error.to_string()),
             };
-            (answer.state, answer.seconds_left) = (ended as u32, 0.0);
-            answer.fraction = if ended == ImagicState::Done { 1.0 } else { 0.0 };
+            (answer.state, answer.fraction, answer.seconds_left) = (ended as u32, fraction, 0.0);
             text
         }
     };

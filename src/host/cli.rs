@@ -10,6 +10,7 @@ mod picture;
 mod progress;
 
 use super::installed::{engine_options, model_folders};
+use super::report::models_report;
 use super::serve;
 use crate::catalog::{self, Model};
 use crate::engine::store::cache;
@@ -66,12 +67,10 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
 fn list_models(arguments: Arguments) -> Result<(), Failure> {
     arguments.no_more_words()?;
     let folders = model_folders();
-    let found = catalog::list(&folders);
     if arguments.has("json") {
-        let list: Vec<Value> = found.iter().map(|model| super::report::model_report(model, Text::to_string)).collect();
-        return Ok(print(&format!("{:#}\n", json!({ "models": list })))?);
+        return Ok(print(&format!("{:#}\n", models_report(&folders, Text::to_string)))?);
     }
-    let mut text = String::new();
+    let (found, mut text) = (catalog::list(&folders), String::new());
     for model in &found {
         text += &format!("{}\n  {}\n", model.name, model.folder.display());
         if !model.description.is_empty() {

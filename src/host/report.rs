@@ -1,7 +1,7 @@
 //! What hosts tell of edits, models and parameters, as texts for people and as JSON for programs; knows no host.
 #![forbid(unsafe_code)]
 
-use crate::catalog::Model;
+use crate::catalog::{self, Model};
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Hint, Result};
@@ -9,6 +9,7 @@ use crate::image::LayerImage;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
 use crate::text::{Text, gigabytes, rounded, text};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
 /// How texts become strings: for programs `Text::to_string`, which is English, for people in their language.
 pub type Words = fn(&Text) -> String;
@@ -72,14 +73,13 @@ pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Value {
 
 /// A hint's numbers and its text.
 fn hint_report(hint: &Hint) -> Value {
-    match hint {
-        Hint::UnfamiliarPicture { psnr, familiar_psnr } => json!({
-            "kind": "unfamiliar_picture",
-            "psnr": short(*psnr as f32),
-            "familiar_psnr": familiar_psnr,
-            "text": hint.to_string(),
-        }),
-    }
+    let Hint::UnfamiliarPicture { psnr, familiar_psnr } = hint;
+    json!({
+        "kind": "unfamiliar_picture",
+        "psnr": short(*psnr as f32),
+        "familiar_psnr": familiar_psnr,
+        "text": hint.to_string(),
+    })
 }
 
 /// Seconds that each stage took, by its stable name.
@@ -105,6 +105,12 @@ pub fn model_report(model: &Model, words: Words) -> Value {
         "presets": presets,
         "problem": problem,
     })
+}
+
+/// The models in `folders`, as [`model_report`] tells of each.
+pub fn models_report(folders: &[PathBuf], words: Words) -> Value {
+    let models: Vec<Value> = catalog::list(folders).iter().map(|model| model_report(model, words)).collect();
+    json!({ "models": models })
 }
 
 /// A parameter's help, and what a change of it costs.
@@ -253,16 +259,8 @@ mod tests {
 
     #[test]
     fn progress_and_result_read_like_sentences() {
-        let progress = Progress {
-            stage: Stage::FineTune,
-            step: 3,
-            steps: 40,
-            loss: None,
-            fraction: 0.5,
-            seconds_left: Some(200.0),
-            hint: None,
-            preview: None,
-        };
+        let (stage, seconds_left) = (Stage::FineTune, Some(200.0));
+        let progress = Progress { stage, step: 3, steps: 40, fraction: 0.5, seconds_left, ..Progress::default() };
         assert_eq!(progress_text(&progress).to_string(), "B: fine-tuning the model, step 3 of 40, 3 min 20 s left");
         let mut edit = Edit {
             tuned: Tuned::OnDisk,
@@ -298,7 +296,7 @@ mod tests {
         let about = include_str!("../../models/scenes-64/imagic.json");
         let about: Value = serde_json::from_str(about).expect("a JSON object");
         let folders = [concat!(env!("CARGO_MANIFEST_DIR"), "/models").into()];
-        let model = crate::catalog::find(BUILTIN_MODEL, &folders).expect("the built-in model");
+        let model = catalog::find(BUILTIN_MODEL, &folders).expect("the built-in model");
         assert_eq!(about["description"], description(&model).to_string());
     }
 

@@ -79,8 +79,8 @@ impl Server {
                 inbox.recv_timeout(POLL)
             };
             match message {
-                Ok(Message::Request(request, pixels)) => self.answer(request, &pixels)?,
-                Ok(Message::Broken(reason)) => {
+                Ok(Ok((request, pixels))) => self.answer(request, &pixels)?,
+                Ok(Err(reason)) => {
                     let reason = Text::verbatim(reason);
                     say(&complaint(None, reason.clone()), &[])?;
                     return Err(Error::Host(reason));
@@ -101,9 +101,13 @@ impl Server {
                 self.running.iter().filter(|one| one.wanted.number == job).for_each(|one| one.job.cancel());
                 Ok(())
             }
-            Ok(Request::Models) => say(&json!({ "event": "models", "models": answers::models(&self.folders) }), &[]),
+            Ok(Request::Models) => say(&answers::models(&self.folders), &[]),
             Ok(Request::Model { name }) => say(&answers::named_model(&name, &self.folders), &[]),
-            Ok(Request::Remember { params }) => remember(&params),
+            Ok(Request::Remember { params: given }) => {
+                // The values with which the next dialog opens, in any host.
+                let mut params = Params::paper();
+                params.set_all(&given).and_then(|()| remember_values(&params))
+            }
             Err(error) => Err(wrong(format!("this message makes no sense: {error}"))),
         };
         match answered {
@@ -224,13 +228,6 @@ impl Wanted {
         layout.write(picture, &mut pixels);
         pixels
     }
-}
-
-/// Keeps `given` as the values with which the next dialog opens, in any host.
-fn remember(given: &Map<String, Value>) -> Result<()> {
-    let mut params = Params::paper();
-    params.set_all(given)?;
-    remember_values(&params)
 }
 
 /// What only whoever writes a host reads.

@@ -3,7 +3,6 @@
 use super::types::ImagicStatus;
 use crate::error::Error;
 use crate::job::panic_text;
-use crate::text::Text;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
@@ -16,17 +15,12 @@ thread_local! {
 /// Why a call does not answer OK.
 pub struct Failure {
     pub status: ImagicStatus,
-    pub text: Text,
+    pub text: String,
 }
 
 impl Failure {
     pub fn new(status: ImagicStatus, text: impl Into<String>) -> Self {
-        Self { status, text: Text::verbatim(text) }
-    }
-
-    /// A size or format that makes no sense.
-    pub fn refused(text: Text) -> Self {
-        Self { status: ImagicStatus::Argument, text }
+        Self { status, text: text.into() }
     }
 
     pub fn argument(text: impl Into<String>) -> Self {
@@ -46,7 +40,7 @@ impl From<&Error> for Failure {
             Error::Engine(_) => ImagicStatus::Engine,
             Error::Cancelled => ImagicStatus::Cancelled,
         };
-        Self { status, text: error.text() }
+        Self::new(status, error.to_string())
     }
 }
 
@@ -61,13 +55,13 @@ pub fn guard(body: impl FnOnce() -> Result<(), Failure>) -> ImagicStatus {
     let failure = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return ImagicStatus::Ok,
         Ok(Err(failure)) => failure,
-        Err(panic) => Failure::new(
-            ImagicStatus::Panic,
-            format!("a defect of Imagic Edit, please report it: {}", panic_text(&*panic)),
-        ),
+        Err(panic) => {
+            let text = format!("a defect of Imagic Edit, please report it: {}", panic_text(&*panic));
+            Failure::new(ImagicStatus::Panic, text)
+        }
     };
     // While a thread ends its storage may be gone already; the status alone has to do then.
-    let _ = LAST_ERROR.try_with(|last| last.replace(failure.text.to_string()));
+    let _ = LAST_ERROR.try_with(|last| last.replace(failure.text));
     failure.status
 }
 

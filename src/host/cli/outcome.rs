@@ -26,21 +26,14 @@ impl From<Error> for Failure {
 impl Failure {
     /// Tells the person why and returns the exit status.
     pub fn tell(self) -> c_int {
-        match self {
-            Self::Usage(message) => {
-                eprintln!("imagic-edit: {message}\nimagic-edit --help says how to use it");
-                2
-            }
-            Self::Failed(error) => {
-                eprintln!("imagic-edit: {error}");
-                1
-            }
-            Self::Unwell => 1,
-            Self::Stopped(signal) => {
-                eprintln!("imagic-edit: stopped");
-                128 + signal
-            }
-        }
+        let (message, status) = match self {
+            Self::Usage(message) => (format!("{message}\nimagic-edit --help says how to use it"), 2),
+            Self::Failed(error) => (error.to_string(), 1),
+            Self::Unwell => return 1,
+            Self::Stopped(signal) => ("stopped".to_owned(), 128 + signal),
+        };
+        eprintln!("imagic-edit: {message}");
+        status
     }
 }
 

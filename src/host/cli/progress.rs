@@ -52,13 +52,9 @@ impl Bar {
 fn line(progress: &Progress, with_bar: bool) -> String {
     let mut line = String::new();
     if with_bar {
-        let full = (progress.fraction.clamp(0.0, 1.0) * CELLS as f32) as usize;
-        line += &format!(
-            "[{}{}] {:>3.0}%  ",
-            "#".repeat(full),
-            "-".repeat(CELLS - full),
-            progress.fraction.clamp(0.0, 1.0) * 100.0
-        );
+        let fraction = progress.fraction.clamp(0.0, 1.0);
+        let full = "#".repeat((fraction * CELLS as f32) as usize);
+        line += &format!("[{full:-<CELLS$}] {:>3.0}%  ", fraction * 100.0);
     }
     line += &progress.stage.label().to_string();
     if progress.steps > 0 {
@@ -79,16 +75,8 @@ mod tests {
 
     #[test]
     fn a_line_tells_stage_step_loss_and_time() {
-        let progress = Progress {
-            stage: Stage::FineTune,
-            step: 3,
-            steps: 12,
-            loss: Some(0.125),
-            fraction: 0.5,
-            seconds_left: Some(125.0),
-            hint: None,
-            preview: None,
-        };
+        let (stage, loss, seconds_left) = (Stage::FineTune, Some(0.125), Some(125.0));
+        let progress = Progress { stage, step: 3, steps: 12, loss, fraction: 0.5, seconds_left, ..Progress::default() };
         assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2 min 5 s left");
         assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));
     }

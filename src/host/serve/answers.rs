@@ -8,7 +8,9 @@ use crate::engine::request::{Edit, Progress};
 use crate::host::language::{language, translate};
 use crate::host::last_values::last_values;
 use crate::host::policy;
-use crate::host::report::{self, edit_report, layer_name, model_report, parameters_report, progress_text};
+use crate::host::report::{
+    self, edit_report, layer_name, model_report, models_report, parameters_report, progress_text,
+};
 use crate::image::LayerImage;
 use crate::params::{BUILTIN_MODEL, Params};
 use crate::text::Text;
@@ -22,7 +24,7 @@ pub fn hello(folders: &[PathBuf]) -> Value {
         "protocol": PROTOCOL,
         "version": env!("CARGO_PKG_VERSION"),
         "parameters": parameters_report(translate)["parameters"],
-        "models": models(folders),
+        "models": models_report(folders, translate)["models"],
         "builtin_model": BUILTIN_MODEL,
         "last_values": last_values().map(|params| params.to_json()),
         "policy": policy(),
@@ -38,8 +40,8 @@ pub fn hello(folders: &[PathBuf]) -> Value {
 }
 
 /// All models that can be named.
-pub fn models(folders: &[PathBuf]) -> Vec<Value> {
-    catalog::list(folders).iter().map(|model| model_report(model, translate)).collect()
+pub fn models(folders: &[PathBuf]) -> Value {
+    json!({ "event": "models", "models": models_report(folders, translate)["models"] })
 }
 
 /// What Krita's dialog does as GIMP's do.

@@ -2,7 +2,7 @@
 //! `imagic-edit serve --help` prints describes them.
 #![forbid(unsafe_code)]
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{self, Doing, Error};
 use crate::host::pixel_layout::PixelFormat;
 use crate::image::MAX_AREA;
 use crate::job::start_thread;
@@ -48,29 +48,24 @@ pub struct EditOrder {
     pub format: Option<PixelFormat>,
 }
 
-/// What the reader's thread found on standard input.
-pub enum Message {
-    /// A JSON object, and the bytes that followed it.
-    Request(Map<String, Value>, Vec<u8>),
-    /// What follows cannot be told apart any more.
-    Broken(String),
-}
+/// What came on standard input: a JSON object and the bytes that followed it, or why what follows cannot be told apart.
+pub type Message = Result<(Map<String, Value>, Vec<u8>), String>;
 
 /// One message to the host.
-pub fn say(message: &Value, pixels: &[u8]) -> Result<()> {
+pub fn say(message: &Value, pixels: &[u8]) -> error::Result<()> {
     let mut out = stdout().lock();
     let written = writeln!(out, "{message}").and_then(|()| out.write_all(pixels)).and_then(|()| out.flush());
     written.map_err(Error::file(Doing::Write, "standard output".as_ref()))
 }
 
 /// A thread that reads messages while an edit runs; the channel closes with standard input.
-pub fn read_in_background() -> Result<Receiver<Message>> {
+pub fn read_in_background() -> error::Result<Receiver<Message>> {
     // One at a time: pictures are large.
     let (sender, inbox) = bounded(1);
     let read = move || {
         let mut input = BufReader::new(stdin());
         while let Some(message) = next_message(&mut input) {
-            let is_last = matches!(message, Message::Broken(_));
+            let is_last = message.is_err();
             if sender.send(message).is_err() || is_last {
                 break;
             }
@@ -85,19 +80,19 @@ fn next_message(input: &mut impl BufRead) -> Option<Message> {
     input.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
     if line.pop_if(|last| *last == b'\n').is_none() {
         let too_long = line.len() as u64 == MAX_LINE;
-        return too_long.then(|| Message::Broken(format!("a line is longer than {MAX_LINE} bytes")));
+        return too_long.then(|| Err(format!("a line is longer than {MAX_LINE} bytes")));
     }
     let mut request: Map<String, Value> = match serde_json::from_slice(&line) {
         Ok(request) => request,
-        Err(error) => return Some(Message::Broken(format!("a line is not a JSON object: {error}"))),
+        Err(error) => return Some(Err(format!("a line is not a JSON object: {error}"))),
     };
     let given = request.remove("bytes").unwrap_or(0.into());
     let Some(bytes) = given.as_u64().filter(|&bytes| bytes <= MAX_PIXELS) else {
-        return Some(Message::Broken(format!("bytes is {given}, must be 0 to {MAX_PIXELS}")));
+        return Some(Err(format!("bytes is {given}, must be 0 to {MAX_PIXELS}")));
     };
     let mut pixels = Vec::new();
     let read = input.take(bytes).read_to_end(&mut pixels).ok()?;
-    (read as u64 == bytes).then_some(Message::Request(request, pixels))
+    (read as u64 == bytes).then_some(Ok((request, pixels)))
 }
 
 #[cfg(test)]
@@ -107,8 +102,8 @@ mod tests {
     #[test]
     fn messages_are_told_apart_and_the_rest_of_one_is_the_end() {
         let next = |input: &mut &[u8]| match next_message(input) {
-            Some(Message::Request(request, pixels)) => format!("{} {pixels:?}", Value::Object(request)),
-            Some(Message::Broken(reason)) => reason,
+            Some(Ok((request, pixels))) => format!("{} {pixels:?}", Value::Object(request)),
+            Some(Err(reason)) => reason,
             None => "the end".to_owned(),
         };
         let mut input = &b"{\"do\":\"a\",\"bytes\":3}\n12\n{\"do\":\"b\"}\n{\"do\":\"c\",\"bytes\":9}\n12"[..];
