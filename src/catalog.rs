@@ -112,14 +112,6 @@ fn of_file(reason: Text) -> Text {
     text!("{file}: {reason}", file = PRESET_FILE, reason)
 }
 
-/// The folders that hold models: `<data folder>/imagic-edit/models`, where the installer puts the
-/// built-in one and users their own, then `models` beside the loaded library, if a host knows where that is.
-pub fn folders(library_folder: Option<&Path>) -> Vec<PathBuf> {
-    let installed = dirs::data_dir().map(|data| data.join("imagic-edit").join("models"));
-    let beside = library_folder.map(|folder| folder.join("models"));
-    installed.into_iter().chain(beside).collect()
-}
-
 /// All models in `folders`, sorted by name; where two have the same name, the first.
 pub fn list(folders: &[PathBuf]) -> Vec<Model> {
     let mut models: Vec<Model> = Vec::new();

@@ -62,11 +62,37 @@ impl Worker {
     }
 
     /// Starts the thread with something that edits as `edit` says.
-    fn with<E: Send + 'static>(engine: E, edit: EditFn<E>, estimate: EstimateFn<E>) -> Result<Self> {
-        let (tasks, inbox) = unbounded::<Task>();
+    fn with<E: Send + 'static>(
+        mut engine: E,
+        edit: fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>,
+        estimate: fn(&E, &EditRequest) -> Result<Estimate>,
+    ) -> Result<Self> {
+        let (tasks, inbox) = unbounded();
         let shutdown = Arc::new(AtomicBool::new(false));
-        let stop = shutdown.clone();
-        let thread = start_thread("imagic-engine", move || run(engine, edit, estimate, &inbox, &stop))?;
+        let (stop, mut pool) = (shutdown.clone(), None);
+        let run = move || {
+            for task in inbox {
+                match task {
+                    Task::Edit { request, cancel, reports } => {
+                        let stopped = || cancel.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+                        let mut watch = |progress| {
+                            // The host may have dropped the job; then nobody listens, and `stopped` is true.
+                            let _ = reports.send(Report::Progress(progress));
+                            if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                        };
+                        let body = || panic_to_error(|| edit(&mut engine, &request, &mut watch));
+                        let threads = request.params.threads as usize;
+                        let result = if stopped() { Err(Error::Cancelled) } else { in_pool(&mut pool, threads, body) };
+                        let _ = reports.send(Report::End(result.map(Box::new)));
+                    }
+                    Task::Estimate { request, answer } => {
+                        // Nobody waits for the answer any more when another estimate was asked for.
+                        let _ = answer.send(panic_to_error(|| estimate(&engine, &request)));
+                    }
+                }
+            }
+        };
+        let thread = start_thread("imagic-engine", run)?;
         Ok(Self { tasks: Some(tasks), shutdown, thread: Some(thread) })
     }
 
@@ -147,42 +173,6 @@ pub fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
     std::thread::Builder::new().name(name.into()).spawn(body).map_err(|error| {
         Error::Engine(text!("cannot start a thread: {error}; close other programs and try again", error = &error))
     })
-}
-
-type EditFn<E> = fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>;
-type EstimateFn<E> = fn(&E, &EditRequest) -> Result<Estimate>;
-
-fn run<E: Send>(
-    mut engine: E,
-    edit: EditFn<E>,
-    estimate: EstimateFn<E>,
-    inbox: &Receiver<Task>,
-    shutdown: &AtomicBool,
-) {
-    let mut pool = None;
-    for task in inbox {
-        match task {
-            Task::Edit { request, cancel, reports } => {
-                let stopped = || cancel.load(Ordering::Relaxed) || shutdown.load(Ordering::Relaxed);
-                let mut watch = |progress| {
-                    // The host may have dropped the job; then nobody listens, and `stopped` is true.
-                    let _ = reports.send(Report::Progress(progress));
-                    if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                };
-                let result = if stopped() {
-                    Err(Error::Cancelled)
-                } else {
-                    let threads = request.params.threads as usize;
-                    in_pool(&mut pool, threads, || panic_to_error(|| edit(&mut engine, &request, &mut watch)))
-                };
-                let _ = reports.send(Report::End(result.map(Box::new)));
-            }
-            Task::Estimate { request, answer } => {
-                // Nobody waits for the answer any more when another estimate was asked for.
-                let _ = answer.send(panic_to_error(|| estimate(&engine, &request)));
-            }
-        }
-    }
 }
 
 /// Calls `body` on one of `threads` threads that share its work (0: as many as the processor has), from `pool` if that

@@ -1,7 +1,6 @@
 //! The launcher: loads the library that lies beside it and calls its one entry, with the arguments it was given.
 //!
-//! GIMP and Krita start a program, other hosts load a library; so everything is in the library and this is all there is
-//! here.
+//! GIMP and Krita start a program, other hosts load a library; so everything else is in the library.
 
 use libloading::Library;
 use std::ffi::{CString, OsString, c_char, c_int};

@@ -201,8 +201,8 @@ pub const LARGEST_SEED: u32 = i32::MAX as u32;
 /// The preset that counts where none is named.
 pub const DEFAULT_PRESET: Preset = Preset::Balanced;
 
-/// Declares every parameter once, by what a change of it costs: a field of [`Params`], its value in the paper's settings
-/// and where that comes from, and the rest of its row of [`PARAMS`].
+/// Declares every parameter once, by what a change of it costs: a field of [`Params`], its value in the paper's
+/// settings and where that comes from, and the rest of its row of [`PARAMS`].
 macro_rules! parameters {
     ($(advanced: $advanced:literal, affects: $Affects:ident {
         $($(#[$doc:meta])* $field:ident: $Kind:ty = $paper:expr, $source:literal {

@@ -432,7 +432,13 @@ fn progress_of(state: &State) -> ImagicProgress {
     let text = match state {
         State::Running(_, None) => "Waiting".to_owned(),
         State::Running(_, Some(progress)) => {
-            answer.stage = stage_number(progress.stage) as u32;
+            let stage = match progress.stage {
+                Stage::LoadModel => ImagicStage::LoadModel,
+                Stage::OptimizeTextEmbedding => ImagicStage::OptimizeTextEmbedding,
+                Stage::FineTune => ImagicStage::FineTune,
+                Stage::Generate => ImagicStage::Generate,
+            };
+            answer.stage = stage as u32;
             (answer.step, answer.steps) = (progress.step, progress.steps);
             answer.fraction = f64::from(progress.fraction);
             answer.seconds_left = progress.seconds_left.map_or(-1.0, f64::from);
@@ -451,13 +457,4 @@ fn progress_of(state: &State) -> ImagicProgress {
     };
     cut_into(&text, &mut answer.text);
     answer
-}
-
-fn stage_number(stage: Stage) -> ImagicStage {
-    match stage {
-        Stage::LoadModel => ImagicStage::LoadModel,
-        Stage::OptimizeTextEmbedding => ImagicStage::OptimizeTextEmbedding,
-        Stage::FineTune => ImagicStage::FineTune,
-        Stage::Generate => ImagicStage::Generate,
-    }
 }

@@ -1,5 +1,4 @@
-//! The one entry the launcher calls: decides who started us. Knows neither GIMP's protocol nor the command line's
-//! options.
+//! The one entry the launcher calls: decides who started us. Knows neither GIMP's protocol nor any option.
 
 use super::{cli, gimp2, gimp3, system};
 use crate::job::panic_text;

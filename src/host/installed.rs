@@ -1,6 +1,5 @@
 //! Where this installation has its files, and the engine's options that follow from it; knows no host.
 
-use crate::catalog;
 use crate::engine::device::{Launches, Precision, Processor};
 use crate::engine::request::EngineOptions;
 use crate::error::{Error, Result};
@@ -18,9 +17,15 @@ pub fn library_folder() -> Option<PathBuf> {
     system::file_of(library_folder as *const c_void)?.parent().map(Path::to_owned)
 }
 
-/// Folders in which models are looked for.
+/// Folders in which models are looked for: that of the installation, where the installer puts the built-in one and
+/// users their own, then the one beside our library.
 pub fn model_folders() -> Vec<PathBuf> {
-    catalog::folders(library_folder().as_deref())
+    data_folder().into_iter().chain(library_folder()).map(|folder| folder.join("models")).collect()
+}
+
+/// Where the installer puts launcher, library and models.
+pub fn data_folder() -> Option<PathBuf> {
+    Some(dirs::data_dir()?.join("imagic-edit"))
 }
 
 /// The engine's options on this machine, with tuned models in the platform's cache folder.
@@ -40,9 +45,7 @@ pub fn engine_options_in(cache_folder: Option<PathBuf>) -> Result<EngineOptions>
 /// It computes in TF32, unless the environment's IMAGIC_PRECISION is f32 or bf16; neither has been measured on a GPU.
 /// IMAGIC_EXPERIMENTAL names what else is to be tried that was never run on one, see docs/CUDA.md.
 fn processor() -> Result<Processor> {
-    let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
-    let folders = library_folder().into_iter().chain(installed);
-    let libraries = folders.map(|folder| folder.join("cuda")).collect();
+    let libraries = library_folder().into_iter().chain(data_folder()).map(|folder| folder.join("cuda")).collect();
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let precision = match variable("IMAGIC_PRECISION") {
         None => Precision::Tf32,

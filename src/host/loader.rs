@@ -4,8 +4,7 @@ use crate::error::{Error, Result};
 use crate::text::text;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 #[cfg(unix)]
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
@@ -35,17 +34,16 @@ pub fn open(name: &CStr) -> Result<()> {
 /// One C function, looked up when it is first called.
 pub struct Symbol {
     name: &'static CStr,
-    address: AtomicPtr<c_void>,
+    address: OnceLock<usize>,
 }
 
 impl Symbol {
     /// Looks nothing up yet.
     pub const fn new(name: &'static CStr) -> Self {
-        Self { name, address: AtomicPtr::new(null_mut()) }
+        Self { name, address: OnceLock::new() }
     }
 
-    /// The function's address in the library that is open or in one that it needs, `None` when there is no such
-    /// function.
+    /// The function's address in the open library or in one that it needs; `None` when there is no such function.
     pub fn find(&self) -> Option<*mut c_void> {
         let library = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: only the address is asked for; whoever calls the function knows its type.
@@ -58,13 +56,8 @@ impl Symbol {
 
     /// The function's address. Panics where the host lacks the function: every call from a host sits in a guard.
     pub fn address(&self) -> *mut c_void {
-        let known = self.address.load(Ordering::Relaxed);
-        if !known.is_null() {
-            return known;
-        }
-        let found = self.find().unwrap_or_else(|| panic!("this host has no function {}", self.name.to_string_lossy()));
-        self.address.store(found, Ordering::Relaxed);
-        found
+        let lacking = || panic!("this host has no function {}", self.name.to_string_lossy());
+        *self.address.get_or_init(|| self.find().unwrap_or_else(lacking) as usize) as *mut c_void
     }
 }
 

@@ -1,5 +1,5 @@
-//! What hosts ask the operating system: Ctrl+C, the terminal's width, free disk and memory, where our library lies,
-//! texts that need not be Unicode. The files in `system/` have the same functions, one for each kind of system.
+//! What hosts ask the operating system: Ctrl+C, free memory, where our library lies, texts that need not be Unicode.
+//! The files in `system/` have the same functions, one for each kind of system.
 
 #[cfg(unix)]
 mod unix;
@@ -8,7 +8,6 @@ mod windows;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 #[cfg(unix)]
@@ -39,14 +38,4 @@ pub fn stop_signal() -> Arc<AtomicUsize> {
         registered.expect("these two can be caught everywhere");
     }
     came
-}
-
-/// Columns of the terminal behind stderr; `None` when stderr is not a terminal.
-pub fn terminal_width() -> Option<usize> {
-    terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0))
-}
-
-/// Bytes that this account can still write to the disk of `folder`; `None` when the folder is not there.
-pub fn free_disk(folder: &Path) -> Option<u64> {
-    fs4::available_space(folder).ok()
 }

@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::device::WITH_CUDA;
 use crate::error::Error;
-use crate::host::installed::{engine_options, engine_options_in, library_folder, model_folders};
+use crate::host::installed::{data_folder, engine_options, engine_options_in, library_folder, model_folders};
 use crate::host::system::{self, LAUNCHER, LIBRARY};
 use crate::host::{request, wait};
 use crate::image::LayerImage;
@@ -148,8 +148,7 @@ fn gimp_folders(variable: &str, versions: &[&str], system: &str) -> Vec<PathBuf>
 /// Every folder that holds launcher and library: complete, startable, and all of this build?
 fn copies(findings: &mut Findings) {
     let own = library_folder();
-    let installed = dirs::data_dir().map(|data| data.join("imagic-edit"));
-    let folders = own.clone().into_iter().chain(installed).chain(gimp2_folders()).chain(gimp3_folders());
+    let folders = own.clone().into_iter().chain(data_folder()).chain(gimp2_folders()).chain(gimp3_folders());
     let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
     let mut seen = BTreeSet::new();
     for folder in folders {
@@ -276,13 +275,13 @@ fn cache(findings: &mut Findings) {
     if existing.metadata().is_ok_and(|folder| folder.permissions().readonly()) {
         findings.wrong(&format!("{} cannot be written", existing.display()), "make it writable, or set XDG_CACHE_HOME");
     }
-    match system::free_disk(existing) {
-        Some(free) if free < LEAST_DISK => {
+    match fs4::available_space(existing) {
+        Ok(free) if free < LEAST_DISK => {
             let what = format!("{} of disk free, {} is the least that makes sense", size(free), size(LEAST_DISK));
             findings.wrong(&what, "free some disk, for example with: imagic-edit cache clear");
         }
-        Some(free) => findings.good(&format!("{} of disk free", size(free))),
-        None => {}
+        Ok(free) => findings.good(&format!("{} of disk free", size(free))),
+        Err(_) => {}
     }
 }
 

@@ -3,7 +3,6 @@
 
 use crate::engine::request::{Progress, Stage};
 use crate::host::report::duration;
-use crate::host::system;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -30,8 +29,8 @@ impl Bar {
         let new_stage = self.shown.is_none_or(|(stage, _)| stage != progress.stage);
         self.shown = Some((progress.stage, progress.step));
         // A terminal that went away is no reason to stop the edit, so a failed write is ignored.
-        if let Some(width) = system::terminal_width() {
-            let cut: String = line(progress, true).chars().take(width.saturating_sub(1)).collect();
+        if let Some((width, _)) = terminal_size::terminal_size_of(std::io::stderr()) {
+            let cut: String = line(progress, true).chars().take(usize::from(width.0).saturating_sub(1)).collect();
             let _ = write!(std::io::stderr(), "\r\x1b[2K{cut}");
             self.drawn = true;
         } else if new_stage || self.line_at.is_none_or(|at| at.elapsed() >= PLAIN_LINE) {

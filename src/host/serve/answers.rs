@@ -8,9 +8,7 @@ use crate::engine::request::{Edit, Progress};
 use crate::host::language::{language, translate};
 use crate::host::last_values::last_values;
 use crate::host::policy;
-use crate::host::report::{
-    self, edit_report, layer_name, model_report, models_report, parameters_report, progress_text,
-};
+use crate::host::report;
 use crate::image::LayerImage;
 use crate::params::{BUILTIN_MODEL, Params};
 use crate::text::Text;
@@ -23,8 +21,8 @@ pub fn hello(folders: &[PathBuf]) -> Value {
         "event": "hello",
         "protocol": PROTOCOL,
         "version": env!("CARGO_PKG_VERSION"),
-        "parameters": parameters_report(translate)["parameters"],
-        "models": models_report(folders, translate)["models"],
+        "parameters": report::parameters_report(translate)["parameters"],
+        "models": report::models_report(folders, translate)["models"],
         "builtin_model": BUILTIN_MODEL,
         "last_values": last_values().map(|params| params.to_json()),
         "policy": policy(),
@@ -41,7 +39,7 @@ pub fn hello(folders: &[PathBuf]) -> Value {
 
 /// All models that can be named.
 pub fn models(folders: &[PathBuf]) -> Value {
-    json!({ "event": "models", "models": models_report(folders, translate)["models"] })
+    json!({ "event": "models", "models": report::models_report(folders, translate)["models"] })
 }
 
 /// What Krita's dialog does as GIMP's do.
@@ -67,7 +65,7 @@ fn policy() -> Value {
 /// What is known of the model that is called `name`, or why it cannot be used.
 pub fn named_model(name: &str, folders: &[PathBuf]) -> Value {
     match catalog::find(name, folders) {
-        Ok(found) => json!({ "event": "model", "name": name, "model": model_report(&found, translate) }),
+        Ok(found) => json!({ "event": "model", "name": name, "model": report::model_report(&found, translate) }),
         Err(error) => {
             let message = translate(&error.text().sentence());
             json!({ "event": "model", "name": name, "model": null, "message": message })
@@ -85,7 +83,7 @@ pub fn progress(job: u64, progress: &Progress) -> Value {
         "loss": progress.loss,
         "fraction": progress.fraction,
         "seconds_left": progress.seconds_left,
-        "text": translate(&progress_text(progress)),
+        "text": translate(&report::progress_text(progress)),
         "hint": progress.hint.map(|hint| translate(&hint.text().sentence())),
     })
 }
@@ -106,9 +104,9 @@ pub fn done(job: u64, edit: &Edit, params: &Params, source: &LayerImage, shown: 
     json!({
         "event": "done",
         "job": job,
-        "name": layer_name(params),
+        "name": report::layer_name(params),
         "summary": translate(&report::summary(edit)),
-        "report": edit_report(edit, source, params),
+        "report": report::edit_report(edit, source, params),
         "width": shown.width(),
         "height": shown.height(),
         "bytes": bytes,
