@@ -41,7 +41,6 @@ pub struct Job {
     reports: Receiver<Report>,
     cancel: Arc<AtomicBool>,
     progress: Option<Progress>,
-    ended: bool,
 }
 
 /// An estimate that was asked for.
@@ -101,7 +100,7 @@ impl Worker {
         let (reports, inbox) = unbounded();
         let cancel = Arc::new(AtomicBool::new(false));
         self.queue(Task::Edit { request, cancel: cancel.clone(), reports });
-        Job { reports: inbox, cancel, progress: None, ended: false }
+        Job { reports: inbox, cancel, progress: None }
     }
 
     /// Asks what an edit would cost; the answer comes when the edits before it have ended.
@@ -134,10 +133,7 @@ impl Job {
         loop {
             match self.reports.try_recv() {
                 Ok(Report::Progress(progress)) => self.progress = Some(progress),
-                Ok(Report::End(result)) => {
-                    self.ended = true;
-                    return JobState::Ended(result);
-                }
+                Ok(Report::End(result)) => return JobState::Ended(result),
                 Err(TryRecvError::Empty) => return JobState::Running(self.progress.clone()),
                 Err(TryRecvError::Disconnected) => {
                     let reason = text!("the worker thread is gone; start the editor again");
@@ -162,9 +158,7 @@ impl Estimating {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        if !self.ended {
-            self.cancel();
-        }
+        self.cancel();
     }
 }
 

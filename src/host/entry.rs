@@ -15,10 +15,13 @@ const FAILED: c_int = 1;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imagic_main(argc: c_int, argv: *mut *mut c_char) -> c_int {
     let run = || {
-        // SAFETY: the caller's promise is handed on.
-        let arguments = unsafe { arguments(argc, argv) };
+        let texts = (1..usize::try_from(argc).unwrap_or(0)).map(|index| {
+            // SAFETY: `index` is below `argc` and every one of `argc` entries is a text that ends with NUL.
+            unsafe { CStr::from_ptr(*argv.add(index)) }
+        });
+        let arguments: Vec<OsString> = texts.map(system::os_text).collect();
         let served = match starter(&arguments) {
-            // SAFETY: as above.
+            // SAFETY: the caller's promise is handed on.
             Starter::Gimp2 => unsafe { gimp2::main(argc, argv) },
             // SAFETY: as above.
             Starter::Gimp3 => unsafe { gimp3::main(argc, argv) },
@@ -45,29 +48,12 @@ enum Starter {
 /// GIMP 2.10 calls `PROGRAM -gimp READ WRITE MODE STACK`, GIMP 3 `PROGRAM -gimp PROTOCOL READ WRITE MODE STACK`;
 /// `arguments` come without the program.
 fn starter(arguments: &[OsString]) -> Starter {
-    let is_mode = |at: usize| {
-        let argument = arguments.get(at).and_then(|text| text.to_str());
-        argument.is_some_and(|text| ["-query", "-init", "-run"].contains(&text))
-    };
+    let has_mode = arguments.get(3).is_some_and(|mode| ["-query", "-init", "-run"].iter().any(|known| mode == known));
     match arguments.first() {
-        Some(first) if first == "-gimp" && is_mode(3) => Starter::Gimp2,
+        Some(first) if first == "-gimp" && has_mode => Starter::Gimp2,
         Some(first) if first == "-gimp" => Starter::Gimp3,
         _ => Starter::Person,
     }
-}
-
-/// The arguments without the program's name.
-///
-/// # Safety
-/// As [`imagic_main`].
-unsafe fn arguments(argc: c_int, argv: *mut *mut c_char) -> Vec<OsString> {
-    (1..usize::try_from(argc).unwrap_or(0))
-        .map(|index| {
-            // SAFETY: `index` is below `argc` and every one of `argc` entries is a text that ends with NUL.
-            let text = unsafe { CStr::from_ptr(*argv.add(index)) };
-            system::os_text(text)
-        })
-        .collect()
 }
 
 #[cfg(test)]

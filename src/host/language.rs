@@ -47,17 +47,13 @@ fn chosen(variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
     if locale.as_deref().is_some_and(|locale| ["C", "POSIX"].contains(&locale)) {
         return None;
     }
-    let wanted = set("LANGUAGE").or(locale)?;
-    for name in wanted.split(':') {
+    let known = |name: &str| {
         let language = name.split(['_', '-', '.', '@']).next().unwrap_or_default().to_ascii_lowercase();
-        if language == "en" {
-            return None;
-        }
-        if let Some((known, _)) = CATALOGUES.iter().find(|(known, _)| *known == language) {
-            return Some(known);
-        }
-    }
-    None
+        let found = CATALOGUES.iter().map(|(known, _)| *known).find(|known| *known == language);
+        // English ends the search and has no catalogue.
+        if language == "en" { Some(None) } else { found.map(Some) }
+    };
+    set("LANGUAGE").or(locale)?.split(':').find_map(known).flatten()
 }
 
 impl Language {

@@ -86,19 +86,15 @@ fn krita(findings: &mut Findings) {
         Some(version) => findings.good(&format!("{version} serves Krita from {}", launcher.display())),
         None => findings.wrong(&format!("{} does not start", launcher.display()), again),
     }
-    let settings = krita_settings().unwrap_or_default();
+    // Where Qt keeps such files on each system.
+    let folder = if cfg!(windows) { dirs::config_local_dir() } else { dirs::preference_dir() };
+    let settings = folder.map(|folder| folder.join("kritarc")).unwrap_or_default();
     let enabled = std::fs::read_to_string(&settings).is_ok_and(|text| is_enabled_in_krita(&text));
     if !enabled {
         let remedy =
             "in Krita choose Settings > Configure Krita > Python Plugin Manager > Imagic Edit, and start it again";
         findings.wrong(&format!("the plug-in is switched off in {}", settings.display()), remedy);
     }
-}
-
-/// The file with Krita's settings, where Qt keeps such files on each system.
-fn krita_settings() -> Option<PathBuf> {
-    let folder = if cfg!(windows) { dirs::config_local_dir() } else { dirs::preference_dir() };
-    folder.map(|folder| folder.join("kritarc"))
 }
 
 /// What Krita's settings say of our package.
