@@ -27,7 +27,8 @@ const LEAST_DISK: u64 = 1 << 30;
 /// The findings, and whether all of them are good.
 pub fn examine() -> (String, bool) {
     let mut findings = Findings { text: format!("Imagic Edit {}\n", env!("CARGO_PKG_VERSION")), well: true };
-    let parts: [(&str, fn(&mut Findings)); 5] = [
+    type Look = fn(&mut Findings);
+    let parts: [(&str, Look); 5] = [
         ("Editors", editors),
         ("Installed copies", copies),
         ("Machine", machine),
