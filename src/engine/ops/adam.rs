@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::moments::MomentBits;
-use super::values::{vectorized, with_values};
+use super::values::with_values;
 use crate::engine::device::Place;
 use crate::error::{Error, Result};
 use crate::text::Text;
@@ -204,13 +204,17 @@ impl InplaceOp1 for Step<'_> {
         };
         let chunks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         chunks.zip(first.par_chunks_mut(CHUNK)).zip(second.par_chunks_mut(CHUNK)).for_each(|(((p, g), m), v)| {
-            vectorized!({
-                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                    *m = BETA_1 * *m + (1.0 - BETA_1) * g;
-                    *v = BETA_2 * *v + (1.0 - BETA_2) * g * g;
-                    *p -= self.size * *m / (v.sqrt() / self.root_of_bias_2 + EPS);
-                }
-            });
+            // Compiled for this processor's vector instructions; see `ops`.
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                        *m = BETA_1 * *m + (1.0 - BETA_1) * g;
+                        *v = BETA_2 * *v + (1.0 - BETA_2) * g * g;
+                        *p -= self.size * *m / (v.sqrt() / self.root_of_bias_2 + EPS);
+                    }
+                },
+            );
         });
         Ok(())
     }

@@ -69,14 +69,17 @@ impl Sizes {
     /// softmax(q k^T / sqrt(d)) of some rows, into `scores`, (rows, m).
     fn probabilities(self, q: Matrix<'_>, k: Matrix<'_>, scores: &mut [f32], threads: Threads) {
         matmul(scores, Out::Replace, self.scale(), q, k.t(), threads);
-        vectorized!({
-            for row in scores.chunks_exact_mut(self.m) {
-                let max = largest(row);
-                row.iter_mut().for_each(|score| *score = exp(*score - max));
-                let norm = 1.0 / sum(row, |score| score);
-                row.iter_mut().for_each(|score| *score *= norm);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for row in scores.chunks_exact_mut(self.m) {
+                    let max = largest(row);
+                    row.iter_mut().for_each(|score| *score = exp(*score - max));
+                    let norm = 1.0 / sum(row, |score| score);
+                    row.iter_mut().for_each(|score| *score *= norm);
+                }
+            },
+        );
     }
 
     fn forward(self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
@@ -112,13 +115,16 @@ impl Sizes {
                 matmul(dp, Out::Replace, 1.0, dout_rows, v.t(), threads);
                 // ds = p (dp - sum(p dp)) / sqrt(d), and sum(p dp) of a row is its o . dout.
                 let (item, head) = (index / self.heads, index % self.heads);
-                vectorized!({
-                    for (row, (p, dp)) in p.chunks_exact_mut(m).zip(dp.chunks_exact(m)).enumerate() {
-                        let start = (item * n + from + row) * self.c + head * d;
-                        let delta = sum2(&o[start..start + d], &dout[start..start + d], |o, dout| o * dout);
-                        p.iter_mut().zip(dp).for_each(|(p, dp)| *p *= self.scale() * (dp - delta));
-                    }
-                });
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (row, (p, dp)) in p.chunks_exact_mut(m).zip(dp.chunks_exact(m)).enumerate() {
+                            let start = (item * n + from + row) * self.c + head * d;
+                            let delta = sum2(&o[start..start + d], &dout[start..start + d], |o, dout| o * dout);
+                            p.iter_mut().zip(dp).for_each(|(p, dp)| *p *= self.scale() * (dp - delta));
+                        }
+                    },
+                );
                 let ds = Matrix::new(p, rows, m);
                 matmul(dq, Out::Replace, 1.0, ds, k, threads);
                 matmul(dk, Out::Add, 1.0, ds.t(), q, threads);

@@ -46,14 +46,17 @@ impl Operation<1> for Geglu {
         let (d, x) = (dims[last], values(x)?);
         let mut y = vec![0.0; x.len() / 2];
         y.par_chunks_mut(ROWS * d).zip(x.par_chunks(ROWS * 2 * d)).for_each(|(y, x)| {
-            vectorized!({
-                for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(2 * d)) {
-                    let (h, gate) = x.split_at(d);
-                    for ((y, h), gate) in y.iter_mut().zip(h).zip(gate) {
-                        *y = h * gate * normal_cdf(*gate);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(2 * d)) {
+                        let (h, gate) = x.split_at(d);
+                        for ((y, h), gate) in y.iter_mut().zip(h).zip(gate) {
+                            *y = h * gate * normal_cdf(*gate);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
@@ -66,17 +69,20 @@ impl Operation<1> for Geglu {
             let mut dx = vec![0.0; x.len()];
             let inputs = x.par_chunks(ROWS * 2 * d).zip(dy.par_chunks(ROWS * d));
             dx.par_chunks_mut(ROWS * 2 * d).zip(inputs).for_each(|(dx, (x, dy))| {
-                vectorized!({
-                    let rows = dx.chunks_exact_mut(2 * d).zip(x.chunks_exact(2 * d)).zip(dy.chunks_exact(d));
-                    for ((dx, x), dy) in rows {
-                        let ((h, gate), (dh, dgate)) = (x.split_at(d), dx.split_at_mut(d));
-                        for ((((dh, dgate), h), g), dy) in dh.iter_mut().zip(dgate).zip(h).zip(gate).zip(dy) {
-                            let cdf = normal_cdf(*g);
-                            *dh = dy * g * cdf;
-                            *dgate = dy * h * (cdf + g * DENSITY_0 * exp(-0.5 * g * g));
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        let rows = dx.chunks_exact_mut(2 * d).zip(x.chunks_exact(2 * d)).zip(dy.chunks_exact(d));
+                        for ((dx, x), dy) in rows {
+                            let ((h, gate), (dh, dgate)) = (x.split_at(d), dx.split_at_mut(d));
+                            for ((((dh, dgate), h), g), dy) in dh.iter_mut().zip(dgate).zip(h).zip(gate).zip(dy) {
+                                let cdf = normal_cdf(*g);
+                                *dh = dy * g * cdf;
+                                *dgate = dy * h * (cdf + g * DENSITY_0 * exp(-0.5 * g * g));
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
             Ok(dx)
         };

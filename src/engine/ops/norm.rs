@@ -116,7 +116,10 @@ impl Operation<3> for GroupNorm {
         let groups = y.par_chunks_mut(channels * plane).zip(x.par_chunks(channels * plane));
         groups.enumerate().for_each(|(group, (y, x))| {
             let here = group % self.groups * channels..(group % self.groups + 1) * channels;
-            vectorized!(self.group_forward(y, x, &weight[here.clone()], &bias[here.clone()]));
+            vectorized(
+                #[inline(always)]
+                || self.group_forward(y, x, &weight[here.clone()], &bias[here.clone()]),
+            );
         });
         Ok((CpuStorage::F32(y), shape))
     }
@@ -134,7 +137,10 @@ impl Operation<3> for GroupNorm {
             groups.enumerate().for_each(|(index, ((dx, sums), (x, dy)))| {
                 let here = index % self.groups * channels..(index % self.groups + 1) * channels;
                 let (weight, bias) = (&weight[here.clone()], &bias[here]);
-                vectorized!(self.group_backward(dx, sums, [x, weight, bias, dy]));
+                vectorized(
+                    #[inline(always)]
+                    || self.group_backward(dx, sums, [x, weight, bias, dy]),
+                );
             });
             Ok(())
         })?;
@@ -194,14 +200,17 @@ impl Operation<3> for LayerNorm {
         let c = weight.len();
         let mut y = vec![0.0; x.len()];
         y.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).for_each(|(y, x)| {
-            vectorized!({
-                for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    let (mean, rstd) = statistics(x, self.eps);
-                    for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-                        *y = ((x - mean) * rstd).mul_add(*weight, *bias);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                        let (mean, rstd) = statistics(x, self.eps);
+                        for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                            *y = ((x - mean) * rstd).mul_add(*weight, *bias);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
         Ok((CpuStorage::F32(y), shape))
     }
@@ -214,7 +223,10 @@ impl Operation<3> for LayerNorm {
             let inputs = x.par_chunks(ROWS * c).zip(dy.par_chunks(ROWS * c));
             let outputs = dx.par_chunks_mut(ROWS * c).zip(sums.par_chunks_mut(2 * c));
             outputs.zip(inputs).for_each(|((dx, sums), (x, dy))| {
-                vectorized!(self.rows_backward(dx, sums, [x, weight, dy]));
+                vectorized(
+                    #[inline(always)]
+                    || self.rows_backward(dx, sums, [x, weight, dy]),
+                );
             });
             Ok(())
         })?;

@@ -88,17 +88,12 @@ pub(super) fn erf(x: f32) -> f32 {
     (1.0 - p * t * exp(-x * x)).copysign(x)
 }
 
-/// Runs an expression compiled for this processor's vector instructions. Without it the loops here would use what every
-/// x86-64 has: no fused multiply-add (a function call each) and four numbers at a time.
-macro_rules! vectorized {
-    ($expression:expr) => {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || $expression,
-        )
-    };
+/// Runs `f` compiled for this processor's vector instructions. Without it the loops here would use what every x86-64
+/// has: no fused multiply-add (a function call each) and four numbers at a time.
+#[inline(always)]
+pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
 }
-pub(super) use vectorized;
 
 /// Partial sums that are kept apart: vectorizes, and errs less than one running sum.
 const LANES: usize = 16;

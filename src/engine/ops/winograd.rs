@@ -161,20 +161,26 @@ impl Tiles {
             with_buffer(PLACES * channels.len() * (c + width) + 4 * width, |buffer| {
                 let (u, rest) = buffer.split_at_mut(PLACES * channels.len() * c);
                 let (m, tiles) = rest.split_at_mut(PLACES * channels.len() * width);
-                vectorized!(kernel.transform(&channels, u));
+                vectorized(
+                    #[inline(always)]
+                    || kernel.transform(&channels, u),
+                );
                 for (place, m) in m.chunks_mut(channels.len() * width).enumerate() {
                     let u = Matrix::new(&u[place * channels.len() * c..], channels.len(), c);
                     let v = Matrix::strided(&v[place * c * padded + first_tile..], c, width, padded);
                     matmul(m, Out::Replace, 1.0, u, v, Threads::One);
                 }
-                vectorized!({
-                    for (index, channel) in channels.clone().enumerate() {
-                        transform_output(m, channels.len(), index, bias.map_or(0.0, |b| b[channel]), tiles);
-                        for (item, (_, rows, first)) in self.runs(&part).enumerate() {
-                            self.place_output(tiles, first, rows, y[item * channels.len() + index]);
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (index, channel) in channels.clone().enumerate() {
+                            transform_output(m, channels.len(), index, bias.map_or(0.0, |b| b[channel]), tiles);
+                            for (item, (_, rows, first)) in self.runs(&part).enumerate() {
+                                self.place_output(tiles, first, rows, y[item * channels.len() + index]);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         });
     }
@@ -210,12 +216,15 @@ impl Tiles {
         let most = band.len().min(self.rows) + 1;
         rows_of_places(v, padded).into_par_iter().enumerate().for_each(|(channel, mut v)| {
             with_buffer(8 * (most * self.columns + LANES), |d| {
-                vectorized!({
-                    for (item, rows, first) in self.runs(band) {
-                        let x = &x[(item * channels + channel) * plane..][..plane];
-                        self.transform_run(x, rows, d, &mut v, first);
-                    }
-                });
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (item, rows, first) in self.runs(band) {
+                            let x = &x[(item * channels + channel) * plane..][..plane];
+                            self.transform_run(x, rows, d, &mut v, first);
+                        }
+                    },
+                );
             });
             v.iter_mut().for_each(|v| v[tiles..].fill(0.0));
         });
@@ -265,25 +274,28 @@ impl Tiles {
         tasks.into_par_iter().zip(band.clone()).for_each(|(mut dm, row)| {
             let (item, top) = (row / self.rows, row % self.rows * 2);
             let dy = &dy[item * channels * plane..][..channels * plane];
-            vectorized!({
-                for channel in (0..channels).step_by(LANES) {
-                    let len = LANES.min(channels - channel);
-                    for column in 0..self.columns {
-                        let mut tile = [[[0.0; LANES]; 2]; 2];
-                        for (y, tile) in tile.iter_mut().enumerate().take(self.h - top) {
-                            for (x, lanes) in tile.iter_mut().enumerate().take(self.w - 2 * column) {
-                                let at = (top + y) * self.w + 2 * column + x;
-                                let planes = dy.chunks_exact(plane).skip(channel);
-                                lanes.iter_mut().zip(planes).for_each(|(lane, dy)| *lane = dy[at]);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for channel in (0..channels).step_by(LANES) {
+                        let len = LANES.min(channels - channel);
+                        for column in 0..self.columns {
+                            let mut tile = [[[0.0; LANES]; 2]; 2];
+                            for (y, tile) in tile.iter_mut().enumerate().take(self.h - top) {
+                                for (x, lanes) in tile.iter_mut().enumerate().take(self.w - 2 * column) {
+                                    let at = (top + y) * self.w + 2 * column + x;
+                                    let planes = dy.chunks_exact(plane).skip(channel);
+                                    lanes.iter_mut().zip(planes).for_each(|(lane, dy)| *lane = dy[at]);
+                                }
+                            }
+                            let transformed = on_both_sides(&tile, times_a);
+                            for (place, dm) in dm.iter_mut().enumerate() {
+                                store(&transformed[place / 4][place % 4], &mut dm[column * channels + channel..], len);
                             }
                         }
-                        let transformed = on_both_sides(&tile, times_a);
-                        for (place, dm) in dm.iter_mut().enumerate() {
-                            store(&transformed[place / 4][place % 4], &mut dm[column * channels + channel..], len);
-                        }
                     }
-                }
-            });
+                },
+            );
         });
     }
 
@@ -361,7 +373,10 @@ fn band_weight_gradient(dw: &mut [f32], mode: Out, v: &[f32], dm: &[f32], [tiles
                 let dm = Matrix::new(&dm[place * tiles * o..], tiles, o);
                 matmul(du, Out::Replace, 1.0, v, dm, Threads::One);
             }
-            vectorized!(transform_kernel_gradient(du, o, channels.len(), &mut dw, mode));
+            vectorized(
+                #[inline(always)]
+                || transform_kernel_gradient(du, o, channels.len(), &mut dw, mode),
+            );
         });
     });
 }
