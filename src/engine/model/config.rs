@@ -27,9 +27,19 @@ impl Config {
         Ok(Self { file: file.to_owned(), content })
     }
 
+    /// The same; empty where there is no such file.
+    pub fn read_if_there(file: &Path) -> Result<Self> {
+        if file.is_file() { Self::read(file) } else { Ok(Self { file: file.to_owned(), content: Value::Null }) }
+    }
+
     /// Everything in it, as JSON without spaces.
     pub fn to_json(&self) -> String {
         self.content.to_string()
+    }
+
+    /// Whether it says anything about `key`, were it `Null`.
+    pub fn has(&self, key: &str) -> bool {
+        self.content.get(key).is_some()
     }
 
     /// The value of `key`; `Null` if absent.

@@ -24,17 +24,20 @@ pub enum Part {
     Vae,
     /// The text encoder.
     TextEncoder,
+    /// The second one of Stable Diffusion XL.
+    TextEncoder2,
 }
 
 impl Part {
     /// In the order of their declaration, by which [`Source`] numbers them, and in which its fingerprint takes them.
-    const ALL: [Self; 3] = [Self::UNet, Self::Vae, Self::TextEncoder];
+    const ALL: [Self; 4] = [Self::UNet, Self::Vae, Self::TextEncoder, Self::TextEncoder2];
 
     fn folder(self) -> &'static str {
         match self {
             Self::UNet => "unet",
             Self::Vae => "vae",
             Self::TextEncoder => "text_encoder",
+            Self::TextEncoder2 => "text_encoder_2",
         }
     }
 }
@@ -42,9 +45,10 @@ impl Part {
 /// The open files of a base model.
 pub struct Source {
     folder: PathBuf,
-    /// Configuration and weights of each of [`Part::ALL`].
+    /// Configuration and weights of each of [`Part::ALL`]; the last one only where the model has it.
     parts: Vec<(Config, TensorFile)>,
     scheduler: Config,
+    pipeline: Config,
 }
 
 /// The files of a CLIP tokenizer.
@@ -73,10 +77,12 @@ impl Source {
             let file = weights_file(&folder)?;
             Ok((config, TensorFile::open(&file).map_err(|error| unreadable(&file, error))?))
         };
+        let is_there = |part: &Part| *part != Part::TextEncoder2 || path.join(part.folder()).is_dir();
         Ok(Self {
             folder: path.to_owned(),
-            parts: Part::ALL.into_iter().map(open).collect::<Result<_>>()?,
+            parts: Part::ALL.into_iter().filter(is_there).map(open).collect::<Result<_>>()?,
             scheduler: Config::read(&path.join("scheduler/scheduler_config.json"))?,
+            pipeline: Config::read_if_there(&path.join("model_index.json"))?,
         })
     }
 
@@ -85,7 +91,12 @@ impl Source {
         &self.folder
     }
 
-    /// The configuration of `part`, in diffusers' words.
+    /// Whether the model has `part`: all have all but [`Part::TextEncoder2`].
+    pub fn has(&self, part: Part) -> bool {
+        self.parts.len() > part as usize
+    }
+
+    /// The configuration of `part`, which the model has, in diffusers' words.
     pub fn config(&self, part: Part) -> &Config {
         &self.parts[part as usize].0
     }
@@ -93,6 +104,11 @@ impl Source {
     /// The scheduler's configuration, in diffusers' words.
     pub fn scheduler(&self) -> &Config {
         &self.scheduler
+    }
+
+    /// What the pipeline makes of its parts (`model_index.json`), in diffusers' words; empty where nothing tells.
+    pub fn pipeline(&self) -> &Config {
+        &self.pipeline
     }
 
     /// The tensors of `part` under diffusers' names, read from the disk.
@@ -105,9 +121,9 @@ impl Source {
         Weights::shapes(&self.parts[part as usize].1)
     }
 
-    /// The text encoder's tokenizer.
-    pub fn tokenizer(&self) -> Result<TokenizerFiles> {
-        let folder = self.folder.join("tokenizer");
+    /// The tokenizer of the text encoder `part`.
+    pub fn tokenizer(&self, part: Part) -> Result<TokenizerFiles> {
+        let folder = self.folder.join(if part == Part::TextEncoder2 { "tokenizer_2" } else { "tokenizer" });
         let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
         for file in [&vocab, &merges] {
             if !file.is_file() {
@@ -127,6 +143,9 @@ impl Source {
             hash_samples(weights, &mut hash).map_err(Error::file(Doing::Read, weights.path()))?;
         }
         hash.update(self.scheduler.to_json());
+        if self.has(Part::TextEncoder2) {
+            hash.update(self.pipeline.to_json());
+        }
         Ok(format!("{:x}", hash.finalize()))
     }
 }
