@@ -1,29 +1,46 @@
 //! Files that appear at once and whole, whoever reads them meanwhile and whenever this program or the machine stops;
-//! knows nothing of what is in them.
+//! what is nobody else's business only the user can read. Knows nothing of what is in them.
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error, Result};
-use std::fs::File;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
 use std::path::Path;
-use tempfile::{Builder, TempPath};
+use tempfile::{Builder, NamedTempFile};
 
 /// How the names of unfinished files end, which a killed process leaves.
-pub const UNFINISHED: &str = ".tmp";
+const UNFINISHED: &str = ".tmp";
 
-/// Puts `bytes` into the file `path`; its folder is made.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::create_dir_all(folder(path)).map_err(Error::file(Doing::Create, folder(path)))?;
-    write_whole_by(path, |new| std::fs::write(new, bytes).map_err(Error::file(Doing::Write, path)))
+/// Who can read a new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readers {
+    /// The user: it tells what was edited.
+    User,
+    /// Whoever can read the user's other new files.
+    AsUsual,
 }
 
-/// As [`write_whole`] with what `write` puts into the file that it is given, which is there and empty. The folder has
+/// Puts `bytes` into the file `path`, which only the user can read; its folder is made.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    private_folder(folder(path))?;
+    write_by(path, Readers::User, |new| std::fs::write(new, bytes).map_err(Error::file(Doing::Write, path)))
+}
+
+/// Puts into the file `path` what `write` puts into the one that it is given, which is there and empty. The folder has
 /// to be there.
 pub fn write_whole_by(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let new = begin(path)?;
-    write(&new)?;
-    // Opened for writing, because Windows asks for that.
-    let synced = File::options().write(true).open(&new).and_then(|file| file.sync_all());
-    synced.map_err(Error::file(Doing::Write, path))?;
+    write_by(path, Readers::AsUsual, write)
+}
+
+fn write_by(path: &Path, readers: Readers, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let new = begin(path, readers)?;
+    write(new.path())?;
+    keep(new, path)
+}
+
+/// Puts a finished file in its place, so that also after a power cut it is there whole, or the one before it is.
+pub fn keep(new: NamedTempFile, path: &Path) -> Result<()> {
+    new.as_file().sync_all().map_err(Error::file(Doing::Write, path))?;
     new.persist(path).map_err(|failed| Error::file(Doing::Write, path)(failed.error))?;
     // Without it a power cut may take the name; not every file system can do it, and the file is there already.
     #[cfg(unix)]
@@ -33,18 +50,47 @@ pub fn write_whole_by(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> R
 
 /// Refuses a `path` where no file can be written.
 pub fn check(path: &Path) -> Result<()> {
-    begin(path).map(drop)
+    begin(path, Readers::AsUsual).map(drop)
+}
+
+/// A folder in which only the user can look; made if it is not there.
+pub fn private_folder(path: &Path) -> Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        builder.mode(0o700).create(path).map_err(Error::file(Doing::Create, path))?;
+        // One that an older version has made. Where that is not allowed the folder is another user's, who sees anyway.
+        let is_open = path.metadata().is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
+        let _ = is_open.then(|| std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)));
+        Ok(())
+    }
+    #[cfg(not(unix))]
+    builder.create(path).map_err(Error::file(Doing::Create, path))
+}
+
+/// Opens the file `path` as `options` say: only a real file, no link to one, no device, and no pipe, which would have
+/// to be waited for.
+pub fn open_plain(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
 }
 
 /// An empty file beside `path`, which only we write; removed when dropped.
-fn begin(path: &Path) -> Result<TempPath> {
+fn begin(path: &Path, readers: Readers) -> Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(".").suffix(UNFINISHED);
-    // As any other new file, less what the user's mask takes away.
+    // As any other new file, less what the user's mask takes away; unless told, only the user can read it.
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let new = builder.tempfile_in(folder(path)).map_err(|error| Error::file(Doing::Write, path)(error))?;
-    Ok(new.into_temp_path())
+    if readers == Readers::AsUsual {
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    }
+    #[cfg(not(unix))]
+    let _ = readers;
+    builder.tempfile_in(folder(path)).map_err(|error| Error::file(Doing::Write, path)(error))
 }
 
 fn folder(path: &Path) -> &Path {
@@ -59,17 +105,47 @@ mod tests {
     fn a_file_is_replaced_whole_or_left_alone_and_nothing_else_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("made/file");
-        write_whole(&path, b"one").expect("it can be written");
+        write_private(&path, b"one").expect("it can be written");
         let failed = write_whole_by(&path, |new| {
             std::fs::write(new, b"half").expect("it can be written");
             Err(Error::Cancelled)
         });
         assert!(failed.is_err());
         assert_eq!(std::fs::read(&path).expect("it is there"), b"one");
-        write_whole(&path, b"two").expect("it can be written");
+        write_private(&path, b"two").expect("it can be written");
         assert_eq!(std::fs::read(&path).expect("it is there"), b"two");
         check(&path).expect("it can be written");
         assert_eq!(std::fs::read_dir(path.parent().expect("a folder")).expect("it is there").count(), 1);
         assert!(check(&folder.path().join("none/file")).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_only_the_user_may_read_nobody_else_can() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("made/file");
+        write_private(&path, b"one").expect("it can be written");
+        assert_eq!((mode(&path), mode(path.parent().expect("a folder"))), (0o600, 0o700));
+        std::fs::set_permissions(path.parent().expect("a folder"), PermissionsExt::from_mode(0o755)).expect("ours");
+        private_folder(path.parent().expect("a folder")).expect("it is there");
+        assert_eq!(mode(path.parent().expect("a folder")), 0o700);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_devices_and_pipes_are_not_opened_and_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("file"), b"one").expect("it can be written");
+        std::os::unix::fs::symlink(path("file"), path("link")).expect("links can be made");
+        let made = std::process::Command::new("mkfifo").arg(path("pipe")).status().expect("mkfifo is there");
+        assert!(made.success());
+        let open = |path: &Path| open_plain(path, File::options().read(true));
+        assert!(open(&path("file")).is_ok());
+        for other in [path("link"), path("pipe"), path("none"), "/dev/null".into(), folder.path().into()] {
+            assert!(open(&other).is_err(), "{}", other.display());
+        }
     }
 }

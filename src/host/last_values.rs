@@ -20,7 +20,7 @@ pub fn remember_values(params: &Params) -> Result<()> {
         return Err(Error::Host(text!("this account has no configuration folder; set HOME or XDG_CONFIG_HOME")));
     };
     let text = serde_json::to_string_pretty(&params.to_json()).expect("texts and numbers always become JSON");
-    files::write_whole(&file, text.as_bytes())
+    files::write_private(&file, text.as_bytes())
 }
 
 fn last_values_file() -> Option<PathBuf> {

@@ -24,8 +24,8 @@ const MAX_MODELS: usize = 50;
 pub struct Estimate {
     /// Whether a tuned model is kept, so that only stage C runs.
     pub tuned: bool,
-    /// Whether an edit that was stopped goes on.
-    pub goes_on: bool,
+    /// Steps of stages A and B that are done, and all of them, where an edit that was stopped goes on.
+    pub goes_on: Option<[u32; 2]>,
     /// Seconds; `None` before the first edit with this base model.
     pub seconds: Option<f32>,
     /// How it will be tuned and the memory that takes; `None` if it is tuned already.
@@ -71,7 +71,8 @@ pub fn estimate(
 ) -> Result<Estimate> {
     let tuned = memory.is_none();
     let pace = options.cache_folder.as_deref().and_then(|folder| read(folder).remove(fingerprint));
-    let goes_on = !tuned && done != [0; 2];
+    let steps = [done[0] + done[1], request.params.embedding_steps + request.params.tuning_steps];
+    let goes_on = (!tuned && steps[0] > 0).then_some(steps);
     Ok(Estimate {
         tuned,
         goes_on,
@@ -120,7 +121,7 @@ pub fn remember(options: &EngineOptions, fingerprint: &str, new: Pace) {
     kept.load = new.load.or(kept.load);
     kept.decode = new.decode.or(kept.decode);
     let bytes = serde_json::to_vec_pretty(&paces).expect("numbers and texts always become JSON");
-    let _ = files::write_whole(&folder.join(FILE), &bytes);
+    let _ = files::write_private(&folder.join(FILE), &bytes);
 }
 
 fn read(folder: &Path) -> BTreeMap<String, Pace> {
