@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Between two looks at the resident size.
 const STEPS_BETWEEN: u32 = 100;
@@ -69,8 +70,13 @@ fn main() -> Result<()> {
     };
     FREE.store(free, Relaxed);
     let free_memory = || Some(FREE.load(Relaxed));
-    let mut engine =
-        Engine::new(EngineOptions { cache_folder: None, cache_limit: 0, free_memory, processor: Processor::Cpu });
+    let mut engine = Engine::new(EngineOptions {
+        cache_folder: None,
+        cache_limit: 0,
+        resume_every: Duration::MAX,
+        free_memory,
+        processor: Processor::Cpu,
+    });
     let mut peaks: BTreeMap<&str, u64> = BTreeMap::new();
     let mut resident: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let edit = engine.edit(&request, &mut |progress| {
@@ -103,7 +109,7 @@ fn main() -> Result<()> {
 
 fn name(stage: Stage) -> &'static str {
     match stage {
-        Stage::LoadModel => "load",
+        Stage::LoadModel | Stage::Wait => "load",
         Stage::OptimizeTextEmbedding => "A",
         Stage::FineTune => "B",
         Stage::Generate => "C",

@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 use std::io::{Write, stdin, stdout};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is measured.
 #[derive(Deserialize)]
@@ -155,7 +155,8 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let form = precision.training();
             let unet = UNet::new(&own, &unet::with_half_precision(&weights, form)?)?.in_form(form);
             let watch = &mut |stage, step, _, _| steps.took(stage, step);
-            let mut tuning = Tuning { setting: &setting, training: &mut None, watch };
+            let mut tuning =
+                Tuning { setting: &setting, training: &mut None, saved: &mut None, watch, keep: &mut |_| () };
             imagic::optimize_text_embedding(&unet, &x, &e, &mut tuning)?;
             Ok(steps.seconds)
         })),
@@ -166,7 +167,12 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             // Read anew each time, as the engine does: fine-tuning uses them up.
             let base = || source.tensors(Part::UNet, &device);
             let watch = &mut |stage, step, _, _| steps.took(stage, step);
-            imagic::fine_tune(base, &x, &e, &mut Tuning { setting: &setting, training: &mut None, watch })?;
+            imagic::fine_tune(
+                base,
+                &x,
+                &e,
+                &mut Tuning { setting: &setting, training: &mut None, saved: &mut None, watch, keep: &mut |_| () },
+            )?;
             Ok(steps.seconds)
         })),
         "DDIM" => Ok(timed(Box::new(move || {
@@ -187,8 +193,13 @@ fn edit(job: Job, params: Params) -> Result<Operation> {
     let layer = LayerImage::from_rgba8(side as u32, side as u32, &picture(side)).expect("a square of that side");
     let (processor, model_folder) = (job.processor(), job.model);
     let run = move || {
-        let options =
-            EngineOptions { cache_folder: None, cache_limit: 0, free_memory: || None, processor: processor.clone() };
+        let options = EngineOptions {
+            cache_folder: None,
+            cache_limit: 0,
+            resume_every: Duration::MAX,
+            free_memory: || None,
+            processor: processor.clone(),
+        };
         let (layer, params, model_folder) = (layer.clone().into(), params.clone(), model_folder.clone());
         let document = String::new();
         let request =

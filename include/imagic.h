@@ -66,7 +66,7 @@ typedef enum imagic_state {
 
 /* The stage of a job that runs. */
 typedef enum imagic_stage {
-    /* Not started. */
+    /* Not started, or the same edit runs in another program. */
     IMAGIC_STAGE_WAITING = 0,
     /* Reading the base model. */
     IMAGIC_STAGE_LOAD_MODEL = 1,

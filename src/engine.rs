@@ -68,18 +68,26 @@ impl Engine {
 
         let (e_tgt, note) = base.embed(&request.params.prompt)?;
         clock.notes.extend(note);
-        let tuned = tuned.find_or_make(base, request, &e_tgt, machine, &mut clock)?; // stages A and B
-        clock.tuned(tuned.origin);
+        let found = tuned.find_or_make(base, request, &e_tgt, machine, &mut clock)?; // stages A and B
+        clock.tuned(found.origin);
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
-        clock.hint = request.hint(tuned.model.psnr);
-        let picture = sampler.draw(base, request, &e_tgt, &tuned, machine, &mut clock)?; // stage C
+        clock.hint = request.hint(found.model.psnr);
+        let picture = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock); // stage C
+        // Behind the picture, and also where that was stopped.
+        tuned.write(request, machine)?;
+        let picture = picture?;
 
         let (w, h) = base.shapes.task(request).size;
         let (seconds, pace) = clock.finish([w * h, base.shapes.own_side().pow(2)], was_loaded);
         cost::remember(&machine.options, &base.fingerprint, pace);
-        let [embedding_losses, tuning_losses] = tuned.losses;
+        let [embedding_losses, tuning_losses] = found.losses;
         let (notes, hint) = (clock.notes, clock.hint);
-        Ok(Edit { tuned: tuned.origin, seconds, embedding_losses, tuning_losses, notes, hint, picture })
+        Ok(Edit { tuned: found.origin, seconds, embedding_losses, tuning_losses, notes, hint, picture })
+    }
+
+    /// Waits until what edits have left for later ones is on the disk.
+    pub fn settle(&mut self) {
+        self.tuned.settle();
     }
 
     /// What `request` would cost now; loads nothing.

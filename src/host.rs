@@ -23,10 +23,11 @@ mod system;
 mod thumbnail;
 
 use crate::catalog::Model;
+use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Progress};
 use crate::error::Result;
 use crate::image::LayerImage;
-use crate::job::{Job, JobState};
+use crate::job::{Estimating, Job, JobState};
 use crate::params::Params;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -35,6 +36,16 @@ use std::sync::Arc;
 pub fn request(layer: Arc<LayerImage>, document: String, params: Params, model: Model) -> EditRequest {
     let Model { folder: model_folder, familiar_psnr, .. } = model;
     EditRequest { layer, layer_digest: None, params, model_folder, familiar_psnr, document, previews: 0 }
+}
+
+/// Waits for an estimate.
+pub fn wait_for_estimate(estimating: &Estimating) -> Result<Estimate> {
+    loop {
+        if let Some(estimate) = estimating.poll() {
+            return estimate;
+        }
+        std::thread::sleep(policy::POLL);
+    }
 }
 
 /// Waits for the end of `job` and tells `watch` how it goes; `Break` stops it.

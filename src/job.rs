@@ -270,7 +270,7 @@ mod tests {
     fn worker() -> Worker {
         let estimate = |_: &(), request: &EditRequest| match request.params.prompt.as_str() {
             "panic" => panic!("as told"),
-            _ => Ok(Estimate { tuned: true, goes_on: false, seconds: Some(2.0), memory: None, on_gpu: false }),
+            _ => Ok(Estimate { tuned: true, goes_on: None, seconds: Some(2.0), memory: None, on_gpu: false }),
         };
         Worker::with((), obey, estimate).expect("a thread")
     }

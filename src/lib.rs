@@ -25,7 +25,7 @@
 //!  engine/imagic.rs              THE PAPER: A, B, C and their loss
 //!  engine/auxiliary.rs           the paper's super-resolution models: not there yet, and where they belong
 //!  engine/base.rs                a base model, loaded
-//!  engine/store/                 tuned models on disk
+//!  engine/store/                 tuned models and resume points on disk
 //!  engine/budget/                memory and time: counted before, measured after
 //!  engine/machine.rs             what it computes on, and what it may use
 //!  engine/tuning/                Adam's loop, the backward pass, the ways to tune
@@ -77,8 +77,9 @@
 //! **Languages**: what people read is a [`text::Text`], an English key with values; [`host`] translates it where it
 //! goes to a toolkit, from one catalogue for all hosts.
 //!
-//! **Stopping** keeps what stages A and B have done: the next edit with the same settings goes on from there, to the
-//! same bytes.
+//! **Stopping**, and whatever else ends a program, keeps what stages A and B have done: the next edit with the same
+//! settings goes on from there, in any program, to the same bytes. Resume points are written while it is tuned, tuned
+//! models behind the picture ([`engine::store`]); who tunes has a lock.
 //!
 //! **Progress and cancelling are one thing**: [`engine::request::Watch`] is called after every training and sampling
 //! step and answers whether to go on.

@@ -6,8 +6,11 @@ use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::Duration;
 use support::{Home, QUICK, finish, install};
 
 /// Exit status, standard output, standard error.
@@ -285,6 +288,95 @@ fn ctrl_c_stops_within_a_step_with_status_130_and_leaves_nothing() {
     assert_eq!(messages.last().as_deref(), Some("imagic-edit: stopped"));
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
     assert_eq!(home.files(), ["in.png"]);
+}
+
+/// An edit of some seconds that keeps what it has done after every step.
+fn long_edit(home: &Home) -> Command {
+    let mut command = home.command(program(home));
+    command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png", "--embedding-steps", "30"]);
+    command.args(["--tuning-steps", "120", "--sampling-steps", "4"]).env("IMAGIC_RESUME_SECONDS", "0");
+    command
+}
+
+/// The result of [`long_edit`] where nothing comes in between.
+static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let home = Home::new("uninterrupted");
+    save(&home, "in.png", &picture(64, 64));
+    let (status, _, messages) = output(long_edit(&home));
+    assert_eq!(status, Some(0), "{messages}");
+    std::fs::read(home.folder.join("out.png")).expect("it was just written")
+});
+
+/// Starts [`long_edit`] and sends `signal` once a line of its messages begins with `beginning`, after `pause`; how far
+/// it says to have come before.
+fn interrupt(home: &Home, beginning: &str, pause: Duration, signal: &str) -> Option<String> {
+    let mut child = long_edit(home).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut messages = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    let mut goes_on = None;
+    for line in messages.by_ref() {
+        if line.starts_with("Goes on at step ") {
+            goes_on = Some(line);
+        } else if line.starts_with(beginning) {
+            break;
+        }
+    }
+    std::thread::sleep(pause);
+    // It may have ended meanwhile.
+    let _ = Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status();
+    messages.for_each(drop);
+    child.wait().expect("it ends");
+    goes_on
+}
+
+#[test]
+fn whatever_ends_the_program_the_next_one_goes_on_and_ends_in_the_same_bytes() {
+    for signal in ["-INT", "-TERM", "-HUP", "-KILL"] {
+        let home = Home::new(&format!("resume{signal}"));
+        save(&home, "in.png", &picture(64, 64));
+        let pause = Duration::from_millis(100);
+        assert_eq!(interrupt(&home, "B: ", pause, signal), None, "{signal}");
+        assert_eq!(home.files(), ["in.png"], "{signal}");
+        let (_, list, _) = run(&home, &["cache", "list"]);
+        assert!(list.contains("  x (stopped at step ") && list.contains("64x64"), "{signal}: {list}");
+        let (status, _, messages) = output(long_edit(&home));
+        assert_eq!(status, Some(0), "{signal}: {messages}");
+        assert!(messages.contains("Goes on at step ") && messages.contains(" of 150"), "{signal}: {messages}");
+        assert!(!messages.contains("A: "), "{signal}: stage A ran again: {messages}");
+        assert!(std::fs::read(home.folder.join("out.png")).expect("a result") == *WHOLE, "{signal}: other bytes");
+        let (_, list, _) = run(&home, &["cache", "list"]);
+        assert!(list.contains("\n1 tuned models") && !list.contains("stopped"), "{signal}: {list}");
+    }
+}
+
+/// Many more are in `benches/kills.py`.
+#[test]
+fn kills_at_any_moment_cost_no_bytes_and_leave_nothing_behind() {
+    let home = Home::new("kills");
+    save(&home, "in.png", &picture(64, 64));
+    let mut goes_on = 0;
+    for pause in [30, 700, 90, 400, 10, 250] {
+        goes_on += usize::from(interrupt(&home, "", Duration::from_millis(pause), "-KILL").is_some());
+    }
+    assert!(goes_on > 0, "every edit began anew");
+    let (status, _, messages) = output(long_edit(&home));
+    assert_eq!(status, Some(0), "{messages}");
+    assert!(std::fs::read(home.folder.join("out.png")).expect("a result") == *WHOLE, "other bytes");
+    let left = std::fs::read_dir(home.folder.join("cache/imagic-edit")).expect("the cache").flatten();
+    let left: Vec<_> = left.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    assert!(left.iter().all(|name| !name.ends_with(".part") && !name.ends_with(".resume")), "{left:?}");
+}
+
+#[test]
+fn what_tells_of_an_edit_only_the_user_can_read() {
+    let home = Home::new("private");
+    save(&home, "in.png", &picture(16, 16));
+    edit(&home, &["in.png", "--prompt", "x", "-o", "out.png"]);
+    let cache = home.folder.join("cache/imagic-edit");
+    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&cache), 0o700);
+    for file in std::fs::read_dir(&cache).expect("the cache").flatten() {
+        assert_eq!(mode(&file.path()), 0o600, "{}", file.path().display());
+    }
 }
 
 #[test]

@@ -9,16 +9,18 @@ use imagic_edit::engine::device::{Chosen, Launches, Precision, Processor};
 use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage, Tuned};
-use imagic_edit::engine::store::cache;
+use imagic_edit::engine::store::cache::{self, Kind};
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::{LoraLayers, Params, TuningMode};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
@@ -60,6 +62,7 @@ fn engine(cache: Option<&Folder>) -> Engine {
     Engine::new(EngineOptions {
         cache_folder: cache.map(|folder| folder.0.clone()),
         cache_limit: 1 << 30,
+        resume_every: Duration::MAX,
         free_memory: || None,
         processor,
     })
@@ -196,8 +199,10 @@ fn stopping_takes_effect_within_one_step_at_every_stage_and_leaves_no_trace() {
         });
         assert!(matches!(result, Err(Error::Cancelled)), "{stage:?}");
         assert_eq!(steps_after, 0, "{stage:?} went on");
-        assert!(cache::list(&cache.0).expect("the folder").is_empty(), "{stage:?} left an entry");
+        let entries = cache::list(&cache.0).expect("the folder");
+        assert!(entries.iter().all(|entry| entry.kind != Kind::Tuned), "{stage:?} left a tuned model");
         assert_eq!(edit(&mut engine, &request()).expect("the next job").tuned, Tuned::Now);
+        engine.settle();
         cache::clear(&cache.0).expect("an empty cache");
     }
     // Stopped in stage C, the finished tuning is kept.
@@ -226,7 +231,9 @@ fn an_edit_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been() {
         });
         assert!(matches!(result, Err(Error::Cancelled)));
         let expected = stage == Stage::FineTune || step > 0;
-        assert_eq!(engine.estimate(&request()).expect("an estimate").goes_on, expected, "{stage:?} {step}");
+        let goes_on = engine.estimate(&request()).expect("an estimate").goes_on;
+        let done = if stage == Stage::FineTune { 3 + step } else { step };
+        assert_eq!(goes_on, expected.then_some([done, 6]), "{stage:?} {step}");
         let mut first = None;
         let rest = engine.edit(&request(), &mut |progress| {
             if progress.stage != Stage::LoadModel {
@@ -249,8 +256,203 @@ fn an_edit_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been() {
     let mut other = request();
     other.params.tuning_seed = 9;
     edit(&mut engine, &other).expect("another edit");
-    assert!(!engine.estimate(&request()).expect("an estimate").goes_on);
+    assert!(engine.estimate(&request()).expect("an estimate").goes_on.is_none());
     assert!(rendered(&edit(&mut engine, &request()).expect("an edit")) == rendered(&whole));
+}
+
+/// On the processor; what stages A and B have done is written after every step.
+fn careful_engine(cache: &Folder) -> Engine {
+    Engine::new(EngineOptions {
+        cache_folder: Some(cache.0.clone()),
+        cache_limit: 1 << 30,
+        resume_every: Duration::ZERO,
+        free_memory: || None,
+        processor: Processor::Cpu,
+    })
+}
+
+/// Edits until `step` of `stage` is done, then dies as a program that has a defect.
+fn die_at(mut engine: Engine, request: &EditRequest, stage: Stage, step: u32) {
+    let died = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        engine.edit(request, &mut |progress: Progress| {
+            assert!(progress.stage != stage || progress.step != step, "as told");
+            ControlFlow::Continue(())
+        })
+    }));
+    assert!(died.is_err(), "it never came to step {step} of {stage:?}");
+}
+
+/// The edit, and the first step of stage A or B that was told.
+fn rest_of(engine: &mut Engine, request: &EditRequest) -> (Edit, Option<(Stage, u32)>) {
+    let mut first = None;
+    let rest = engine.edit(request, &mut |progress| {
+        if [Stage::OptimizeTextEmbedding, Stage::FineTune].contains(&progress.stage) {
+            first.get_or_insert((progress.stage, progress.step));
+        }
+        ControlFlow::Continue(())
+    });
+    (rest.expect("the rest of the edit"), first)
+}
+
+/// Every file of the cache folder but those that any program may leave there.
+fn files_in(cache: &Folder) -> Vec<String> {
+    let files = std::fs::read_dir(&cache.0).expect("the folder").flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| !name.ends_with(".json") && name != ".gate").collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_edit_goes_on_in_another_program_however_the_first_one_ended() {
+    for tuning_mode in [TuningMode::Full, TuningMode::Lora] {
+        let mut request = request();
+        request.params.tuning_mode = tuning_mode;
+        let whole = edit(&mut engine(None), &request).expect("an edit");
+        for (stage, step) in [
+            (Stage::OptimizeTextEmbedding, 1),
+            (Stage::OptimizeTextEmbedding, 3),
+            (Stage::FineTune, 0),
+            (Stage::FineTune, 2),
+            (Stage::FineTune, 3),
+            (Stage::Generate, 1),
+        ] {
+            for stops in [true, false] {
+                let cache = Folder::new("resume");
+                let mut lost = 0;
+                if stops {
+                    let mut engine = engine(Some(&cache));
+                    let stopped = engine.edit(&request, &mut |progress| {
+                        let is_there = progress.stage == stage && progress.step == step;
+                        if is_there { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    });
+                    assert!(matches!(stopped, Err(Error::Cancelled)));
+                } else {
+                    die_at(careful_engine(&cache), &request, stage, step);
+                    // What was told last was not written yet.
+                    lost = 1;
+                }
+                let what = format!("{tuning_mode:?}, {stage:?} {step}, stopped: {stops}");
+                let mut second = engine(Some(&cache));
+                let goes_on = second.estimate(&request).expect("an estimate").goes_on;
+                let (rest, first) = rest_of(&mut second, &request);
+                let done = match stage {
+                    Stage::OptimizeTextEmbedding => step - lost,
+                    Stage::FineTune => 3 + step.saturating_sub(lost),
+                    _ => 6,
+                };
+                if stage == Stage::Generate && stops {
+                    assert_eq!(rest.tuned, Tuned::OnDisk, "{what}");
+                } else {
+                    assert_eq!(goes_on, (done > 0).then_some([done, 6]), "{what}");
+                    let (stage, step) = first.expect("it goes on");
+                    let at = if stage == Stage::FineTune { 3 + step } else { step };
+                    assert_eq!(at, done, "{what}: went on from another step");
+                    let losses = |edit: &Edit| (edit.embedding_losses.clone(), edit.tuning_losses.clone());
+                    assert_eq!(losses(&rest), losses(&whole), "{what}");
+                }
+                assert!(rendered(&rest) == rendered(&whole), "{what}: other pixels");
+                drop(second);
+                let files = files_in(&cache);
+                assert!(files.len() == 1 && files[0].ends_with(".safetensors"), "{what}: {files:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_resume_point_serves_the_mode_that_fits_now() {
+    let mut request = request();
+    let whole = edit(&mut engine(None), &request).expect("an edit");
+    let cache = Folder::new("resume-modes");
+    request.params.tuning_mode = TuningMode::Checkpointed;
+    die_at(careful_engine(&cache), &request, Stage::FineTune, 2);
+    request.params.tuning_mode = TuningMode::Automatic;
+    let (rest, first) = rest_of(&mut engine(Some(&cache)), &request);
+    assert_eq!(first, Some((Stage::FineTune, 1)));
+    assert!(rendered(&rest) == rendered(&whole), "other pixels");
+    // Adapters that somebody asked for are not what somebody else asks for.
+    cache::clear(&cache.0).expect("an empty cache");
+    request.params.tuning_mode = TuningMode::Lora;
+    die_at(careful_engine(&cache), &request, Stage::FineTune, 2);
+    request.params.tuning_mode = TuningMode::Full;
+    assert!(engine(Some(&cache)).estimate(&request).expect("an estimate").goes_on.is_none());
+}
+
+#[test]
+fn a_damaged_or_foreign_resume_point_is_a_miss_and_moved_aside() {
+    let whole = edit(&mut engine(None), &request()).expect("an edit");
+    let cache = Folder::new("resume-damaged");
+    let leave = |request: &EditRequest| {
+        die_at(careful_engine(&cache), request, Stage::FineTune, 2);
+        let files = files_in(&cache);
+        let name = files.iter().find(|name| name.ends_with(".resume")).expect("a resume point");
+        cache.0.join(name)
+    };
+    let mut other = request();
+    other.params.tuning_seed = 1;
+    let others = leave(&other);
+    let foreign = std::fs::read(&others).expect("a resume point");
+    std::fs::remove_file(&others).expect("it is ours");
+    let file = leave(&request());
+    let good = std::fs::read(&file).expect("a resume point");
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for (what, bytes) in [
+        ("empty", Vec::new()),
+        ("truncated", good[..good.len() - 10].to_vec()),
+        ("one bit of a value flipped", flipped(good.len() / 2)),
+        ("another edit's", foreign),
+        ("no safetensors at all", vec![255; 100]),
+    ] {
+        std::fs::write(&file, bytes).expect("a damaged resume point");
+        let (rest, first) = rest_of(&mut engine(Some(&cache)), &request());
+        assert_eq!(first, Some((Stage::OptimizeTextEmbedding, 0)), "{what}");
+        assert!(rendered(&rest) == rendered(&whole), "{what}: other pixels");
+        let kinds: Vec<Kind> = cache::list(&cache.0).expect("the folder").into_iter().map(|entry| entry.kind).collect();
+        assert!(kinds.contains(&Kind::Tuned) && !file.exists(), "{what}: {kinds:?}");
+        cache::clear(&cache.0).expect("an empty cache");
+        assert!(files_in(&cache).is_empty(), "{what}: {:?}", files_in(&cache));
+    }
+    std::fs::write(&file, good).expect("a good one");
+    assert_eq!(rest_of(&mut engine(Some(&cache)), &request()).1, Some((Stage::FineTune, 1)));
+}
+
+#[test]
+fn two_programs_tune_the_same_once_and_the_second_can_stop_waiting() {
+    let cache = Folder::new("two");
+    let (at_work, second_waits) = (Barrier::new(2), AtomicBool::new(false));
+    let (first, second) = std::thread::scope(|threads| {
+        let first = threads.spawn(|| {
+            engine(Some(&cache)).edit(&request(), &mut |progress| {
+                if (progress.stage, progress.step) == (Stage::FineTune, 1) {
+                    at_work.wait();
+                    while !second_waits.load(Relaxed) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                ControlFlow::Continue(())
+            })
+        });
+        at_work.wait();
+        let given_up = engine(Some(&cache)).edit(&request(), &mut |progress| match progress.stage {
+            Stage::Wait => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        assert!(matches!(given_up, Err(Error::Cancelled)), "{given_up:?}");
+        let second = engine(Some(&cache)).edit(&request(), &mut |progress| {
+            second_waits.fetch_or(progress.stage == Stage::Wait, Relaxed);
+            ControlFlow::Continue(())
+        });
+        (first.join().expect("no panic"), second)
+    });
+    let (first, second) = (first.expect("an edit"), second.expect("an edit"));
+    assert_eq!((first.tuned, second.tuned), (Tuned::Now, Tuned::OnDisk));
+    assert!(rendered(&first) == rendered(&second));
+    assert_eq!(files_in(&cache).len(), 1, "{:?}", files_in(&cache));
 }
 
 #[test]
@@ -369,6 +571,7 @@ fn the_cache_keeps_to_its_limit_and_forgets_the_oldest() {
         let options = EngineOptions {
             cache_folder: Some(cache.0.clone()),
             cache_limit: size * 2,
+            resume_every: Duration::MAX,
             free_memory: || None,
             processor: Processor::Cpu,
         };
@@ -390,6 +593,7 @@ fn a_cache_that_cannot_be_written_costs_the_cache_and_not_the_edit() {
     let options = EngineOptions {
         cache_folder: Some(file),
         cache_limit: 1 << 30,
+        resume_every: Duration::MAX,
         free_memory: || None,
         processor: Processor::Cpu,
     };
@@ -408,6 +612,7 @@ fn too_little_memory_is_said_before_tuning_and_a_tuned_model_still_serves() {
         let options = EngineOptions {
             cache_folder: Some(cache.0.clone()),
             cache_limit: 1 << 30,
+            resume_every: Duration::MAX,
             free_memory: || Some(1000),
             processor: Processor::Cpu,
         };
@@ -428,6 +633,7 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
         Engine::new(EngineOptions {
             cache_folder,
             cache_limit: 1 << 30,
+            resume_every: Duration::MAX,
             free_memory: || Some(FREE.load(Relaxed)),
             processor: Processor::Cpu,
         })
@@ -525,6 +731,7 @@ fn an_edit_whose_memory_runs_short_goes_on_in_a_lighter_mode() {
         Engine::new(EngineOptions {
             cache_folder,
             cache_limit: 1 << 30,
+            resume_every: Duration::MAX,
             free_memory: lying::free_memory,
             processor: Processor::Cpu,
         })
@@ -569,7 +776,9 @@ fn adapters_are_tuned_anew_for_what_they_depend_on_and_the_full_model_is_not() {
     request.params.tuning_mode = TuningMode::Lora;
     let mut tuned = |change: &dyn Fn(&mut Params)| {
         change(&mut request.params);
-        edit(&mut engine, &request).expect("an edit").tuned
+        let tuned = edit(&mut engine, &request).expect("an edit").tuned;
+        engine.settle();
+        tuned
     };
     assert_eq!(tuned(&|_| ()), Tuned::Now);
     assert_eq!(tuned(&|p| p.lora_rank = 2), Tuned::Now);

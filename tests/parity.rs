@@ -36,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 /// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those
 /// of f32. `fused` is tf32 with attention by own kernels, for the card that is the processor (tests/cuda), where it has
@@ -102,7 +103,7 @@ fn conditioning(tokens: &Tensor) -> Conditioning {
 fn stage_a(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_tgt: &Conditioning) -> (Conditioning, Vec<f32>) {
     let unet = UNet::new(setting.config, base).expect("a U-Net").in_form(setting.precision.training());
     let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
-    let mut tuning = Tuning { setting, training: &mut training, watch };
+    let mut tuning = Tuning { setting, training: &mut training, saved: &mut None, watch, keep: &mut |_| () };
     let e_opt = imagic::optimize_text_embedding(&unet, x, e_tgt, &mut tuning).expect("stage A");
     (e_opt, tuning.end())
 }
@@ -110,7 +111,7 @@ fn stage_a(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_tgt: &Conditioni
 /// Stage B and its losses.
 fn stage_b(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_opt: &Conditioning) -> (Weights, Vec<f32>) {
     let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
-    let mut tuning = Tuning { setting, training: &mut training, watch };
+    let mut tuning = Tuning { setting, training: &mut training, saved: &mut None, watch, keep: &mut |_| () };
     let tuned = imagic::fine_tune(|| Ok(base.clone()), x, e_opt, &mut tuning).expect("stage B");
     (tuned, tuning.end())
 }
@@ -584,6 +585,7 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
         let mut engine = Engine::new(EngineOptions {
             cache_folder: None,
             cache_limit: 0,
+            resume_every: Duration::MAX,
             free_memory: || None,
             processor: processor(),
         });

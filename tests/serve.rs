@@ -34,12 +34,17 @@ impl Engine {
 
     /// As [`Engine::start`], where the user's language is another one.
     fn start_in(language: &str, home: &Home) -> (Self, Value) {
+        Self::start_with(home, &[("LANGUAGE", language)])
+    }
+
+    /// As [`Engine::start`], in another environment.
+    fn start_with(home: &Home, environment: &[(&str, &str)]) -> (Self, Value) {
         let folder = home.folder.join("program");
         if !folder.exists() {
             install(&folder);
         }
         let mut command = home.command(folder.join("imagic-edit"));
-        command.env("LANGUAGE", language);
+        command.env("LANGUAGE", "en").envs(environment.iter().copied());
         command.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("it starts");
         let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
@@ -379,6 +384,60 @@ fn the_end_of_the_host_is_the_end_of_the_engine_at_once() {
     engine.ask(json!({ "do": "edit", "job": 1, "bytes": 1000 }));
     engine.input = None;
     assert_eq!(engine.exit_status(), Some(0), "it ends amid a message, too");
+}
+
+#[test]
+fn an_edit_goes_on_in_another_engine_and_whoever_asks_is_told_so_before() {
+    let params = json!({ "prompt": "x", "embedding_steps": 5, "tuning_steps": 400, "sampling_steps": 2 });
+    let whole = {
+        let home = Home::new("serve-whole");
+        let (mut engine, _) = Engine::start(&home);
+        engine.edit(1, "bgra8", &picture(), params.clone());
+        engine.end().1
+    };
+    for ending in ["stop", "end of the host", "kill"] {
+        let home = Home::new("serve-resume");
+        let (mut engine, _) = Engine::start_with(&home, &[("IMAGIC_RESUME_SECONDS", "0")]);
+        engine.edit(1, "bgra8", &picture(), params.clone());
+        engine.wait_for_tuning(1);
+        // Some steps more; the first resume points are there then.
+        let done = loop {
+            let (message, _) = engine.next();
+            if message["step"].as_u64().is_some_and(|step| step > 3) {
+                break message["step"].as_u64().expect("a step");
+            }
+        };
+        match ending {
+            "stop" => {
+                engine.ask(json!({ "do": "stop", "job": 1 }));
+                assert_eq!(engine.end().0["event"], "stopped");
+                engine.input = None;
+                engine.exit_status();
+            }
+            "end of the host" => {
+                engine.input = None;
+                engine.exit_status();
+            }
+            _ => engine.child.kill().expect("it runs"),
+        }
+        let (mut engine, _) = Engine::start(&home);
+        engine.ask(json!({
+            "do": "estimate", "job": 1, "params": params,
+            "width": SIDE, "height": SIDE, "format": "bgra8", "bytes": picture().len(),
+        }));
+        engine.write(&picture());
+        let (answer, _) = engine.next();
+        assert_eq!((&answer["goes_on"], &answer["steps"][1]), (&json!(true), &json!(405)), "{ending}: {answer}");
+        // The last step that was told may have been the one that was being written.
+        let at_least = if ending == "kill" { 5 + done - 1 } else { 5 + done };
+        assert!(answer["steps"][0].as_u64().is_some_and(|step| step >= at_least), "{ending}: {answer} after {done}");
+        assert!(answer["text"].as_str().is_some_and(|text| text.starts_with("Goes on at step ")), "{ending}: {answer}");
+        engine.ask(json!({ "do": "edit", "job": 2, "params": params }));
+        let (end, pixels, progress) = engine.end();
+        assert_eq!(end["report"]["tuned"], "now", "{ending}: {end}");
+        assert!(progress.iter().all(|message| message["stage"] != "optimize_text_embedding"), "{ending}");
+        assert!(pixels == whole, "{ending}: other pixels");
+    }
 }
 
 #[test]

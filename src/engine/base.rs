@@ -95,6 +95,12 @@ impl BaseModel {
         Ok((self.codec.sample(&latents, &noise)?, psnr))
     }
 
+    /// Shape of the latents of a picture of `size` (width, height), (1, c, h, w).
+    pub fn latents(&self, (width, height): (usize, usize)) -> [usize; 4] {
+        let side = self.codec.downsampling;
+        [1, self.codec.channels, height / side, width / side]
+    }
+
     /// Whether the U-Net is in memory.
     pub fn has_network(&self) -> bool {
         self.network.borrow().is_some()

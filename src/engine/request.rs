@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where the engine keeps things and how much it may use.
 #[derive(Clone, Debug)]
@@ -20,6 +21,9 @@ pub struct EngineOptions {
     pub cache_folder: Option<PathBuf>,
     /// Bytes that the cache folder may hold; the least recently used entries go first.
     pub cache_limit: u64,
+    /// Time after which what stages A and B have done is written into the cache folder, so that it is not lost however
+    /// the program ends; longer where writing takes long. Zero is after every step, whatever that takes.
+    pub resume_every: Duration,
     /// Bytes of memory that can still be had; `None` if the system does not say. Asked before tuning, unless on a GPU,
     /// which has memory of its own.
     pub free_memory: fn() -> Option<u64>,
@@ -62,6 +66,8 @@ pub enum Stage {
     /// Reading the base model.
     #[default]
     LoadModel,
+    /// Another program tunes the same; what comes of it will be used.
+    Wait,
     /// Stage A.
     OptimizeTextEmbedding,
     /// Stage B.
@@ -75,6 +81,7 @@ impl Stage {
     pub fn label(self) -> Text {
         match self {
             Self::LoadModel => text!("Loading the model"),
+            Self::Wait => text!("Waiting for the same edit in another program"),
             Self::OptimizeTextEmbedding => text!("A: optimizing the text embedding"),
             Self::FineTune => text!("B: fine-tuning the model"),
             Self::Generate => text!("C: generating"),

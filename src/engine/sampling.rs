@@ -59,7 +59,6 @@ impl Sampler {
         let key = (tuned.key.clone(), params.seed, params.guidance.to_bits(), params.sampling_steps);
         let mut reconstruction = self.reconstruction.take().filter(|(known, _)| *known == key).map(|(_, known)| known);
         let reconstructs = params.keep_untouched && reconstruction.is_none() && params.eta != 0.0;
-        let (w, h) = base.shapes.task(request).size;
         let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
         let drawing = Drawing {
             base,
@@ -68,7 +67,7 @@ impl Sampler {
             unet: network(base, &tuned.model, machine)?,
             e_tgt,
             e_null: base.text.unconditional()?,
-            shape: [1, base.codec.channels, h / base.codec.downsampling, w / base.codec.downsampling],
+            shape: base.latents(base.shapes.task(request).size),
             steps,
             all_steps: if reconstructs { 2 * steps } else { steps },
         };

@@ -1,4 +1,7 @@
-//! Tuned models that outlive the program.
+//! What outlives the program: tuned models, and how far stages A and B have come where they were stopped.
 
 pub mod cache;
+pub mod entry;
+pub mod folder;
 pub mod key;
+pub mod resume;

@@ -9,23 +9,35 @@ use super::budget::plan::{Plan, RESERVE};
 use super::imagic;
 use super::machine::Machine;
 use super::model::conditioning::Conditioning;
+use super::model::lora;
 use super::model::unet::{self, UNet};
-use super::request::{EditRequest, StepWatch, Tuned};
-use super::store::cache;
+use super::request::{EditRequest, Stage, StepWatch, Tuned};
+use super::store::folder::Lock;
 use super::store::key::TuningKey;
+use super::store::resume::{self, Points, State};
+use super::store::{cache, entry};
 use super::tuning::mode::{Mode, Trained};
-use super::tuning::training::{Setting, Training, Tuning};
+use super::tuning::training::{Setting, Tuning};
 use super::tuning::tuned_model::TunedModel;
+use super::tuning::unfinished::Unfinished;
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
-use candle_core::Tensor;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// The model tuned last, and what a stopped edit has left.
+/// Time between two looks at another program that tunes the same.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The model tuned last, and what a stopped edit has left. Both go to the disk on threads of their own, so that nobody
+/// waits for it; when this is dropped they are there.
 #[derive(Default)]
 pub struct TunedModels {
     last: Option<(TuningKey, Arc<TunedModel>)>,
-    stopped: Option<(TuningKey, Stopped)>,
+    /// The lock of the last one, which has still to be written.
+    unwritten: Option<Lock>,
+    writing: Option<JoinHandle<Result<()>>>,
+    stopped: Option<Stopped>,
 }
 
 /// A tuned model for an edit.
@@ -48,17 +60,24 @@ pub struct Progress {
     pub steps: [u32; 2],
 }
 
-/// Stages A and B as far as they have come.
+/// Stages A and B of an edit that was stopped.
 struct Stopped {
+    key: TuningKey,
     mode: Mode,
-    /// The picture x, as latents.
-    x: Tensor,
-    /// See [`BaseModel::encode`].
-    psnr: Option<f64>,
-    /// e_opt and the losses of stage A, once it is done.
-    embedding: Option<(Conditioning, Vec<f32>)>,
-    /// The stage that was stopped.
-    training: Option<Training>,
+    /// Steps of each that are done.
+    steps: [u32; 2],
+    /// Them, when they have been written.
+    unfinished: JoinHandle<Unfinished>,
+}
+
+/// What an edit goes on from, or begins with.
+struct Begin<'a> {
+    base: &'a BaseModel,
+    request: &'a EditRequest,
+    e_tgt: &'a Conditioning,
+    machine: &'a Machine,
+    keys: Vec<(Trained, TuningKey)>,
+    allowed: &'static [Mode],
 }
 
 impl TunedModels {
@@ -73,16 +92,25 @@ impl TunedModels {
     ) -> Result<Found> {
         let allowed = Mode::allowed(&request.params, machine.chosen());
         let keys = TuningKey::all(request, allowed, &base.fingerprint);
-        if let Some((trained, found)) = self.find(&keys, base, machine) {
-            clock.notes.extend(trained.note_if_kept(allowed[0].trained()));
-            return Ok(found);
-        }
-        let mut state = self.begin(&keys, base, request, machine, clock)?;
+        let begin = Begin { base, request, e_tgt, machine, keys, allowed };
+        let (mut state, lock) = loop {
+            if let Some((trained, found)) = self.find(&begin) {
+                clock.notes.extend(trained.note_if_kept(allowed[0].trained()));
+                return Ok(found);
+            }
+            self.wait_for_disk(clock)?;
+            let (mode, note) = self.choose_mode(&begin)?;
+            // Only one program tunes; what it leaves is looked for again.
+            let Some(lock) = lock(begin.key(mode), machine, clock)? else { continue };
+            clock.notes.extend(note.into_iter().chain(begin.note_without_room(mode)));
+            break (self.begin(&begin, mode)?, lock);
+        };
         clock.hint = request.hint(state.psnr);
+        let mut points = Points::new(&machine.options, request);
         let mut losses = [const { Vec::new() }; 2];
         let tuned = in_lighter_modes(&mut state, request, machine, clock, |state, watch| {
-            let Stopped { mode, x, psnr, embedding, training } = state;
-            let chosen = machine.chosen();
+            let Unfinished { mode, x, psnr, embedding, training, saved } = state;
+            let (chosen, key) = (machine.chosen(), begin.key(*mode));
             let setting = &Setting {
                 config: &base.shapes.config,
                 schedule: &base.schedule,
@@ -91,12 +119,20 @@ impl TunedModels {
                 launches: chosen.launches,
                 precision: chosen.precision,
             };
-            let mut tuning = Tuning { setting, training, watch };
             if embedding.is_none() {
+                let keep = &mut |training: &_| {
+                    points.step(key, &State { x, psnr: *psnr, embedding: None, training: Some(training) });
+                };
+                let mut tuning = Tuning { setting, training, saved, watch, keep };
                 let e_opt = imagic::optimize_text_embedding(&frozen(setting, base, machine)?, x, e_tgt, &mut tuning)?;
                 *embedding = Some((e_opt, tuning.end()));
             }
-            let (e_opt, embedding_losses) = embedding.as_ref().expect("set above");
+            let embedding = embedding.as_ref();
+            let keep = &mut |training: &_| {
+                points.step(key, &State { x, psnr: *psnr, embedding, training: Some(training) });
+            };
+            let mut tuning = Tuning { setting, training, saved, watch, keep };
+            let (e_opt, embedding_losses) = embedding.expect("set above");
             let weights = || match mode.trained() {
                 Trained::Weights | Trained::WeightsInEightBits => base.take_network(machine.device()),
                 Trained::Adapters => base.network(machine.device()),
@@ -105,16 +141,35 @@ impl TunedModels {
             losses = [embedding_losses.clone(), tuning.end()];
             Ok(TunedModel { e_opt: e_opt.clone(), unet, psnr: *psnr })
         });
-        let of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == state.mode.trained();
-        let (_, key) = keys.iter().find(of_mode).expect("there is a key for every allowed mode").clone();
+        let key = begin.key(state.mode).clone();
         if matches!(tuned, Err(Error::Cancelled)) {
-            self.stopped = Some((key, state));
+            self.stopped = Some(Stopped::keep(key, state, request, machine, lock)?);
             return Err(Error::Cancelled);
         }
         let model = Arc::new(tuned?);
-        clock.notes.extend(store(&key, &model, request, machine));
+        clock.notes.extend(points.failure().map(|error| {
+            text!("stopped, this edit could not go on in another program: {error}; free some space", error = &error)
+        }));
         self.last = Some((key.clone(), model.clone()));
+        self.unwritten = Some(lock);
         Ok(Found { key, model, origin: Tuned::Now, losses })
+    }
+
+    /// Begins to write the model that was tuned last, unless it is on the disk, and if there is a folder for it.
+    pub fn write(&mut self, request: &EditRequest, machine: &Machine) -> Result<()> {
+        let (Some(lock), Some((key, model))) = (self.unwritten.take(), self.last.clone()) else { return Ok(()) };
+        let Some(folder) = machine.options.cache_folder.clone() else { return Ok(()) };
+        let (request, limit) = (request.clone(), machine.options.cache_limit);
+        self.writing = Some(in_background(move || {
+            let written = cache::store(&folder, limit, &key, &request, &model);
+            match &written {
+                Ok(()) => resume::remove(&folder, &key),
+                Err(error) => entry::tell(&not_kept(error)),
+            }
+            drop(lock);
+            written
+        })?);
+        Ok(())
     }
 
     /// What there is for `keys`, in memory or on disk.
@@ -123,8 +178,10 @@ impl TunedModels {
         let in_memory = self.last.as_ref().is_some_and(|(key, _)| asked(key));
         let folder = machine.options.cache_folder.as_ref();
         let on_disk = || folder.is_some_and(|folder| keys.iter().any(|(_, key)| cache::holds(folder, key)));
-        let stopped = self.stopped.as_ref().filter(|(key, _)| asked(key));
-        Progress { tuned: in_memory || on_disk(), steps: stopped.map_or([0; 2], |(_, stopped)| stopped.steps()) }
+        let stopped = self.stopped.as_ref().filter(|stopped| asked(&stopped.key)).map(|stopped| stopped.steps);
+        let elsewhere = folder.and_then(|folder| keys.iter().find_map(|(_, key)| resume::steps(folder, key)));
+        let steps = stopped.into_iter().chain(elsewhere).max_by_key(|steps| steps[0] + steps[1]);
+        Progress { tuned: in_memory || on_disk(), steps: steps.unwrap_or_default() }
     }
 
     /// Bytes of what is in memory of `base` and the model tuned last, which goes when another is tuned.
@@ -135,9 +192,10 @@ impl TunedModels {
         base.shapes.model_bytes(task) - network + read + tuned
     }
 
-    /// A tuned model that is kept for one of `keys`, the first one that is; the last one is given up where it is of no
-    /// use.
-    fn find(&mut self, keys: &[(Trained, TuningKey)], base: &BaseModel, machine: &Machine) -> Option<(Trained, Found)> {
+    /// A tuned model that is kept for one of the keys, the first one that is; the last one is given up where it is of
+    /// no use.
+    fn find(&mut self, begin: &Begin<'_>) -> Option<(Trained, Found)> {
+        let Begin { base, e_tgt, machine, keys, .. } = begin;
         if let Some((key, model)) = self.last.take()
             && let Some((trained, _)) = keys.iter().find(|(_, asked)| *asked == key)
         {
@@ -146,70 +204,177 @@ impl TunedModels {
         }
         let folder = machine.options.cache_folder.as_ref()?;
         let device = machine.device();
+        let fitting = cache::Fitting { e: e_tgt, network: base.shapes.network(), device };
         let (trained, key, model) = keys.iter().find_map(|(trained, key)| {
-            let model = cache::find(folder, key, base.shapes.network(), &mut || base.network(device), device)?;
+            let model = cache::find(folder, key, &fitting, &mut || base.network(device))?;
             Some((*trained, key.clone(), Arc::new(model)))
         })?;
         self.last = Some((key.clone(), model.clone()));
         Some((trained, Found { key, model, origin: Tuned::OnDisk, losses: Default::default() }))
     }
 
-    /// Where stages A and B begin: where an edit for one of `keys` was stopped, or at the picture, in the best mode
-    /// that memory allows.
-    fn begin(
-        &mut self,
-        keys: &[(Trained, TuningKey)],
-        base: &BaseModel,
-        request: &EditRequest,
-        machine: &Machine,
-        clock: &mut Clock<'_, '_>,
-    ) -> Result<Stopped> {
-        let allowed = Mode::allowed(&request.params, machine.chosen());
-        if let Some((_, stopped)) = self.stopped.take().filter(|(kept, _)| keys.iter().any(|(_, key)| key == kept)) {
+    /// How to tune, and what the user should know of that: as an edit did that was stopped, or in the best mode that
+    /// memory allows.
+    fn choose_mode(&self, begin: &Begin<'_>) -> Result<(Mode, Option<Text>)> {
+        let Begin { base, request, machine, keys, allowed, .. } = begin;
+        if let Some(stopped) = self.stopped.as_ref().filter(|stopped| begin.asks_for(&stopped.key)) {
             // Another mode may be asked for now; the keys say that it trains the same.
-            let mode = if allowed.contains(&stopped.mode) { stopped.mode } else { allowed[0] };
-            return Ok(Stopped { mode, ..stopped });
+            return Ok((if allowed.contains(&stopped.mode) { stopped.mode } else { allowed[0] }, None));
         }
         let task = Task { precision: machine.chosen().precision, ..base.shapes.task(request) };
-        let plan = Plan::new(&base.shapes, &task, allowed, self.held(base, &task), machine.free_memory())?;
-        clock.notes.extend(plan.note()?);
-        base.network(machine.device())?;
-        let (x, psnr) = base.encode(request, task.size, machine.device())?;
-        Ok(Stopped { mode: plan.mode, x, psnr, embedding: None, training: None })
+        let held = self.held(base, &task);
+        let plan = |allowed: &[Mode]| Plan::new(&base.shapes, &task, allowed, held, machine.free_memory());
+        for (trained, key) in keys {
+            let folder = machine.options.cache_folder.as_ref();
+            if folder.and_then(|folder| resume::steps(folder, key)).is_some() {
+                let modes: Vec<Mode> = allowed.iter().copied().filter(|mode| mode.trained() == *trained).collect();
+                let plan = plan(&modes)?;
+                // Where it does not fit, it is left for another time.
+                if let Ok(note) = plan.note() {
+                    return Ok((plan.mode, note.or(trained.note_if_kept(allowed[0].trained()))));
+                }
+            }
+        }
+        let plan = plan(allowed)?;
+        Ok((plan.mode, plan.note()?))
+    }
+
+    /// Where stages A and B begin: where an edit was stopped, here or in another program, or at the picture.
+    fn begin(&mut self, begin: &Begin<'_>, mode: Mode) -> Result<Unfinished> {
+        let Begin { base, request, e_tgt, machine, .. } = begin;
+        let (key, folder, device) = (begin.key(mode), machine.options.cache_folder.as_ref(), machine.device());
+        let steps = |steps: [u32; 2]| steps[0] + steps[1];
+        let elsewhere = folder.and_then(|folder| resume::steps(folder, key)).map_or(0, steps);
+        if let Some(stopped) = self.stopped.take()
+            // What was stopped of another edit is on the disk and gives its memory back; a thread that panicked has
+            // said so.
+            && let Ok(unfinished) = stopped.unfinished.join()
+            && begin.asks_for(&stopped.key)
+            && steps(stopped.steps) >= elsewhere
+        {
+            return Ok(Unfinished { mode, ..unfinished });
+        }
+        let task = base.shapes.task(request);
+        let (network, x) = (base.shapes.network(), base.latents(task.size));
+        let fitting = resume::Fitting { e: e_tgt, network, params: &request.params, x, device };
+        if let Some(unfinished) = folder.and_then(|folder| resume::find(folder, key, mode, &fitting)) {
+            return Ok(unfinished);
+        }
+        base.network(device)?;
+        let (x, psnr) = base.encode(request, task.size, device)?;
+        Ok(Unfinished { mode, x, psnr, embedding: None, training: None, saved: None })
+    }
+
+    /// Waits until what was tuned last is on the disk, and what was stopped, which is only there from now on.
+    pub fn settle(&mut self) {
+        // Whatever failed has been said.
+        let _ = self.writing.take().map(JoinHandle::join);
+        let _ = self.stopped.take().map(|stopped| stopped.unfinished.join());
+    }
+
+    /// Waits for what is being written, so that it and what is tuned now are not in memory at once.
+    fn wait_for_disk(&mut self, clock: &mut Clock<'_, '_>) -> Result<()> {
+        while self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            clock.step(Stage::LoadModel, 0, 0, None)?;
+            std::thread::sleep(LOOK);
+        }
+        if let Some(Ok(Err(error))) = self.writing.take().map(JoinHandle::join) {
+            clock.notes.push(not_kept(&error));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for TunedModels {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+impl Begin<'_> {
+    fn key(&self, mode: Mode) -> &TuningKey {
+        let of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == mode.trained();
+        &self.keys.iter().find(of_mode).expect("there is a key for every allowed mode").1
+    }
+
+    fn asks_for(&self, kept: &TuningKey) -> bool {
+        self.keys.iter().any(|(_, key)| key == kept)
+    }
+
+    /// What the user should know before the time is spent, if what is tuned in `mode` could not be kept.
+    fn note_without_room(&self, mode: Mode) -> Option<Text> {
+        let Self { base, request, machine, .. } = self;
+        let folder = machine.options.cache_folder.as_ref()?;
+        let bytes = match mode.trained() {
+            Trained::Weights | Trained::WeightsInEightBits => base.shapes.network_bytes(),
+            Trained::Adapters => {
+                let adapters = lora::shapes(base.shapes.network(), &request.params);
+                4 * adapters.iter().flatten().map(lora::Shape::elements).sum::<usize>() as u64
+            }
+        };
+        cache::check(folder, machine.options.cache_limit, bytes).err().map(|error| not_kept(&error))
     }
 }
 
 impl Stopped {
-    /// Steps of stages A and B that are done.
-    fn steps(&self) -> [u32; 2] {
-        let unfinished = self.training.as_ref().map_or(0, |training| training.losses.len() as u32);
-        match &self.embedding {
-            Some((_, losses)) => [losses.len() as u32, unfinished],
-            None => [unfinished, 0],
-        }
+    /// Begins to write `unfinished`, if there is a folder for it.
+    fn keep(
+        key: TuningKey,
+        unfinished: Unfinished,
+        request: &EditRequest,
+        machine: &Machine,
+        lock: Lock,
+    ) -> Result<Self> {
+        let (mode, steps) = (unfinished.mode, unfinished.steps());
+        let (request, options, of) = (request.clone(), machine.options.clone(), key.clone());
+        let unfinished = in_background(move || {
+            if let Some(folder) = options.cache_folder.filter(|_| steps != [0; 2])
+                && let Err(error) = resume::write(&folder, options.cache_limit, &of, &request, &State::of(&unfinished))
+            {
+                entry::tell(&Text::verbatim(error.to_string()));
+            }
+            drop(lock);
+            unfinished
+        })?;
+        Ok(Self { key, mode, steps, unfinished })
     }
+}
 
-    /// Goes over to a mode that takes less memory, if there is one in `allowed`, and keeps what can be kept; tells the
-    /// user.
-    fn lighten(&mut self, allowed: &[Mode], reason: Text) -> Result<Text> {
-        let before = self.mode;
-        self.mode = before.lighter(allowed).ok_or_else(|| Error::Memory(reason.clone()))?;
-        if self.embedding.is_some() && self.mode.trained() != before.trained() {
-            // Stage B, whose weights or moments become others.
-            self.training = None;
+/// The lock of `key`; `None` after another program has had it.
+fn lock(key: &TuningKey, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Option<Lock>> {
+    let Some(folder) = machine.options.cache_folder.as_ref() else { return Ok(Some(Lock::none())) };
+    let mut had_to_wait = false;
+    loop {
+        match Lock::of(folder, key.as_str()) {
+            Some(lock) => return Ok((!had_to_wait).then_some(lock)),
+            None => {
+                clock.step(Stage::Wait, 0, 0, None)?;
+                had_to_wait = true;
+                std::thread::sleep(LOOK);
+            }
         }
-        Ok(self.mode.note_after(before, reason))
     }
+}
+
+fn in_background<T: Send + 'static>(write: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new().name("imagic-disk".into()).spawn(write).map_err(|error| {
+        Error::Engine(text!("cannot start a thread: {error}; close other programs and try again", error = &error))
+    })
+}
+
+/// The note for a tuned model that cannot be written.
+fn not_kept(error: &Error) -> Text {
+    text!("the tuned model is kept only until this program closes: {error}; free some space", error = error)
 }
 
 /// Does `work`, stages A and B from where `state` is; again in a lighter mode as long as memory runs short and there is
 /// one.
 fn in_lighter_modes(
-    state: &mut Stopped,
+    state: &mut Unfinished,
     request: &EditRequest,
     machine: &Machine,
     clock: &mut Clock<'_, '_>,
-    mut work: impl FnMut(&mut Stopped, &mut StepWatch<'_>) -> Result<TunedModel>,
+    mut work: impl FnMut(&mut Unfinished, &mut StepWatch<'_>) -> Result<TunedModel>,
 ) -> Result<TunedModel> {
     // The allocator gives memory of the mode before back only by and by.
     const SETTLING: u32 = 3;
@@ -245,13 +410,4 @@ fn frozen(setting: &Setting<'_>, base: &BaseModel, machine: &Machine) -> Result<
         Trained::WeightsInEightBits | Trained::Adapters => weights,
     };
     Ok(UNet::new(setting.config, &weights)?.in_form(form))
-}
-
-/// Keeps `model` on disk, if there is a folder for it; a note where that fails.
-fn store(key: &TuningKey, model: &TunedModel, request: &EditRequest, machine: &Machine) -> Option<Text> {
-    let folder = machine.options.cache_folder.as_ref()?;
-    let stored = cache::store(folder, machine.options.cache_limit, key, request, model);
-    stored.err().map(|error| {
-        text!("the tuned model is kept only until this program closes: {error}; free some space", error = &error)
-    })
 }

@@ -5,3 +5,4 @@ pub mod draw;
 pub mod mode;
 pub mod training;
 pub mod tuned_model;
+pub mod unfinished;

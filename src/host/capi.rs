@@ -434,6 +434,7 @@ fn progress_of(state: &State) -> ImagicProgress {
         State::Running(_, Some(progress)) => {
             let stage = match progress.stage {
                 Stage::LoadModel => ImagicStage::LoadModel,
+                Stage::Wait => ImagicStage::Waiting,
                 Stage::OptimizeTextEmbedding => ImagicStage::OptimizeTextEmbedding,
                 Stage::FineTune => ImagicStage::FineTune,
                 Stage::Generate => ImagicStage::Generate,

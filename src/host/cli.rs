@@ -13,7 +13,7 @@ use super::installed::{engine_options, model_folders};
 use super::report::models_report;
 use super::serve;
 use crate::catalog::{self, Model};
-use crate::engine::store::cache;
+use crate::engine::store::cache::{self, Kind, Listed};
 use crate::error::Error;
 use crate::params::{PARAMS, Params, Preset};
 use crate::text::Text;
@@ -26,6 +26,9 @@ use std::path::Path;
 
 /// Commands in the order in which help lists them.
 const COMMANDS: [&str; 5] = ["edit", "models", "cache", "doctor", "serve"];
+
+/// Letters by which a tuned model is named; two with the same ones are not to be expected.
+const ID_LENGTH: usize = 8;
 
 /// Runs the command that `arguments` (without the program's name) ask for.
 pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
@@ -126,11 +129,20 @@ fn cache(arguments: Arguments) -> Result<(), Failure> {
 
 fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {
     let entries = cache::list(folder)?;
-    let days = |entry: &cache::Entry| entry.used.elapsed().unwrap_or_default().as_secs() / 86_400;
+    let days = |entry: &Listed| entry.used.elapsed().unwrap_or_default().as_secs() / 86_400;
     if as_json {
-        let row = |entry: &cache::Entry| {
+        let row = |entry: &Listed| {
+            let (kind, steps) = match entry.kind {
+                Kind::Tuned => ("tuned", None),
+                Kind::Unfinished { done, all } => ("unfinished", Some([done, all])),
+                Kind::Unusable => ("unusable", None),
+            };
             json!({
+                "kind": kind,
+                "steps": steps,
+                "id": id(entry),
                 "file": entry.file.to_string_lossy(),
+                "picture": entry.picture,
                 "bytes": entry.bytes,
                 "days_unused": days(entry),
                 "prompt": entry.prompt,
@@ -143,16 +155,28 @@ fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {
     let mut text = String::new();
     for entry in &entries {
         let prompt = entry.prompt.as_deref().unwrap_or("(damaged)");
+        let state = match entry.kind {
+            Kind::Unfinished { done, all } => format!(" (stopped at step {done} of {all})"),
+            Kind::Unusable if entry.prompt.is_some() => " (of another version, or damaged)".to_owned(),
+            _ => String::new(),
+        };
         let age = match days(entry) {
             0 => "used today".to_owned(),
             1 => "used yesterday".to_owned(),
             days => format!("used {days} days ago"),
         };
-        text += &format!("{:>8}  {age}  {prompt}\n", help::size(entry.bytes));
-        if let Some(document) = entry.document.as_deref().filter(|document| !document.is_empty()) {
-            text += &format!("          {document}\n");
-        }
+        text += &format!("{:>8}  {age}  {prompt}{state}\n", help::size(entry.bytes));
+        let picture = entry.picture.map(|[width, height]| format!("{width}x{height}"));
+        let document = entry.document.clone().filter(|document| !document.is_empty());
+        let more: Vec<String> = [Some(id(entry)), picture, document].into_iter().flatten().collect();
+        text += &format!("          {}\n", more.join("  "));
     }
     let total = entries.iter().map(|entry| entry.bytes).sum();
-    Ok(text + &format!("{} tuned models, {} in {}\n", entries.len(), help::size(total), folder.display()))
+    let tuned = entries.iter().filter(|entry| entry.kind == Kind::Tuned).count();
+    Ok(text + &format!("{tuned} tuned models, {} in {}\n", help::size(total), folder.display()))
+}
+
+/// What `cache remove` knows an entry by.
+fn id(entry: &Listed) -> String {
+    entry.file.file_stem().unwrap_or_default().to_string_lossy().chars().take(ID_LENGTH).collect()
 }

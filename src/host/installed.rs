@@ -7,6 +7,7 @@ use crate::host::system;
 use crate::text::text;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.
 const CACHE_LIMIT: u64 = 20 << 30;
@@ -38,7 +39,18 @@ pub fn engine_options() -> Result<EngineOptions> {
 /// As [`engine_options`] with tuned models in `cache_folder`, or in memory only.
 pub fn engine_options_in(cache_folder: Option<PathBuf>) -> Result<EngineOptions> {
     let processor = processor()?;
-    Ok(EngineOptions { cache_folder, cache_limit: CACHE_LIMIT, free_memory: system::free_memory, processor })
+    let (cache_limit, resume_every, free_memory) = (CACHE_LIMIT, resume_every()?, system::free_memory);
+    Ok(EngineOptions { cache_folder, cache_limit, resume_every, free_memory, processor })
+}
+
+/// Ten seconds, so that writing and a step included no more than fifteen are lost; or as many as the environment's
+/// IMAGIC_RESUME_SECONDS says.
+fn resume_every() -> Result<Duration> {
+    let Some(given) = std::env::var_os("IMAGIC_RESUME_SECONDS") else { return Ok(Duration::from_secs(10)) };
+    let given = given.to_string_lossy().into_owned();
+    let seconds = given.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds
+        .ok_or_else(|| Error::Parameter(text!("IMAGIC_RESUME_SECONDS is {given}, must be a number of seconds", given)))
 }
 
 /// The GPU where there is one, with CUDA's libraries in the folder `cuda` beside our library or in the installed copy.

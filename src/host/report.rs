@@ -158,6 +158,7 @@ pub fn parameters_report(words: Words) -> Value {
 pub fn stage_id(stage: Stage) -> &'static str {
     match stage {
         Stage::LoadModel => "load_model",
+        Stage::Wait => "wait",
         Stage::OptimizeTextEmbedding => "optimize_text_embedding",
         Stage::FineTune => "fine_tune",
         Stage::Generate => "generate",
@@ -220,10 +221,12 @@ fn time_text(estimate: &Estimate) -> Text {
     match (estimate, time) {
         (Estimate { tuned: true, .. }, Some(time)) => text!("The tuned model is there: about {time}.", time),
         (Estimate { tuned: true, .. }, None) => text!("The tuned model is there: only the last stage runs."),
-        (Estimate { goes_on: true, .. }, Some(time)) => {
-            text!("Goes on from where it was stopped: about {time} more.", time)
+        (Estimate { goes_on: Some([step, steps]), .. }, Some(time)) => {
+            text!("Goes on at step {step} of {steps}: about {time} more.", step = *step, steps = *steps, time)
         }
-        (Estimate { goes_on: true, .. }, None) => text!("Goes on from where it was stopped."),
+        (Estimate { goes_on: Some([step, steps]), .. }, None) => {
+            text!("Goes on at step {step} of {steps}.", step = *step, steps = *steps)
+        }
         (_, Some(time)) => text!("The model has to be tuned to the layer: about {time}.", time),
         (_, None) => {
             text!("The model has to be tuned to the layer; how long that takes shows after the first steps.")
@@ -283,12 +286,12 @@ mod tests {
     fn the_cost_is_told_as_roughly_as_it_is_known() {
         let estimate = |tuned, goes_on, seconds| Estimate { tuned, goes_on, seconds, memory: None, on_gpu: false };
         let text = |tuned, goes_on, seconds| cost_text(&estimate(tuned, goes_on, seconds)).to_string();
-        let on_gpu = Estimate { on_gpu: true, ..estimate(true, false, Some(0.4)) };
+        let on_gpu = Estimate { on_gpu: true, ..estimate(true, None, Some(0.4)) };
         assert_eq!(cost_text(&on_gpu).to_string(), "The tuned model is there: about 1 s. Runs on the GPU.");
-        assert_eq!(text(true, false, Some(0.4)), "The tuned model is there: about 1 s.");
-        assert_eq!(text(false, false, Some(41.0)), "The model has to be tuned to the layer: about 45 s.");
-        assert_eq!(text(false, true, Some(95.0)), "Goes on from where it was stopped: about 1 min 40 s more.");
-        assert!(text(false, false, None).contains("after the first steps"));
+        assert_eq!(text(true, None, Some(0.4)), "The tuned model is there: about 1 s.");
+        assert_eq!(text(false, None, Some(41.0)), "The model has to be tuned to the layer: about 45 s.");
+        assert_eq!(text(false, Some([412, 1500]), Some(95.0)), "Goes on at step 412 of 1500: about 1 min 40 s more.");
+        assert!(text(false, None, None).contains("after the first steps"));
     }
 
     #[test]

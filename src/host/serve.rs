@@ -63,10 +63,8 @@ pub fn run() -> Result<()> {
     let worker = Worker::start(Engine::new(engine_options()?))?;
     let (running, estimates, results) = (Vec::new(), Vec::new(), VecDeque::new());
     let mut server = Server { worker, folders: model_folders(), running, estimates, picture: None, results };
-    let outcome = server.serve(&protocol::read_in_background()?);
-    // Dropping the worker would wait for the running step, and nobody is left to wait for.
-    std::mem::forget(server);
-    outcome
+    // With the server its worker ends: when the running step is done, and what there is of a tuned model is on disk.
+    server.serve(&protocol::read_in_background()?)
 }
 
 impl Server {

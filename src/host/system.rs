@@ -27,15 +27,16 @@ pub const LIBRARY: &str = if cfg!(windows) {
     "libimagic_edit.so"
 };
 
-/// The number of the signal that asked to stop (Ctrl+C or SIGTERM), 0 until one comes; the second one kills as usual.
+/// The number of the signal that asked to stop (Ctrl+C, SIGTERM, or SIGHUP, when the terminal is closed), 0 until one
+/// comes; the second one kills as usual.
 pub fn stop_signal() -> Arc<AtomicUsize> {
     let (came, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
         // In this order: what the first signal sets, the second one finds.
         let registered = flag::register_conditional_default(signal, again.clone())
             .and_then(|_| flag::register(signal, again.clone()))
             .and_then(|_| flag::register_usize(signal, came.clone(), signal as usize));
-        registered.expect("these two can be caught everywhere");
+        registered.expect("they can be caught everywhere");
     }
     came
 }

@@ -80,7 +80,7 @@ impl<'a, 'b> Clock<'a, 'b> {
                     self.pace = Some(self.stage.1.elapsed().as_secs_f32() / (ran as f32 * cost));
                     self.paces[index] = self.pace;
                 }
-            } else if before && stage != Stage::LoadModel {
+            } else if before && ![Stage::LoadModel, Stage::Wait].contains(&stage) {
                 done += steps as f32 * cost;
             }
         }

@@ -56,7 +56,12 @@ impl TextEncoder {
         let transformer = ClipTextTransformer::new(builder, &clip).map_err(|error| {
             Error::model(&weights.file, text!("does not fit its config.json: {error}", error = sentence(&error)))
         })?;
-        let tokenizer = Tokenizer::new(&source.tokenizer(Part::TextEncoder)?, family, clip.max_position_embeddings, clip.vocab_size)?;
+        let tokenizer = Tokenizer::new(
+            &source.tokenizer(Part::TextEncoder)?,
+            family,
+            clip.max_position_embeddings,
+            clip.vocab_size,
+        )?;
         Ok(Self { tokenizer, transformer, device: device.clone() })
     }
 

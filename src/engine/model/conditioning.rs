@@ -8,6 +8,9 @@
 use crate::error::Result;
 use candle_core::Tensor;
 
+/// Name of that part.
+const TOKENS: &str = "tokens";
+
 /// The embedding of one text, or of several with the same shapes.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
@@ -16,6 +19,16 @@ pub struct Conditioning {
 }
 
 impl Conditioning {
+    /// Each part with its name.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        [(TOKENS, &self.tokens)].into_iter()
+    }
+
+    /// What has the parts of this one as `part` gives them by name.
+    pub fn with(&self, mut part: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self { tokens: part(TOKENS)? })
+    }
+
     /// Each part as `change` makes it.
     pub fn map(&self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(Self { tokens: change(&self.tokens)? })

@@ -25,7 +25,11 @@ pub struct TensorFile {
 impl TensorFile {
     /// Reads the header and checks that the file is as long as it says.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path)?;
+        Self::of(File::open(path)?, path)
+    }
+
+    /// As [`TensorFile::open`], of a file that is open.
+    pub fn of(mut file: File, path: &Path) -> Result<Self> {
         let mut length = [0; 8];
         file.read_exact(&mut length)?;
         let length = u64::from_le_bytes(length);

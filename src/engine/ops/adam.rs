@@ -11,6 +11,7 @@ use super::values::with_values;
 use crate::engine::device::Place;
 use crate::error::{Error, Result};
 use crate::text::Text;
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Tensor, TensorId, Var, bail};
 use rayon::prelude::*;
@@ -113,6 +114,45 @@ impl Adam {
             variable.updated = state.pass;
         }
         Ok(loss)
+    }
+
+    /// How many numbers each of the moments of `variable` has; none before the first step on a GPU.
+    pub fn moments(&self, variable: &Var) -> Vec<usize> {
+        let state = self.state();
+        match &state.variables[&variable.as_tensor().id()].moments {
+            Moments::Cpu { first, second } => vec![first.len(), second.len()],
+            Moments::Gpu { buffers, bits } => match buffers.len() {
+                0 => Vec::new(),
+                1 => vec![bits.numbers(variable.elem_count())],
+                _ => vec![variable.elem_count(); 2],
+            },
+        }
+    }
+
+    /// Calls `f` with the numbers of one of the moments of `variable`, which [`Adam::restore`] takes back.
+    pub fn with_moment<R>(&self, variable: &Var, moment: usize, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        let state = self.state();
+        Ok(match &state.variables[&variable.as_tensor().id()].moments {
+            Moments::Cpu { first, second } => f([first, second][moment]),
+            Moments::Gpu { buffers, .. } => f(buffers[moment].to_cpu_storage()?.as_slice::<f32>()?),
+        })
+    }
+
+    /// Goes on after `steps` steps, which have left `variable` with these moments; to be called for each variable.
+    pub fn restore(&self, steps: usize, variable: &Var, moments: Vec<Vec<f32>>) -> Result<()> {
+        let state = &mut *self.state();
+        state.step = steps as i32;
+        match &mut state.variables.get_mut(&variable.as_tensor().id()).expect("it is one of them").moments {
+            Moments::Cpu { first, second } => {
+                [*first, *second] = moments.try_into().expect("whoever kept them has kept two");
+            }
+            Moments::Gpu { buffers, .. } => {
+                let device = variable.device().as_cuda_device()?;
+                let buffer = |values| device.storage_from_cpu_storage_owned(CpuStorage::F32(values));
+                *buffers = moments.into_iter().map(buffer).collect::<candle_core::Result<_>>()?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether `parameter` is one of the variables.

@@ -25,6 +25,11 @@ impl MomentBits {
         self == Self::Eight && values >= LEAST_CODED
     }
 
+    /// How many numbers each of the moments of a variable of `values` elements has: two moments, or both in one buffer.
+    pub fn moments(self, values: usize) -> Vec<usize> {
+        if self.codes(values) { vec![self.numbers(values)] } else { vec![values; 2] }
+    }
+
     /// What both moments of a variable of `values` elements take, in units of 4 bytes.
     pub fn numbers(self, values: usize) -> usize {
         if self.codes(values) { values.div_ceil(CODED) * (2 * CODED / 4 + 2) } else { 2 * values }

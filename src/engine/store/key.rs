@@ -5,16 +5,20 @@ use crate::engine::request::EditRequest;
 use crate::engine::tuning::mode::{Mode, Trained};
 use crate::params::{Affects, PARAMS};
 use sha2::{Digest, Sha256};
-use std::fmt;
 
 /// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TuningKey(String);
 
 impl TuningKey {
+    /// As a text, the name of its files.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// One for each thing that a mode of `allowed` may train, the better first. `fingerprint` is the base model's,
     /// see [`crate::engine::model::source::Source::fingerprint`].
     pub fn all(request: &EditRequest, allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
@@ -53,10 +57,4 @@ fn digest_of_pixels(request: &EditRequest) -> String {
         hash.update(&bytes);
     }
     format!("{:x}", hash.finalize())
-}
-
-impl fmt::Display for TuningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }

@@ -50,6 +50,16 @@ pub struct Training {
     broken: bool,
 }
 
+/// One stage between two steps, as another process has left it.
+pub struct Saved {
+    /// By the names that the variables have.
+    pub variables: BTreeMap<String, Tensor>,
+    /// Of each variable, as [`Adam::with_moment`] has given them.
+    pub moments: BTreeMap<String, Vec<Vec<f32>>>,
+    /// One for each step that is done.
+    pub losses: Vec<f32>,
+}
+
 impl Training {
     /// Uses up `tensors`: each becomes a variable before the next one is copied, so that they never exist twice.
     fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64, bits: MomentBits) -> Result<Self> {
@@ -57,6 +67,27 @@ impl Training {
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
         let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr, bits));
         Ok(Self { frozen, variables, adam, losses: Vec::new(), broken: false })
+    }
+
+    /// As [`Training::begin`] where another process has stopped.
+    fn go_on(frozen: Weights, saved: Saved, lr: f64, bits: MomentBits) -> Result<Self> {
+        let Saved { variables, mut moments, losses } = saved;
+        let training = Self { losses, ..Self::begin(frozen, variables, lr, bits)? };
+        let steps = training.losses.len();
+        for (name, variable) in &training.variables {
+            training.adam.restore(steps, variable, moments.remove(name).unwrap_or_default())?;
+        }
+        Ok(training)
+    }
+
+    /// What is trained, by name.
+    pub fn variables(&self) -> &BTreeMap<String, Var> {
+        &self.variables
+    }
+
+    /// What trains it.
+    pub fn adam(&self) -> &Adam {
+        &self.adam
     }
 
     /// The network with `tensor` of each variable in it: adapters join the weights, tuned weights take their places.
@@ -74,40 +105,53 @@ pub struct Tuning<'a, 'w> {
     /// What an earlier run has done of it; the run that fails leaves here what it has done, and the one that ends its
     /// losses.
     pub training: &'a mut Option<Training>,
+    /// What another process has done of it.
+    pub saved: &'a mut Option<Saved>,
     /// Told of every step.
     pub watch: &'a mut StepWatch<'w>,
+    /// Told after `watch`, unless that has stopped the stage, so that what is done can be kept.
+    pub keep: &'a mut dyn FnMut(&Training),
 }
 
 impl Tuning<'_, '_> {
     /// The variables of stage A, which start as `e_tgt`.
     pub fn embedding(&mut self, e_tgt: &Conditioning) -> Result<Conditioning> {
-        const TOKENS: &str = "tokens";
         if self.training.is_none() {
-            let variables = BTreeMap::from([(TOKENS.to_owned(), e_tgt.tokens.clone())]);
-            let lr = self.setting.params.embedding_lr;
-            *self.training = Some(Training::begin(Weights::default(), variables, lr, MomentBits::ThirtyTwo)?);
+            let (lr, bits) = (self.setting.params.embedding_lr, MomentBits::ThirtyTwo);
+            let begin = || e_tgt.parts().map(|(name, part)| (name.to_owned(), part.clone())).collect();
+            *self.training = Some(match self.saved.take() {
+                Some(saved) => Training::go_on(Weights::default(), saved, lr, bits)?,
+                None => Training::begin(Weights::default(), begin(), lr, bits)?,
+            });
         }
         let variables = &self.running().variables;
-        Ok(Conditioning { tokens: variables[TOKENS].as_tensor().clone() })
+        e_tgt.with(|name| Ok(variables[name].as_tensor().clone()))
     }
 
     /// The network of stage B, whose weights are the variables and start as `base`; or, where memory is short, those of
-    /// adapters to it. `base` is called only for a beginning. Where all weights are trained they take its place, and
-    /// the memory of a second network is saved if nobody else keeps them.
+    /// adapters to it. `base` is called only for a beginning, or for what adapters belong to. Where all weights are
+    /// trained they take its place, and the memory of a second network is saved if nobody else keeps them.
     pub fn network(&mut self, base: impl FnOnce() -> Result<Weights>) -> Result<UNet> {
         let Setting { config, params, mode, precision, .. } = self.setting;
         if self.training.is_none() {
-            let (mut base, trained) = (base()?, mode.trained());
-            *self.training = Some(match trained {
-                Trained::Weights | Trained::WeightsInEightBits => {
-                    let weights = std::mem::take(&mut base.tensors);
-                    Training::begin(base, weights, params.tuning_lr, trained.moments())?
+            let (saved, bits) = (self.saved.take(), mode.trained().moments());
+            let (weights, adapters) = (params.tuning_lr, lora::RATE * params.tuning_lr);
+            *self.training = Some(match (mode.trained(), saved) {
+                (Trained::Weights | Trained::WeightsInEightBits, None) => {
+                    let mut base = base()?;
+                    let tensors = std::mem::take(&mut base.tensors);
+                    Training::begin(base, tensors, weights, bits)?
                 }
-                Trained::Adapters => {
+                (Trained::Weights | Trained::WeightsInEightBits, Some(saved)) => {
+                    Training::go_on(Weights::default(), saved, weights, bits)?
+                }
+                (Trained::Adapters, None) => {
+                    let base = base()?;
                     let device = base.tensors.values().next().map(Tensor::device).cloned();
-                    let adapters = lora::begin(&base, params, &device.unwrap_or(Device::Cpu))?;
-                    Training::begin(base, adapters, lora::RATE * params.tuning_lr, trained.moments())?
+                    let tensors = lora::begin(&base, params, &device.unwrap_or(Device::Cpu))?;
+                    Training::begin(base, tensors, adapters, bits)?
                 }
+                (Trained::Adapters, Some(saved)) => Training::go_on(base()?, saved, adapters, bits)?,
             });
         }
         let training = self.running();
@@ -189,6 +233,7 @@ impl Tuning<'_, '_> {
             }
             training.losses.push(loss);
             (self.watch)(stage, step + 1, steps, Some(loss))?;
+            (self.keep)(self.training.as_ref().expect("it runs"));
         }
         Ok(())
     }

@@ -59,7 +59,7 @@ pub enum ImagicState {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImagicStage {
-    /// Not started.
+    /// Not started, or the same edit runs in another program.
     Waiting = 0,
     /// Reading the base model.
     LoadModel = 1,

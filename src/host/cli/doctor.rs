@@ -311,7 +311,7 @@ mod tests {
         // Stable Diffusion: more than these 8 GB for all weights, less for adapters.
         for (available, well) in [(Some(8_000_000_000), true), (Some(3_000_000_000), false), (None, true)] {
             let plan = Plan { mode: Mode::Lora, need: 5_600_000_000, available, best: 14_300_000_000 };
-            let estimate = Estimate { tuned: false, goes_on: false, seconds: None, memory: Some(plan), on_gpu: false };
+            let estimate = Estimate { tuned: false, goes_on: None, seconds: None, memory: Some(plan), on_gpu: false };
             let mut findings = Findings { text: String::new(), well: true };
             tuning(&mut findings, Path::new("model"), &estimate);
             assert_eq!(findings.well, well, "{available:?}: {}", findings.text);

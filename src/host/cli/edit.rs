@@ -10,8 +10,8 @@ use crate::engine::Engine;
 use crate::engine::request::{Edit, Tuned};
 use crate::error::{Error, Hint};
 use crate::host::installed::{engine_options, model_folders};
-use crate::host::report::{duration, edit_report};
-use crate::host::{request, system, wait};
+use crate::host::report::{cost_text, duration, edit_report};
+use crate::host::{request, system, wait, wait_for_estimate};
 use crate::job::Worker;
 use crate::params::{PARAMS, Params};
 use serde_json::{Map, Value, json};
@@ -115,6 +115,10 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         let output = order.output_for(eta);
         let started = Instant::now();
         let request = request(picture.layer.clone(), document.clone(), params.clone(), model.clone());
+        let estimate = wait_for_estimate(&worker.estimate(request.clone()))?;
+        if estimate.goes_on.is_some() {
+            eprintln!("{}", cost_text(&estimate));
+        }
         let edit = wait(worker.submit(request), |progress| {
             if stop_signal.load(Ordering::Relaxed) != 0 {
                 return ControlFlow::Break(());

@@ -109,7 +109,9 @@ and then by one of
 
   {\"do\": \"estimate\", ...}           as 'edit', but answered only by
                                     {\"event\": \"estimate\", \"job\", \"tuned\",
-                                    \"goes_on\", \"seconds\", \"text\"}: what it costs
+                                    \"goes_on\", \"steps\", \"seconds\", \"text\"}:
+                                    what it costs; 'steps' are [done, all] of
+                                    the tuning where it was stopped, or null
   {\"do\": \"stop\", \"job\": 1}          ends with 'stopped' within one step
   {\"do\": \"models\"}                  {\"event\": \"models\", \"models\"}
   {\"do\": \"model\", \"name\": \"/a/b\"}  {\"event\": \"model\", \"name\", \"model\"}, or with

@@ -93,7 +93,8 @@ pub fn estimate(job: u64, estimate: &Estimate) -> Value {
         "event": "estimate",
         "job": job,
         "tuned": estimate.tuned,
-        "goes_on": estimate.goes_on,
+        "goes_on": estimate.goes_on.is_some(),
+        "steps": estimate.goes_on,
         "seconds": estimate.seconds,
         "text": translate(&report::cost_text(estimate)),
     })

@@ -13,6 +13,15 @@ pub fn yield_to_other_programs() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
 }
 
+/// The signal that comes when the terminal is closed; none where whoever started us wants us to go on then, as `nohup`.
+pub fn hangup() -> Option<c_int> {
+    // SAFETY: zeros are a valid value of this struct of numbers and a pointer to a function or NULL.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is set, and `action` is writable.
+    let known = unsafe { libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) } == 0;
+    (!known || action.sa_sigaction != libc::SIG_IGN).then_some(libc::SIGHUP)
+}
+
 /// Bytes of memory that can be had without swapping; `None` where the system does not say.
 #[cfg(not(target_os = "macos"))]
 pub fn free_memory() -> Option<u64> {

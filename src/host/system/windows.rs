@@ -15,6 +15,11 @@ use windows_sys::Win32::System::Threading::{BELOW_NORMAL_PRIORITY_CLASS, GetCurr
 /// Longest path of a file.
 const LONGEST_PATH: usize = 128 * MAX_PATH as usize;
 
+/// There is no such signal here.
+pub fn hangup() -> Option<std::ffi::c_int> {
+    None
+}
+
 /// Lets every other program go first: this one uses what the others leave of the processor.
 pub fn yield_to_other_programs() {
     // SAFETY: changes a number of this process; where that is refused, everything only goes on as before.
