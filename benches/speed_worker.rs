@@ -130,12 +130,12 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     }
     let config = UNetConfig::read(&source, family)?;
     let weights = source.tensors(Part::UNet, &device)?;
-    let schedule = Schedule::read(&source)?;
+    let schedule = Schedule::read(source.scheduler())?;
     let shape = [1, config.in_channels, job.latent, job.latent];
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
     let text =
         |step| Stream::new(0u32, Purpose::Latents, step).normals(&[1, job.tokens, config.cross_attention_dim], &device);
-    let [e, e_null] = [text(1)?, text(2)?].map(|tokens| Conditioning { tokens });
+    let [e, e_null] = [text(1)?, text(2)?].map(|tokens| Conditioning { tokens, added: None });
     let own = config.clone();
     match job.operation.as_str() {
         "forward" => {

@@ -64,9 +64,11 @@ impl Engine {
         let _at_work = self.machine.chosen().at_work();
         let was_loaded = self.load(request)?;
         let Self { machine, base, tuned, sampler } = self;
-        let base = base.as_ref().expect("loaded above");
+        let base = base.as_mut().expect("loaded above");
+        base.predict_as(request.params.prediction_type, machine.device())?;
+        let base = &*base;
 
-        let (e_tgt, note) = base.embed(&request.params.prompt)?;
+        let (e_tgt, note) = base.embed(&request.params.prompt, base.shapes.task(request).size)?;
         clock.notes.extend(note);
         let found = tuned.find_or_make(base, request, &e_tgt, machine, &mut clock)?; // stages A and B
         clock.tuned(found.origin);

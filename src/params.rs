@@ -75,6 +75,22 @@ choices! {
         /// Adapters.
         Lora = "lora", text!("Adapters (LoRA)");
     }
+    /// What a base model predicts.
+    PredictionType {
+        /// What its configuration says, or what the network does.
+        Automatic = "auto", text!("Automatic");
+        /// The noise.
+        Epsilon = "epsilon", text!("Noise (epsilon)");
+        /// v.
+        V = "v_prediction", text!("Velocity (v)");
+    }
+    /// What stage A optimizes of the embedding of a Stable Diffusion XL model.
+    OptimizedEmbedding {
+        /// The embeddings of all tokens and that of the whole text.
+        All = "all", text!("Tokens and whole text");
+        /// Those of the tokens; that of the whole text stays the target's.
+        Tokens = "tokens", text!("Tokens only");
+    }
     /// Layers that get an adapter.
     LoraLayers {
         /// Those of attention.
@@ -357,6 +373,24 @@ parameters! {
             label: text!("Resolution"),
             help: text!("The model works on as many pixels as a square of this side has; 0 takes the model's own."),
             domain: Domain::Integer { min: 0, max: 2048 },
+        }
+        /// What stage A optimizes, in the Stable Diffusion XL family.
+        optimized_embedding: OptimizedEmbedding = OptimizedEmbedding::All, "ours, docs/MODELS.md" {
+            label: text!("Optimized embedding"),
+            help: text!(
+                "Stable Diffusion XL only: whether stage A also optimizes the embedding of the whole text beside those \
+                 of its tokens, and the strength (eta) goes between both."
+            ),
+            domain: Domain::Choice { options: OptimizedEmbedding::OPTIONS },
+        }
+        /// What the base model predicts.
+        prediction_type: PredictionType = PredictionType::Automatic, "the model" {
+            label: text!("Prediction type"),
+            help: text!(
+                "What the base model predicts; automatic takes what its files say. If results are only noise, try the \
+                 others."
+            ),
+            domain: Domain::Choice { options: PredictionType::OPTIONS },
         }
         /// Seed of the VAE sample and of the timesteps and noises of stages A and B.
         tuning_seed: u32 = 0, "ours" {

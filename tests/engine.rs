@@ -13,7 +13,7 @@ use imagic_edit::engine::store::cache::{self, Kind};
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
-use imagic_edit::params::{LoraLayers, Params, TuningMode};
+use imagic_edit::params::{LoraLayers, Params, PredictionType, TuningMode};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
@@ -919,8 +919,13 @@ fn a_bad_request_is_refused_with_a_sentence() {
 
 /// A copy of the fixture in which `spoil` breaks something.
 fn spoiled(name: &str, spoil: impl Fn(&Path)) -> Folder {
+    changed(name, &fixture(), spoil)
+}
+
+/// A copy of `model` as `change` leaves it.
+fn changed(name: &str, model: &Path, spoil: impl Fn(&Path)) -> Folder {
     let folder = Folder::new(name);
-    copy(&fixture(), &folder.0);
+    copy(model, &folder.0);
     spoil(&folder.0);
     folder
 }
@@ -944,12 +949,40 @@ fn set(file: &Path, key: &str, value: Value) {
 }
 
 /// Replaces one tensor of the U-Net.
-fn set_tensor(model: &Path, change: impl Fn(&candle_core::Tensor) -> candle_core::Tensor) {
+fn set_tensor(model: &Path, name: &str, change: impl Fn(&candle_core::Tensor) -> candle_core::Tensor) {
     let file = model.join("unet/diffusion_pytorch_model.safetensors");
     let mut tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).expect("weights");
-    let tensor = tensors.get_mut("conv_in.bias").expect("a bias");
+    let tensor = tensors.get_mut(name).expect("a bias");
     *tensor = change(tensor);
     candle_core::safetensors::save(&tensors, &file).expect("changed weights");
+}
+
+/// At the last timestep a network that predicts noise gives back what it sees, one that predicts v the picture with the
+/// other sign: a random network does the former more or less, and the latter with a large negative bias at its end.
+#[test]
+fn a_stable_diffusion_2_model_that_does_not_say_what_it_predicts_is_asked() {
+    let model = fixture().parent().expect("a folder").with_file_name("small-sd2").join("model");
+    let quiet = |model: &Path| set(&model.join("scheduler/scheduler_config.json"), "prediction_type", Value::Null);
+    let low = |bias: &candle_core::Tensor| (bias - 5.0).expect("a bias");
+    let of_v = |model: &Path| {
+        quiet(model);
+        set_tensor(model, "conv_out.bias", low);
+    };
+    for (name, model, expected, other) in [
+        ("says-noise", changed("says-noise", &model, quiet), PredictionType::Epsilon, PredictionType::V),
+        ("says-v", changed("says-v", &model, of_v), PredictionType::V, PredictionType::Epsilon),
+    ] {
+        let mut engine = engine(None);
+        let mut draw = |prediction_type| {
+            let mut request = request();
+            request.model_folder = model.0.clone();
+            request.params.prediction_type = prediction_type;
+            rendered(&edit(&mut engine, &request).expect("an edit")).rgba().to_vec()
+        };
+        let asked = draw(PredictionType::Automatic);
+        assert!(asked == draw(expected), "{name}: not {expected}");
+        assert!(asked != draw(other), "{name}: {other} is the same");
+    }
 }
 
 #[test]
@@ -985,25 +1018,45 @@ fn every_problem_of_a_model_is_one_sentence_with_a_remedy() {
     );
     check("broken-json", &|model| std::fs::write(unet(model), "{").expect("written"), &["is not valid JSON"]);
     let nan = |tensor: &candle_core::Tensor| ((tensor * 0.0).expect("zeros") / 0.0).expect("NaN");
-    check("nan", &|model| set_tensor(model, nan), &["conv_in.bias", "NaN"]);
+    check("nan", &|model| set_tensor(model, "conv_in.bias", nan), &["conv_in.bias", "NaN"]);
     let longer = |tensor: &candle_core::Tensor| candle_core::Tensor::cat(&[tensor, tensor], 0).expect("twice");
-    check("shape", &|model| set_tensor(model, longer), &["conv_in.bias", "has shape", "asks for"]);
+    check("shape", &|model| set_tensor(model, "conv_in.bias", longer), &["conv_in.bias", "has shape", "asks for"]);
     check("inpainting", &|model| set(&unet(model), "in_channels", json!(9)), &["in_channels is 9", "text-to-image"]);
     check(
         "blocks",
         &|model| set(&unet(model), "down_block_types", json!(["Strange", "DownBlock2D"])),
         &["Strange", "must be"],
     );
-    check("sdxl", &|model| set(&unet(model), "addition_embed_type", json!("text_time")), &["XL", "not supported"]);
+    check(
+        "sdxl",
+        &|model| set(&unet(model), "addition_embed_type", json!("text_time")),
+        &["no second text encoder", "Stable Diffusion XL"],
+    );
     let classes = |model: &Path| set(&unet(model), "num_class_embeds", json!(1000));
     check("classes", &classes, &["num_class_embeds is 1000", "not supported"]);
+    check("no-heads", &|model| set(&unet(model), "attention_head_dim", json!(0)), &["0 heads"]);
+    check("no-blocks", &|model| set(&unet(model), "block_out_channels", json!([])), &["block_out_channels lists no"]);
+    check("no-layers", &|model| set(&unet(model), "layers_per_block", json!([0, 2])), &["layers_per_block is [0,2]"]);
+    let odd_depths = |model: &Path| set(&unet(model), "transformer_layers_per_block", json!([1, [1, 2, 3]]));
+    check("depths", &odd_depths, &["transformer_layers_per_block is [1,[1,2,3]]", "does not fit"]);
+    let width = |model: &Path| set(&unet(model), "cross_attention_dim", json!(768));
+    check("cross-attention", &width, &["cross_attention_dim is 768", "have 32 elements", "different models"]);
+    let vae = |model: &Path| set(&model.join("vae/config.json"), "block_out_channels", json!([]));
+    check("no-vae-blocks", &vae, &["vae/config.json", "lists no blocks"]);
     let schedule = |model: &Path| model.join("scheduler/scheduler_config.json");
     check(
         "prediction",
-        &|model| set(&schedule(model), "prediction_type", json!("sample")),
-        &["prediction_type is sample"],
+        &|model| set(&schedule(model), "prediction_type", json!("flow_prediction")),
+        &["prediction_type is flow_prediction"],
     );
+    let only_noise = |model: &Path| set(&schedule(model), "rescale_betas_zero_snr", json!(true));
+    check("only-noise", &only_noise, &["rescale_betas_zero_snr", "v_prediction"]);
+    check("betas", &|model| set(&schedule(model), "beta_end", json!(2)), &["no noise schedule"]);
+    check("trained-betas", &|model| set(&schedule(model), "trained_betas", json!(["a"])), &["two numbers"]);
     let text = |model: &Path| model.join("text_encoder/config.json");
-    check("sd2", &|model| set(&text(model), "hidden_act", json!("gelu")), &["hidden_act is gelu", "not supported"]);
-    check("wide-text", &|model| set(&text(model), "hidden_size", json!(64)), &["does not fit its config.json"]);
+    check("act", &|model| set(&text(model), "hidden_act", json!("relu")), &["hidden_act is relu", "gelu"]);
+    check("no-text-heads", &|model| set(&text(model), "num_attention_heads", json!(0)), &["into 0 heads"]);
+    check("wide-text", &|model| set(&text(model), "hidden_size", json!(64)), &["have 64 elements"]);
+    let deep = |model: &Path| set(&text(model), "num_hidden_layers", json!(12));
+    check("deep-text", &deep, &["does not fit its config.json"]);
 }

@@ -11,14 +11,15 @@ use candle_core::{DType, Device, Tensor, Var};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{Chosen, Form, Launches, Precision, Processor};
 use imagic_edit::engine::imagic;
-use imagic_edit::engine::model::clip::TextEncoder;
 use imagic_edit::engine::model::codec::Codec;
-use imagic_edit::engine::model::conditioning::Conditioning;
+use imagic_edit::engine::model::conditioning::{Added, Conditioning, sinusoids};
+use imagic_edit::engine::model::config::Config;
 use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::guidance::Guided;
 use imagic_edit::engine::model::lora;
 use imagic_edit::engine::model::schedule::Schedule;
 use imagic_edit::engine::model::source::{Part, Source};
+use imagic_edit::engine::model::text_encoder::TextEncoder;
 use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
 use imagic_edit::engine::model::weights::Weights;
 use imagic_edit::engine::ops::MomentBits;
@@ -76,7 +77,7 @@ fn launches() -> Launches {
 }
 
 /// As the network takes them.
-fn sinusoids(unet: &UNet, timesteps: &[u32]) -> Tensor {
+fn of_timesteps(unet: &UNet, timesteps: &[u32]) -> Tensor {
     Tensor::from_vec(unet.sinusoids(timesteps), (timesteps.len(), ()), &DEVICE).expect("sinusoids")
 }
 
@@ -84,19 +85,15 @@ fn sinusoids(unet: &UNet, timesteps: &[u32]) -> Tensor {
 fn denoising_loss(
     schedule: &Schedule,
     unet: &UNet,
-    [x, e, noise]: [&Tensor; 3],
+    [x, noise]: [&Tensor; 2],
+    e: &Conditioning,
     timesteps: &[u32],
     activations: Activations,
 ) -> (Tensor, GradStore) {
-    let sinusoids = sinusoids(unet, timesteps);
+    let sinusoids = of_timesteps(unet, timesteps);
     let scales = Tensor::from_vec(schedule.scales(timesteps), (2, timesteps.len(), 1, 1, 1), &DEVICE).expect("scales");
     let draw = Draw { schedule, sinusoids: &sinusoids, scales: &scales, noise, activations };
-    imagic::denoising_loss(unet, x, &conditioning(e), &draw).expect("a loss")
-}
-
-/// An embedding as stages take it.
-fn conditioning(tokens: &Tensor) -> Conditioning {
-    Conditioning { tokens: tokens.clone() }
+    imagic::denoising_loss(unet, x, e, &draw).expect("a loss")
 }
 
 /// Stage A and its losses.
@@ -171,8 +168,13 @@ fn texts_become_the_same_tokens() {
         let encoder = reference.text_encoder();
         for entry in list(&reference.facts["texts"]) {
             let text = entry["text"].as_str().expect("a text");
-            let tokens = encoder.tokenizer.tokenize(text).expect("tokens");
+            let tokens = encoder.encoders[0].tokenizer.tokenize(text).expect("tokens");
             assert_eq!(tokens.ids, integers(&entry["ids"]), "{}: tokens of {text:?}", reference.name());
+        }
+        for entry in reference.facts["texts_2"].as_array().into_iter().flatten() {
+            let text = entry["text"].as_str().expect("a text");
+            let tokens = encoder.encoders[1].tokenizer.tokenize(text).expect("tokens");
+            assert_eq!(tokens.ids, integers(&entry["ids"]), "{}: second tokens of {text:?}", reference.name());
         }
     });
 }
@@ -183,10 +185,17 @@ fn texts_get_the_same_embedding() {
         let encoder = reference.text_encoder();
         let text = reference.facts["settings"]["text"].as_str().expect("a text");
         let cut = reference.facts["texts"][2]["text"].as_str().expect("a text");
-        let embed =
-            |text| encoder.tokenizer.tokenize(text).and_then(|tokens| encoder.embed(&tokens)).expect("an embedding");
-        let hidden = [embed(text), embed(""), embed(cut)].map(|e| e.tokens);
-        let hidden = Tensor::cat(&hidden, 0).expect("three of one shape");
+        let embed = |text| encoder.embed(text, reference.size()).expect("an embedding").0;
+        let ours = [embed(text), embed(""), embed(cut)];
+        let all = ours[0].and(&ours[1]).and_then(|two| two.and(&ours[2])).expect("three of one shape");
+        let (w, h) = reference.size();
+        if let Some(Added { pooled, sizes }) = all.added {
+            let theirs = reference.tensor("text.pooled");
+            check(reference, "text encoder: whole texts", 2e-6, [("text.pooled", pooled, theirs)]);
+            let theirs = reference.sizes(3, [h as u32, w as u32]);
+            assert!(values(&sizes) == values(&theirs), "{}: other sizes", reference.name());
+        }
+        let hidden = all.tokens;
         check(reference, "text encoder", 2e-6, [("text.hidden", hidden, reference.tensor("text.hidden"))]);
     });
 }
@@ -214,13 +223,14 @@ fn the_network_predicts_the_same_on_square_and_wide_latents() {
         let (config, weights) = reference.unet();
         for size in ["square", "wide"] {
             let tensor = |name: &str| reference.tensor(&format!("forward.{size}.{name}"));
+            let e = reference.conditioning(&format!("forward.{size}"), &tensor("x_t"));
             let timesteps = integers(&reference.facts["forward"][size]["timesteps"]);
             let Chosen { precision, .. } = *CHOSEN;
             let check = |form: Form, tolerance| {
                 let predict = |weights: &Weights| {
                     let unet = UNet::new(&config, weights).expect("a U-Net").in_form(form);
-                    let sinusoids = sinusoids(&unet, &timesteps);
-                    unet.forward(&tensor("x_t"), &sinusoids, &conditioning(&tensor("e"))).expect("a prediction")
+                    let sinusoids = of_timesteps(&unet, &timesteps);
+                    unet.forward(&tensor("x_t"), &sinusoids, &e).expect("a prediction")
                 };
                 let output = predict(&weights);
                 let same = predict(&unet::with_half_precision(&weights, form).expect("copies"));
@@ -245,9 +255,17 @@ fn loss_and_every_gradient_are_the_same() {
         let tensors = variables.iter().map(|(name, variable)| (name.clone(), variable.as_tensor().clone())).collect();
         let unet = UNet::new(&config, &Weights { file, tensors }).expect("a U-Net");
         let unet = unet.in_form(CHOSEN.precision.training());
-        let schedule = Schedule::read(&reference.source).expect("a schedule");
+        let schedule = Schedule::read(reference.source.scheduler()).expect("a schedule");
         let timesteps = integers(&reference.facts["loss"]["timesteps"]);
-        let (x, noise, e) = (tensor("x_0"), tensor("noise"), Var::from_tensor(&tensor("e")).expect("a variable"));
+        let (x, noise) = (tensor("x_0"), tensor("noise"));
+        let mut e = reference.conditioning("loss", &x);
+        let variable = |tensor: &Tensor| Var::from_tensor(tensor).expect("a variable");
+        let mut parts = BTreeMap::from([("e", variable(&e.tokens))]);
+        e.tokens = parts["e"].as_tensor().clone();
+        if let Some(added) = &mut e.added {
+            parts.insert("pooled", variable(&added.pooled));
+            added.pooled = parts["pooled"].as_tensor().clone();
+        }
 
         let scales =
             Tensor::from_vec(schedule.scales(&timesteps), (2, timesteps.len(), 1, 1, 1), &DEVICE).expect("scales");
@@ -257,17 +275,20 @@ fn loss_and_every_gradient_are_the_same() {
         check(reference, "x_t, target", 1e-6, [("x_t", x_t, tensor("x_t")), ("target", target, tensor("target"))]);
 
         let both = [Activations::Keep, Activations::Recompute];
-        let inputs = [&x, e.as_tensor(), &noise];
         let [(loss, mut gradients), (_, recomputed)] =
-            both.map(|activations| denoising_loss(&schedule, &unet, inputs, &timesteps, activations));
+            both.map(|activations| denoising_loss(&schedule, &unet, [&x, &noise], &e, &timesteps, activations));
         check(reference, "loss", trained(1e-6), [("loss", loss.reshape(1).expect("one number"), tensor("loss"))]);
 
-        for (name, variable) in variables.iter().chain([(&"e".to_owned(), &e)]) {
+        let names = variables.keys().map(String::as_str).chain(parts.keys().copied());
+        for (name, variable) in names.zip(variables.values().chain(parts.values())) {
             let [kept, recomputed] = [&gradients, &recomputed].map(|gradients| gradients.get(variable).map(values));
             assert!(kept == recomputed, "{}: another gradient of {name} without activations", reference.name());
         }
-        let of_e = gradients.remove(&e).expect("the gradient of e");
-        check(reference, "gradient of e", trained(1e-5), [("e", of_e, tensor("gradient_of_e"))]);
+        for (name, variable) in parts {
+            let ours = gradients.remove(&variable).unwrap_or_else(|| panic!("no gradient of {name}"));
+            let theirs = tensor(&format!("gradient_of_{name}"));
+            check(reference, "gradient of the embedding", trained(1e-5), [(name, ours, theirs)]);
+        }
 
         let theirs = reference.gradients();
         let their_names: BTreeSet<String> = theirs.tensors().into_iter().map(|(name, _)| name).collect();
@@ -297,9 +318,10 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
         }
         let theirs = candle_core::safetensors::load(file, &DEVICE).expect("a safetensors file");
         let (config, base) = reference.unet();
-        let schedule = Schedule::read(&reference.source).expect("a schedule");
+        let schedule = Schedule::read(reference.source.scheduler()).expect("a schedule");
         let input = |name: &str| reference.tensor(&format!("loss.{name}"));
-        let (x, noise, e) = (input("x_0"), input("noise"), input("e"));
+        let (x, noise) = (input("x_0"), input("noise"));
+        let e = reference.conditioning("loss", &x);
         for layers in [LoraLayers::Attention, LoraLayers::All] {
             let their = |name: &str| theirs[&format!("{layers}.{name}")].clone();
             let mut params = reference.params();
@@ -318,7 +340,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             let unet = UNet::new(&config, &adapted).expect("a U-Net").in_form(CHOSEN.precision.training());
             let timesteps = integers(&reference.facts["loss"]["timesteps"]);
             let (loss, mut gradients) =
-                denoising_loss(&schedule, &unet, [&x, &e, &noise], &timesteps, Activations::Recompute);
+                denoising_loss(&schedule, &unet, [&x, &noise], &e, &timesteps, Activations::Recompute);
             check(
                 reference,
                 "LoRA: loss",
@@ -341,7 +363,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
                     precision,
                     launches: launches(),
                 };
-                stage_b(&setting, &base, &x, &conditioning(&e))
+                stage_b(&setting, &base, &x, &e)
             };
             let (tuned, losses) = tune(Mode::Lora);
             let losses = Tensor::new(losses, &DEVICE).expect("a row");
@@ -355,9 +377,7 @@ fn adapters_get_the_same_gradients_and_take_the_same_steps() {
             let [alone, with_half_precision] =
                 [Ok(tuned.clone()), unet::with_half_precision(&tuned, form)].map(|weights| {
                     let unet = UNet::new(&config, &weights.expect("copies")).expect("a U-Net").in_form(form);
-                    values(
-                        &unet.forward(&x, &sinusoids(&unet, &timesteps[..1]), &conditioning(&e)).expect("a prediction"),
-                    )
+                    values(&unet.forward(&x, &of_timesteps(&unet, &timesteps[..1]), &e).expect("a prediction"))
                 });
             assert!(alone == with_half_precision, "{}: another prediction with copies", reference.name());
             let (again, _) = tune(Mode::LoraCheckpointed);
@@ -415,7 +435,7 @@ fn adam_takes_the_same_steps() {
 #[test]
 fn the_noise_schedule_is_the_same() {
     every_reference(|reference| {
-        let schedule = Schedule::read(&reference.source).expect("a schedule");
+        let schedule = Schedule::read(reference.source.scheduler()).expect("a schedule");
         for steps in [10, 50] {
             let theirs = integers(&reference.facts["scheduler"][format!("timesteps_{steps}")]);
             assert_eq!(schedule.timesteps(steps), theirs, "{}: timesteps of {steps} steps", reference.name());
@@ -427,23 +447,60 @@ fn the_noise_schedule_is_the_same() {
     });
 }
 
+/// On the file that make_schedules.py made.
+#[test]
+fn every_scheduler_configuration_gives_the_same_timesteps_and_steps() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schedules.json");
+    let facts: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON from the script");
+    let folder = tempfile::tempdir().expect("a folder");
+    let row = |value: &Value| -> Vec<f32> { list(value).iter().filter_map(|x| Some(x.as_f64()? as f32)).collect() };
+    let tensor = |value: &Value| Tensor::from_vec(row(value), (1, 1, 2, 2), &Device::Cpu).expect("four numbers");
+    for entry in list(&facts["entries"]) {
+        let (file, about) = (folder.path().join("scheduler_config.json"), &entry["config"]);
+        std::fs::write(&file, about.to_string()).expect("a file");
+        let schedule = Schedule::read(&Config::read(&file).expect("a configuration")).expect("a schedule");
+        let compare = |what: &str, ours: &[f64], theirs: &[f32]| {
+            let square = |x: f64| x * x;
+            let both = ours.iter().zip(theirs);
+            let difference: f64 = both.map(|(ours, theirs)| square(ours - f64::from(*theirs))).sum();
+            let error = (difference / theirs.iter().map(|theirs| square(f64::from(*theirs))).sum::<f64>()).sqrt();
+            // Theirs is in f32 from the betas on, where 1 - alpha of the first timesteps has only five right digits.
+            assert!(error <= 3e-5, "{what}: {ours:?} and theirs {theirs:?} with {about}");
+        };
+        let shown: Vec<f64> =
+            integers(&entry["shown"]).into_iter().map(|t| schedule.alphas_cumprod[t as usize]).collect();
+        compare("alpha", &shown, &row(&entry["alphas_cumprod"]));
+        for steps in integers(&facts["steps"]) {
+            let theirs = integers(&entry[format!("timesteps_{steps}")]);
+            assert_eq!(schedule.timesteps(steps), theirs, "{steps} steps with {about}");
+        }
+        let steps = list(&entry["steps"]);
+        for (t, theirs) in schedule.timesteps(steps.len() as u32).into_iter().zip(steps) {
+            let (prediction, x_t) = (tensor(&facts["prediction"]), tensor(&facts["x_t"]));
+            let next = schedule.step(&prediction, t, steps.len() as u32, &x_t).expect("a step");
+            compare(&format!("the step at {t}"), &values(&next.x_t), &row(theirs));
+        }
+    }
+}
+
 #[test]
 fn sampling_with_guidance_takes_the_same_path() {
     every_reference(|reference| {
         let (config, weights) = reference.unet();
         let unet = UNet::new(&config, &weights).expect("a U-Net").in_form(CHOSEN.precision.sampling());
-        let schedule = Schedule::read(&reference.source).expect("a schedule");
-        let (trajectory, hidden) = (reference.tensor("ddim.latents"), reference.tensor("text.hidden"));
+        let schedule = Schedule::read(reference.source.scheduler()).expect("a schedule");
+        let trajectory = reference.tensor("ddim.latents");
         let (params, precision) = (reference.params(), CHOSEN.precision);
         let at = |step: usize| trajectory.narrow(0, step, 1).expect("a step");
-        let embedding = |index: usize| conditioning(&hidden.narrow(0, index, 1).expect("an embedding"));
+        let (e, e_null) = reference.embeddings();
         // `generate` gives only the last latents, so each step is also taken alone, from the reference's latents before
         // it.
         let timesteps = schedule.timesteps(params.sampling_steps);
         let mut steps = Vec::new();
         for (step, &t) in timesteps.iter().enumerate() {
-            let predict = |e: &Conditioning| unet.forward(&at(step), &sinusoids(&unet, &[t]), e).expect("a prediction");
-            let (null, text) = (predict(&embedding(1)), predict(&embedding(0)));
+            let predict =
+                |e: &Conditioning| unet.forward(&at(step), &of_timesteps(&unet, &[t]), e).expect("a prediction");
+            let (null, text) = (predict(&e_null), predict(&e));
             let guided =
                 ((&text - &null).and_then(|way| way * params.guidance)).and_then(|way| null + way).expect("one shape");
             let ours = schedule.step(&guided, t, params.sampling_steps, &at(step)).expect("a step").x_t;
@@ -454,7 +511,7 @@ fn sampling_with_guidance_takes_the_same_path() {
 
         let (params, mode, launches) = (&params, Mode::Full, launches());
         let setting = Setting { config: &config, schedule: &schedule, params, mode, precision, launches };
-        let last = stage_c(&setting, &unet, at(0).dims(), &embedding(0), &embedding(1));
+        let last = stage_c(&setting, &unet, at(0).dims(), &e, &e_null);
         check(reference, "DDIM, all steps", 5e-6, [("latents", last, at(timesteps.len()))]);
     });
 }
@@ -465,11 +522,9 @@ fn a_whole_edit_is_the_same() {
         let tensor = |name: &str| reference.tensor(&format!("imagic.{name}"));
         let (config, base) = reference.unet();
         let codec = reference.codec();
-        let schedule = Schedule::read(&reference.source).expect("a schedule");
+        let schedule = Schedule::read(reference.source.scheduler()).expect("a schedule");
         let (params, precision) = (reference.params(), CHOSEN.precision);
-        let hidden = reference.tensor("text.hidden");
-        let (e_tgt, e_null) =
-            [0, 1].map(|index| conditioning(&hidden.narrow(0, index, 1).expect("an embedding"))).into();
+        let (e_tgt, e_null) = reference.embeddings();
 
         let moments = codec.encode(&reference.tensor("vae.image")).expect("moments");
         let noise = Stream::new(params.tuning_seed, Purpose::VaeSample, 0)
@@ -484,6 +539,10 @@ fn a_whole_edit_is_the_same() {
         let (e_opt, losses) = stage_a(&setting, &base, &x, &e_tgt);
         check(reference, "edit: losses of stage A", trained(1e-6), [("losses", row(losses), tensor("losses_a"))]);
         check(reference, "edit: e_opt", trained(2e-6), [("e_opt", e_opt.tokens.clone(), tensor("e_opt"))]);
+        if let Some(added) = &e_opt.added {
+            let ours = added.pooled.clone();
+            check(reference, "edit: pooled e_opt", trained(2e-6), [("pooled", ours, tensor("pooled_opt"))]);
+        }
 
         let (tuned, losses) = stage_b(&setting, &base, &x, &e_opt);
         check(reference, "edit: losses of stage B", trained(1e-6), [("losses", row(losses), tensor("losses_b"))]);
@@ -498,6 +557,10 @@ fn a_whole_edit_is_the_same() {
 
         let e_bar = imagic::interpolate(&e_tgt, &e_opt, params.eta).expect("e_bar");
         check(reference, "edit: e_bar", trained(1e-6), [("e_bar", e_bar.tokens.clone(), tensor("e_bar"))]);
+        if let Some(added) = &e_bar.added {
+            let ours = added.pooled.clone();
+            check(reference, "edit: pooled e_bar", trained(1e-6), [("pooled", ours, tensor("pooled_bar"))]);
+        }
         let unet = UNet::new(&config, &tuned).expect("a U-Net").in_form(precision.sampling());
         let latents = stage_c(&setting, &unet, x.dims(), &e_bar, &e_null);
         let image = codec.decode(&latents).expect("a picture");
@@ -517,12 +580,13 @@ fn a_whole_edit_is_the_same() {
 fn one_step_of_stage_b_moves_the_weights_by_the_learning_rate() {
     every_reference(|reference| {
         let (config, base) = reference.unet();
-        let schedule = Schedule::read(&reference.source).expect("a schedule");
-        let (x, e) = (reference.tensor("loss.x_0"), reference.tensor("loss.e"));
+        let schedule = Schedule::read(reference.source.scheduler()).expect("a schedule");
+        let x = reference.tensor("loss.x_0");
+        let e = reference.conditioning("loss", &x);
         let (params, precision) = (Params { tuning_steps: 1, ..Params::paper() }, CHOSEN.precision);
         let (params, mode, launches) = (&params, Mode::Full, launches());
         let setting = Setting { config: &config, schedule: &schedule, params, mode, precision, launches };
-        let (tuned, _) = stage_b(&setting, &base, &x, &conditioning(&e));
+        let (tuned, _) = stage_b(&setting, &base, &x, &e);
         let (mut moved, mut all) = (0, 0);
         for (name, before) in &base.tensors {
             let changes = values(&(&tuned.tensors[name] - before).expect("one shape"));
@@ -567,28 +631,7 @@ fn check_changes(reference: &Reference, base: &Weights, tuned: &Weights) {
 #[test]
 fn the_engine_makes_the_same_picture_of_a_layer() {
     every_reference(|reference| {
-        let image = reference.tensor("vae.image");
-        let (_, _, h, w) = image.dims4().expect("a picture");
-        let mut params = reference.params();
-        params.prompt = reference.facts["settings"]["text"].as_str().expect("a text").to_owned();
-        params.resolution = ((h * w) as f64).sqrt().round() as u32;
-        let layer = LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer");
-        let request = EditRequest {
-            layer: layer.into(),
-            params,
-            model_folder: reference.source.path().to_owned(),
-            familiar_psnr: None,
-            document: String::new(),
-            layer_digest: None,
-            previews: 0,
-        };
-        let mut engine = Engine::new(EngineOptions {
-            cache_folder: None,
-            cache_limit: 0,
-            resume_every: Duration::MAX,
-            free_memory: || None,
-            processor: processor(),
-        });
+        let (mut engine, request) = (engine(), reference.request(reference.params()));
         let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
         let row = |losses: Vec<f32>| Tensor::new(losses, &DEVICE).expect("a row");
         // A layer has 16 bits a channel, the reference's picture has not been rounded to them.
@@ -606,6 +649,41 @@ fn the_engine_makes_the_same_picture_of_a_layer() {
             [("layer", in_a_row(edit.picture.on(&request.layer).0.rgba()), theirs)],
         );
     });
+}
+
+/// Without tuning and at eta 1 nothing of the picture is left but its size: text to image, as the pipeline draws it.
+#[test]
+fn a_text_alone_becomes_the_picture_of_the_pipeline() {
+    every_reference(|reference| {
+        let file = reference.folder.join("pipeline.safetensors");
+        if !file.is_file() {
+            println!("skipped: {} has no picture of the pipeline", reference.name());
+            return;
+        }
+        let theirs = candle_core::safetensors::load(file, &DEVICE).expect("a safetensors file").remove("image");
+        let theirs = theirs.and_then(|image| ((image * 2.0).ok()? - 1.0).ok()).expect("a picture");
+        let params = Params { eta: 1.0, embedding_steps: 0, tuning_steps: 0, ..reference.params() };
+        let request = reference.request(params);
+        let edit = engine().edit(&request, &mut |_| ControlFlow::Continue(())).expect("a picture");
+        let (ours, _) = edit.picture.on(&request.layer);
+        let squares = ours.rgba().iter().zip(pixels(&theirs)).map(|(&a, b)| (f64::from(a) - f64::from(b)).powi(2));
+        // Alpha is the same in both.
+        let error = squares.sum::<f64>() / (ours.rgba().len() / 4 * 3) as f64;
+        let psnr = 10.0 * (f64::from(u16::MAX).powi(2) / error).log10();
+        println!("{:12} text to image: {psnr:.0} dB", reference.name());
+        let enough = if CHOSEN.precision == Precision::F32 { 80.0 } else { 40.0 };
+        assert!(psnr >= enough, "{}: only {psnr:.1} dB", reference.name());
+    });
+}
+
+fn engine() -> Engine {
+    Engine::new(EngineOptions {
+        cache_folder: None,
+        cache_limit: 0,
+        resume_every: Duration::MAX,
+        free_memory: || None,
+        processor: processor(),
+    })
 }
 
 /// (1, 3, h, w) from -1 to 1 as an opaque layer's values.
@@ -654,6 +732,66 @@ impl Reference {
         of_these.filter_map(|(_, worst)| worst["error"].as_f64()).fold(least, |most, error| most.max(3.0 * error))
     }
 
+    /// Width and height of the edited picture.
+    fn size(&self) -> (usize, usize) {
+        let (_, _, h, w) = self.tensor("vae.image").dims4().expect("a picture");
+        (w, h)
+    }
+
+    /// The edit of `vae.image`.
+    fn request(&self, mut params: Params) -> EditRequest {
+        let image = self.tensor("vae.image");
+        let (w, h) = self.size();
+        params.prompt = self.facts["settings"]["text"].as_str().expect("a text").to_owned();
+        params.resolution = ((h * w) as f64).sqrt().round() as u32;
+        EditRequest {
+            layer: LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer").into(),
+            params,
+            model_folder: self.source.path().to_owned(),
+            familiar_psnr: None,
+            document: String::new(),
+            layer_digest: None,
+            previews: 0,
+        }
+    }
+
+    /// `NAME.e`, and `NAME.pooled` where there is one, for pictures whose latents have the size of `latents`.
+    fn conditioning(&self, name: &str, latents: &Tensor) -> Conditioning {
+        let added = self.tensors.get(&format!("{name}.pooled")).map(|pooled| {
+            let downsampling = self.codec().downsampling;
+            let side = |dim: usize| (latents.dims()[dim] * downsampling) as u32;
+            Added { pooled: pooled.clone(), sizes: self.sizes(pooled.dims()[0], [side(2), side(3)]) }
+        });
+        Conditioning { tokens: self.tensor(&format!("{name}.e")), added }
+    }
+
+    /// Those of the edit's text and of what stands for the empty one.
+    fn embeddings(&self) -> (Conditioning, Conditioning) {
+        let (w, h) = self.size();
+        let sizes = |pooled: &Tensor| self.sizes(pooled.dims()[0], [h as u32, w as u32]);
+        let tokens = self.tensor("text.hidden");
+        let added = self.tensors.get("text.pooled").map(|pooled| (pooled.clone(), sizes(pooled)));
+        let [text, empty] = [0, 1].map(|index| {
+            let of_index = |tensor: &Tensor| tensor.narrow(0, index, 1).expect("an embedding");
+            let added =
+                added.as_ref().map(|(pooled, sizes)| Added { pooled: of_index(pooled), sizes: of_index(sizes) });
+            Conditioning { tokens: of_index(&tokens), added }
+        });
+        if self.source.pipeline().bool("force_zeros_for_empty_prompt", false) {
+            let zeros = |tensor: &Tensor| tensor.zeros_like().expect("zeros");
+            let added = empty.added.map(|Added { pooled, sizes }| Added { pooled: zeros(&pooled), sizes });
+            return (text, Conditioning { tokens: zeros(&empty.tokens), added });
+        }
+        (text, empty)
+    }
+
+    /// Sizes of pictures as `items` items take them.
+    fn sizes(&self, items: usize, [h, w]: [u32; 2]) -> Tensor {
+        let width = self.source.config(Part::UNet).usize("addition_time_embed_dim", None).expect("a width");
+        let row = Tensor::from_vec(sinusoids(&[h, w, 0, 0, h, w], width), (1, ()), &DEVICE);
+        row.and_then(|row| row.repeat((items, 1))).expect("rows")
+    }
+
     fn gradients(&self) -> MmapedSafetensors {
         let file = self.folder.join("gradients.safetensors");
         // SAFETY: nobody changes the file while a test runs.
@@ -694,6 +832,9 @@ impl Reference {
             ("tuning_seed", "tuning_seed"),
         ] {
             params.set(ours, &settings[theirs]).unwrap_or_else(|error| panic!("{}: {error}", self.name()));
+        }
+        if let Some(optimized) = settings.get("optimized_embedding") {
+            params.set("optimized_embedding", optimized).unwrap_or_else(|error| panic!("{}: {error}", self.name()));
         }
         params
     }

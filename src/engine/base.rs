@@ -3,17 +3,19 @@
 #![forbid(unsafe_code)]
 
 use super::budget::memory::Shapes;
-use super::model::clip::TextEncoder;
 use super::model::codec::Codec;
 use super::model::conditioning::Conditioning;
-use super::model::family::Family;
-use super::model::schedule::Schedule;
+use super::model::family::{Family, FamilyPrediction};
+use super::model::schedule::{Prediction, Schedule};
 use super::model::source::{Part, Source};
+use super::model::text_encoder::TextEncoder;
+use super::model::unet::UNet;
 use super::model::weights::Weights;
 use super::picture::pixels;
 use super::random::{Purpose, Stream};
 use super::request::EditRequest;
 use crate::error::{Error, Result};
+use crate::params::PredictionType;
 use crate::text::{Text, text};
 use candle_core::{Device, Tensor};
 use std::cell::RefCell;
@@ -24,12 +26,14 @@ pub struct BaseModel {
     pub source: Source,
     /// Differs for models with different weights.
     pub fingerprint: String,
-    /// Tokenizer and text encoder.
+    /// Tokenizers and text encoders.
     pub text: TextEncoder,
     /// Pixels to latents and back.
     pub codec: Codec,
-    /// Noise schedule.
+    /// Noise schedule; what the network predicts is as [`BaseModel::predict_as`] was told.
     pub schedule: Schedule,
+    /// What the network predicts if nobody says otherwise; `None` until it was asked.
+    prediction: Option<Prediction>,
     /// Sizes of all parts, and the shape of the U-Net.
     pub shapes: Shapes,
     /// The U-Net while it is in memory. Fine-tuning all weights uses it up: a large one and its tuned copy together
@@ -53,10 +57,14 @@ impl BaseModel {
             return Err(Error::model(source.path(), reason));
         }
         let text = TextEncoder::read(&source, family, device)?;
+        let schedule = Schedule::read(source.scheduler())?;
+        let is_open =
+            family.prediction == FamilyPrediction::NoiseOrV && source.scheduler().value("prediction_type").is_null();
         Ok(Self {
             text,
             codec,
-            schedule: Schedule::read(&source)?,
+            prediction: (!is_open).then_some(schedule.prediction),
+            schedule,
             shapes,
             fingerprint,
             source,
@@ -64,14 +72,48 @@ impl BaseModel {
         })
     }
 
-    /// The embedding of the target text, and a note where the text is too long for the model.
-    pub fn embed(&self, prompt: &str) -> Result<(Conditioning, Option<Text>)> {
-        let tokens = self.text.tokenizer.tokenize(prompt)?;
-        let limit = self.text.tokenizer.max_tokens - 2;
-        let note = (!tokens.cut.is_empty()).then(|| {
-            text!("the target text is longer than {limit} tokens; not used: \"{cut}\"", limit, cut = &tokens.cut)
-        });
-        Ok((self.text.embed(&tokens)?, note))
+    /// Has the network predict what `asked` says, or, where that is left open, what the model's files say; where these
+    /// do not, the network itself is asked.
+    pub fn predict_as(&mut self, asked: PredictionType, device: &Device) -> Result<()> {
+        self.schedule.prediction = match (asked, self.prediction) {
+            (PredictionType::Epsilon, _) => Prediction::Epsilon,
+            (PredictionType::V, _) => Prediction::V,
+            (PredictionType::Automatic, Some(known)) => known,
+            (PredictionType::Automatic, None) => *self.prediction.insert(self.try_prediction(device)?),
+        };
+        if self.schedule.prediction == Prediction::Epsilon && self.schedule.ends_in_noise() {
+            return Err(self.source.scheduler().error(text!(
+                "rescale_betas_zero_snr leaves only noise at the last timestep, of which a model that predicts noise \
+                 cannot tell a picture; set the prediction type to v_prediction"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether the network predicts noise or v, found out as in stable-diffusion.cpp and AUTOMATIC1111's web UI: at the
+    /// last timestep the input is almost all noise, which a network that predicts noise gives back; v is about minus
+    /// the picture there.
+    fn try_prediction(&self, device: &Device) -> Result<Prediction> {
+        let config = &self.shapes.config;
+        let unet = UNet::new(config, &self.network(device)?)?;
+        let half = |shape: &[usize]| Tensor::full(0.5f32, shape, device);
+        let side = config.latent_multiple();
+        let x_t = half(&[1, config.in_channels, side, side])?;
+        let e = Conditioning { tokens: half(&[1, 2, config.cross_attention_dim])?, added: None };
+        let last = unet.sinusoids(&[self.schedule.training_timesteps() - 1]);
+        let output = unet.forward(&x_t, &Tensor::from_vec(last, (1, ()), device)?, &e)?;
+        let difference = (output - x_t)?.mean_all()?.to_scalar::<f32>()?;
+        Ok(if difference < -1.0 { Prediction::V } else { Prediction::Epsilon })
+    }
+
+    /// The embedding of the target text for pictures of `size` (width, height), and a note where the text is too long
+    /// for the model.
+    pub fn embed(&self, prompt: &str, size: (usize, usize)) -> Result<(Conditioning, Option<Text>)> {
+        let (e, cut) = self.text.embed(prompt, size)?;
+        let limit = self.text.encoders[0].tokenizer.max_tokens - 2;
+        let note = (!cut.is_empty())
+            .then(|| text!("the target text is longer than {limit} tokens; not used: \"{cut}\"", limit, cut = &cut));
+        Ok((e, note))
     }
 
     /// The picture x of a request at `size` (width, height), one sample of its latents, (1, c, h, w); with it how well

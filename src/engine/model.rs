@@ -12,6 +12,7 @@ pub mod schedule;
 pub mod scope;
 pub mod source;
 pub(in crate::engine) mod tensor_file;
+pub mod text_encoder;
 pub mod tokenizer;
 pub mod trace;
 pub mod unet;

@@ -59,6 +59,7 @@ impl Sampler {
         let key = (tuned.key.clone(), params.seed, params.guidance.to_bits(), params.sampling_steps);
         let mut reconstruction = self.reconstruction.take().filter(|(known, _)| *known == key).map(|(_, known)| known);
         let reconstructs = params.keep_untouched && reconstruction.is_none() && params.eta != 0.0;
+        let size = base.shapes.task(request).size;
         let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
         let drawing = Drawing {
             base,
@@ -66,8 +67,8 @@ impl Sampler {
             tuned: &tuned.model,
             unet: network(base, &tuned.model, machine)?,
             e_tgt,
-            e_null: base.text.unconditional()?,
-            shape: base.latents(base.shapes.task(request).size),
+            e_null: base.text.unconditional(size)?,
+            shape: base.latents(size),
             steps,
             all_steps: if reconstructs { 2 * steps } else { steps },
         };

@@ -1,7 +1,7 @@
 """Adds what adapters (LoRA) do to a folder of `make_reference.py`: their gradients, and some steps of stage B, with
 torch and diffusers.
 
-    cd tests/reference && .venv/bin/python make_lora.py ../fixtures/small-sd1 ../fixtures/small-v
+    cd tests/reference && .venv/bin/python make_lora.py ../fixtures/small-sd1 ../fixtures/small-v ../fixtures/small-sdxl
 
 LoRA is written out below after Hu et al. (ICLR 2022), with the names and the start of the library PEFT: W x + B A x, A
 of `rank` rows uniform within 1 / sqrt(inputs), B zero."""
@@ -11,11 +11,11 @@ import pathlib
 import sys
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 import noise
-from make_reference import adam, denoising_loss, load
+from make_reference import Embedding, Texts, adam, denoising_loss, load
 
 RANK, LEARNING_RATE, STEPS = 2, 1e-3, 5
 # The engine's purpose for the start of A.
@@ -32,13 +32,17 @@ def main():
         for layers in ("attention", "all"):
             unet = load(UNet2DConditionModel, model / "unet", torch.float32)
             scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
-            for name, tensor in reference(unet, scheduler, layers, inputs, facts).items():
+            vae = load(AutoencoderKL, model / "vae", torch.float32)
+            texts = Texts(model, facts["settings"], 2 ** (len(vae.config.block_out_channels) - 1), torch.float32)
+            time_ids = texts.time_ids(facts["settings"]["latents"])
+            e = Embedding(inputs["loss.e"], inputs.get("loss.pooled"), time_ids)
+            for name, tensor in reference(unet, scheduler, layers, inputs, e, facts).items():
                 tensors[f"{layers}.{name}"] = tensor.detach().contiguous().clone()
         save_file(tensors, folder / "lora.safetensors")
 
 
-def reference(unet, scheduler, layers, inputs, facts):
-    x_0, e, settings = inputs["loss.x_0"], inputs["loss.e"], facts["settings"]
+def reference(unet, scheduler, layers, inputs, e, facts):
+    x_0, settings = inputs["loss.x_0"], facts["settings"]
     adapters = add_adapters(unet, layers, settings["tuning_seed"])
     start = {name: tensor.detach().clone() for name, tensor in adapters.items()}
 

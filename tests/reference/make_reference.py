@@ -13,13 +13,14 @@ import json
 import os
 import pathlib
 from importlib.metadata import version
+from typing import NamedTuple
 
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import noise
 import random_model
@@ -42,6 +43,8 @@ SETTINGS = {
     "eta": 0.7,
     "steps": 10,
     "guidance": 3.0,
+    # In Stable Diffusion XL: what stage A optimizes, "all" or "tokens".
+    "optimized_embedding": "all",
     # What stage B changed is kept of weights with up to this many elements; of all others only its length.
     "change_elements": 700,
     # "whole", or "sketch" where whole ones would be too large to commit: see `sketch`.
@@ -133,24 +136,93 @@ def reference(model, settings, seed, dtype, gradients_file):
     are 3.4 GB, which would stand beside Adam's moments."""
     unet = load(UNet2DConditionModel, model / "unet", dtype)
     vae = load(AutoencoderKL, model / "vae", dtype)
-    text_encoder = load(CLIPTextModel, model / "text_encoder", dtype)
-    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
+    texts = Texts(model, settings, 2 ** (len(vae.config.block_out_channels) - 1), dtype)
     inputs = Inputs(seed, dtype)
     tensors = {}
     facts = {}
 
     facts["streams"] = random_streams(tensors)
-    facts["texts"] = [{"text": text, "ids": token_ids(tokenizer, text)} for text in TEXTS]
-    encode_texts(tensors, text_encoder, tokenizer, settings)
+    facts["texts"] = [{"text": text, "ids": token_ids(texts.tokenizers[0], text)} for text in TEXTS]
+    if len(texts.tokenizers) > 1:
+        facts["texts_2"] = [{"text": text, "ids": token_ids(texts.tokenizers[1], text)} for text in TEXTS]
+    texts.encode(tensors)
     encode_and_decode(tensors, vae, settings, inputs)
-    facts["forward"] = predict_noise(tensors, unet, settings, inputs)
-    facts["loss"] = differentiate(tensors, unet, scheduler, settings, inputs, gradients_file)
+    facts["forward"] = predict_noise(tensors, unet, texts, settings, inputs)
+    facts["loss"] = differentiate(tensors, unet, scheduler, texts, settings, inputs, gradients_file)
     facts["adam"] = optimize_with_adam(tensors, inputs)
     facts["scheduler"] = schedule(tensors, scheduler)
-    sample_with_guidance(tensors, unet, scheduler, settings)
-    facts["tuned"] = imagic(tensors, model, unet, vae, scheduler, settings)
+    sample_with_guidance(tensors, unet, scheduler, texts, settings)
+    facts["tuned"] = imagic(tensors, model, unet, vae, scheduler, texts, settings)
     return tensors, facts
+
+
+class Embedding(NamedTuple):
+    """What the U-Net is conditioned on; the last two only in Stable Diffusion XL."""
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
+
+    def arguments(self, batch):
+        """Those of the U-Net for so many items."""
+        arguments = {"encoder_hidden_states": self.tokens.expand(batch, -1, -1)}
+        if self.pooled is not None:
+            added = {"text_embeds": self.pooled.expand(batch, -1), "time_ids": self.time_ids.expand(batch, -1)}
+            arguments["added_cond_kwargs"] = added
+        return arguments
+
+
+class Texts:
+    """Text encoders and tokenizers as the pipelines use them."""
+
+    def __init__(self, model, settings, factor, dtype):
+        self.settings, self.factor, self.dtype = settings, factor, dtype
+        self.encoders = [load(CLIPTextModel, model / "text_encoder", dtype)]
+        self.tokenizers = [CLIPTokenizer.from_pretrained(model / "tokenizer")]
+        self.is_xl = (model / "text_encoder_2").exists()
+        self.zeros = False
+        if self.is_xl:
+            self.encoders.append(load(CLIPTextModelWithProjection, model / "text_encoder_2", dtype))
+            self.tokenizers.append(CLIPTokenizer.from_pretrained(model / "tokenizer_2"))
+            self.zeros = json.loads((model / "model_index.json").read_text())["force_zeros_for_empty_prompt"]
+
+    def encode(self, tensors):
+        """`text.hidden`: of the edit's text, the empty text and a text that is cut; (3, tokens, width). In Stable
+        Diffusion XL `text.pooled`, too, (3, width)."""
+        hidden = []
+        for encoder, tokenizer in zip(self.encoders, self.tokenizers):
+            ids = torch.tensor([token_ids(tokenizer, text) for text in (self.settings["text"], TEXTS[1], TEXTS[2])])
+            with torch.no_grad():
+                output = encoder(ids, output_hidden_states=True)
+            hidden.append(output.hidden_states[-2] if self.is_xl else output.last_hidden_state)
+        tensors["text.hidden"] = torch.cat(hidden, dim=-1)
+        if self.is_xl:
+            tensors["text.pooled"] = output.text_embeds
+
+    def embedding(self, tensors, index):
+        """The embedding of one of the texts, for pictures of the edit's size."""
+        tokens = tensors["text.hidden"][index : index + 1]
+        pooled = tensors["text.pooled"][index : index + 1] if self.is_xl else None
+        return Embedding(tokens, pooled, self.time_ids(self.settings["latents"]))
+
+    def unconditional(self, tensors):
+        empty = self.embedding(tensors, 1)
+        if not self.zeros:
+            return empty
+        return Embedding(torch.zeros_like(empty.tokens), torch.zeros_like(empty.pooled), empty.time_ids)
+
+    def random(self, inputs, items, width, latents):
+        tokens = inputs.normals(items, 77, width)
+        pooled = inputs.normals(items, self.encoders[1].config.projection_dim) if self.is_xl else None
+        return Embedding(tokens, pooled, self.time_ids(latents))
+
+    def time_ids(self, latents):
+        """Size of the picture, corner where it was cut, size again: as in StableDiffusionXLPipeline."""
+        if not self.is_xl:
+            return None
+        height, width = (side * self.factor for side in latents)
+        return torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype)
 
 
 def load(kind, folder, dtype):
@@ -198,13 +270,6 @@ def token_ids(tokenizer, text):
     return tokenizer(text, **options).input_ids
 
 
-def encode_texts(tensors, text_encoder, tokenizer, settings):
-    """`text.hidden`: of the edit's text, the empty text and a text that is cut; (3, tokens, width)."""
-    ids = torch.tensor([token_ids(tokenizer, text) for text in (settings["text"], TEXTS[1], TEXTS[2])])
-    with torch.no_grad():
-        tensors["text.hidden"] = text_encoder(ids).last_hidden_state
-
-
 def encode_and_decode(tensors, vae, settings, inputs):
     height, width = settings["latents"]
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -222,27 +287,32 @@ def encode_and_decode(tensors, vae, settings, inputs):
     tensors["vae.decoded"] = decoded
 
 
-def predict_noise(tensors, unet, settings, inputs):
+def predict_noise(tensors, unet, texts, settings, inputs):
     """The U-Net's output on square and other latents, for two items with different timesteps and embeddings."""
     facts = {}
     for name, size, timesteps in (("square", settings["square"], [0, 999]), ("wide", settings["latents"], [371, 24])):
         x_t = inputs.normals(2, unet.config.in_channels, *size)
-        e = inputs.normals(2, 77, unet.config.cross_attention_dim)
+        e = texts.random(inputs, 2, unet.config.cross_attention_dim, size)
         with torch.no_grad():
-            output = unet(x_t, torch.tensor(timesteps), e).sample
+            output = unet(x_t, torch.tensor(timesteps), **e.arguments(2)).sample
         tensors[f"forward.{name}.x_t"] = x_t
-        tensors[f"forward.{name}.e"] = e
+        tensors[f"forward.{name}.e"] = e.tokens
+        if texts.is_xl:
+            tensors[f"forward.{name}.pooled"] = e.pooled
         tensors[f"forward.{name}.output"] = output
         facts[name] = {"timesteps": timesteps}
     return facts
 
 
-def differentiate(tensors, unet, scheduler, settings, inputs, gradients_file):
+def differentiate(tensors, unet, scheduler, texts, settings, inputs, gradients_file):
     """The loss of two items that share one embedding, as both stages have it, with all its gradients."""
     timesteps = torch.tensor([153, 802])
     x_0 = inputs.normals(1, unet.config.in_channels, *settings["latents"])
     drawn_noise = inputs.normals(2, *x_0.shape[1:])
-    e = inputs.normals(1, 77, unet.config.cross_attention_dim).requires_grad_()
+    e = texts.random(inputs, 1, unet.config.cross_attention_dim, settings["latents"])
+    e.tokens.requires_grad_()
+    if texts.is_xl:
+        e.pooled.requires_grad_()
     unet.requires_grad_(True)
     loss, x_t, target = denoising_loss(unet, scheduler, x_0, drawn_noise, timesteps, e)
     loss.backward()
@@ -251,11 +321,14 @@ def differentiate(tensors, unet, scheduler, settings, inputs, gradients_file):
     unet.requires_grad_(False)
     tensors["loss.x_0"] = x_0
     tensors["loss.noise"] = drawn_noise
-    tensors["loss.e"] = e.detach()
+    tensors["loss.e"] = e.tokens.detach()
     tensors["loss.x_t"] = x_t
     tensors["loss.target"] = target
     tensors["loss.loss"] = loss.detach().reshape(1)
-    tensors["loss.gradient_of_e"] = e.grad
+    tensors["loss.gradient_of_e"] = e.tokens.grad
+    if texts.is_xl:
+        tensors["loss.pooled"] = e.pooled.detach()
+        tensors["loss.gradient_of_pooled"] = e.pooled.grad
     return {"timesteps": timesteps.tolist()}
 
 
@@ -268,7 +341,7 @@ def denoising_loss(unet, scheduler, x_0, drawn_noise, timesteps, e):
     else:
         assert scheduler.config.prediction_type == "epsilon"
         target = drawn_noise
-    predicted = unet(x_t, timesteps, e.expand(batch, -1, -1)).sample
+    predicted = unet(x_t, timesteps, **e.arguments(batch)).sample
     return (target - predicted).square().mean(), x_t, target
 
 
@@ -307,10 +380,10 @@ def schedule(tensors, scheduler):
     return facts
 
 
-def sample_with_guidance(tensors, unet, scheduler, settings):
+def sample_with_guidance(tensors, unet, scheduler, texts, settings):
     """`ddim.latents`: before the first and after every step; (steps + 1, channels, height, width)."""
-    text, empty = tensors["text.hidden"][0:1], tensors["text.hidden"][1:2]
-    latents = initial_latents(unet, settings, text.dtype)
+    text, empty = texts.embedding(tensors, 0), texts.unconditional(tensors)
+    latents = initial_latents(unet, settings, text.tokens.dtype)
     trajectory = [latents, *generate(unet, scheduler, latents, text, empty, settings)]
     tensors["ddim.latents"] = torch.cat(trajectory)
 
@@ -325,18 +398,19 @@ def generate(unet, scheduler, latents, text, empty, settings):
     """Deterministic DDIM with guidance; yields the latents after every step."""
     scheduler.set_timesteps(settings["steps"])
     latents = latents * scheduler.init_noise_sigma
+    e = Embedding(*(None if one is None else torch.cat([one, other]) for one, other in zip(empty, text)))
     for t in scheduler.timesteps:
         both = scheduler.scale_model_input(torch.cat([latents, latents]), t)
-        without_text, with_text = unet(both, t, torch.cat([empty, text])).sample.chunk(2)
+        without_text, with_text = unet(both, t, **e.arguments(2)).sample.chunk(2)
         predicted = without_text + settings["guidance"] * (with_text - without_text)
         latents = scheduler.step(predicted, t, latents, eta=0.0).prev_sample
         yield latents
 
 
-def imagic(tensors, model, unet, vae, scheduler, settings):
+def imagic(tensors, model, unet, vae, scheduler, texts, settings):
     """A whole edit of `vae.image`. Tunes `unet` in place; answers the length of every weight's change."""
-    e_tgt, empty = tensors["text.hidden"][0:1], tensors["text.hidden"][1:2]
-    dtype, tuning_seed, batch = e_tgt.dtype, settings["tuning_seed"], settings["batch"]
+    e_tgt, empty = texts.embedding(tensors, 0), texts.unconditional(tensors)
+    dtype, tuning_seed, batch = e_tgt.tokens.dtype, settings["tuning_seed"], settings["batch"]
 
     with torch.no_grad():
         moments = vae.encode(tensors["vae.image"]).latent_dist
@@ -349,8 +423,10 @@ def imagic(tensors, model, unet, vae, scheduler, settings):
         return torch.from_numpy(drawn_noise).to(dtype), torch.from_numpy(timesteps)
 
     # A: the embedding alone.
-    e = e_tgt.clone().requires_grad_()
-    optimizer = adam([e], settings["learning_rate_a"])
+    e = e_tgt._replace(tokens=e_tgt.tokens.clone().requires_grad_())
+    if texts.is_xl and settings["optimized_embedding"] == "all":
+        e = e._replace(pooled=e_tgt.pooled.clone().requires_grad_())
+    optimizer = adam([part for part in e if part is not None and part.requires_grad], settings["learning_rate_a"])
     losses_a = []
     for step in range(settings["steps_a"]):
         drawn = draw(noise.TIMESTEPS_A, noise.NOISE_A, step)
@@ -359,7 +435,7 @@ def imagic(tensors, model, unet, vae, scheduler, settings):
         loss.backward()
         optimizer.step()
         losses_a.append(loss.item())
-    e_opt = e.detach()
+    e_opt = Embedding(*(part if part is None else part.detach() for part in e))
 
     # B: all weights of the U-Net, with the embedding fixed.
     unet.requires_grad_(True)
@@ -377,16 +453,20 @@ def imagic(tensors, model, unet, vae, scheduler, settings):
     unet.requires_grad_(False)
 
     # C: between the embeddings, with the tuned network.
-    e_bar = settings["eta"] * e_tgt + (1 - settings["eta"]) * e_opt
+    eta = settings["eta"]
+    e_bar = Embedding(*(end if end is None else eta * end + (1 - eta) * start for end, start in zip(e_tgt, e_opt)))
     *_, latents = generate(unet, scheduler, initial_latents(unet, settings, dtype), e_bar, empty, settings)
     with torch.no_grad():
         image = vae.decode(latents / vae.config.scaling_factor).sample
 
     tensors["imagic.x_0"] = x_0
     tensors["imagic.losses_a"] = torch.tensor(losses_a, dtype=dtype)
-    tensors["imagic.e_opt"] = e_opt
+    tensors["imagic.e_opt"] = e_opt.tokens
     tensors["imagic.losses_b"] = torch.tensor(losses_b, dtype=dtype)
-    tensors["imagic.e_bar"] = e_bar
+    tensors["imagic.e_bar"] = e_bar.tokens
+    if texts.is_xl:
+        tensors["imagic.pooled_opt"] = e_opt.pooled
+        tensors["imagic.pooled_bar"] = e_bar.pooled
     tensors["imagic.latents"] = latents
     tensors["imagic.image"] = image
     lengths = {}

@@ -10,7 +10,7 @@ from collections import Counter
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -24,25 +24,31 @@ a cake with three candles it's don't we're isn't it the cafe near the river was 
 
 def write(folder, config, seed):
     generator = torch.Generator().manual_seed(seed)
-    vocab_size = write_tokenizer(folder / "tokenizer", config["tokenizer"], config["text_encoder"])
-    write_text_encoder(folder / "text_encoder", config["text_encoder"], vocab_size, generator)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.6.0",
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", config["scheduler"]["_class_name"]],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    for part, kind in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection)):
+        text_config = config.get(f"text_encoder{part}")
+        if text_config:
+            vocab_size = write_tokenizer(folder / f"tokenizer{part}", config[f"tokenizer{part}"], text_config)
+            write_text_encoder(folder / f"text_encoder{part}", kind, text_config, vocab_size, generator)
+            index[f"text_encoder{part}"] = ["transformers", kind.__name__]
+            index[f"tokenizer{part}"] = ["transformers", "CLIPTokenizer"]
+    if "text_encoder_2" in config:
+        del index["safety_checker"]
+        index["_class_name"] = "StableDiffusionXLPipeline"
+        index["force_zeros_for_empty_prompt"] = config["force_zeros_for_empty_prompt"]
+        index["image_encoder"] = [None, None]
     write_unet(folder / "unet", config["unet"], generator)
     write_vae(folder / "vae", config["vae"], generator)
     write_json(folder / "scheduler" / "scheduler_config.json", config["scheduler"])
-    write_json(
-        folder / "model_index.json",
-        {
-            "_class_name": "StableDiffusionPipeline",
-            "_diffusers_version": "0.6.0",
-            "feature_extractor": [None, None],
-            "safety_checker": [None, None],
-            "scheduler": ["diffusers", config["scheduler"]["_class_name"]],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        },
-    )
+    write_json(folder / "model_index.json", dict(sorted(index.items())))
 
 
 def write_unet(folder, config, generator):
@@ -67,19 +73,20 @@ def write_vae(folder, config, generator):
         save_file(weights, path, metadata={"format": "pt"})
 
 
-def write_text_encoder(folder, config, vocab_size, generator):
+def write_text_encoder(folder, kind, config, vocab_size, generator):
     config = dict(config)
     position_ids = config.pop("position_ids", False)
-    text_encoder = CLIPTextModel(CLIPTextConfig(vocab_size=vocab_size, **config))
+    text_encoder = kind(CLIPTextConfig(vocab_size=vocab_size, **config))
     randomize(text_encoder, generator)
-    # transformers 5 dropped the prefix inside; published files have it.
-    weights = {f"text_model.{name}": weight for name, weight in text_encoder.state_dict().items()}
+    # transformers 5 dropped the prefix inside CLIPTextModel; published files have it.
+    prefix = "text_model." if kind is CLIPTextModel else ""
+    weights = {f"{prefix}{name}": weight for name, weight in text_encoder.state_dict().items()}
     if position_ids:
         # Files saved by transformers before 4.31 carry this buffer.
         weights["text_model.embeddings.position_ids"] = torch.arange(text_encoder.config.max_position_embeddings)[None]
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    published = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "vocab_size": vocab_size}
+    published = {"architectures": [kind.__name__], "model_type": "clip_text_model", "vocab_size": vocab_size}
     write_json(folder / "config.json", {**published, **config, "torch_dtype": "float32"})
 
 

@@ -68,13 +68,16 @@ pub struct Shapes {
 impl Shapes {
     /// Of the model in `source`, which is of `family`.
     pub fn new(source: &Source, family: &Family) -> Result<Self> {
-        let [unet, vae, text] = [Part::UNet, Part::Vae, Part::TextEncoder].map(|part| source.shapes(part));
-        let (unet, vae, text) = (unet?, vae?, text?);
+        let (unet, vae) = (source.shapes(Part::UNet)?, source.shapes(Part::Vae)?);
+        let mut text_values = source.shapes(Part::TextEncoder)?.elements();
+        if source.has(Part::TextEncoder2) {
+            text_values += source.shapes(Part::TextEncoder2)?.elements();
+        }
         let config = UNetConfig::read(source, family)?;
         Ok(Self {
             unet: UNet::new(&config, &unet)?,
             codec: Codec::new(source, family, &vae)?,
-            all_values: unet.elements() + vae.elements() + text.elements(),
+            all_values: unet.elements() + vae.elements() + text_values,
             weights: unet,
             tokens: source.config(Part::TextEncoder).usize("max_position_embeddings", Some(family.tokens))?,
             config,
@@ -238,7 +241,7 @@ impl Shapes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::model::family::STABLE_DIFFUSION_1;
+    use crate::engine::model::conditioning::Added;
     use crate::params::LoraLayers;
     use candle_core::{Device, Storage, Var};
     use std::collections::BTreeMap;
@@ -258,10 +261,10 @@ mod tests {
 
     #[test]
     fn every_block_keeps_as_much_as_is_counted() {
-        for fixture in ["small-sd1", "small-v"] {
+        for fixture in ["small-sd1", "small-v", "small-sd2", "small-tiny", "small-sdxl", "small-vega"] {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture).join("model");
             let source = Source::open(&folder).expect("a model");
-            let shapes = Shapes::new(&source, &STABLE_DIFFUSION_1).expect("shapes");
+            let shapes = Shapes::new(&source, Family::of(&source).expect("a family")).expect("shapes");
             let weights = source.tensors(Part::UNet, &Device::Cpu).expect("weights");
             let variable = |(name, tensor): (&String, &Tensor)| {
                 (name.clone(), Var::from_tensor(tensor).expect("a variable").into_inner())
@@ -278,7 +281,11 @@ mod tests {
             let mut size = [3, shapes.config.in_channels, side, side];
             let emb =
                 candle_core::Tensor::from_vec(unet.sinusoids(&[1, 2, 3]), (3, ()), &Device::Cpu).expect("sinusoids");
-            let emb = unet.embed_timesteps(&emb).expect("an embedding").detach();
+            let added = shapes.config.added.map(|width| {
+                let part = |width| Tensor::zeros((3, width), DType::F32, &Device::Cpu).expect("zeros");
+                Added { pooled: part(1), sizes: part(width - 1) }
+            });
+            let emb = unet.embed_timesteps(&emb, added.as_ref()).expect("an embedding").detach();
             let e = tensor(&[3, shapes.tokens, shapes.config.cross_attention_dim]);
             let mut skips = Vec::new();
             for (i, block) in unet.blocks.iter().enumerate() {

@@ -1,42 +1,67 @@
 //! What the network is conditioned on: the embedding e of a text. Knows neither the text nor the network.
 //!
-//! Stage A optimizes it, formula 3 interpolates it and the network takes it, always as a whole: a family that
-//! conditions on more than the tokens (SDXL's pooled vector) adds a field here and to [`Conditioning::zip`], and these
-//! follow.
+//! Stage A optimizes it, formula 3 interpolates it and the network takes it, always as a whole.
 #![forbid(unsafe_code)]
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-/// Name of that part.
-const TOKENS: &str = "tokens";
+/// Name of [`Conditioning::tokens`] among the parts.
+pub const TOKENS: &str = "tokens";
+/// Name of [`Added::pooled`].
+pub const POOLED: &str = "pooled";
+/// Name of [`Added::sizes`].
+const SIZES: &str = "sizes";
 
 /// The embedding of one text, or of several with the same shapes.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
-    /// What the text encoder makes of each token, (b, tokens, d).
+    /// What the text encoders make of each token, (b, tokens, d).
     pub tokens: Tensor,
+    /// What is added to the time embedding in the Stable Diffusion XL family.
+    pub added: Option<Added>,
+}
+
+/// The other part of the conditioning of Stable Diffusion XL (Podell et al., arXiv 2307.01952, section 2.2).
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// What the second text encoder makes of the whole text, (b, p).
+    pub pooled: Tensor,
+    /// [`sinusoids`] of height and width of the picture, where it was cut from, and height and width again, (b, 6 d).
+    /// The same for all texts of an edit, so that formula 3 leaves it as it is.
+    pub sizes: Tensor,
 }
 
 impl Conditioning {
     /// Each part with its name.
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
-        [(TOKENS, &self.tokens)].into_iter()
+        let added = self.added.iter().flat_map(|added| [(POOLED, &added.pooled), (SIZES, &added.sizes)]);
+        std::iter::once((TOKENS, &self.tokens)).chain(added)
     }
 
-    /// What has the parts of this one as `part` gives them by name.
-    pub fn with(&self, mut part: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
-        Ok(Self { tokens: part(TOKENS)? })
+    /// What has the parts of this one as `part` gives them, which is told name and part.
+    pub fn with(&self, mut part: impl FnMut(&'static str, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        let mut added = |Added { pooled, sizes }: &Added| {
+            Ok::<_, Error>(Added { pooled: part(POOLED, pooled)?, sizes: part(SIZES, sizes)? })
+        };
+        let added = self.added.as_ref().map(&mut added).transpose()?;
+        Ok(Self { tokens: part(TOKENS, &self.tokens)?, added })
     }
 
     /// Each part as `change` makes it.
     pub fn map(&self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        Ok(Self { tokens: change(&self.tokens)? })
+        self.with(|_, part| change(part))
     }
 
-    /// Each part as `join` makes it of both.
+    /// Each part as `join` makes it of both, which are of one family.
     pub fn zip(&self, other: &Self, join: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Self> {
-        Ok(Self { tokens: join(&self.tokens, &other.tokens)? })
+        let added = match (&self.added, &other.added) {
+            (Some(one), Some(other)) => {
+                Some(Added { pooled: join(&one.pooled, &other.pooled)?, sizes: join(&one.sizes, &other.sizes)? })
+            }
+            _ => None,
+        };
+        Ok(Self { tokens: join(&self.tokens, &other.tokens)?, added })
     }
 
     /// This and `other`, as two items of a batch.
@@ -55,6 +80,24 @@ impl Conditioning {
 
     /// The values as they are now, without the variables behind them.
     pub fn detached(&self) -> Self {
-        Self { tokens: self.tokens.detach() }
+        let added = self.added.as_ref();
+        let added = added.map(|Added { pooled, sizes }| Added { pooled: pooled.detach(), sizes: sizes.detach() });
+        Self { tokens: self.tokens.detach(), added }
     }
+}
+
+/// Each number as `d` elements in f32: cosines of it times 10000^(-i / (d / 2)), then sines. Timesteps and sizes go
+/// into the network like that.
+pub fn sinusoids(numbers: &[u32], d: usize) -> Vec<f32> {
+    const MAX_PERIOD: f64 = 10_000.0;
+    let half = d / 2;
+    let mut values = Vec::with_capacity(numbers.len() * d);
+    for &number in numbers {
+        // f32 as in diffusers' get_timestep_embedding, so that both round alike.
+        let angle = |i: usize| number as f32 * (-(MAX_PERIOD.ln() as f32) * i as f32 / half as f32).exp();
+        values.extend((0..half).map(|i| angle(i).cos()));
+        values.extend((0..half).map(|i| angle(i).sin()));
+        values.resize(values.len() + d % 2, 0.0);
+    }
+    values
 }

@@ -129,7 +129,7 @@ impl Config {
             return Ok(());
         }
         Err(self.error(text!(
-            "{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family",
+            "{key} is {value}, which is not supported; use a Stable Diffusion 1, 2 or XL model",
             key,
             value
         )))

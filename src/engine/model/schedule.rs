@@ -9,11 +9,13 @@
 //! | `step` | formula 12 with sigma_t = 0 | - |
 #![forbid(unsafe_code)]
 
-use crate::engine::model::source::Source;
+use crate::engine::model::config::Config;
 use crate::engine::ops::{self, Sign};
 use crate::error::Result;
+use crate::text::text;
 use candle_core::Tensor;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::f64::consts::FRAC_PI_2;
 
 /// What the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,18 @@ pub enum Prediction {
     Epsilon,
     /// v = sqrt(alpha) noise - sqrt(1 - alpha) x (SD 2.x at 768 px, the built-in model).
     V,
+    /// The picture x.
+    Sample,
+}
+
+/// How the betas lie between the first and the last one.
+#[derive(Clone, Copy, Debug)]
+enum Betas {
+    Linear,
+    /// Their square roots lie evenly.
+    ScaledLinear,
+    /// Those of a squared cosine, whatever the first and the last one (Nichol and Dhariwal, ICML 2021).
+    SquaredCosine,
 }
 
 /// Where sampling puts its timesteps.
@@ -57,28 +71,27 @@ pub struct Step {
 }
 
 impl Schedule {
-    /// Reads the scheduler's configuration in `source`, whatever scheduler it was written for.
-    pub fn read(source: &Source) -> Result<Self> {
-        let config = source.scheduler();
-        config.require("rescale_betas_zero_snr", &[json!(false)])?;
+    /// Reads a scheduler's configuration, whatever scheduler it was written for.
+    pub fn read(config: &Config) -> Result<Self> {
         config.require("thresholding", &[json!(false)])?;
-        config.require("trained_betas", &[])?;
-        let n = config.at_least(2, "num_train_timesteps", 1000)?;
-        // diffusers' defaults; Stable Diffusion's files say 0.00085 and 0.012.
-        let (start, end) = (config.f64("beta_start", 0.0001)?, config.f64("beta_end", 0.02)?);
-        let linspace = |from: f64, to: f64, i: usize| from + (to - from) * i as f64 / (n - 1) as f64;
-        let is_scaled = config.choice("beta_schedule", &[("linear", false), ("scaled_linear", true)])?;
-        let beta = |i: usize| match is_scaled {
-            false => linspace(start, end, i),
-            true => linspace(start.sqrt(), end.sqrt(), i).powi(2),
-        };
-        let alphas_cumprod: Vec<f64> = (0..n)
-            .scan(1.0, |product, i| {
-                *product *= 1.0 - beta(i);
+        let mut alphas_cumprod: Vec<f64> = betas(config)?
+            .into_iter()
+            .scan(1.0, |product, beta| {
+                *product *= 1.0 - beta;
                 Some(*product)
             })
             .collect();
-        let predictions = [("epsilon", Prediction::Epsilon), ("v_prediction", Prediction::V)];
+        if config.bool("rescale_betas_zero_snr", false) {
+            // Lin et al., arXiv 2305.08891, algorithm 1: nothing of the picture is left at the last timestep.
+            let (first, last) = (alphas_cumprod[0].sqrt(), alphas_cumprod[alphas_cumprod.len() - 1].sqrt());
+            let shifted = |alpha: f64| ((alpha.sqrt() - last) * (first / (first - last))).powi(2);
+            alphas_cumprod = alphas_cumprod.into_iter().map(shifted).collect();
+        }
+        if !alphas_cumprod.iter().all(|alpha| (0.0..1.0).contains(alpha)) {
+            return Err(config.error(text!("its betas give no noise schedule; each must lie between 0 and 1")));
+        }
+        let predictions =
+            [("epsilon", Prediction::Epsilon), ("v_prediction", Prediction::V), ("sample", Prediction::Sample)];
         let spacings =
             [("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
         // Unlike DDIMScheduler's own default, an absent clip_sample is false: files written for other schedulers lack
@@ -92,6 +105,11 @@ impl Schedule {
             prediction: config.choice("prediction_type", &predictions)?,
             spacing: config.choice("timestep_spacing", &spacings)?,
         })
+    }
+
+    /// Whether nothing of the picture is left at the last timestep.
+    pub fn ends_in_noise(&self) -> bool {
+        self.alphas_cumprod.last() == Some(&0.0)
     }
 
     /// Number of training timesteps.
@@ -131,11 +149,12 @@ impl Schedule {
         Ok(ops::weighted_sum(scales, x, Sign::Plus, noise)?)
     }
 
-    /// What the network should predict, (b, c, h, w): `noise`, or v. Arguments as in [`Schedule::add_noise`].
+    /// What the network should predict, (b, c, h, w): `noise`, v or `x`. Arguments as in [`Schedule::add_noise`].
     pub fn target(&self, x: &Tensor, noise: &Tensor, scales: &Tensor) -> Result<Tensor> {
         match self.prediction {
             Prediction::Epsilon => Ok(noise.clone()),
             Prediction::V => Ok(ops::weighted_sum(scales, noise, Sign::Minus, x)?),
+            Prediction::Sample => Ok(x.broadcast_as(noise.shape())?.contiguous()?),
         }
     }
 
@@ -145,15 +164,43 @@ impl Schedule {
         let previous = t.checked_sub(self.training_timesteps() / steps.min(self.training_timesteps()));
         let alpha_previous = previous.map_or(self.final_alpha_cumprod, |t| self.alphas_cumprod[t as usize]);
         let (signal, rest) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-        let (mut pred_x0, mut noise) = match self.prediction {
+        let (mut pred_x0, noise) = match self.prediction {
             Prediction::Epsilon => (((x_t - (prediction * rest)?)? / signal)?, prediction.clone()),
             Prediction::V => (((x_t * signal)? - (prediction * rest)?)?, ((prediction * signal)? + (x_t * rest)?)?),
+            Prediction::Sample => (prediction.clone(), ((x_t - (prediction * signal)?)? / rest)?),
         };
         if let Some(limit) = self.clip_sample {
+            // As in DDIMScheduler, the noise stays that of the picture before.
             pred_x0 = pred_x0.clamp(-limit, limit)?;
-            noise = ((x_t - (&pred_x0 * signal)?)? / rest)?;
         }
         let x_t = ((&pred_x0 * alpha_previous.sqrt())? + (noise * (1.0 - alpha_previous).sqrt())?)?;
         Ok(Step { x_t, pred_x0 })
     }
+}
+
+/// Share of noise that each training timestep adds.
+fn betas(config: &Config) -> Result<Vec<f64>> {
+    if let Value::Array(trained) = config.value("trained_betas") {
+        let betas: Option<Vec<f64>> = trained.iter().map(Value::as_f64).collect();
+        return betas
+            .filter(|betas| betas.len() > 1)
+            .ok_or_else(|| config.error(text!("{key} must list at least two numbers", key = "trained_betas")));
+    }
+    let n = config.at_least(2, "num_train_timesteps", 1000)?;
+    // diffusers' defaults; Stable Diffusion's files say 0.00085 and 0.012.
+    let (start, end) = (config.f64("beta_start", 0.0001)?, config.f64("beta_end", 0.02)?);
+    let linspace = |from: f64, to: f64, i: usize| from + (to - from) * i as f64 / (n - 1) as f64;
+    let schedules = [
+        ("linear", Betas::Linear),
+        ("scaled_linear", Betas::ScaledLinear),
+        ("squaredcos_cap_v2", Betas::SquaredCosine),
+    ];
+    let schedule = config.choice("beta_schedule", &schedules)?;
+    let alpha_bar = |i: usize| ((i as f64 / n as f64 + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2);
+    let beta = |i: usize| match schedule {
+        Betas::Linear => linspace(start, end, i),
+        Betas::ScaledLinear => linspace(start.sqrt(), end.sqrt(), i).powi(2),
+        Betas::SquaredCosine => (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(0.999),
+    };
+    Ok((0..n).map(beta).collect())
 }

@@ -1,7 +1,6 @@
 //! CLIP's tokenizer: a text to the numbers that the text encoder reads.
 #![forbid(unsafe_code)]
 
-use crate::engine::model::family::Family;
 use crate::engine::model::source::TokenizerFiles;
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
@@ -31,13 +30,16 @@ pub struct Tokenizer {
 pub struct Tokens {
     /// `max_tokens` of them.
     pub ids: Vec<u32>,
+    /// Place of the first token that ends a text.
+    pub end: usize,
     /// The end of the text that did not fit; empty if all did.
     pub cut: String,
 }
 
 impl Tokenizer {
-    /// For a text encoder that has embeddings for `positions` tokens of a text, out of `vocabulary` different ones.
-    pub fn new(files: &TokenizerFiles, family: &Family, positions: usize, vocabulary: usize) -> Result<Self> {
+    /// For a text encoder that has embeddings for `positions` tokens of a text, out of `vocabulary` different ones;
+    /// texts are padded with `pad_token` unless the files name another one.
+    pub fn new(files: &TokenizerFiles, pad_token: &str, positions: usize, vocabulary: usize) -> Result<Self> {
         let config = &files.config;
         let mut pairs = byte_pair_encoding(files)?;
         let mut special = |key: &str, default: &str| {
@@ -54,7 +56,7 @@ impl Tokenizer {
         };
         let begin = special("bos_token", "<|startoftext|>")?;
         let end = special("eos_token", "<|endoftext|>")?;
-        let pad = special("pad_token", family.pad_token)?;
+        let pad = special("pad_token", pad_token)?;
         // transformers writes 10^30 where there is no limit.
         let max_tokens = config.value("model_max_length").as_u64().map_or(positions, |n| positions.min(n as usize));
         if max_tokens < 3 {
@@ -89,7 +91,8 @@ impl Tokenizer {
         ids.extend(encoding.get_ids().iter().take(room));
         ids.push(self.end);
         ids.resize(self.max_tokens, self.pad);
-        Ok(Tokens { ids, cut: cut_at.map(|at| text.chars().skip(at).collect()).unwrap_or_default() })
+        let end = ids.iter().position(|&id| id == self.end).expect("one was put there");
+        Ok(Tokens { ids, end, cut: cut_at.map(|at| text.chars().skip(at).collect()).unwrap_or_default() })
     }
 }
 

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::device::{AttentionKernels, Form};
-use crate::engine::model::conditioning::Conditioning;
+use crate::engine::model::clip::ClipConfig;
+use crate::engine::model::conditioning::{Added, Conditioning, sinusoids};
+use crate::engine::model::config::Config;
 use crate::engine::model::family::Family;
 use crate::engine::model::layers::{
     Conv2d, GroupNorm, LayerNorm, Linear, Norms, ResnetBlock, Upsampler, downsampler, to_picture, to_sequence,
@@ -19,7 +21,7 @@ use crate::engine::ops::{self, Activation, Padding};
 use crate::error::{Error, Result};
 use crate::text::text;
 use candle_core::{DType, Tensor};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The part of a U-Net's configuration that decides the network's shape.
@@ -35,79 +37,85 @@ pub struct UNetConfig {
     pub sample_size: usize,
     /// Width of the text embedding.
     pub cross_attention_dim: usize,
+    /// Elements of the vector that is added to the time embedding after two layers, see [`Added`]; `None` in families
+    /// without one.
+    pub added: Option<usize>,
     levels: Vec<Level>,
-    layers_per_block: usize,
+    middle: Middle,
     norms: Norms,
     linear_projection: bool,
 }
 
 /// The blocks of one resolution.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Level {
     channels: usize,
     heads: usize,
-    /// Transformer blocks after each residual block of the down path; `None` without attention.
-    down_attention: Option<usize>,
+    /// Transformer blocks after each residual block of the down path, 0 without attention.
+    down: Vec<usize>,
     /// The same of the up path.
-    up_attention: Option<usize>,
+    up: Vec<usize>,
+}
+
+/// What stands between the down path and the up path.
+#[derive(Clone, Copy, Debug)]
+enum Middle {
+    /// A residual block, that many transformer blocks, another residual block.
+    Attention(usize),
+    /// A residual block (SSD-1B, Vega).
+    Resnet,
+    /// Nothing (small-sd, BK-SDM).
+    Nothing,
 }
 
 impl UNetConfig {
-    /// Reads and checks the U-Net's configuration in `source`.
+    /// Reads and checks the U-Net's configuration in `source`, and that its text encoders fit it.
     pub fn read(source: &Source, family: &Family) -> Result<Self> {
         let config = source.config(Part::UNet);
         for (key, allowed) in [
             ("act_fn", &[json!("silu"), json!("swish")][..]),
-            ("addition_embed_type", &[]),
+            ("addition_embed_type", &[json!("text_time")]),
             ("attention_type", &[json!("default")]),
             ("center_input_sample", &[json!(false)]),
             ("class_embed_type", &[]),
             ("conv_in_kernel", &[json!(3)]),
             ("conv_out_kernel", &[json!(3)]),
+            ("cross_attention_norm", &[]),
             ("downsample_padding", &[json!(1)]),
             ("dual_cross_attention", &[json!(false)]),
             ("encoder_hid_dim", &[]),
+            ("encoder_hid_dim_type", &[]),
             ("flip_sin_to_cos", &[json!(true)]),
             ("freq_shift", &[json!(0)]),
+            ("mid_block_only_cross_attention", &[json!(false)]),
             ("mid_block_scale_factor", &[json!(1), json!(1.0)]),
-            ("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")]),
             ("only_cross_attention", &[json!(false)]),
+            ("resnet_out_scale_factor", &[json!(1), json!(1.0)]),
+            ("resnet_skip_time_act", &[json!(false)]),
             ("resnet_time_scale_shift", &[json!("default")]),
             ("time_cond_proj_dim", &[]),
+            ("time_embedding_act_fn", &[]),
+            ("time_embedding_dim", &[]),
             ("time_embedding_type", &[json!("positional")]),
+            ("timestep_post_act", &[]),
         ] {
             config.require(key, allowed)?;
         }
         let channels = config.list("block_out_channels", 0, None)?;
         let n = channels.len();
+        if n == 0 {
+            return Err(config.error(text!("{key} lists no blocks", key = "block_out_channels")));
+        }
         // diffusers' own misnomer: `attention_head_dim` is the number of heads where `num_attention_heads` is absent.
         let heads_key =
             if config.value("num_attention_heads").is_null() { "attention_head_dim" } else { "num_attention_heads" };
-        let heads = config.list(heads_key, n, Some(family.heads))?;
-        let blocks = config.list("transformer_layers_per_block", n, Some(1))?;
-        let attention = |key: &str, with: &str, without: &str| -> Result<Vec<bool>> {
-            let types = config.value(key).as_array().filter(|types| types.len() == n);
-            let types = types.ok_or_else(|| config.error(text!("{key} must list {n} blocks", key, n)))?;
-            types
-                .iter()
-                .map(|kind| match kind.as_str() {
-                    Some(kind) if kind == with => Ok(true),
-                    Some(kind) if kind == without => Ok(false),
-                    _ => Err(config.error(text!(
-                        "{key} has {kind}, must be {with} or {without}",
-                        key,
-                        kind,
-                        with,
-                        without
-                    ))),
-                })
-                .collect()
+        let heads = match config.value(heads_key) {
+            Value::Null => family.heads(n),
+            _ => config.list(heads_key, n, None)?,
         };
-        let down = attention("down_block_types", "CrossAttnDownBlock2D", "DownBlock2D")?;
-        let up = attention("up_block_types", "CrossAttnUpBlock2D", "UpBlock2D")?;
         let groups = config.usize("norm_num_groups", Some(32))?;
         for (&channels, &heads) in channels.iter().zip(&heads) {
-            if groups == 0 || channels % groups != 0 || channels % heads != 0 {
+            if groups == 0 || heads == 0 || channels % groups != 0 || channels % heads != 0 {
                 let reason = text!(
                     "{channels} channels do not divide into {groups} groups and {heads} heads",
                     channels,
@@ -117,23 +125,86 @@ impl UNetConfig {
                 return Err(config.error(reason));
             }
         }
-        let level = |i: usize| Level {
-            channels: channels[i],
-            heads: heads[i],
-            down_attention: down[i].then_some(blocks[i]),
-            up_attention: up[n - 1 - i].then_some(blocks[i]),
+        let layers = match config.value("layers_per_block") {
+            Value::Array(_) => config.list("layers_per_block", n, None)?,
+            _ => vec![config.at_least(1, "layers_per_block", 2)?; n],
         };
-        Ok(Self {
+        let down_attention = attention(config, "down_block_types", ["CrossAttnDownBlock2D", "DownBlock2D"], n)?;
+        let up_attention = attention(config, "up_block_types", ["CrossAttnUpBlock2D", "UpBlock2D"], n)?;
+        let levels = (0..n).map(|i| {
+            let (key, reversed) = ("transformer_layers_per_block", "reverse_transformer_layers_per_block");
+            let mirrored = n - 1 - i;
+            let down = depths(config, key, i, layers[i])?;
+            let up = match config.value(reversed) {
+                Value::Null => depths(config, key, i, layers[i] + 1)?,
+                _ => depths(config, reversed, mirrored, layers[i] + 1)?,
+            };
+            let of = |depths: Vec<usize>, attention: bool| if attention { depths } else { vec![0; depths.len()] };
+            Ok(Level {
+                channels: channels[i],
+                heads: heads[i],
+                down: of(down, down_attention[i]),
+                up: of(up, up_attention[mirrored]),
+            })
+        });
+        let middle = match config.value("mid_block_type") {
+            // What is absent is diffusers' default, what is null is none.
+            Value::Null if config.has("mid_block_type") => Middle::Nothing,
+            Value::String(kind) if kind == "UNetMidBlock2D" => Middle::Resnet,
+            _ => {
+                config.require("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")])?;
+                Middle::Attention(depths(config, "transformer_layers_per_block", n - 1, layers[n - 1])?[0])
+            }
+        };
+        let unet = Self {
             in_channels: config.usize("in_channels", Some(family.latent_channels))?,
             out_channels: config.usize("out_channels", Some(family.latent_channels))?,
             class_embedding: Some(config.usize("num_class_embeds", Some(0))?).filter(|&rows| rows > 0),
-            sample_size: config.usize("sample_size", Some(family.sample_size))?,
+            sample_size: config.at_least(1, "sample_size", family.sample_size)?,
             cross_attention_dim: config.usize("cross_attention_dim", None)?,
-            levels: (0..n).map(level).collect(),
-            layers_per_block: config.usize("layers_per_block", Some(2))?,
+            added: family
+                .second
+                .as_ref()
+                .map(|_| config.usize("projection_class_embeddings_input_dim", None))
+                .transpose()?,
+            levels: levels.collect::<Result<_>>()?,
+            middle,
             norms: Norms { groups, eps: config.f64("norm_eps", 1e-5)? as f32 },
             linear_projection: config.bool("use_linear_projection", false),
-        })
+        };
+        unet.check_text(source, family)?;
+        Ok(unet)
+    }
+
+    /// Refuses text encoders whose embeddings have other widths than those that the network was trained with.
+    fn check_text(&self, source: &Source, family: &Family) -> Result<()> {
+        let config = source.config(Part::UNet);
+        let encoder = |part| ClipConfig::read(source.config(part), family.tokens);
+        let mut width = encoder(Part::TextEncoder)?.width;
+        if let (Some(second), Some(wanted)) = (&family.second, self.added) {
+            let second_encoder = encoder(Part::TextEncoder2)?;
+            width += second_encoder.width;
+            // Six numbers tell of sizes, see `Added`.
+            let sizes = 6 * config.usize("addition_time_embed_dim", Some(second.size_width))?;
+            let added = second_encoder.pooled_width + sizes;
+            if added != wanted {
+                return Err(config.error(text!(
+                    "projection_class_embeddings_input_dim is {wanted}, but text encoder and sizes give {added}; they \
+                     belong to different models",
+                    wanted,
+                    added
+                )));
+            }
+        }
+        if width != self.cross_attention_dim {
+            return Err(config.error(text!(
+                "cross_attention_dim is {wanted}, but the text encoder's embeddings have {width} elements; they belong \
+                 to different models",
+                wanted = self.cross_attention_dim,
+                width
+            )));
+        }
+        Ok(())
     }
 
     /// Sides of the latents must be multiples of this, because every level but the last halves them.
@@ -147,10 +218,42 @@ impl UNetConfig {
     }
 }
 
+/// Which blocks of a path have attention: their types, of those with and without.
+fn attention(config: &Config, key: &str, [with, without]: [&str; 2], n: usize) -> Result<Vec<bool>> {
+    let types = config.value(key).as_array().filter(|types| types.len() == n);
+    let types = types.ok_or_else(|| config.error(text!("{key} must list {n} blocks", key, n)))?;
+    types
+        .iter()
+        .map(|kind| match kind.as_str() {
+            Some(kind) if kind == with => Ok(true),
+            Some(kind) if kind == without => Ok(false),
+            _ => Err(config.error(text!("{key} has {kind}, must be {with} or {without}", key, kind, with, without))),
+        })
+        .collect()
+}
+
+/// Transformer blocks after each of the `layers` residual blocks of block `i` of a path: one number for all blocks, or
+/// for each block one number or a list.
+fn depths(config: &Config, key: &str, i: usize, layers: usize) -> Result<Vec<usize>> {
+    const MOST: u64 = 1000;
+    let whole = config.value(key);
+    let number = |value: &Value| value.as_u64().filter(|&n| n > 0 && n <= MOST).map(|n| n as usize);
+    let of_block = whole.as_array().map_or(Some(whole), |blocks| blocks.get(i));
+    let depths = match of_block {
+        Some(Value::Null) => Some(vec![1; layers]),
+        Some(Value::Array(depths)) if depths.len() == layers => depths.iter().map(number).collect(),
+        Some(value) => number(value).map(|n| vec![n; layers]),
+        None => None,
+    };
+    depths.ok_or_else(|| config.error(text!("{key} is {value}, which does not fit the blocks", key, value = whole)))
+}
+
 /// The network over some tensors: a list of blocks from x_t to the prediction.
 pub struct UNet {
     config: UNetConfig,
     time_embedding: [Linear; 2],
+    /// Of what is added to the time embedding.
+    add_embedding: Option<[Linear; 2]>,
     /// In the order in which they run.
     pub blocks: Vec<Block>,
     /// The type of the tensors between its layers; weights and the time embedding are f32.
@@ -197,18 +300,18 @@ impl UNet {
     fn over(config: &UNetConfig, root: &Scope<'_>) -> Result<Self> {
         if let Some(rows) = config.class_embedding {
             return Err(root.error(text!(
-                "{key} is {value}, which is not supported; use a model of the Stable Diffusion 1 family",
+                "{key} is {value}, which is not supported; use a Stable Diffusion 1, 2 or XL model",
                 key = "num_class_embeds",
                 value = rows
             )));
         }
-        let UNetConfig { levels, norms, layers_per_block, .. } = config;
+        let UNetConfig { levels, norms, .. } = config;
         let (n, norms, time) = (levels.len(), *norms, Some(config.time_embedding()));
-        let (first, last) = (levels[0], levels[n - 1]);
+        let (first, last) = (&levels[0], &levels[n - 1]);
         let resnet = |scope: &Scope<'_>, j: usize, c_in: usize, c_out: usize| {
             Ok::<_, Error>(Layer::Resnet(ResnetBlock::new(&scope.at("resnets").at(j), c_in, c_out, norms, time)?))
         };
-        let transformer = |scope: &Scope<'_>, j: usize, level: Level, blocks: usize| {
+        let transformer = |scope: &Scope<'_>, j: usize, level: &Level, blocks: usize| {
             let scope = scope.at("attentions").at(j);
             Ok::<_, Error>(Layer::Transformer(Transformer::new(&scope, config, level, blocks)?))
         };
@@ -217,13 +320,13 @@ impl UNet {
 
         let conv_in = Conv2d::new(&root.at("conv_in"), config.in_channels, first.channels, 3)?;
         block(Skip::Gives, vec![Layer::Conv(conv_in)]);
-        for (i, &level) in levels.iter().enumerate() {
+        for (i, level) in levels.iter().enumerate() {
             let scope = root.at("down_blocks").at(i);
-            for j in 0..*layers_per_block {
+            for (j, &depth) in level.down.iter().enumerate() {
                 let c_in = if j == 0 { levels[i.saturating_sub(1)].channels } else { level.channels };
                 let mut layers = vec![resnet(&scope, j, c_in, level.channels)?];
-                if let Some(blocks) = level.down_attention {
-                    layers.push(transformer(&scope, j, level, blocks)?);
+                if depth > 0 {
+                    layers.push(transformer(&scope, j, level, depth)?);
                 }
                 block(Skip::Gives, layers);
             }
@@ -232,20 +335,25 @@ impl UNet {
             }
         }
         let scope = root.at("mid_block");
-        let attention = last.down_attention.or(last.up_attention).unwrap_or(1);
         let mid = |j| resnet(&scope, j, last.channels, last.channels);
-        block(Skip::None, vec![mid(0)?, transformer(&scope, 0, last, attention)?, mid(1)?]);
+        match config.middle {
+            Middle::Attention(depth) => {
+                block(Skip::None, vec![mid(0)?, transformer(&scope, 0, last, depth)?, mid(1)?]);
+            }
+            Middle::Resnet => block(Skip::None, vec![mid(0)?]),
+            Middle::Nothing => {}
+        }
         for i in 0..n {
             let scope = root.at("up_blocks").at(i);
-            let level = levels[n - 1 - i];
+            let level = &levels[n - 1 - i];
             let below = levels[(n - i).min(n - 1)].channels;
             let above = levels[(n - 1 - i).saturating_sub(1)].channels;
-            for j in 0..=*layers_per_block {
+            for (j, &depth) in level.up.iter().enumerate() {
                 let hidden = if j == 0 { below } else { level.channels };
-                let skip = if j == *layers_per_block { above } else { level.channels };
+                let skip = if j + 1 == level.up.len() { above } else { level.channels };
                 let mut layers = vec![resnet(&scope, j, hidden + skip, level.channels)?];
-                if let Some(blocks) = level.up_attention {
-                    layers.push(transformer(&scope, j, level, blocks)?);
+                if depth > 0 {
+                    layers.push(transformer(&scope, j, level, depth)?);
                 }
                 block(Skip::Takes, layers);
             }
@@ -258,12 +366,19 @@ impl UNet {
         let conv_out = Conv2d::new(&root.at("conv_out"), c, config.out_channels, 3)?;
         block(Skip::None, vec![Layer::Norm(norm), Layer::Conv(conv_out)]);
 
-        let embedding = config.time_embedding();
-        let time_embedding = [
-            Linear::new(&root.at("time_embedding.linear_1"), c, embedding)?,
-            Linear::new(&root.at("time_embedding.linear_2"), embedding, embedding)?,
-        ];
-        Ok(Self { config: config.clone(), time_embedding, blocks, storage: DType::F32 })
+        let width = config.time_embedding();
+        let two_layers = |name: &str, d_in: usize| {
+            let scope = root.at(name);
+            let second = Linear::new(&scope.at("linear_2"), width, width)?;
+            Ok::<_, Error>([Linear::new(&scope.at("linear_1"), d_in, width)?, second])
+        };
+        Ok(Self {
+            time_embedding: two_layers("time_embedding", c)?,
+            add_embedding: config.added.map(|d_in| two_layers("add_embedding", d_in)).transpose()?,
+            config: config.clone(),
+            blocks,
+            storage: DType::F32,
+        })
     }
 
     /// The same with layers that compute in that form.
@@ -281,7 +396,7 @@ impl UNet {
     /// `x_t`: (b, c, h, w); `sinusoids`: [`UNet::sinusoids`] of b timesteps, (b, d); `e`: what it is conditioned on, b
     /// items; all f32. Gives the prediction (noise or v), (b, c, h, w), f32.
     pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Conditioning) -> Result<Tensor> {
-        let silu_emb = self.embed_timesteps(sinusoids)?;
+        let silu_emb = self.embed_timesteps(sinusoids, e.added.as_ref())?;
         let (mut h, mut skips) = (x_t.to_dtype(self.storage)?, Vec::new());
         for block in &self.blocks {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
@@ -293,27 +408,21 @@ impl UNet {
         Ok(h.to_dtype(DType::F32)?)
     }
 
-    /// SiLU of the time embedding of [`UNet::sinusoids`], (b, 4 d), f32: every residual block begins with that.
-    pub fn embed_timesteps(&self, sinusoids: &Tensor) -> Result<Tensor> {
-        let emb = self.time_embedding[1].forward(&self.time_embedding[0].forward(sinusoids)?.silu()?)?;
+    /// SiLU of the time embedding of [`UNet::sinusoids`] and of what is added to it, (b, 4 d), f32: every residual
+    /// block begins with that.
+    pub fn embed_timesteps(&self, sinusoids: &Tensor, added: Option<&Added>) -> Result<Tensor> {
+        let embed = |[first, second]: &[Linear; 2], x: &Tensor| second.forward(&first.forward(x)?.silu()?);
+        let mut emb = embed(&self.time_embedding, sinusoids)?;
+        if let Some(layers) = &self.add_embedding {
+            let Added { pooled, sizes } = added.expect("embeddings of this family have it");
+            emb = (emb + embed(layers, &Tensor::cat(&[pooled, sizes], 1)?)?)?;
+        }
         Ok(emb.silu()?)
     }
 
-    /// Timestep embedding in f32: cosines of t * 10000^(-i / (d / 2)), then sines; the elements of a tensor
-    /// (b, d).
+    /// Timestep embedding: the elements of a tensor (b, d).
     pub fn sinusoids(&self, timesteps: &[u32]) -> Vec<f32> {
-        const MAX_PERIOD: f64 = 10_000.0;
-        let d = self.config.levels[0].channels;
-        let half = d / 2;
-        let mut values = Vec::with_capacity(timesteps.len() * d);
-        for &t in timesteps {
-            // f32 as in diffusers' get_timestep_embedding, so that both round alike.
-            let angle = |i: usize| t as f32 * (-(MAX_PERIOD.ln() as f32) * i as f32 / half as f32).exp();
-            values.extend((0..half).map(|i| angle(i).cos()));
-            values.extend((0..half).map(|i| angle(i).sin()));
-            values.resize(values.len() + d % 2, 0.0);
-        }
-        values
+        sinusoids(timesteps, self.config.levels[0].channels)
     }
 }
 
@@ -326,7 +435,8 @@ pub fn with_half_precision(weights: &Weights, Form { storage, .. }: Form) -> Res
         return Ok(copies);
     }
     // Vectors are added, not multiplied; the layers of the time embedding stay f32, see `ResnetBlock`.
-    let is_multiplied = |name: &str, weight: &Tensor| weight.rank() > 1 && !name.contains("time_emb");
+    let of_embedding = |name: &str| name.contains("time_emb") || name.starts_with("add_embedding");
+    let is_multiplied = |name: &str, weight: &Tensor| weight.rank() > 1 && !of_embedding(name);
     for (_, weight) in copies.tensors.iter_mut().filter(|(name, weight)| is_multiplied(name, weight)) {
         *weight = weight.to_dtype(storage)?;
     }
@@ -395,7 +505,7 @@ enum Projection {
 }
 
 impl Transformer {
-    fn new(scope: &Scope<'_>, config: &UNetConfig, level: Level, blocks: usize) -> Result<Self> {
+    fn new(scope: &Scope<'_>, config: &UNetConfig, level: &Level, blocks: usize) -> Result<Self> {
         // Transformer2DModel fixes this eps; the residual blocks' comes from the configuration.
         const EPS: f32 = 1e-6;
         let c = level.channels;

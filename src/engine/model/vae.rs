@@ -79,7 +79,10 @@ impl Vae {
             config.require(key, allowed)?;
         }
         let channels = config.list("block_out_channels", 0, None)?;
-        let (n, layers) = (channels.len(), config.usize("layers_per_block", Some(1))?);
+        let (n, layers) = (channels.len(), config.at_least(1, "layers_per_block", 1)?);
+        if n == 0 {
+            return Err(config.error(text!("{key} lists no blocks", key = "block_out_channels")));
+        }
         // AutoencoderKL fixes this eps.
         let norms = Norms { groups: config.usize("norm_num_groups", Some(32))?, eps: 1e-6 };
         if let Some(odd) = channels.iter().find(|&&c| norms.groups == 0 || c % norms.groups != 0) {

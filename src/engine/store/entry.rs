@@ -250,7 +250,7 @@ pub fn conditioning(
     if !like.parts().all(|(name, part)| fits(name, part)) {
         return Err(Refusal::bad("its embedding does not fit the base model"));
     }
-    like.with(|name| Ok(tensors[&format!("{E_OPT}{name}")].to_device(device)?)).map_err(Refusal::bad)
+    like.with(|name, _| Ok(tensors[&format!("{E_OPT}{name}")].to_device(device)?)).map_err(Refusal::bad)
 }
 
 /// Says once, where a person may read it, that `path` is of no use, and moves it aside if it never will be.

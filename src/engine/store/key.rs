@@ -3,7 +3,7 @@
 
 use crate::engine::request::EditRequest;
 use crate::engine::tuning::mode::{Mode, Trained};
-use crate::params::{Affects, PARAMS};
+use crate::params::{Affects, OptimizedEmbedding, PARAMS, PredictionType};
 use sha2::{Digest, Sha256};
 
 /// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
@@ -37,6 +37,9 @@ impl TuningKey {
                 let counts = match param.id {
                     "model" | "tuning_mode" => false,
                     "lora_rank" | "lora_layers" => trained.is_adapters(),
+                    // Younger than the tuned models that people keep, which were tuned with the default.
+                    "optimized_embedding" => request.params.optimized_embedding != OptimizedEmbedding::All,
+                    "prediction_type" => request.params.prediction_type != PredictionType::Automatic,
                     _ => true,
                 };
                 if counts {

@@ -12,7 +12,7 @@ use crate::engine::store::entry::{self, E_OPT, Entry, Refusal, Shapes, Values};
 use crate::engine::store::folder::{self, NewFile, RESUME};
 use crate::engine::store::key::{FORMAT, TuningKey};
 use crate::engine::tuning::mode::{Mode, Trained};
-use crate::engine::tuning::training::{Saved, Training};
+use crate::engine::tuning::training::{Saved, Training, optimized};
 use crate::engine::tuning::unfinished::Unfinished;
 use crate::error::{Doing, Error, Result};
 use crate::params::Params;
@@ -235,7 +235,7 @@ fn read(file: &Path, key: &TuningKey, mode: Mode, fitting: &Fitting<'_>) -> std:
 /// Names and shapes of what a stage trains.
 fn variables(trained: Trained, is_in_b: bool, fitting: &Fitting<'_>) -> Shapes {
     if !is_in_b {
-        return entry::shapes_of(fitting.e.parts().map(|(name, part)| (name.to_owned(), part)));
+        return entry::shapes_of(optimized(fitting.e, fitting.params).map(|(name, part)| (name.to_owned(), part)));
     }
     match trained {
         Trained::Weights | Trained::WeightsInEightBits => {

@@ -5,7 +5,7 @@
 use super::draw::Draw;
 use super::mode::{Mode, Trained};
 use crate::engine::device::{Launches, Precision, RepeatedStep};
-use crate::engine::model::conditioning::Conditioning;
+use crate::engine::model::conditioning::{Conditioning, POOLED, TOKENS};
 use crate::engine::model::lora;
 use crate::engine::model::schedule::Schedule;
 use crate::engine::model::unet::{UNet, UNetConfig};
@@ -15,7 +15,7 @@ use crate::engine::ops::adam::Adam;
 use crate::engine::random::{Purpose, Stream};
 use crate::engine::request::{Stage, StepWatch};
 use crate::error::{Error, Result};
-use crate::params::Params;
+use crate::params::{OptimizedEmbedding, Params};
 use crate::text::text;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
@@ -114,18 +114,19 @@ pub struct Tuning<'a, 'w> {
 }
 
 impl Tuning<'_, '_> {
-    /// The variables of stage A, which start as `e_tgt`.
+    /// The embedding of stage A, which starts as `e_tgt`; its variables are what is [`optimized`] of it.
     pub fn embedding(&mut self, e_tgt: &Conditioning) -> Result<Conditioning> {
         if self.training.is_none() {
-            let (lr, bits) = (self.setting.params.embedding_lr, MomentBits::ThirtyTwo);
-            let begin = || e_tgt.parts().map(|(name, part)| (name.to_owned(), part.clone())).collect();
+            let params = self.setting.params;
+            let (lr, bits) = (params.embedding_lr, MomentBits::ThirtyTwo);
+            let begin = || optimized(e_tgt, params).map(|(name, part)| (name.to_owned(), part.clone())).collect();
             *self.training = Some(match self.saved.take() {
                 Some(saved) => Training::go_on(Weights::default(), saved, lr, bits)?,
                 None => Training::begin(Weights::default(), begin(), lr, bits)?,
             });
         }
         let variables = &self.running().variables;
-        e_tgt.with(|name| Ok(variables[name].as_tensor().clone()))
+        e_tgt.with(|name, part| Ok(variables.get(name).map_or(part, |variable| variable.as_tensor()).clone()))
     }
 
     /// The network of stage B, whose weights are the variables and start as `base`; or, where memory is short, those of
@@ -241,4 +242,10 @@ impl Tuning<'_, '_> {
     fn running(&mut self) -> &mut Training {
         self.training.as_mut().expect("`embedding` or `network` has begun it")
     }
+}
+
+/// Parts of the embedding that stage A optimizes, with their names.
+pub fn optimized<'a>(e: &'a Conditioning, params: &Params) -> impl Iterator<Item = (&'static str, &'a Tensor)> {
+    let pooled = params.optimized_embedding == OptimizedEmbedding::All;
+    e.parts().filter(move |(name, _)| *name == TOKENS || (pooled && *name == POOLED))
 }
