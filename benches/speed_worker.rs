@@ -135,7 +135,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
     let text =
         |step| Stream::new(0u32, Purpose::Latents, step).normals(&[1, job.tokens, config.cross_attention_dim], &device);
-    let [e, e_null] = [text(1)?, text(2)?].map(|tokens| Conditioning { tokens, added: None });
+    let [e, e_null] = [text(1)?, text(2)?].map(|tokens| Conditioning { tokens, added: None, beside: None });
     let own = config.clone();
     match job.operation.as_str() {
         "forward" => {

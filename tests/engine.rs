@@ -1021,7 +1021,7 @@ fn every_problem_of_a_model_is_one_sentence_with_a_remedy() {
     check("nan", &|model| set_tensor(model, "conv_in.bias", nan), &["conv_in.bias", "NaN"]);
     let longer = |tensor: &candle_core::Tensor| candle_core::Tensor::cat(&[tensor, tensor], 0).expect("twice");
     check("shape", &|model| set_tensor(model, "conv_in.bias", longer), &["conv_in.bias", "has shape", "asks for"]);
-    check("inpainting", &|model| set(&unet(model), "in_channels", json!(9)), &["in_channels is 9", "text-to-image"]);
+    check("pix2pix", &|model| set(&unet(model), "in_channels", json!(8)), &["in_channels is 8", "text-to-image"]);
     check(
         "blocks",
         &|model| set(&unet(model), "down_block_types", json!(["Strange", "DownBlock2D"])),

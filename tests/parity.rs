@@ -660,20 +660,58 @@ fn a_text_alone_becomes_the_picture_of_the_pipeline() {
             println!("skipped: {} has no picture of the pipeline", reference.name());
             return;
         }
-        let theirs = candle_core::safetensors::load(file, &DEVICE).expect("a safetensors file").remove("image");
-        let theirs = theirs.and_then(|image| ((image * 2.0).ok()? - 1.0).ok()).expect("a picture");
-        let params = Params { eta: 1.0, embedding_steps: 0, tuning_steps: 0, ..reference.params() };
-        let request = reference.request(params);
-        let edit = engine().edit(&request, &mut |_| ControlFlow::Continue(())).expect("a picture");
-        let (ours, _) = edit.picture.on(&request.layer);
-        let squares = ours.rgba().iter().zip(pixels(&theirs)).map(|(&a, b)| (f64::from(a) - f64::from(b)).powi(2));
-        // Alpha is the same in both.
-        let error = squares.sum::<f64>() / (ours.rgba().len() / 4 * 3) as f64;
-        let psnr = 10.0 * (f64::from(u16::MAX).powi(2) / error).log10();
-        println!("{:12} text to image: {psnr:.0} dB", reference.name());
-        let enough = if CHOSEN.precision == Precision::F32 { 80.0 } else { 40.0 };
-        assert!(psnr >= enough, "{}: only {psnr:.1} dB", reference.name());
+        let theirs = candle_core::safetensors::load(file, &DEVICE).expect("a safetensors file");
+        check_text_to_image(&reference.name(), reference.text_to_image(), &theirs["image"]);
     });
+}
+
+/// On the file that make_inpainting.py made: an inpainting model that may paint everywhere draws from the text alone.
+#[test]
+fn an_inpainting_model_is_told_that_it_may_paint_everywhere() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let theirs = candle_core::safetensors::load(fixtures.join("inpainting.safetensors"), &Device::Cpu).expect("a file");
+    let reference = Reference::open(fixtures.join("small-sd1"));
+    let folder = tempfile::tempdir().expect("a folder");
+    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+        std::fs::create_dir(folder.path().join(part)).expect("a folder");
+        for entry in std::fs::read_dir(reference.source.path().join(part)).expect("a part of the model") {
+            let entry = entry.expect("a file");
+            std::fs::copy(entry.path(), folder.path().join(part).join(entry.file_name())).expect("a copy");
+        }
+    }
+    let config = folder.path().join("unet/config.json");
+    let mut wide: Value = serde_json::from_slice(&std::fs::read(&config).expect("a file")).expect("JSON");
+    wide["in_channels"] = 9.into();
+    std::fs::write(config, wide.to_string()).expect("a changed file");
+    let weights = folder.path().join("unet/diffusion_pytorch_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).expect("weights");
+    let both = [&tensors["conv_in.weight"], &theirs["conv_in"]];
+    let joined = Tensor::cat(&both, 1).expect("nine channels");
+    tensors.insert("conv_in.weight".to_owned(), joined);
+    candle_core::safetensors::save(&tensors, weights).expect("changed weights");
+    let mut request = reference.text_to_image();
+    request.model_folder = folder.path().to_owned();
+    check_text_to_image("inpainting", request.clone(), &theirs["image"]);
+
+    request.params = reference.params();
+    request.params.prompt = "a photo of a bird".into();
+    request.params.resolution = 0;
+    let edit = engine().edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
+    assert!(!edit.tuning_losses.is_empty(), "nothing was tuned");
+}
+
+/// The picture that `request` asks for must be `theirs`, (1, 3, h, w) from 0 to 1.
+fn check_text_to_image(name: &str, request: EditRequest, theirs: &Tensor) {
+    let theirs = (theirs * 2.0).and_then(|image| image - 1.0).expect("a picture");
+    let edit = engine().edit(&request, &mut |_| ControlFlow::Continue(())).expect("a picture");
+    let (ours, _) = edit.picture.on(&request.layer);
+    let squares = ours.rgba().iter().zip(pixels(&theirs)).map(|(&a, b)| (f64::from(a) - f64::from(b)).powi(2));
+    // Alpha is the same in both.
+    let error = squares.sum::<f64>() / (ours.rgba().len() / 4 * 3) as f64;
+    let psnr = 10.0 * (f64::from(u16::MAX).powi(2) / error).log10();
+    println!("{name:12} text to image: {psnr:.0} dB");
+    let enough = if CHOSEN.precision == Precision::F32 { 80.0 } else { 40.0 };
+    assert!(psnr >= enough, "{name}: only {psnr:.1} dB");
 }
 
 fn engine() -> Engine {
@@ -755,6 +793,11 @@ impl Reference {
         }
     }
 
+    /// A picture of the edit's text and size alone.
+    fn text_to_image(&self) -> EditRequest {
+        self.request(Params { eta: 1.0, embedding_steps: 0, tuning_steps: 0, ..self.params() })
+    }
+
     /// `NAME.e`, and `NAME.pooled` where there is one, for pictures whose latents have the size of `latents`.
     fn conditioning(&self, name: &str, latents: &Tensor) -> Conditioning {
         let added = self.tensors.get(&format!("{name}.pooled")).map(|pooled| {
@@ -762,7 +805,7 @@ impl Reference {
             let side = |dim: usize| (latents.dims()[dim] * downsampling) as u32;
             Added { pooled: pooled.clone(), sizes: self.sizes(pooled.dims()[0], [side(2), side(3)]) }
         });
-        Conditioning { tokens: self.tensor(&format!("{name}.e")), added }
+        Conditioning { tokens: self.tensor(&format!("{name}.e")), added, beside: None }
     }
 
     /// Those of the edit's text and of what stands for the empty one.
@@ -775,12 +818,12 @@ impl Reference {
             let of_index = |tensor: &Tensor| tensor.narrow(0, index, 1).expect("an embedding");
             let added =
                 added.as_ref().map(|(pooled, sizes)| Added { pooled: of_index(pooled), sizes: of_index(sizes) });
-            Conditioning { tokens: of_index(&tokens), added }
+            Conditioning { tokens: of_index(&tokens), added, beside: None }
         });
         if self.source.pipeline().bool("force_zeros_for_empty_prompt", false) {
             let zeros = |tensor: &Tensor| tensor.zeros_like().expect("zeros");
             let added = empty.added.map(|Added { pooled, sizes }| Added { pooled: zeros(&pooled), sizes });
-            return (text, Conditioning { tokens: zeros(&empty.tokens), added });
+            return (text, Conditioning { tokens: zeros(&empty.tokens), added, beside: None });
         }
         (text, empty)
     }

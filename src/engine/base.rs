@@ -17,7 +17,7 @@ use super::request::EditRequest;
 use crate::error::{Error, Result};
 use crate::params::PredictionType;
 use crate::text::{Text, text};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::cell::RefCell;
 
 /// A base model; its U-Net is read when it is needed.
@@ -47,7 +47,7 @@ impl BaseModel {
         let family = Family::of(&source)?;
         let shapes = Shapes::new(&source, family)?;
         let codec = Codec::read(&source, family, device)?;
-        let (latents, unet) = (codec.channels, shapes.config.in_channels);
+        let (latents, unet) = (codec.channels, shapes.config.out_channels);
         if latents != unet {
             let reason = text!(
                 "the VAE has {vae} latent channels, the U-Net {unet}; they belong to different models",
@@ -98,8 +98,11 @@ impl BaseModel {
         let unet = UNet::new(config, &self.network(device)?)?;
         let half = |shape: &[usize]| Tensor::full(0.5f32, shape, device);
         let side = config.latent_multiple();
-        let x_t = half(&[1, config.in_channels, side, side])?;
-        let e = Conditioning { tokens: half(&[1, 2, config.cross_attention_dim])?, added: None };
+        let x_t = half(&[1, config.out_channels, side, side])?;
+        let tokens = half(&[1, 2, config.cross_attention_dim])?;
+        let beside = config.in_channels.checked_sub(config.out_channels).filter(|&channels| channels > 0);
+        let beside = beside.map(|channels| half(&[1, channels, side, side])).transpose()?;
+        let e = Conditioning { tokens, added: None, beside };
         let last = unet.sinusoids(&[self.schedule.training_timesteps() - 1]);
         let output = unet.forward(&x_t, &Tensor::from_vec(last, (1, ()), device)?, &e)?;
         let difference = (output - x_t)?.mean_all()?.to_scalar::<f32>()?;
@@ -109,11 +112,30 @@ impl BaseModel {
     /// The embedding of the target text for pictures of `size` (width, height), and a note where the text is too long
     /// for the model.
     pub fn embed(&self, prompt: &str, size: (usize, usize)) -> Result<(Conditioning, Option<Text>)> {
-        let (e, cut) = self.text.embed(prompt, size)?;
+        let (mut e, cut) = self.text.embed(prompt, size)?;
+        e.beside = self.beside(size)?;
         let limit = self.text.encoders[0].tokenizer.max_tokens - 2;
         let note = (!cut.is_empty())
             .then(|| text!("the target text is longer than {limit} tokens; not used: \"{cut}\"", limit, cut = &cut));
         Ok((e, note))
+    }
+
+    /// What guidance leads away from, see [`TextEncoder::unconditional`].
+    pub fn unconditional(&self, size: (usize, usize)) -> Result<Conditioning> {
+        Ok(Conditioning { beside: self.beside(size)?, ..self.text.unconditional(size)? })
+    }
+
+    /// For an inpainting model: that it may paint everywhere, and latents of gray, which is what is left of the
+    /// picture. Unlike in diffusers their mean, because a sample would be one more random number of every edit.
+    fn beside(&self, (w, h): (usize, usize)) -> Result<Option<Tensor>> {
+        if self.shapes.config.in_channels == self.codec.channels {
+            return Ok(None);
+        }
+        let device = &self.text.device;
+        let gray = self.codec.encode(&Tensor::zeros((1, 3, h, w), DType::F32, device)?)?;
+        let gray = self.codec.sample(&gray, &gray.mean.zeros_like()?)?;
+        let everywhere = gray.narrow(1, 0, 1)?.ones_like()?;
+        Ok(Some(Tensor::cat(&[everywhere, gray], 1)?))
     }
 
     /// The picture x of a request at `size` (width, height), one sample of its latents, (1, c, h, w); with it how well

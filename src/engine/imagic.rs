@@ -37,7 +37,8 @@ pub fn optimize_text_embedding(
 ) -> Result<Conditioning> {
     let e = tuning.embedding(e_tgt)?;
     tuning.minimize(Stage::OptimizeTextEmbedding, unet, x, |draw| denoising_loss(unet, x, &e, draw))?;
-    Ok(e.detached())
+    // Without the variables behind it.
+    e.map(|part| Ok(part.detach()))
 }
 
 /// Stage B: the weights with which the network reconstructs `x` at `e_opt`, all of them trained from `base` on; or,

@@ -67,7 +67,7 @@ impl Sampler {
             tuned: &tuned.model,
             unet: network(base, &tuned.model, machine)?,
             e_tgt,
-            e_null: base.text.unconditional(size)?,
+            e_null: base.unconditional(size)?,
             shape: base.latents(size),
             steps,
             all_steps: if reconstructs { 2 * steps } else { steps },

@@ -126,7 +126,7 @@ impl Shapes {
         let batch = params.batch_size as usize;
         let (mut encode, mut decode) = (Trace::default(), Trace::default());
         self.codec.trace_encode([1, 3, h, w], &mut encode);
-        self.codec.trace_decode(at(1), &mut decode);
+        self.codec.trace_decode([1, self.codec.channels, latents[0], latents[1]], &mut decode);
         let passes = if params.guidance == 1.0 { 1 } else { 2 };
         let adapters = lora::shapes(&self.weights, params);
         let adapted;

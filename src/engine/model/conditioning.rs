@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use candle_core::Tensor;
+use std::collections::BTreeMap;
 
 /// Name of [`Conditioning::tokens`] among the parts.
 pub const TOKENS: &str = "tokens";
@@ -12,6 +13,8 @@ pub const TOKENS: &str = "tokens";
 pub const POOLED: &str = "pooled";
 /// Name of [`Added::sizes`].
 const SIZES: &str = "sizes";
+/// Name of [`Conditioning::beside`].
+const BESIDE: &str = "beside";
 
 /// The embedding of one text, or of several with the same shapes.
 #[derive(Clone, Debug)]
@@ -20,6 +23,9 @@ pub struct Conditioning {
     pub tokens: Tensor,
     /// What is added to the time embedding in the Stable Diffusion XL family.
     pub added: Option<Added>,
+    /// What an inpainting model sees beside x_t: where it may paint, and the latents of what is left of the picture
+    /// elsewhere, (b, 1 + c, h, w). Here it may paint everywhere, and nothing is left.
+    pub beside: Option<Tensor>,
 }
 
 /// The other part of the conditioning of Stable Diffusion XL (Podell et al., arXiv 2307.01952, section 2.2).
@@ -36,7 +42,8 @@ impl Conditioning {
     /// Each part with its name.
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
         let added = self.added.iter().flat_map(|added| [(POOLED, &added.pooled), (SIZES, &added.sizes)]);
-        std::iter::once((TOKENS, &self.tokens)).chain(added)
+        let beside = self.beside.iter().map(|beside| (BESIDE, beside));
+        std::iter::once((TOKENS, &self.tokens)).chain(added).chain(beside)
     }
 
     /// What has the parts of this one as `part` gives them, which is told name and part.
@@ -45,7 +52,8 @@ impl Conditioning {
             Ok::<_, Error>(Added { pooled: part(POOLED, pooled)?, sizes: part(SIZES, sizes)? })
         };
         let added = self.added.as_ref().map(&mut added).transpose()?;
-        Ok(Self { tokens: part(TOKENS, &self.tokens)?, added })
+        let beside = self.beside.as_ref().map(|beside| part(BESIDE, beside)).transpose()?;
+        Ok(Self { tokens: part(TOKENS, &self.tokens)?, added, beside })
     }
 
     /// Each part as `change` makes it.
@@ -53,15 +61,10 @@ impl Conditioning {
         self.with(|_, part| change(part))
     }
 
-    /// Each part as `join` makes it of both, which are of one family.
+    /// Each part as `join` makes it of both, which are of one model.
     pub fn zip(&self, other: &Self, join: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Self> {
-        let added = match (&self.added, &other.added) {
-            (Some(one), Some(other)) => {
-                Some(Added { pooled: join(&one.pooled, &other.pooled)?, sizes: join(&one.sizes, &other.sizes)? })
-            }
-            _ => None,
-        };
-        Ok(Self { tokens: join(&self.tokens, &other.tokens)?, added })
+        let others: BTreeMap<&str, &Tensor> = other.parts().collect();
+        self.with(|name, part| join(part, others[name]))
     }
 
     /// This and `other`, as two items of a batch.
@@ -76,13 +79,6 @@ impl Conditioning {
             times[0] = b;
             Ok(part.repeat(times)?)
         })
-    }
-
-    /// The values as they are now, without the variables behind them.
-    pub fn detached(&self) -> Self {
-        let added = self.added.as_ref();
-        let added = added.map(|Added { pooled, sizes }| Added { pooled: pooled.detach(), sizes: sizes.detach() });
-        Self { tokens: self.tokens.detach(), added }
     }
 }
 

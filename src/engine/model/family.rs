@@ -116,11 +116,12 @@ impl Family {
             }));
         }
         let channels = |key: &str| unet.usize(key, Some(family.latent_channels));
-        let in_channels = channels("in_channels")?;
-        if in_channels != channels("out_channels")? {
+        let (in_channels, out_channels) = (channels("in_channels")?, channels("out_channels")?);
+        // An inpainting model also sees a mask and the latents of another picture.
+        if in_channels != out_channels && in_channels != 2 * out_channels + 1 {
             return Err(unet.error(text!(
-                "in_channels is {channels}: inpainting and similar models cannot be edited with; use a text-to-image \
-                 model",
+                "in_channels is {channels}: models that also need another picture cannot be edited with; use a \
+                 text-to-image model",
                 channels = in_channels
             )));
         }

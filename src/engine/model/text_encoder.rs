@@ -20,7 +20,7 @@ pub struct TextEncoder {
     /// What guidance leads away from in this model.
     unconditional: Unconditional,
     /// Where embeddings are wanted.
-    device: Device,
+    pub device: Device,
 }
 
 /// One text encoder with its tokenizer.
@@ -80,7 +80,7 @@ impl TextEncoder {
             (Some(pooled), Some(width)) => Some(Added { pooled: to_device(pooled)?, sizes: self.sizes(size, width)? }),
             _ => None,
         };
-        Ok((Conditioning { tokens: to_device(Tensor::cat(&hidden, 2)?)?, added }, cut))
+        Ok((Conditioning { tokens: to_device(Tensor::cat(&hidden, 2)?)?, added, beside: None }, cut))
     }
 
     /// What guidance leads away from: the embedding of the empty text, or zeros in place of it.

@@ -131,21 +131,19 @@ impl UNetConfig {
         };
         let down_attention = attention(config, "down_block_types", ["CrossAttnDownBlock2D", "DownBlock2D"], n)?;
         let up_attention = attention(config, "up_block_types", ["CrossAttnUpBlock2D", "UpBlock2D"], n)?;
+        let (depths_key, reversed_key) = ("transformer_layers_per_block", "reverse_transformer_layers_per_block");
         let levels = (0..n).map(|i| {
-            let (key, reversed) = ("transformer_layers_per_block", "reverse_transformer_layers_per_block");
-            let mirrored = n - 1 - i;
-            let down = depths(config, key, i, layers[i])?;
-            let up = match config.value(reversed) {
-                Value::Null => depths(config, key, i, layers[i] + 1)?,
-                _ => depths(config, reversed, mirrored, layers[i] + 1)?,
+            let (mirrored, layers) = (n - 1 - i, layers[i]);
+            let down = match down_attention[i] {
+                true => depths(config, depths_key, i, layers)?,
+                false => vec![0; layers],
             };
-            let of = |depths: Vec<usize>, attention: bool| if attention { depths } else { vec![0; depths.len()] };
-            Ok(Level {
-                channels: channels[i],
-                heads: heads[i],
-                down: of(down, down_attention[i]),
-                up: of(up, up_attention[mirrored]),
-            })
+            let up = match up_attention[mirrored] {
+                true if config.value(reversed_key).is_null() => depths(config, depths_key, i, layers + 1)?,
+                true => depths(config, reversed_key, mirrored, layers + 1)?,
+                false => vec![0; layers + 1],
+            };
+            Ok(Level { channels: channels[i], heads: heads[i], down, up })
         });
         let middle = match config.value("mid_block_type") {
             // What is absent is diffusers' default, what is null is none.
@@ -153,7 +151,7 @@ impl UNetConfig {
             Value::String(kind) if kind == "UNetMidBlock2D" => Middle::Resnet,
             _ => {
                 config.require("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")])?;
-                Middle::Attention(depths(config, "transformer_layers_per_block", n - 1, layers[n - 1])?[0])
+                Middle::Attention(depths(config, depths_key, n - 1, layers[n - 1])?[0])
             }
         };
         let unet = Self {
@@ -397,7 +395,7 @@ impl UNet {
     /// items; all f32. Gives the prediction (noise or v), (b, c, h, w), f32.
     pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Conditioning) -> Result<Tensor> {
         let silu_emb = self.embed_timesteps(sinusoids, e.added.as_ref())?;
-        let (mut h, mut skips) = (x_t.to_dtype(self.storage)?, Vec::new());
+        let (mut h, mut skips) = (self.input(x_t, e)?, Vec::new());
         for block in &self.blocks {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
             h = block.forward(&h, skip.as_ref(), &silu_emb, &e.tokens)?;
@@ -406,6 +404,12 @@ impl UNet {
             }
         }
         Ok(h.to_dtype(DType::F32)?)
+    }
+
+    /// What the first block takes, (b, in_channels, h, w), of type `storage`.
+    pub fn input(&self, x_t: &Tensor, e: &Conditioning) -> Result<Tensor> {
+        let joined = e.beside.as_ref().map(|beside| ops::join_channels(x_t, beside)).transpose()?;
+        Ok(joined.as_ref().unwrap_or(x_t).to_dtype(self.storage)?)
     }
 
     /// SiLU of the time embedding of [`UNet::sinusoids`] and of what is added to it, (b, 4 d), f32: every residual

@@ -41,7 +41,7 @@ pub fn backward(
     let silu_emb = unet.embed_timesteps(input.sinusoids, input.e.added.as_ref())?;
     let (own_emb, own_e) = (cut(&silu_emb)?, cut(&input.e.tokens)?);
     // Block i makes values[i + 1] of values[i] and perhaps of the value that it takes from the down path.
-    let mut values = vec![cut(&input.x_t.to_dtype(unet.storage)?)?];
+    let mut values = vec![cut(&unet.input(input.x_t, input.e)?)?];
     let mut skips = Vec::new();
     let mut graphs = Vec::new();
     for (i, block) in unet.blocks.iter().enumerate() {
