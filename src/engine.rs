@@ -35,6 +35,7 @@ use model::family::Family;
 use model::source::Source;
 use request::{Edit, EditRequest, EngineOptions, Stage, Watch};
 use sampling::Sampler;
+use store::digests::Digests;
 use store::key::TuningKey;
 use tuned::TunedModels;
 use tuning::mode::Mode;
@@ -42,6 +43,7 @@ use tuning::mode::Mode;
 /// Owns the loaded base model and what edits with it have left for the next ones.
 pub struct Engine {
     machine: Machine,
+    digests: Digests,
     base: Option<BaseModel>,
     tuned: TunedModels,
     sampler: Sampler,
@@ -50,7 +52,13 @@ pub struct Engine {
 impl Engine {
     /// Loads nothing yet.
     pub fn new(options: EngineOptions) -> Self {
-        Self { machine: Machine::new(options), base: None, tuned: TunedModels::default(), sampler: Sampler::default() }
+        Self {
+            digests: Digests::new(options.cache_folder.as_deref()),
+            machine: Machine::new(options),
+            base: None,
+            tuned: TunedModels::default(),
+            sampler: Sampler::default(),
+        }
     }
 
     /// Runs the stages that are needed and returns the edited picture.
@@ -62,8 +70,8 @@ impl Engine {
         let mut clock = Clock::new(&request.params, watch);
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let _at_work = self.machine.chosen().at_work();
-        let was_loaded = self.load(request)?;
-        let Self { machine, base, tuned, sampler } = self;
+        let was_loaded = self.load(request, &mut clock)?;
+        let Self { machine, base, tuned, sampler, .. } = self;
         let base = base.as_mut().expect("loaded above");
         base.predict_as(request.params.prediction_type, machine.device())?;
         let base = &*base;
@@ -96,11 +104,12 @@ impl Engine {
     pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
         let (machine, chosen) = (&self.machine, self.machine.chosen());
         let source = Source::open(&request.model_folder)?;
-        let fingerprint = source.fingerprint()?;
+        let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, &mut || Ok(())))?;
         let allowed = Mode::allowed(&request.params, chosen);
-        let keys = TuningKey::all(request, allowed, &fingerprint);
+        let (loaded, prompt) = (self.loaded(&source, &fingerprint), &request.params.prompt);
+        let tokens = loaded.map_or_else(|| base::tokens(&source, prompt), |base| base.tokens(prompt))?;
+        let keys = TuningKey::all(request, &tokens, allowed, &fingerprint);
         let progress = self.tuned.progress(&keys, machine);
-        let loaded = self.loaded(&source, &fingerprint);
         let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?)).transpose()?;
         let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
         let task = Task { precision: chosen.precision, ..shapes.task(request) };
@@ -113,9 +122,10 @@ impl Engine {
     }
 
     /// Reads the request's base model unless it is the loaded one; tells whether it was.
-    fn load(&mut self, request: &EditRequest) -> Result<bool> {
+    fn load(&mut self, request: &EditRequest, clock: &mut Clock<'_, '_>) -> Result<bool> {
         let source = Source::open(&request.model_folder)?;
-        let fingerprint = source.fingerprint()?;
+        let go_on = &mut || clock.step(Stage::LoadModel, 0, 0, None);
+        let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, go_on))?;
         if self.loaded(&source, &fingerprint).is_some() {
             return Ok(true);
         }

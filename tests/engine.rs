@@ -10,11 +10,13 @@ use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage, Tuned};
 use imagic_edit::engine::store::cache::{self, Kind};
+use imagic_edit::engine::store::digests::Digests;
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::{LoraLayers, Params, PredictionType, TuningMode};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -149,6 +151,8 @@ fn only_what_tuning_depends_on_tunes_anew() {
     check("guidance", &|r| r.params.guidance = 1.0, Tuned::InMemory);
     check("sampling steps", &|r| r.params.sampling_steps = 2, Tuned::InMemory);
     check("document", &|r| r.document = "copy".into(), Tuned::InMemory);
+    check("case and blanks", &|r| r.params.prompt = " A  photo of a\tBird ".into(), Tuned::InMemory);
+    check("signs that nobody sees", &|r| r.params.prompt = "a pho\u{ad}to of\u{200b} a bird".into(), Tuned::InMemory);
     check("prompt", &|r| r.params.prompt = "a cat".into(), Tuned::Now);
     check("tuning seed", &|r| r.params.tuning_seed = 1, Tuned::Now);
     check("learning rate", &|r| r.params.tuning_lr = 2e-4, Tuned::Now);
@@ -165,11 +169,13 @@ fn only_what_tuning_depends_on_tunes_anew() {
 #[test]
 fn a_model_keeps_its_fingerprint() {
     for (model, fingerprint) in [
-        ("tests/fixtures/small-sd1/model", "72178e68287b35a2bfeb619ec167fbda4fe4d5ed64b49eb79a13aebe64db1c4f"),
-        ("tests/fixtures/small-v/model", "8bd5d80967da0a3724ebb8cf106a6534a1e6e5ee6ccd3b93bb7dc591aef26fc3"),
+        ("tests/fixtures/small-sd1/model", "d31610f3b7822fe5a4b4f99502a2c7288e3d0b68098667e3f0b138a79efce565"),
+        ("tests/fixtures/small-v/model", "18ae12f159795c1f4c5f71941865b44f481138b2fbae6d4b2c2b7c5e51496239"),
     ] {
         let source = Source::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(model)).expect("a model");
-        assert_eq!(source.fingerprint().expect("a fingerprint"), fingerprint, "{model}");
+        let digests = Digests::new(None);
+        let mut digest = |file: &File, path: &Path| digests.of(file, path, &mut || Ok(()));
+        assert_eq!(source.fingerprint(&mut digest).expect("a fingerprint"), fingerprint, "{model}");
     }
 }
 
@@ -982,6 +988,34 @@ fn a_stable_diffusion_2_model_that_does_not_say_what_it_predicts_is_asked() {
         let asked = draw(PredictionType::Automatic);
         assert!(asked == draw(expected), "{name}: not {expected}");
         assert!(asked != draw(other), "{name}: {other} is the same");
+    }
+}
+
+#[test]
+fn every_byte_of_a_model_and_its_tokenizer_tells_it_from_another() {
+    let fingerprint = |model: &Path| {
+        let digests = Digests::new(None);
+        let mut digest = |file: &File, path: &Path| digests.of(file, path, &mut || Ok(()));
+        Source::open(model).expect("a model").fingerprint(&mut digest).expect("a fingerprint")
+    };
+    let original = fingerprint(&fixture());
+    assert_eq!(fingerprint(&spoiled("copied", |_| ()).0), original, "where it is does not count");
+    let special = |model: &Path| set(&model.join("tokenizer/tokenizer_config.json"), "pad_token", json!("!"));
+    assert!(fingerprint(&spoiled("special", special).0) != original, "a special token");
+    for name in [
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+    ] {
+        let last_bit = |model: &Path| {
+            let file = model.join(name);
+            let mut bytes = std::fs::read(&file).expect("a file of the model");
+            *bytes.last_mut().expect("it is not empty") ^= 1;
+            std::fs::write(&file, bytes).expect("it is a copy");
+        };
+        assert!(fingerprint(&spoiled("last-bit", last_bit).0) != original, "{name}");
     }
 }
 

@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::budget::memory::Shapes;
+use super::model::clip::ClipConfig;
 use super::model::codec::Codec;
 use super::model::conditioning::Conditioning;
 use super::model::family::{Family, FamilyPrediction};
 use super::model::schedule::{Prediction, Schedule};
 use super::model::source::{Part, Source};
 use super::model::text_encoder::TextEncoder;
+use super::model::tokenizer::Tokenizer;
 use super::model::unet::UNet;
 use super::model::weights::Weights;
 use super::picture::pixels;
@@ -109,6 +111,11 @@ impl BaseModel {
         Ok(if difference < -1.0 { Prediction::V } else { Prediction::Epsilon })
     }
 
+    /// The tokens of a text as the first text encoder reads it, begin, end and padding included.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.text.encoders[0].tokenizer.tokenize(text)?.ids)
+    }
+
     /// The embedding of the target text for pictures of `size` (width, height), and a note where the text is too long
     /// for the model.
     pub fn embed(&self, prompt: &str, size: (usize, usize)) -> Result<(Conditioning, Option<Text>)> {
@@ -181,4 +188,12 @@ impl BaseModel {
     pub fn take_network(&self, device: &Device) -> Result<Weights> {
         self.network.take().map_or_else(|| self.source.tensors(Part::UNet, device), Ok)
     }
+}
+
+/// As [`BaseModel::tokens`], of the model in `source`, which is not loaded.
+pub fn tokens(source: &Source, text: &str) -> Result<Vec<u32>> {
+    let family = Family::of(source)?;
+    let config = ClipConfig::read(source.config(Part::TextEncoder), family.tokens)?;
+    let files = source.tokenizer(Part::TextEncoder)?;
+    Ok(Tokenizer::new(&files, family.pad_token, config.positions, config.vocabulary)?.tokenize(text)?.ids)
 }

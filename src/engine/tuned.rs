@@ -91,7 +91,7 @@ impl TunedModels {
         clock: &mut Clock<'_, '_>,
     ) -> Result<Found> {
         let allowed = Mode::allowed(&request.params, machine.chosen());
-        let keys = TuningKey::all(request, allowed, &base.fingerprint);
+        let keys = TuningKey::all(request, &base.tokens(&request.params.prompt)?, allowed, &base.fingerprint);
         let begin = Begin { base, request, e_tgt, machine, keys, allowed };
         let (mut state, lock) = loop {
             if let Some((trained, found)) = self.find(&begin) {

@@ -12,7 +12,7 @@ use crate::error::{Doing, Error, Result};
 use crate::text::text;
 use candle_core::Device;
 use sha2::{Digest, Sha256};
-use std::io;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// A network of a base model.
@@ -133,14 +133,21 @@ impl Source {
         Ok(TokenizerFiles { config: Config::read(&folder.join("tokenizer_config.json"))?, folder, vocab, merges })
     }
 
-    /// A text that differs for models with different weights: SHA-256 over configurations and sizes, and over 64
-    /// samples of 64 KiB spread evenly through each weights file. Reading all of a 4 GB model would take seconds each
-    /// time.
-    pub fn fingerprint(&self) -> Result<String> {
+    /// A text that differs for models with different weights, configurations or tokenizers: SHA-256 over them and over
+    /// what `digest` says of each large file, open and with its path.
+    pub fn fingerprint(&self, digest: &mut dyn FnMut(&File, &Path) -> Result<String>) -> Result<String> {
         let mut hash = Sha256::new();
-        for (config, weights) in &self.parts {
+        for (part, (config, weights)) in Part::ALL.into_iter().zip(&self.parts) {
             hash.update(config.to_json());
-            hash_samples(weights, &mut hash).map_err(Error::file(Doing::Read, weights.path()))?;
+            hash.update(digest(weights.file(), weights.path())?);
+            if matches!(part, Part::TextEncoder | Part::TextEncoder2) {
+                let files = self.tokenizer(part)?;
+                hash.update(files.config.to_json());
+                for file in [&files.vocab, &files.merges] {
+                    let open = File::open(file).map_err(Error::file(Doing::Read, file))?;
+                    hash.update(digest(&open, file)?);
+                }
+            }
         }
         hash.update(self.scheduler.to_json());
         if self.has(Part::TextEncoder2) {
@@ -148,19 +155,6 @@ impl Source {
         }
         Ok(format!("{:x}", hash.finalize()))
     }
-}
-
-fn hash_samples(file: &TensorFile, hash: &mut Sha256) -> io::Result<()> {
-    const SAMPLES: u64 = 64;
-    const SAMPLE_BYTES: u64 = 64 << 10;
-    let size = file.bytes();
-    hash.update(size.to_le_bytes());
-    let mut sample = vec![0; size.min(SAMPLE_BYTES) as usize];
-    for index in 0..SAMPLES {
-        file.read_at(&mut sample, size.saturating_sub(SAMPLE_BYTES) * index / (SAMPLES - 1))?;
-        hash.update(&sample);
-    }
-    Ok(())
 }
 
 /// The safetensors file in a part's folder; says what was expected where if there is none.

@@ -52,9 +52,9 @@ impl TensorFile {
         &self.path
     }
 
-    /// Its size, that of the header included.
-    pub fn bytes(&self) -> u64 {
-        self.start + self.header.data_len() as u64
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Fills `bytes` with those from `offset` on.

@@ -15,6 +15,9 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 /// How CLIP cuts a text into words (openai/CLIP, `simple_tokenizer.py`).
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// Zero-width space, word joiner, byte order mark, soft hyphen. Joiners of letters stay: they change what is seen.
+const UNSEEN: &str = "[\u{200b}\u{2060}\u{feff}\u{ad}]";
+
 /// Byte-pair encoding, and the tokens around a text.
 pub struct Tokenizer {
     pairs: tokenizers::Tokenizer,
@@ -112,7 +115,13 @@ fn byte_pair_encoding(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
     let spaces: Replace =
         serde_json::from_value(json!({ "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " }))
             .map_err(|error| wrong(error.into()))?;
-    tokenizer.with_normalizer(Some(Sequence::new(vec![NFC.into(), spaces.into(), Lowercase.into()]))).map_err(wrong)?;
+    // Signs that nobody sees; openai/CLIP mends texts with ftfy, and BERT's cleaning, which transformers uses without
+    // that, takes them out.
+    let unseen: Replace =
+        serde_json::from_value(json!({ "type": "Replace", "pattern": { "Regex": UNSEEN }, "content": "" }))
+            .map_err(|error| wrong(error.into()))?;
+    let normalizers = vec![NFC.into(), unseen.into(), spaces.into(), Lowercase.into()];
+    tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(wrong)?;
     let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true).map_err(wrong)?;
     let bytes = ByteLevel::default().add_prefix_space(false).use_regex(false);
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 /// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
 pub const FORMAT: u32 = 4;
 
-/// Identifies what a model was tuned on: SHA-256 over pixels, tuning parameters and base model.
+/// Identifies what a model was tuned on: SHA-256 over pixels, text, tuning parameters and base model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TuningKey(String);
 
@@ -20,8 +20,9 @@ impl TuningKey {
     }
 
     /// One for each thing that a mode of `allowed` may train, the better first. `fingerprint` is the base model's,
-    /// see [`crate::engine::model::source::Source::fingerprint`].
-    pub fn all(request: &EditRequest, allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
+    /// see [`crate::engine::model::source::Source::fingerprint`], and `tokens` are those of the prompt: blanks and case
+    /// are no other text to it.
+    pub fn all(request: &EditRequest, tokens: &[u32], allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
         let pixels = match request.layer_digest {
             Some(digest) => format!("{digest:016x}"),
             None => digest_of_pixels(request),
@@ -32,10 +33,10 @@ impl TuningKey {
             let mut hash = Sha256::new();
             hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
             for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
-                // The model counts by its fingerprint: another name or folder for the same weights is no change. How
-                // much memory the tuning takes changes no number.
+                // The model counts by its fingerprint: another name or folder for the same weights is no change. The
+                // text counts by its tokens. How much memory the tuning takes changes no number.
                 let counts = match param.id {
-                    "model" | "tuning_mode" => false,
+                    "prompt" | "model" | "tuning_mode" => false,
                     "lora_rank" | "lora_layers" => trained.is_adapters(),
                     // Younger than the tuned models that people keep, which were tuned with the default.
                     "optimized_embedding" => request.params.optimized_embedding != OptimizedEmbedding::All,
@@ -46,6 +47,7 @@ impl TuningKey {
                     hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
                 }
             }
+            hash.update(format!("{tokens:?}\n"));
             hash.update(format!("{}x{} {pixels}\n", request.layer.width(), request.layer.height()));
             Self(format!("{:x}", hash.finalize()))
         };
