@@ -1,6 +1,7 @@
 //! What the hosts share: layer in, new layer out. The adapters below are the only code that knows GIMP, Krita, C or
 //! files.
 
+mod cache_limit;
 pub mod capi;
 mod cli;
 mod entry;

@@ -429,6 +429,90 @@ fn tuned_models_are_listed_and_cleared() {
 }
 
 #[test]
+fn one_tuned_model_is_removed_by_its_letters_and_the_limit_is_set() {
+    let home = Home::new("remove");
+    save(&home, "in.png", &picture(16, 16));
+    for prompt in ["a green door", "a red door"] {
+        edit(&home, &["in.png", "--prompt", prompt, "-o", "out.png"]);
+    }
+    let (_, json, _) = run(&home, &["cache", "list", "--json"]);
+    let cache: Value = serde_json::from_str(&json).expect("it prints JSON");
+    let red = &cache["tuned_models"][1];
+    assert_eq!((&red["prompt"], &red["kind"]), (&Value::from("a red door"), &Value::from("tuned")));
+    assert_eq!(red["picture"], serde_json::json!([16, 16]));
+    let id = red["id"].as_str().expect("letters").to_owned();
+    let (status, list, _) = run(&home, &["cache", "list"]);
+    let line =
+        format!("          {id}  16x16  {}\n", home.folder.canonicalize().expect("a home").join("in.png").display());
+    assert!(status == Some(0) && list.contains(&line), "{list}");
+    let (status, _, messages) = run(&home, &["cache", "remove", &id, "none"]);
+    assert!(status == Some(1) && messages.contains("no tuned model none; imagic-edit cache list"), "{messages}");
+    assert_eq!(run(&home, &["cache", "remove", &id]).0, Some(0));
+    let (_, list, _) = run(&home, &["cache", "list"]);
+    assert!(list.contains("a green door") && !list.contains("a red door"), "{list}");
+
+    let (status, limit, _) = run(&home, &["cache", "limit"]);
+    assert!(status == Some(0) && limit.contains("a fifth of the free disk"), "{limit}");
+    let (status, limit, _) = run(&home, &["cache", "limit", "1.5 gb"]);
+    assert!(status == Some(0) && limit.contains("may take 1.5 GB (as it was set)"), "{limit}");
+    assert!(run(&home, &["cache", "limit"]).1.contains("1.5 GB"));
+    assert!(run(&home, &["cache", "limit", "automatic"]).1.contains("a fifth of the free disk"));
+    for wrong in ["much", "-1", "5 apples"] {
+        let (status, _, messages) = run(&home, &["cache", "limit", "--", wrong]);
+        assert!(status == Some(2) && messages.contains("must be a size such as 20GB"), "{wrong}: {messages}");
+    }
+    // So little that nothing but the last one fits.
+    run(&home, &["cache", "limit", "1"]);
+    edit(&home, &["in.png", "--prompt", "a blue door", "-o", "out.png"]);
+    let (_, list, _) = run(&home, &["cache", "list"]);
+    assert!(list.contains("a blue door") && list.contains("\n1 tuned models"), "{list}");
+}
+
+#[test]
+fn a_private_edit_leaves_nothing_but_its_output() {
+    let home = Home::new("private-edit");
+    save(&home, "in.png", &picture(16, 16));
+    edit(&home, &["in.png", "--prompt", "a secret", "-o", "out.png", "--private"]);
+    assert_eq!(home.files(), ["in.png", "out.png"]);
+    let left = |folder: &str| std::fs::read_dir(home.folder.join(folder)).map_or(0, |files| files.count());
+    assert_eq!((left("cache"), left("config")), (0, 0));
+}
+
+#[test]
+fn what_is_no_file_in_the_cache_is_a_miss_and_nobody_waits_for_it_or_follows_it() {
+    let home = Home::new("no-files");
+    save(&home, "in.png", &picture(16, 16));
+    let tune = || edit(&home, &["in.png", "--prompt", "x", "-o", "out.png"]).2;
+    tune();
+    let folder = home.folder.join("cache/imagic-edit");
+    let files = std::fs::read_dir(&folder).expect("the cache").flatten().map(|file| file.path());
+    let entry = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "safetensors")).expect("one");
+    let whole = std::fs::read(&entry).expect("a tuned model");
+    let victim = home.folder.join("victim");
+    std::fs::write(&victim, &whole).expect("the home is writable");
+    let make = |what: &str| match what {
+        "a link" => std::os::unix::fs::symlink(&victim, &entry).expect("links can be made"),
+        "a pipe" => assert!(Command::new("mkfifo").arg(&entry).status().expect("mkfifo is there").success()),
+        _ => std::fs::create_dir(&entry).expect("a folder"),
+    };
+    for what in ["a link", "a pipe", "a folder"] {
+        std::fs::remove_file(&entry).expect("it is ours");
+        make(what);
+        let messages = tune();
+        assert!(messages.contains("is not used: it is not a file; tuning again"), "{what}: {messages}");
+        assert!(messages.contains("tuned now"), "{what}: {messages}");
+        assert_eq!(std::fs::read(&victim).expect("it is there"), whole, "{what}");
+        assert!(entry.symlink_metadata().expect("a new one").is_file(), "{what}");
+        let messages = tune();
+        assert!(
+            !messages.contains("is not used") && messages.contains("tuned earlier"),
+            "{what}: told twice: {messages}"
+        );
+    }
+    assert_eq!(run(&home, &["cache", "clear"]).0, Some(0));
+}
+
+#[test]
 fn doctor_names_what_is_wrong_and_how_to_mend_it() {
     let home = Home::new("doctor");
     // A copy of another version, as an update that was not finished leaves it.

@@ -9,6 +9,7 @@ mod outcome;
 mod picture;
 mod progress;
 
+use super::cache_limit;
 use super::installed::{engine_options, model_folders};
 use super::report::models_report;
 use super::serve;
@@ -122,9 +123,64 @@ fn cache(arguments: Arguments) -> Result<(), Failure> {
             let freed = cache::clear(&folder)?;
             Ok(print(&format!("removed {} of tuned models from {}\n", help::size(freed), folder.display()))?)
         }
-        [] => Err(Failure::Usage("say what to do with the cache: list or clear".into())),
-        [other, ..] => Err(Failure::Usage(format!("the cache can list or clear, not {other}"))),
+        ["remove"] => Err(Failure::Usage("say what to remove: the letters with which cache list shows it".into())),
+        ["remove", ref ids @ ..] => remove(&folder, ids),
+        ["limit"] => Ok(print(&limit_text(&folder))?),
+        ["limit", limit] => {
+            cache_limit::set(bytes(limit)?)?;
+            Ok(print(&limit_text(&folder))?)
+        }
+        [] => Err(Failure::Usage("say what to do with the cache: list or clear, remove or limit".into())),
+        [other, ..] => Err(Failure::Usage(format!("the cache can list or clear, remove or limit, not {other}"))),
     }
+}
+
+/// Removes what `cache list` shows with `ids`, all of them or nothing.
+fn remove(folder: &Path, ids: &[&str]) -> Result<(), Failure> {
+    let entries = cache::list(folder)?;
+    let mut chosen = Vec::new();
+    for wanted in ids {
+        let of_id: Vec<&Listed> = entries.iter().filter(|entry| id(entry) == *wanted).collect();
+        if of_id.is_empty() {
+            let hint = "imagic-edit cache list shows what there is";
+            return Err(Error::Host(Text::verbatim(format!("there is no tuned model {wanted}; {hint}"))).into());
+        }
+        chosen.extend(of_id);
+    }
+    let mut freed = 0;
+    for entry in chosen {
+        if !cache::remove(entry)? {
+            let id = id(entry);
+            return Err(Error::Host(Text::verbatim(format!("{id} is in use; try again when the edit is done"))).into());
+        }
+        freed += entry.bytes;
+    }
+    Ok(print(&format!("removed {} from {}\n", help::size(freed), folder.display()))?)
+}
+
+fn limit_text(folder: &Path) -> String {
+    let (limit, set) = (help::size(cache_limit::limit(folder)), cache_limit::set_limit());
+    let why = if set.is_some() { "as it was set" } else { "a fifth of the free disk" };
+    format!("tuned models may take {limit} ({why}) in {}\n", folder.display())
+}
+
+/// "20GB", "500 MB" or a number of bytes; `None` for "automatic".
+fn bytes(text: &str) -> Result<Option<u64>, Failure> {
+    if text == "automatic" {
+        return Ok(None);
+    }
+    let upper = text.to_uppercase();
+    let number = upper.trim_end_matches(|letter: char| letter.is_alphabetic());
+    let unit = match &upper[number.len()..] {
+        "" | "B" => Some(1.0),
+        "MB" | "M" => Some(1e6),
+        "GB" | "G" => Some(1e9),
+        "TB" | "T" => Some(1e12),
+        _ => None,
+    };
+    let bytes = unit.zip(number.trim().parse::<f64>().ok()).map(|(unit, number)| unit * number);
+    let wrong = || Failure::Usage(format!("the limit is {text}, must be a size such as 20GB, or automatic"));
+    bytes.filter(|bytes| (0.0..1e18).contains(bytes)).map(|bytes| Some(bytes as u64)).ok_or_else(wrong)
 }
 
 fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {

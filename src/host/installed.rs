@@ -3,14 +3,11 @@
 use crate::engine::device::{Launches, Precision, Processor};
 use crate::engine::request::EngineOptions;
 use crate::error::{Error, Result};
-use crate::host::system;
+use crate::host::{cache_limit, system};
 use crate::text::text;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Bytes of tuned models that are kept on disk by default: five of Stable Diffusion 1.5's size.
-const CACHE_LIMIT: u64 = 20 << 30;
 
 /// Folder of the loaded library; models may lie beside it.
 pub fn library_folder() -> Option<PathBuf> {
@@ -39,7 +36,8 @@ pub fn engine_options() -> Result<EngineOptions> {
 /// As [`engine_options`] with tuned models in `cache_folder`, or in memory only.
 pub fn engine_options_in(cache_folder: Option<PathBuf>) -> Result<EngineOptions> {
     let processor = processor()?;
-    let (cache_limit, resume_every, free_memory) = (CACHE_LIMIT, resume_every()?, system::free_memory);
+    let cache_limit = cache_folder.as_deref().map_or(0, cache_limit::limit);
+    let (resume_every, free_memory) = (resume_every()?, system::free_memory);
     Ok(EngineOptions { cache_folder, cache_limit, resume_every, free_memory, processor })
 }
 

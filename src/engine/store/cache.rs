@@ -82,6 +82,16 @@ pub fn list(folder: &Path) -> Result<Vec<Listed>> {
     Ok(listed.collect())
 }
 
+/// Bytes of everything that is listed; 0 where nothing can be.
+pub fn bytes(folder: &Path) -> u64 {
+    folder::list(folder).unwrap_or_default().iter().map(|file| file.bytes).sum()
+}
+
+/// Removes one file of those that are listed; whether it did: somebody may use it.
+pub fn remove(listed: &Listed) -> Result<bool> {
+    folder::remove_unused(&listed.file).map_err(Error::file(Doing::Remove, &listed.file))
+}
+
 /// Removes everything but what is in use now, also what a killed process may have left half-written; returns the bytes
 /// freed.
 pub fn clear(folder: &Path) -> Result<u64> {

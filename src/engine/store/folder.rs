@@ -53,6 +53,7 @@ impl Kept {
 pub fn list(folder: &Path) -> Result<Vec<Kept>> {
     let mut kept: Vec<Kept> = files(folder)?
         .into_iter()
+        .filter(|(_, about)| !about.is_dir())
         .map(|(path, about)| {
             let used = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             Kept { path, bytes: about.len(), used }
@@ -162,8 +163,10 @@ pub fn use_now(file: &File) {
 
 /// Moves `path` aside, where it is found no more but counts until there is no room for it.
 pub fn move_aside(path: &Path) {
+    let aside = path.with_extension(BAD);
     // If that fails it is found once more, and refused once more.
-    let _ = std::fs::rename(path, path.with_extension(BAD));
+    let _ = std::fs::rename(path, &aside)
+        .or_else(|_| std::fs::remove_file(&aside).and_then(|()| std::fs::rename(path, &aside)));
 }
 
 /// A name that one process has for itself until this is dropped or the process ends.

@@ -9,7 +9,7 @@ use crate::catalog;
 use crate::engine::Engine;
 use crate::engine::request::{Edit, Tuned};
 use crate::error::{Error, Hint};
-use crate::host::installed::{engine_options, model_folders};
+use crate::host::installed::{engine_options, engine_options_in, model_folders};
 use crate::host::report::{cost_text, duration, edit_report};
 use crate::host::{request, system, wait, wait_for_estimate};
 use crate::job::Worker;
@@ -30,6 +30,8 @@ pub struct Order {
     /// Empty: the one of the preset.
     etas: Vec<f64>,
     json: bool,
+    /// Whether nothing of it is kept but the output.
+    private: bool,
 }
 
 impl Order {
@@ -37,7 +39,7 @@ impl Order {
     pub fn parse(arguments: &[OsString]) -> Result<Self, Failure> {
         let names: Vec<String> = PARAMS.iter().map(|param| param.id.replace('_', "-")).collect();
         let options: Vec<&str> = names.iter().map(String::as_str).chain(["output"]).collect();
-        let arguments = Arguments::parse(arguments, &["json"], &options)?;
+        let arguments = Arguments::parse(arguments, &["json", "private"], &options)?;
         let usage = |message: &str| Failure::Usage(message.to_owned());
 
         let input = match arguments.words() {
@@ -75,7 +77,8 @@ impl Order {
         if prompt.trim().is_empty() {
             return Err(usage("say what the picture should become: --prompt TEXT"));
         }
-        Ok(Self { input, output, settings, etas, json: arguments.has("json") })
+        let (json, private) = (arguments.has("json"), arguments.has("private"));
+        Ok(Self { input, output, settings, etas, json, private })
     }
 
     /// The file for `eta`: the output itself unless there are several.
@@ -106,7 +109,8 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     }
 
     let stop_signal = system::stop_signal();
-    let worker = Worker::start(Engine::new(engine_options()?))?;
+    let options = if order.private { engine_options_in(None)? } else { engine_options()? };
+    let worker = Worker::start(Engine::new(options))?;
     let document = order.input.canonicalize().unwrap_or_else(|_| order.input.clone()).to_string_lossy().into_owned();
     let mut screen = Screen::default();
     let mut outputs = Vec::new();

@@ -19,7 +19,9 @@ Usage:
                                      edit a picture
   imagic-edit models [--json]        what models there are
   imagic-edit cache list [--json]    tuned models that are kept on disk
-  imagic-edit cache clear            remove them
+  imagic-edit cache remove ID        remove one of them
+  imagic-edit cache clear            remove all of them
+  imagic-edit cache limit [SIZE]     how much disk they may take
   imagic-edit doctor                 check the installation
   imagic-edit serve                  for host programs: edit by messages
   imagic-edit COMMAND --help         more about one of these
@@ -51,12 +53,20 @@ as a path.
         .to_owned(),
         "cache" => "\
 imagic-edit cache list [--json]
+imagic-edit cache remove ID [ID ...]
 imagic-edit cache clear
+imagic-edit cache limit [SIZE|automatic]
 
 Tuning a model to a picture and a text takes most of the time of an edit, so the
 tuned models are kept in ~/.cache/imagic-edit (or $XDG_CACHE_HOME/imagic-edit):
-another eta, seed or guidance then takes little time. The ones not used for
-longest go first when the folder grows too large. 'clear' removes all of them.
+another eta, seed or guidance then takes little time. So is what a stopped or
+killed edit has done of it: the same edit goes on from there.
+
+'list' shows size, age, text, ID, size of the picture and document. 'remove'
+removes what is shown with an ID, 'clear' everything that is not in use. The
+ones not used for longest go first when the folder grows too large: 'limit'
+shows the limit, and sets it to a size such as 20GB. Unless that was done it
+follows the free disk: a fifth of it, at least 1 GB and at most 50 GB.
 "
         .to_owned(),
         "doctor" => "\
@@ -147,6 +157,9 @@ Options:
   -o, --output OUT.png
       Where the result goes. With several --eta each value gets its own file:
       OUT-eta0.60.png.
+  --private
+      Keep nothing: no tuned model, no resume point. Another --eta tunes again
+      unless it is given in the same call.
   --json
       Print one JSON object on standard output: files, parameters, seconds per
       stage, losses, notes, hint.
