@@ -10,7 +10,7 @@ use imagic_edit::engine::Engine;
 use imagic_edit::engine::device::{Chosen, Launches, Precision, Processor, RepeatedStep};
 use imagic_edit::engine::imagic;
 use imagic_edit::engine::model::codec::Codec;
-use imagic_edit::engine::model::conditioning::Conditioning;
+use imagic_edit::engine::model::conditioning::{Added, Conditioning};
 use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::guidance::Guided;
 use imagic_edit::engine::model::schedule::Schedule;
@@ -135,7 +135,14 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
     let text =
         |step| Stream::new(0u32, Purpose::Latents, step).normals(&[1, job.tokens, config.cross_attention_dim], &device);
-    let [e, e_null] = [text(1)?, text(2)?].map(|tokens| Conditioning { tokens, added: None, beside: None });
+    let normals = |step, width| Stream::new(0u32, Purpose::Latents, step).normals(&[1, width], &device);
+    // Which part of it are sizes makes no difference here.
+    let added = |step| {
+        let part = |width: usize| Ok::<_, Error>(Added { pooled: normals(step, 1)?, sizes: normals(step, width - 1)? });
+        config.added.map(part).transpose()
+    };
+    let e = |step| Ok::<_, Error>(Conditioning { tokens: text(step)?, added: added(step)?, beside: None });
+    let (e, e_null) = (e(1)?, e(2)?);
     let own = config.clone();
     match job.operation.as_str() {
         "forward" => {

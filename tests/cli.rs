@@ -2,6 +2,7 @@
 
 mod support;
 
+use candle_core::Device;
 use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader};
 use serde_json::Value;
@@ -61,6 +62,52 @@ fn save(home: &Home, name: &str, picture: &DynamicImage) -> Vec<u8> {
 
 fn open(home: &Home, name: &str) -> DynamicImage {
     image::open(home.folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The command of docs/MODELS.md, for a model of each family.
+#[test]
+fn a_text_without_tuning_becomes_the_picture_of_diffusers_pipeline() {
+    let home = Home::new("text-to-image");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut compared = 0;
+    for folder in std::fs::read_dir(fixtures).expect("the fixtures").map(|entry| entry.expect("an entry").path()) {
+        let Ok(pictures) = candle_core::safetensors::load(folder.join("pipeline.safetensors"), &Device::Cpu) else {
+            continue;
+        };
+        let theirs = &pictures["image"]; // (1, 3, h, w) from 0 to 1
+        let (_, _, h, w) = theirs.dims4().expect("a picture");
+        let facts = std::fs::read(folder.join("reference.json")).expect("facts");
+        let facts: Value = serde_json::from_slice(&facts).expect("JSON");
+        let model = folder.join(facts["model"].as_str().expect("a path"));
+        let black: image::ImageBuffer<image::Rgb<u16>, _> = image::ImageBuffer::new(w as u32, h as u32);
+        save(&home, "any.png", &DynamicImage::ImageRgb16(black));
+        let settings = &facts["settings"];
+        let setting = |name: &str| settings[name].to_string();
+        let options = [
+            ("--prompt", settings["text"].as_str().expect("a text").to_owned()),
+            ("--model", model.to_str().expect("a path of ours").to_owned()),
+            ("--seed", setting("seed")),
+            ("--guidance", setting("guidance")),
+            ("--sampling-steps", setting("steps")),
+            ("--resolution", ((h * w) as f64).sqrt().round().to_string()),
+            ("--embedding-steps", "0".to_owned()),
+            ("--tuning-steps", "0".to_owned()),
+            ("--eta", "1".to_owned()),
+        ];
+        let options = options.iter().flat_map(|(name, value)| [*name, value.as_str()]);
+        let arguments: Vec<&str> = ["edit", "any.png", "-o", "out.png"].into_iter().chain(options).collect();
+        let (status, _, errors) = run(&home, &arguments);
+        assert_eq!(status, Some(0), "{}: {errors}", folder.display());
+        let ours = image::open(home.folder.join("out.png")).expect("a picture").into_rgb16();
+        let theirs = theirs.squeeze(0).and_then(|image| image.permute((1, 2, 0))).and_then(|image| image.flatten_all());
+        let theirs: Vec<f32> = theirs.and_then(|image| image.to_vec1()).expect("numbers");
+        let square = |(ours, theirs): (&u16, &f32)| (f64::from(*ours) / 65535.0 - f64::from(*theirs)).powi(2);
+        let error = ours.as_raw().iter().zip(&theirs).map(square).sum::<f64>() / theirs.len() as f64;
+        let psnr = -10.0 * error.log10();
+        assert!(psnr >= 65.0, "{}: only {psnr:.1} dB", folder.display());
+        compared += 1;
+    }
+    assert_eq!(compared, 7, "models with a picture of the pipeline");
 }
 
 #[test]
