@@ -151,7 +151,9 @@ impl TunedModels {
             text!("stopped, this edit could not go on in another program: {error}; free some space", error = &error)
         }));
         self.last = Some((key.clone(), model.clone()));
-        self.unwritten = Some(lock);
+        // What nothing was tuned of is made again at once.
+        let steps = request.params.embedding_steps + request.params.tuning_steps;
+        self.unwritten = (steps > 0).then_some(lock);
         Ok(Found { key, model, origin: Tuned::Now, losses })
     }
 
