@@ -559,6 +559,59 @@ fn what_is_no_file_in_the_cache_is_a_miss_and_nobody_waits_for_it_or_follows_it(
     assert_eq!(run(&home, &["cache", "clear"]).0, Some(0));
 }
 
+/// A disk of its own for tuned models; taken away in the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` after saying "skipped" where none can be made.
+    fn new(home: &Home, size: &str) -> Option<Self> {
+        let folder = home.folder.join("cache/imagic-edit");
+        std::fs::create_dir_all(&folder).expect("the home is writable");
+        let mount = ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"];
+        let made = Command::new("mount").args(mount).arg(&folder).stderr(Stdio::null()).status();
+        if made.is_ok_and(|status| status.success()) {
+            return Some(Self(folder));
+        }
+        println!("skipped: no disk can be made here; that takes root");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_cache_on_a_full_disk_costs_what_does_not_fit_and_not_the_edit() {
+    let home = Home::new("small-disk");
+    save(&home, "in.png", &picture(16, 16));
+    // A tuned model has 560 KB, a resume point three times as much.
+    for (size, tuned_fits) in [("900k", true), ("300k", false)] {
+        let Some(disk) = SmallDisk::new(&home, size) else { return };
+        let mut command = home.command(program(&home));
+        command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png"]).args(QUICK);
+        let (status, _, messages) = output({
+            command.env("IMAGIC_RESUME_SECONDS", "0");
+            command
+        });
+        assert_eq!(status, Some(0), "{size}: {messages}");
+        assert!(
+            messages.contains("note: stopped, this edit could not go on in another program: "),
+            "{size}: {messages}"
+        );
+        let note = "note: the tuned model is kept only until this program closes: cannot write ";
+        assert_eq!(messages.contains(note), !tuned_fits, "{size}: {messages}");
+        let left = std::fs::read_dir(&disk.0).expect("the cache").flatten();
+        let left: Vec<_> = left.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        let is_left = |ending: &str| left.iter().any(|name| name.ends_with(ending));
+        // The embedding's resume point is small; where the tuned model is not kept, it is better than nothing.
+        assert!(!is_left(".part") && is_left(".resume") != tuned_fits, "{size}: {left:?}");
+        assert_eq!(is_left(".safetensors"), tuned_fits, "{size}: {left:?}");
+    }
+}
+
 #[test]
 fn doctor_names_what_is_wrong_and_how_to_mend_it() {
     let home = Home::new("doctor");
@@ -575,6 +628,11 @@ fn doctor_names_what_is_wrong_and_how_to_mend_it() {
     assert!(joined.contains("holds imagic-edit 0.0.1, this is imagic-edit"), "{text}");
     assert!(joined.contains("-> run installer/install.sh"), "{text}");
     assert!(joined.contains("ok processor with"), "{text}");
+    let cache = home.folder.join("cache");
+    std::fs::create_dir_all(&cache).expect("the home is writable");
+    std::fs::write(cache.join("imagic-edit"), "a file").expect("the home is writable");
+    let (_, without_folder, _) = run(&home, &["doctor"]);
+    assert!(without_folder.split_whitespace().collect::<String>().contains("isnotafolder"), "{without_folder}");
     // Tiny, so that tuning it fits into any memory.
     assert!(joined.contains("scenes-64, an edit needs ") && !joined.contains("WRONG scenes-64"), "{text}");
 }

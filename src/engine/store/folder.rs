@@ -29,7 +29,7 @@ const LOCK: &str = "lock";
 const GATE: &str = ".gate";
 
 /// Disk that is left to others.
-const RESERVE: u64 = 256 << 20;
+const RESERVE: u64 = 64 << 20;
 
 /// A file in the folder that counts.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ impl NewFile {
 }
 
 /// Removes the least recently used files that nobody uses, what was moved aside first, until `bytes` more fit into
-/// `limit` and onto the disk; `own` stays. Whether they fit onto the disk now.
+/// `limit` and onto the disk, of which some is left to others; `own` stays. Whether they fit onto the disk now.
 pub fn make_room(folder: &Path, limit: u64, bytes: u64, own: &Path) -> Result<bool> {
     let _gate = gate(folder);
     let mut kept = list(folder)?;
@@ -110,16 +110,16 @@ pub fn make_room(folder: &Path, limit: u64, bytes: u64, own: &Path) -> Result<bo
     let others = |file: &&Kept| file.path != own;
     let mut total: u64 = kept.iter().filter(others).map(|file| file.bytes).sum();
     // A disk that does not say has room.
-    let has_disk = || fs4::available_space(folder).map_or(true, |free| free >= bytes.saturating_add(RESERVE));
+    let has_disk = |bytes: u64| fs4::available_space(folder).map_or(true, |free| free >= bytes);
     for file in kept.iter().filter(others) {
-        if total.saturating_add(bytes) <= limit && has_disk() {
+        if total.saturating_add(bytes) <= limit && has_disk(bytes.saturating_add(RESERVE)) {
             break;
         }
         if remove_unused(&file.path).map_err(Error::file(Doing::Remove, &file.path))? {
             total -= file.bytes;
         }
     }
-    Ok(has_disk())
+    Ok(has_disk(bytes))
 }
 
 /// Removes everything that nobody uses, also what is not listed; the bytes of what was listed.

@@ -269,6 +269,9 @@ fn cache(findings: &mut Findings) {
     findings.good(&format!("{} of at most {} used in {}", size(used), size(limit), folder.display()));
     // The folder is made by the first edit; until then its parents tell.
     let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if !existing.is_dir() {
+        return findings.wrong(&format!("{} is not a folder", existing.display()), "move it, or set XDG_CACHE_HOME");
+    }
     if existing.metadata().is_ok_and(|folder| folder.permissions().readonly()) {
         findings.wrong(&format!("{} cannot be written", existing.display()), "make it writable, or set XDG_CACHE_HOME");
     }
