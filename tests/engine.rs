@@ -3,7 +3,7 @@
 
 use imagic_edit::catalog;
 use imagic_edit::engine::Engine;
-use imagic_edit::engine::budget::memory::{Needs, Shapes};
+use imagic_edit::engine::budget::memory::{Needs, Shapes, Task};
 use imagic_edit::engine::budget::plan::{self, Plan};
 use imagic_edit::engine::device::{Chosen, Launches, Precision, Processor};
 use imagic_edit::engine::model::family::Family;
@@ -1016,6 +1016,34 @@ fn every_byte_of_a_model_and_its_tokenizer_tells_it_from_another() {
             std::fs::write(&file, bytes).expect("it is a copy");
         };
         assert!(fingerprint(&spoiled("last-bit", last_bit).0) != original, "{name}");
+    }
+}
+
+/// Over the folders of tests/reference/make_real_sizes.py, which `IMAGIC_REAL_SIZES` names; they take minutes to make.
+#[test]
+fn published_configurations_give_networks_of_the_published_sizes() {
+    let Some(folder) = std::env::var_os("IMAGIC_REAL_SIZES").map(PathBuf::from) else {
+        println!("skipped: IMAGIC_REAL_SIZES names no folders of published sizes");
+        return;
+    };
+    for model in std::fs::read_dir(folder).expect("folders").map(|entry| entry.expect("a folder").path()) {
+        let about = std::fs::read(model.join("parameters.json")).expect("the number of parameters");
+        let about: Value = serde_json::from_slice(&about).expect("JSON");
+        let source = Source::open(&model).expect("a model");
+        // Every tensor that the network asks for is there with its shape.
+        let shapes = Shapes::new(&source, Family::of(&source).expect("a family")).expect("a network");
+        assert_eq!(Some(shapes.network_bytes() / 4), about["unet"].as_u64(), "{}", model.display());
+        let side = shapes.own_side();
+        let (params, layer, precision) = (&Params::paper(), [side as u32; 2], Precision::F32);
+        let task = Task { params, layer, size: (side, side), precision };
+        let [full, light] = [Mode::Full, Mode::LoraCheckpointed].map(|mode| {
+            let needs = shapes.needs(&task, mode).expect("an estimate");
+            assert!(needs.model > shapes.network_bytes() && needs.peak() > needs.model, "{needs:?}");
+            needs.peak() as f64 / 1e9
+        });
+        let name = model.file_name().unwrap_or_default().to_string_lossy();
+        let millions = shapes.network_bytes() as f64 / 4e6;
+        println!("| {name} | {millions:.0} | {side} | {full:.1} | {light:.1} |");
     }
 }
 
