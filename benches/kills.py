@@ -12,6 +12,7 @@ is needed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -132,10 +133,8 @@ class Serve(Home):
             pass  # It was killed, or its input closed, in the middle of a message.
         if until is not None:
             killer.cancel()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-        except BrokenPipeError:
-            pass
         process.stdout.read()
         process.wait()
         return result, went_on, time.perf_counter() - start
