@@ -22,6 +22,7 @@ mod report;
 mod serve;
 mod system;
 mod thumbnail;
+mod words;
 
 use crate::catalog::Model;
 use crate::engine::budget::cost::Estimate;

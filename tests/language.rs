@@ -46,8 +46,12 @@ fn keys_in(tokens: TokenStream, keys: &mut BTreeSet<String>) {
 }
 
 fn rust_keys() -> BTreeSet<String> {
+    keys_of(rust_files())
+}
+
+fn keys_of(files: Vec<PathBuf>) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
-    for file in rust_files() {
+    for file in files {
         let source = fs::read_to_string(&file).expect("a source file");
         keys_in(source.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display())), &mut keys);
     }
@@ -56,12 +60,12 @@ fn rust_keys() -> BTreeSet<String> {
     keys
 }
 
-/// The texts of Krita's package: those that it translates as they stand, and all others, of which tables and variables
-/// may hold some that are translated later.
-fn python_keys() -> Option<[BTreeSet<String>; 2]> {
+/// The texts of Krita's package: those that it translates as they stand; all others, of which tables and variables may
+/// hold some that are translated later; and those of its dialog.
+fn python_keys() -> Option<[BTreeSet<String>; 3]> {
     let output = Command::new("python3").arg("-B").arg(root().join("tests/krita/keys.py")).output().ok()?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(serde_json::from_slice(&output.stdout).expect("two lists of texts"))
+    Some(serde_json::from_slice(&output.stdout).expect("three lists of texts"))
 }
 
 fn is_name(text: &str) -> bool {
@@ -87,7 +91,7 @@ fn every_text_has_an_entry_and_every_entry_a_text() {
         let entries = catalogue(language);
         let missing: Vec<_> = rust.iter().filter(|key| !entries.contains_key(*key)).collect();
         assert!(missing.is_empty(), "{language} has no {missing:#?}");
-        let Some([translated, others]) = &python else {
+        let Some([translated, others, _]) = &python else {
             println!("skipped: python3 is not installed, so that the texts of Krita's package are not known");
             continue;
         };
@@ -98,6 +102,78 @@ fn every_text_has_an_entry_and_every_entry_a_text() {
         let unused: Vec<_> = entries.keys().filter(|key| !is_used(key)).collect();
         assert!(unused.is_empty(), "nobody says {unused:#?}");
     }
+}
+
+/// What GIMP's dialogs and Krita's both say and each has in its own code: Krita's says it before the engine's greeting
+/// has come, or where it knows no engine. `stopped` is the name of an event there.
+const WRITTEN_TWICE: [&str; 9] = [
+    "Advanced",
+    "Close",
+    "Edit",
+    "Layer “{}” of {}",
+    "Remove",
+    "Stop",
+    "Text",
+    "The edited layer is gone, so the result lies on top of the image.",
+    "stopped",
+];
+
+/// What only Krita's dialog says: its engine has to start, examples are in a menu, earlier edits are removed in a
+/// window of its own, a caption is below the picture and a number in the curve, and the strip has a name for screen
+/// readers.
+const ONLY_IN_KRITA: [&str; 16] = [
+    "&Remove...",
+    "Cancel",
+    "Compared pictures",
+    "Delete their layers, too",
+    "Edits that this document shall forget:",
+    "Examples",
+    "Hold the mouse button to see the original.",
+    "Imagic Edit",
+    "One step of undo for each layer. Only layers that Imagic Edit made are deleted.",
+    "Remove earlier edits",
+    "Starting the engine.",
+    "Texts that the base model understands.",
+    "The picture as it forms",
+    "a document without a file",
+    "loss {}",
+    "{}: its layer is gone",
+];
+
+/// What only GIMP's dialogs say: examples are links, an earlier edit is removed by a button, results have boxes to mark
+/// them, and GIMP keeps last values in the dialog's own process.
+const ONLY_IN_GIMP: [&str; 7] = [
+    "Deletes the layer of this edit and forgets the edit.",
+    "For example {}",
+    "Insert makes layers of all results that are marked.",
+    "The settings are not kept: {}.",
+    "another version of the plug-in made this edit, with settings that this one does not know",
+    "the image has no result",
+    "there is no result yet",
+];
+
+#[test]
+fn gimp_and_krita_say_the_same_in_the_same_words() {
+    let Some([_, everywhere, dialog]) = python_keys() else {
+        println!("skipped: python3 is not installed, so that the texts of Krita's package are not known");
+        return;
+    };
+    let plain = |keys: BTreeSet<String>| keys.iter().map(|key| without_names(key)).collect::<BTreeSet<_>>();
+    let known = plain(catalogue("de").into_keys().collect());
+    let rust = plain(rust_keys());
+    let of_gimp = |file: &PathBuf| {
+        let path = file.strip_prefix(root().join("src/host")).map(|path| path.to_string_lossy().into_owned());
+        let no_dialog = ["gimp/document.rs", "gimp/library.rs", "gimp/procedure.rs"];
+        path.is_ok_and(|path| path.starts_with("gimp") && path.contains('/') && !no_dialog.contains(&path.as_str()))
+    };
+    let gimp = plain(keys_of(rust_files().into_iter().filter(of_gimp).collect()));
+    let is_text = |text: &&String| known.contains(*text) && *text != "0.5";
+    let twice: Vec<_> = everywhere.iter().filter(is_text).filter(|text| rust.contains(*text)).collect();
+    assert_eq!(twice, WRITTEN_TWICE, "what both say belongs into src/host/words.rs, and comes to Krita by `hello`");
+    let of_krita: Vec<_> = dialog.iter().filter(is_text).filter(|text| !rust.contains(*text)).collect();
+    assert_eq!(of_krita, ONLY_IN_KRITA, "if GIMP's dialogs say the same, it belongs into src/host/words.rs");
+    let of_gimp: Vec<_> = gimp.iter().filter(|text| !dialog.contains(*text)).collect();
+    assert_eq!(of_gimp, ONLY_IN_GIMP, "if Krita's dialog says the same, it belongs into src/host/words.rs");
 }
 
 #[test]

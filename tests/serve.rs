@@ -244,7 +244,11 @@ fn the_greeting_has_all_that_a_dialog_needs() {
     }
     let policy = &hello["policy"];
     assert_eq!((&policy["seeds"], &policy["strengths"][6], &policy["pause"]), (&json!(6), &json!(1.2), &json!(400)));
-    assert_eq!(policy["buttons"]["insert"]["label"], "Insert");
+    let texts = &hello["texts"];
+    assert_eq!(
+        (&texts["buttons"]["insert"]["label"], &texts["result"]),
+        (&json!("Insert"), &json!("Strength {eta}, seed {seed}"))
+    );
     assert!(hello["last_values"].is_null() && hello["texts"]["stopped"].is_string(), "{hello}");
 
     engine.ask(json!({ "do": "remember", "params": quick("remembered") }));
@@ -369,6 +373,28 @@ fn what_makes_no_sense_is_answered_and_the_next_message_is_understood() {
     let (answer, _) = engine.next();
     assert!(answer["message"].as_str().is_some_and(|text| text.starts_with("A line is not a JSON object")), "{answer}");
     assert_eq!(engine.exit_status(), Some(1));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_told_and_the_engine_goes_on() {
+    let home = Home::new("serve-files");
+    let (mut engine, _) = Engine::start(&home);
+    // A file in the place of the folder with the last values, and a folder in the place of a file of a model.
+    std::fs::create_dir_all(home.folder.join("config")).expect("a new folder");
+    std::fs::write(home.folder.join("config/imagic-edit"), "").expect("a new file");
+    home.add_model("odd", "{}");
+    let about = home.folder.join("data/imagic-edit/models/odd/imagic.json");
+    std::fs::remove_file(&about).and_then(|()| std::fs::create_dir(&about)).expect("our own folder");
+    for (message, expected) in [
+        (json!({ "do": "remember", "params": quick("x") }), "Cannot create"),
+        (json!({ "do": "model", "name": "odd" }), "Cannot read"),
+    ] {
+        engine.ask(message.clone());
+        let (answer, _) = engine.next();
+        assert!(answer["message"].as_str().is_some_and(|text| text.contains(expected)), "{message}: {answer}");
+    }
+    engine.edit(1, "bgra8", &picture(), quick("x"));
+    assert_eq!(engine.end().0["event"], "done");
 }
 
 #[test]

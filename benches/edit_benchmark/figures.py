@@ -21,7 +21,7 @@ from PIL import Image
 
 from drawing import render
 from edit_benchmark import Failed
-from edit_benchmark.program import ROOT, Program, assignment, read_preset
+from edit_benchmark.program import ROOT, Program, add_arguments, read_preset
 from edit_benchmark.sheet import sheet
 from samples import BIRD, CAR, DOG, SAMPLES
 from scenes import ATTRIBUTES, Scene, caption, random_edit
@@ -130,16 +130,7 @@ def main():
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="all of them if none is named")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        type=assignment,
-        default=[],
-        metavar="NAME=NUMBER",
-        help="a parameter's value instead of the preset's",
-    )
-    parser.add_argument("--program", type=Path, default=ROOT / "target/release/imagic-edit")
-    parser.add_argument("--model", type=Path, default=ROOT / "models/scenes-64")
+    add_arguments(parser)
     options = parser.parse_args()
     if unknown := set(options.figures) - set(makers):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(makers)}")

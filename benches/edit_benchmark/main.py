@@ -22,7 +22,7 @@ import data
 from edit_benchmark import Failed, curve, measures, methods, report, summary
 from edit_benchmark.edits import SPLITS, Edit, edits
 from edit_benchmark.perceptual import FILE, SqueezeNet
-from edit_benchmark.program import ROOT, Program, assignment, read_preset
+from edit_benchmark.program import ROOT, Program, add_arguments, read_preset
 from edit_benchmark.sheet import sheet
 from edit_benchmark.store import Result, Store
 from scenes import ATTRIBUTES
@@ -115,18 +115,9 @@ def arguments() -> argparse.Namespace:
         f"at {' '.join(map(str, methods.STRENGTHS))} if none is given",
     )
     parser.add_argument("--preset", choices=("paper", "balanced", "fast"), default="balanced")
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        type=assignment,
-        default=[],
-        metavar="NAME=NUMBER",
-        help="a parameter's value instead of the preset's",
-    )
+    add_arguments(parser)
     parser.add_argument("--jobs", type=int, default=1, help="edits at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each edit")
-    parser.add_argument("--program", type=Path, default=ROOT / "target/release/imagic-edit")
-    parser.add_argument("--model", type=Path, default=ROOT / "models/scenes-64")
     parser.add_argument("--classifier", type=Path, help="its weights, if not the ones in models/train")
     parser.add_argument("--metrics", type=Path, default=ROOT.parent / "shared/metrics", help=f"folder of {FILE}")
     parser.add_argument(

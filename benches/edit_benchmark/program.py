@@ -68,6 +68,20 @@ class Program:
         return dict(zip(etas, pictures, strict=True)), report
 
 
+def add_arguments(parser: argparse.ArgumentParser):
+    """What says how it is started: --set, --program and --model."""
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        type=assignment,
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a parameter's value instead of the preset's",
+    )
+    parser.add_argument("--program", type=Path, default=ROOT / "target/release/imagic-edit")
+    parser.add_argument("--model", type=Path, default=ROOT / "models/scenes-64")
+
+
 def assignment(text: str) -> tuple[str, str]:
     """NAME=VALUE on a command line; the value is a number as JSON writes it."""
     name, _, value = text.partition("=")

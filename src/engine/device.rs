@@ -11,7 +11,7 @@ mod repeated;
 #[allow(unsafe_code, reason = "finds CUDA's functions when the program runs")]
 mod symbols;
 
-pub use graph::{Launches, Place, Replay};
+pub use graph::{Launches, Place};
 pub use precision::{AttentionKernels, Form, Precision};
 pub use repeated::RepeatedStep;
 

@@ -94,6 +94,7 @@ impl Language {
 mod tests {
     use super::*;
     use crate::error::Error;
+    use crate::host::words;
     use crate::params::Params;
     use crate::text::Value;
     use serde_json::json;
@@ -157,10 +158,10 @@ mod tests {
         assert_eq!(german().render(&bar), "B: Modell wird angepasst, Schritt 3 von 40, noch 3 min 20 s");
         assert_eq!(korean.render(&bar), "B: 모델 미세 조정 중, 스텝 3/40, 3분 20초 남음");
         assert_eq!(Language::default().render(&bar), bar.to_string());
-        let strength = text!("Strength {eta}, seed {seed}", eta = 0.7, seed = 3);
+        let strength = words::result(0.7.into(), 3.into());
         assert_eq!(german().render(&strength), "Stärke 0,7, Startwert 3");
-        let title = text!("{name}, seed {seed}", name = "Seed (eta 0.7)", seed = 3);
-        assert_eq!(german().render(&title), "Seed (eta 0.7), Startwert 3");
+        let title = words::earlier_edit("Seed".into(), 0.7.into(), 3.into());
+        assert_eq!(german().render(&title), "Seed (eta 0,7, Startwert 3)");
     }
 
     #[test]

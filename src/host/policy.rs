@@ -1,8 +1,7 @@
-//! What all hosts do alike: what is compared, how often it is looked, how long is waited, and the words on buttons.
-//! GIMP's dialogs read it and `serve` tells it to Krita's; knows no host.
+//! What all hosts do alike: what is compared, how often it is looked, how long is waited. GIMP's dialogs read it and
+//! `serve` tells it to Krita's; what they say is in `words`. Knows no host.
 #![forbid(unsafe_code)]
 
-use crate::text::{Text, text};
 use std::time::Duration;
 
 /// Strengths (eta) that are compared: from the picture itself to more than the text asks for.
@@ -41,46 +40,8 @@ pub const KEPT_RESULTS: usize = 32;
 /// Edits that a document remembers; older ones go.
 pub const REMEMBERED_RUNS: usize = 100;
 
-/// A button or switch that more than one host has; its texts are translated where they are shown. In GIMP 3's window
-/// every text that is always shown has a key of its own, for which there are few letters: a test sees to it.
-pub struct Button {
-    /// Its name in `serve`'s greeting.
-    pub id: &'static str,
-    pub label: Text,
-    pub tooltip: Text,
-}
-
-pub static COMPARE_STRENGTHS: Button = Button {
-    id: "compare_strengths",
-    label: text!("Try strengths"),
-    tooltip: text!("Computes this edit with strengths from 0 to 1.2; none becomes a layer yet."),
-};
-pub static COMPARE_SEEDS: Button = Button {
-    id: "compare_seeds",
-    label: text!("Five more seeds"),
-    tooltip: text!("Computes this edit with this seed and the five after it; none becomes a layer yet."),
-};
-pub static INSERT: Button = Button {
-    id: "insert",
-    label: text!("Insert"),
-    tooltip: text!("Makes a layer of the result that is shown, or layers of all that are marked, in a group."),
-};
-pub static SHOW_ORIGINAL: Button = Button {
-    id: "show_original",
-    label: text!("View original"),
-    tooltip: text!("Shows what is edited in place of the edit."),
-};
-pub static NEW_SEED: Button =
-    Button { id: "new_seed", label: text!("New seed"), tooltip: text!("Another version of the edit.") };
-pub static EARLIER_EDITS: Button = Button {
-    id: "earlier_edits",
-    label: text!("Previous edits"),
-    tooltip: text!("Takes text and settings of an earlier edit of this document."),
-};
-
-/// All of them, for `serve`'s greeting.
-pub const BUTTONS: [&Button; 6] =
-    [&COMPARE_STRENGTHS, &COMPARE_SEEDS, &INSERT, &SHOW_ORIGINAL, &NEW_SEED, &EARLIER_EDITS];
+/// Longest part of the target text in the name of a layer and in the list of earlier edits, in characters.
+pub const NAME_LENGTH: usize = 60;
 
 /// The seeds that are compared where `chosen` is in the field; the largest ones where nothing is after it.
 pub fn seeds(chosen: u32) -> std::ops::Range<u32> {

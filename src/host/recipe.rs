@@ -4,9 +4,9 @@
 use crate::engine::request::Tuned;
 use crate::host::language::translate;
 use crate::host::policy::REMEMBERED_RUNS;
-use crate::host::report::layer_name;
+use crate::host::report::short_prompt;
+use crate::host::words;
 use crate::params::{Params, Preset};
-use crate::text::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ffi::CStr;
@@ -83,7 +83,7 @@ impl Recipe {
     /// What a list of edits says of it.
     pub fn title(&self) -> String {
         let params = self.params().unwrap_or_else(Params::paper);
-        translate(&text!("{name}, seed {seed}", name = layer_name(&params), seed = params.seed))
+        translate(&words::earlier_edit(short_prompt(&params).into(), params.eta.into(), params.seed.into()))
     }
 }
 

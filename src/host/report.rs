@@ -5,6 +5,7 @@ use crate::catalog::{self, Model};
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Hint, Result};
+use crate::host::policy::NAME_LENGTH;
 use crate::image::LayerImage;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
 use crate::text::{Text, gigabytes, rounded, text};
@@ -13,34 +14,6 @@ use std::path::PathBuf;
 
 /// How texts become strings: for programs `Text::to_string`, which is English, for people in their language.
 pub type Words = fn(&Text) -> String;
-
-/// Longest part of the prompt in a layer's name, in characters.
-const NAME_LENGTH: usize = 60;
-
-/// What follows the built-in model's description in a dialog.
-pub const OTHER_MODELS: Text = text!("For photographs choose your own Stable Diffusion folder with Browse...");
-
-/// What a dialog says when it opens on an image without earlier edits.
-pub const FIRST_EDIT: Text = text!(
-    "The first edit tunes the model to the layer; after that, another strength or seed takes only the last stage."
-);
-
-/// What a dialog says when it opens on an image that knows its last edit.
-pub const KNOWN_IMAGE: Text =
-    text!("These are the settings of this image's last edit. Another strength or seed takes only the last stage.");
-
-/// What a dialog says when it opens on a layer that an edit has made.
-pub const OF_LAYER: Text =
-    text!("These are the settings with which the active layer was made; the layer below it is edited again.");
-
-/// What a dialog says when results are there to be compared.
-pub const SHOWN: Text = text!("Click a result to see it; Insert makes a layer of it, or of all that are ticked.");
-
-/// What a dialog says after Stop was pressed.
-pub const STOPPING: Text = text!("Stopping after this step.");
-
-/// What a dialog says when an edit has stopped.
-pub const STOPPED: Text = text!("Stopped; the image is as it was. Edit goes on from here.");
 
 /// What a dialog says of a model: its description, which only the built-in one has in every language.
 pub fn description(model: &Model) -> Text {
@@ -245,14 +218,23 @@ pub fn summary(edit: &Edit) -> Text {
     notes.fold(text, |text, note| text.and_below(note.sentence()))
 }
 
-/// Name of a result layer: the prompt in one line and eta.
+/// Name of a result layer: the prompt and eta.
 pub fn layer_name(params: &Params) -> String {
+    format!("{} (eta {})", short_prompt(params), params.eta)
+}
+
+/// Name of a result layer in a group, which has the prompt's name.
+pub fn layer_name_in_group(params: &Params) -> String {
+    format!("eta {}, seed {}", params.eta, params.seed)
+}
+
+/// The prompt in one line, cut where it is long.
+pub fn short_prompt(params: &Params) -> String {
     let prompt = params.prompt.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown = match prompt.char_indices().nth(NAME_LENGTH) {
+    match prompt.char_indices().nth(NAME_LENGTH) {
         Some((end, _)) => format!("{}…", prompt[..end].trim_end()),
         None => prompt,
-    };
-    format!("{shown} (eta {})", params.eta)
+    }
 }
 
 #[cfg(test)]

@@ -108,11 +108,8 @@ impl Server {
             }
             Err(error) => Err(wrong(format!("this message makes no sense: {error}"))),
         };
-        match answered {
-            // Nobody hears a complaint about that.
-            Err(error @ Error::File { .. }) => Err(error),
-            answered => answered.or_else(|error| say(&complaint(job, error.text()), &[])),
-        }
+        // Where nobody is left to hear it, that fails as well.
+        answered.or_else(|error| say(&complaint(job, error.text()), &[]))
     }
 
     fn edit(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {

@@ -41,7 +41,20 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.settle();
     screen.picture("3-first-result");
 
-    // One step of undo, then another strength from the tuned model that is still in memory.
+    // The same edit again is the layer that is there; after an undo, it is made a layer once more.
+    screen.activate(DIALOG);
+    screen.keys(&["alt+e"]);
+    screen.settle();
+    screen.picture("3-is-a-layer-already");
+    assert!(screen.shows(&two), "an edit became two layers");
+    screen.activate(&two);
+    screen.keys(&["ctrl+z"]);
+    screen.wait_until("the undo", || screen.shows(&one));
+    screen.activate(DIALOG);
+    screen.keys(&["alt+e"]);
+    screen.wait_until("the first result again", || screen.shows(&two));
+
+    // One step of undo, then another seed from the tuned model that is still in memory.
     screen.activate(&two);
     screen.keys(&["ctrl+z"]);
     screen.wait_until("the undo", || screen.shows(&one));
@@ -168,10 +181,13 @@ fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_la
     screen.wait_until("the inserted result", || screen.shows(&two));
     screen.picture("3-inserted");
 
-    // Two that are ticked come in a group, which counts as a layer.
-    screen.keys(&["shift+Tab", "shift+Tab", "shift+Tab", "shift+Tab", "space", "shift+Tab", "shift+Tab", "space"]);
+    // Two that are marked come in a group, which counts as a layer; the one before is a layer already.
+    screen.keys(&["shift+Tab"; 4]);
+    for _ in 0..3 {
+        screen.keys(&["space", "shift+Tab", "shift+Tab"]);
+    }
     screen.settle();
-    screen.picture("4-ticked");
+    screen.picture("4-marked");
     screen.keys(&["alt+i"]);
     screen.wait_until("the group", || screen.shows(&image_with("5 layers")));
     // The newest of the earlier edits is removed, and then the other one with the group.

@@ -468,7 +468,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         assert opened.layers() == ["Background", "a red square (eta 0.8)"], "comparing inserted a layer"
         compare(dialog, "Five more seeds")
         texts, seeds = pictures(dialog)
-        assert texts == ["3", "4", "5", "6", "7", "8"], texts
+        assert texts == ["#3", "#4", "#5", "#6", "#7", "#8"], texts
         assert len({one.pixels for one in seeds}) == 6, "seeds make no difference"
         last_job = dialog._engine._last_job
         button(dialog, "Try strengths").click()
@@ -573,7 +573,7 @@ def another_strength_is_seen_without_a_click_and_edit_only_inserts_it():
         assert dialog._work.job is None, "it was computed again"
         assert opened.layers()[2:] == ["a red square (eta 1.1)"], opened.layers()
         button(dialog, "Edit").click()
-        assert len(opened.layers()) == 3 and "is a layer already" in status(dialog), status(dialog)
+        assert len(opened.layers()) == 3 and "There is a layer of this already" in status(dialog), status(dialog)
         # Back to what is kept: at once, even if an answer about the settings before comes late.
         former = dialog._form.read()
         dialog._form.fields["eta"].number.setValue(0.5)

@@ -31,6 +31,8 @@ class LanguageTest(unittest.TestCase):
         self.assertEqual(language.tr("Strength {}, seed {}", 0.25, 3), "Stärke 0,25, Startwert 3")
         self.assertEqual(language.tr("Layer “{}” of {}", "0.7", "a.kra"), "Ebene „0.7“ von a.kra")
         self.assertEqual(language.number("1.2"), "1,2")
+        entry = language.fill("{text} (eta {eta}, Startwert {seed})", text="{eta} 0.7", eta=0.25, seed=3)
+        self.assertEqual(entry, "{eta} 0.7 (eta 0,25, Startwert 3)")
 
     def test_the_engine_is_told_the_language(self):
         self.assertEqual(language.environment_names(["de-DE", "de"]), "de_DE:de")

@@ -66,7 +66,8 @@ impl Screen {
     /// Pictures of it go to target/test-output/`name`; its own programs have `home` as home.
     pub fn start(home: &Path, name: &str) -> Self {
         let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "1280x960x24"])
+            // Without -noreset it would drop everybody when the only program that is connected ends.
+            .args(["-displayfd", "1", "-noreset", "-screen", "0", "1280x960x24"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

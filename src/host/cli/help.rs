@@ -94,7 +94,8 @@ First comes
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
 --json' lists, 'last_values' the parameters of the last edit or null,
 'policy' what all dialogs do alike: which strengths and how many seeds are
-compared, times, sizes, the words on buttons. Texts are in the language that
+compared, times, sizes; 'texts' what they say alike, the words on buttons among
+it, with places such as {seed} for values. Texts are in the language that
 LANGUAGE or the locale names; 'translations' has what a dialog may want to say
 besides, from English, and is empty where that is English.
 

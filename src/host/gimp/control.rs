@@ -12,6 +12,7 @@ use crate::host::last_values::last_values;
 use crate::host::policy::{NEW_SEEDS, PAUSE, POLL, STRENGTHS, seeds};
 use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
+use crate::host::words;
 use crate::image::LayerImage;
 use crate::params::{Affects, DEFAULT_PRESET, PARAMS, Param, Params, Preset};
 use crate::text::{Text, text};
@@ -233,7 +234,7 @@ impl Window {
     }
 
     fn choose_model_folder(&self) {
-        if let Some(folder) = self.form.parts().dialog.choose_folder(&text!("Choose the folder of a base model")) {
+        if let Some(folder) = self.form.parts().dialog.choose_folder(&words::CHOOSE_MODEL) {
             self.set("model", &folder.to_string_lossy().into());
         }
     }
@@ -265,7 +266,7 @@ impl Window {
         if self.session.borrow().is_running() {
             return;
         }
-        let started = self.read().and_then(|params| self.session.borrow_mut().show(variants(&params)));
+        let started = self.read().and_then(|params| self.session.borrow_mut().compare(variants(&params)));
         self.begin_to_look(started);
     }
 
@@ -367,7 +368,7 @@ impl Window {
             let seed_before = number.checked_sub(1).map(|before| self.session.borrow().results[before].params.seed);
             let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
             let caption = if has_new_seed { format!("#{}", params.seed) } else { language().number(params.eta) };
-            let tooltip = text!("Strength {eta}, seed {seed}", eta = params.eta, seed = params.seed);
+            let tooltip = words::result(params.eta.into(), params.seed.into());
             let clicked = self.on(move |window| window.take_result(number));
             self.layout.panel.add(&picture, &caption, &tooltip, clicked);
         }
@@ -454,7 +455,7 @@ impl Window {
         match known {
             Some(number) => self.add_result(number),
             None => {
-                let started = self.session.borrow_mut().show(vec![params]);
+                let started = self.session.borrow_mut().show(params);
                 self.begin_to_look(started);
             }
         }
@@ -530,9 +531,7 @@ impl Window {
         let Some(recipe) = self.earlier_edit() else { return };
         let removed = self.session.borrow_mut().document.remove(&recipe);
         match removed {
-            Ok(()) => {
-                self.tell(&Message::info(text!("The layer and its entry are removed; one undo brings both back.")))
-            }
+            Ok(()) => self.tell(&Message::success(words::REMOVED)),
             Err(error) => self.tell(&Message::failure(&error)),
         }
         self.list_earlier();

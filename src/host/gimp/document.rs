@@ -8,7 +8,7 @@ use crate::engine::request::Edit;
 use crate::error::{Error, Result};
 use crate::host::language::translate;
 use crate::host::recipe::{History, PARASITE, Recipe, to_bytes};
-use crate::host::report::{layer_name, stage_seconds};
+use crate::host::report::{layer_name, layer_name_in_group, short_prompt, stage_seconds};
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
 use crate::text::{Text, text};
@@ -43,6 +43,8 @@ struct Picture {
 pub struct Outcome {
     pub params: Params,
     pub edit: Edit,
+    /// Its layer, once it has become one; undo may have taken that back.
+    pub layer: Option<Layer>,
 }
 
 /// The selected part of the layer.
@@ -88,6 +90,11 @@ impl Document {
     /// The newest result that is still there.
     pub fn result(&self) -> Option<Layer> {
         self.made.iter().rev().copied().find(|&layer| self.gimp.exists(layer))
+    }
+
+    /// Whether a result is a layer now.
+    pub fn has(&self, result: &Outcome) -> bool {
+        self.gimp.is_open(self.image) && result.layer.is_some_and(|layer| self.gimp.exists(layer))
     }
 
     /// What the document remembers now.
@@ -177,9 +184,12 @@ impl Document {
 
     /// Makes layers of results of `source`, in a group when they are several, in one step of undo. They lie above the
     /// newest one, with their recipes.
-    pub fn insert_layers(&mut self, new: &[&Outcome], source: &LayerImage) -> Result<()> {
+    pub fn insert_layers(&mut self, new: &[&Outcome], source: &LayerImage) -> Result<Vec<Layer>> {
         if !self.gimp.is_open(self.image) {
-            return Err(Error::Host(text!("the image was closed while the edit ran, so the result has no place")));
+            return Err(Error::Host(text!(
+                "the image was closed while the edit ran; open it and edit again: the tuned model is kept, so that \
+                 takes only the last stage"
+            )));
         }
         if self.gimp.has_floating_selection(self.image) {
             return Err(Error::Host(text!("a selection floats, so no layer can be added; anchor it and edit again")));
@@ -189,12 +199,13 @@ impl Document {
         let inserted = self.insert(new, source, &mut history);
         drop(step);
         self.gimp.flush_displays();
-        self.made.extend(inserted?);
-        Ok(())
+        let inserted = inserted?;
+        self.made.extend(&inserted);
+        Ok(inserted)
     }
 
-    /// The last of the new layers.
-    fn insert(&mut self, new: &[&Outcome], source: &LayerImage, history: &mut History) -> Result<Option<Layer>> {
+    /// The new layers.
+    fn insert(&mut self, new: &[&Outcome], source: &LayerImage, history: &mut History) -> Result<Vec<Layer>> {
         let (gimp, image) = (self.gimp, self.image);
         let selected = gimp.selected_layers(image);
         self.note = None;
@@ -210,16 +221,17 @@ impl Document {
         };
         let mut group = None;
         if let [first, _, ..] = new {
-            let layer = gimp.new_group(image, &first.params.prompt)?;
+            let layer = gimp.new_group(image, &short_prompt(&first.params))?;
             gimp.insert(image, layer, parent, position)?;
             (parent, position) = (Some(layer), 0);
             group = Some(gimp.tattoo(layer));
         }
         let pictures: Vec<_> = new.iter().map(|outcome| outcome.edit.picture.on(source)).collect();
         let is_unchanged = pictures.iter().any(|(_, untouched)| !untouched.is_empty()) && self.has_pixels_as_read();
-        let mut result = None;
-        for (number, (Outcome { params, edit }, (pixels, untouched))) in new.iter().zip(&pictures).enumerate() {
-            let layer = self.make(&layer_name(params), pixels)?;
+        let mut results = Vec::new();
+        for (number, (Outcome { params, edit, .. }, (pixels, untouched))) in new.iter().zip(&pictures).enumerate() {
+            let name = if group.is_some() { layer_name_in_group(params) } else { layer_name(params) };
+            let layer = self.make(&name, pixels)?;
             if is_unchanged {
                 // As they are: our 16 bits are less than a document can hold.
                 gimp.copy_pixels(self.source, layer, &rectangles(self.part(), untouched));
@@ -239,7 +251,7 @@ impl Document {
             };
             gimp.set_parasite(Keeper::Layer(layer), PARASITE, &to_bytes(&recipe))?;
             history.push(recipe);
-            result = Some(layer);
+            results.push(layer);
         }
         gimp.set_parasite(Keeper::Image(image), PARASITE, &to_bytes(history))?;
 
@@ -251,7 +263,7 @@ impl Document {
         }
         selected.retain(|&layer| gimp.exists(layer));
         gimp.select_layers(image, &selected)?;
-        Ok(result)
+        Ok(results)
     }
 
     /// A layer with the pixels of a result, not in the image yet.

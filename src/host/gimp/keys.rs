@@ -4,7 +4,7 @@
 use super::mnemonics::mark;
 use super::panel;
 use crate::host::language::{Language, language};
-use crate::host::policy::EARLIER_EDITS;
+use crate::host::words::EARLIER_EDITS;
 use crate::params::PARAMS;
 use crate::text::{Text, text};
 

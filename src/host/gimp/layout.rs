@@ -5,13 +5,16 @@ use super::form::{Form, Parts};
 use super::keys;
 use super::panel::{self, Panel};
 use super::widgets::{self, Bar, Icon, Image, Label, List, Pages, Widget};
-use crate::host::policy::{AVERAGED, EARLIER_EDITS, NEW_SEED};
 use crate::host::report::help;
+use crate::host::words::{self, BROWSE, EARLIER_EDITS, NEW_SEED};
 use crate::params::{PARAMS, Param};
 use crate::text::{Text, text};
 
-/// Width of the texts in pixels.
-const WIDTH: i32 = 460;
+/// Width of the texts in pixels: that of the page with the advanced settings, which is the widest. GTK 2 breaks lines
+/// there and nowhere else.
+const WIDTH: i32 = 672;
+/// Width of the field for the target text.
+const PROMPT_WIDTH: i32 = 460;
 /// Width of the text beside the tabs.
 const SUBJECT_WIDTH: i32 = 380;
 /// Height of the field for the target text.
@@ -40,7 +43,7 @@ impl Layout {
     /// Fills the dialog. `subject` says what is edited.
     pub fn new(form: &dyn Form, subject: &Text) -> Self {
         let layout = Self {
-            browse: widgets::button(&form.with_key(&text!("Browse..."))),
+            browse: widgets::button(&form.with_key(&BROWSE.label)),
             new_seed: widgets::button(&form.with_key(&NEW_SEED.label)),
             description: Label::new(WIDTH).selectable(),
             examples: Label::new(WIDTH),
@@ -55,11 +58,11 @@ impl Layout {
             panel: Panel::new(panel::BUTTONS.map(|label| form.with_key(label))),
         };
         let Self { browse, new_seed, earlier, earlier_row, remove, bar, curve, icon, status, .. } = &layout;
-        browse.set_tooltip(&text!("Choose a folder with a Stable Diffusion model in diffusers layout."));
+        browse.set_tooltip(&BROWSE.tooltip);
         new_seed.set_tooltip(&NEW_SEED.tooltip);
         remove.set_tooltip(&text!("Deletes the layer of this edit and forgets the edit."));
         earlier.widget.set_tooltip(&EARLIER_EDITS.tooltip);
-        curve.0.set_tooltip(&text!("Loss of stages A and B, averaged over {steps} steps.", steps = AVERAGED));
+        curve.0.set_tooltip(&words::curve());
         bar.set(0.0, &Text::default());
         icon.0.set_size(-1, ICON_HEIGHT);
 
@@ -103,7 +106,7 @@ impl Layout {
         columns.iter().for_each(|column| advanced.pack_growing(column));
         let column_length = PARAMS.iter().filter(|param| param.advanced).count().div_ceil(columns.len());
         let Parts { prompt, model, .. } = form.parts();
-        prompt.frame.set_size(WIDTH, PROMPT_HEIGHT);
+        prompt.frame.set_size(PROMPT_WIDTH, PROMPT_HEIGHT);
         let labelled = |param: &Param, target: &Widget, field: &Widget| {
             let row = widgets::horizontal();
             row.pack(&form.label_for(&form.with_key(&param.label), target));
@@ -115,7 +118,7 @@ impl Layout {
         for param in PARAMS {
             match param.id {
                 "prompt" => {
-                    prompt.view.set_tooltip(&help(param).and(text!("Enter starts the edit.")));
+                    prompt.view.set_tooltip(&help(param).and(words::ENTER));
                     front.pack(&labelled(param, &prompt.view, &prompt.frame));
                     front.pack(&self.examples.0);
                 }

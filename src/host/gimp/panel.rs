@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::widgets::{self, Image, SPACING, Tick, Widget};
-use crate::host::policy::{COMPARE_SEEDS, COMPARE_STRENGTHS, INSERT, SHOW_ORIGINAL};
 use crate::host::thumbnail::fit;
+use crate::host::words::{COMPARE_SEEDS, COMPARE_STRENGTHS, INSERT, SHOW_ORIGINAL};
 use crate::image::LayerImage;
 use crate::text::{Text, text};
 use image::RgbaImage;
@@ -118,7 +118,7 @@ impl Panel {
         let (button, tick, cell) = (widgets::picture_button(&small), Tick::new(caption), widgets::touching());
         button.set_tooltip(tooltip);
         button.connect(c"clicked", clicked);
-        tick.0.set_tooltip(&text!("Insert makes layers of all results that are ticked."));
+        tick.0.set_tooltip(&text!("Insert makes layers of all results that are marked."));
         cell.pack(&button);
         cell.pack(&tick.0);
         let mut ticks = self.ticks.borrow_mut();

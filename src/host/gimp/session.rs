@@ -14,7 +14,7 @@ use crate::host::language::translate;
 use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::Recipe;
 use crate::host::report::{self, progress_text, summary};
-use crate::host::{request, system, wait};
+use crate::host::{request, system, wait, words};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params, Preset};
@@ -62,7 +62,9 @@ struct Running {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Insert,
-    Show,
+    Compare,
+    /// A strength or seed was chosen, and its result comes at once.
+    Look,
 }
 
 /// What the line above the buttons tells.
@@ -144,7 +146,7 @@ impl Session {
             // GIMP's own Cancel ends the whole process.
             ControlFlow::Continue(())
         })?;
-        let (document, outcome) = (&mut self.document, Outcome { params: params.clone(), edit });
+        let (document, outcome) = (&mut self.document, Outcome { params: params.clone(), edit, layer: None });
         document.insert_layers(&[&outcome], &layer)?;
         for note in outcome.edit.notes.iter().chain(&outcome.edit.hint.map(Hint::text)).chain(&document.note) {
             document.tell(note);
@@ -155,10 +157,10 @@ impl Session {
     /// The settings with which the dialog opens, if the image knows any, and what it says then.
     pub fn greeting(&self) -> (Option<Params>, Message) {
         if let Some(params) = self.document.opened_from.as_ref().and_then(Recipe::params) {
-            return (Some(params), Message::info(report::OF_LAYER));
+            return (Some(params), Message::info(words::OF_LAYER));
         }
         let of_image = self.document.history().last_params();
-        let text = if of_image.is_some() { report::KNOWN_IMAGE } else { report::FIRST_EDIT };
+        let text = if of_image.is_some() { words::KNOWN_IMAGE } else { words::FIRST_EDIT };
         (of_image, Message::info(text))
     }
 
@@ -175,7 +177,7 @@ impl Session {
 
     /// Whether what runs makes results that are only looked at.
     pub fn is_showing(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.purpose == Purpose::Show)
+        self.running.as_ref().is_some_and(|running| running.purpose != Purpose::Insert)
     }
 
     pub fn is_running(&self) -> bool {
@@ -222,17 +224,31 @@ impl Session {
             return Ok(Look { message: Some(message), result, inserted, ended, ..Look::default() });
         }
         self.run(params, layer, Purpose::Insert)?;
-        let message = Message::info(text!("GIMP and this window stay usable; changes here count for the next edit."));
-        Ok(Look { bar: Some((0.0, text!("Starting"))), message: Some(message), ..Look::default() })
+        Ok(Look { bar: Some((0.0, words::STARTING)), message: Some(Message::info(words::RUNNING)), ..Look::default() })
     }
 
     /// Makes the results with these parameters that are not there yet, one after the other; they become no layers.
-    pub fn show(&mut self, all: Vec<Params>) -> Result<Look> {
+    pub fn compare(&mut self, all: Vec<Params>) -> Result<Look> {
         let layer = self.read_layer()?;
         self.queue = all.into_iter().filter(|params| self.result_of(params).is_none()).collect();
-        let Some(params) = self.queue.pop_front() else { return Ok(Look { ended: true, ..Look::default() }) };
-        self.run(params, layer, Purpose::Show)?;
-        Ok(Look { bar: Some((0.0, text!("Starting"))), ..Look::default() })
+        let message = self.compare_next(layer)?;
+        let bar = self.is_running().then_some((0.0, words::STARTING));
+        Ok(Look { bar, message: Some(message), ended: !self.is_running(), ..Look::default() })
+    }
+
+    /// Starts the next one of the queue, and says how many there are, or what can be done with them.
+    fn compare_next(&mut self, layer: Arc<LayerImage>) -> Result<Message> {
+        let to_come = self.queue.len();
+        let Some(params) = self.queue.pop_front() else { return Ok(Message::info(words::COMPARED)) };
+        self.run(params, layer, Purpose::Compare)?;
+        Ok(Message::info(words::to_come(to_come.into())))
+    }
+
+    /// Makes the result with these parameters, only to be seen.
+    pub fn show(&mut self, params: Params) -> Result<Look> {
+        let layer = self.read_layer()?;
+        self.run(params, layer, Purpose::Look)?;
+        Ok(Look { bar: Some((0.0, words::STARTING)), ..Look::default() })
     }
 
     fn run(&mut self, params: Params, layer: Arc<LayerImage>, purpose: Purpose) -> Result<()> {
@@ -267,7 +283,7 @@ impl Session {
         let look = result.and_then(|edit| self.take(*edit, params, purpose)).unwrap_or_else(|error| {
             self.queue.clear();
             let message = match error {
-                Error::Cancelled => Message::info(report::STOPPED),
+                Error::Cancelled => Message::info(words::STOPPED),
                 error => Message::failure(&error),
             };
             Look { bar: Some((0.0, Text::default())), message: Some(message), ended: true, ..Look::default() }
@@ -283,45 +299,47 @@ impl Session {
             self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
         }
         let (text, tone) = (summary(&edit), if edit.hint.is_some() { Tone::Warning } else { Tone::Success });
-        self.results.push(Outcome { params: params.clone(), edit });
+        self.results.push(Outcome { params: params.clone(), edit, layer: None });
         let result = Some(self.results.len() - 1);
-        let mut look = Look { bar: Some((1.0, text!("Done"))), has_loss: true, result, ..Look::default() };
+        let mut look = Look { bar: Some((1.0, words::DONE)), has_loss: true, result, ..Look::default() };
         let layer = self.layer.clone().expect("read before it was edited");
         match purpose {
             Purpose::Insert => {
-                self.document.insert_layers(&[self.results.last().expect("pushed above")], &layer)?;
+                self.insert(&[self.results.len() - 1])?;
                 look.message = Some(Message { tone, text: self.document.with_note(text) });
                 look.inserted = Some(params);
-                look.ended = true;
             }
-            Purpose::Show => match self.queue.pop_front() {
-                Some(next) => self.run(next, layer, Purpose::Show)?,
-                None => {
-                    look.message = Some(Message::info(report::SHOWN));
-                    look.ended = true;
-                }
-            },
+            Purpose::Compare => look.message = Some(self.compare_next(layer)?),
+            Purpose::Look => look.message = Some(Message::info(words::ONLY_SHOWN)),
         }
+        look.ended = !self.is_running();
         Ok(look)
     }
 
-    /// Makes layers of results, in a group when they are several, in one step of undo.
+    /// Makes layers of results that are none, in a group when they are several, in one step of undo.
     pub fn insert(&mut self, numbers: &[usize]) -> Result<Message> {
-        let Some(layer) = self.layer.clone() else { return Err(Error::Host(text!("there is no result yet"))) };
-        let chosen: Vec<&Outcome> = numbers.iter().filter_map(|&number| self.results.get(number)).collect();
-        self.document.insert_layers(&chosen, &layer)?;
-        let text = match chosen.as_slice() {
-            [_] => text!("The result is a new layer."),
-            several => text!("{count} results are new layers in a group.", count = several.len()),
-        };
-        Ok(Message { tone: Tone::Success, text: self.document.with_note(text) })
+        let Some(source) = self.layer.clone() else { return Err(Error::Host(text!("there is no result yet"))) };
+        let is_chosen =
+            |(number, result): &(usize, &mut Outcome)| numbers.contains(number) && !self.document.has(result);
+        let mut chosen: Vec<_> =
+            self.results.iter_mut().enumerate().filter(is_chosen).map(|(_, result)| result).collect();
+        if chosen.is_empty() {
+            return Ok(Message::info(words::IS_LAYER));
+        }
+        let outcomes: Vec<&Outcome> = chosen.iter().map(|result| &**result).collect();
+        let layers = self.document.insert_layers(&outcomes, &source)?;
+        let text = if layers.len() == 1 { words::NEW_LAYER } else { words::new_layers(layers.len().into()) };
+        for (result, layer) in chosen.iter_mut().zip(layers) {
+            result.layer = Some(layer);
+        }
+        Ok(Message::success(self.document.with_note(text)))
     }
 
     /// Asks the running edit to stop at its next step; `None` when nothing runs.
     pub fn stop(&mut self) -> Option<Message> {
         self.queue.clear();
         self.running.as_ref()?.job.cancel();
-        Some(Message::info(report::STOPPING))
+        Some(Message::info(words::STOPPING))
     }
 
     /// Asks what an edit with `params` would cost; what cannot be edited has no cost.
@@ -358,7 +376,7 @@ impl Session {
         };
         let mut description = report::description(&model);
         if model.name == BUILTIN_MODEL {
-            description = description.and(report::OTHER_MODELS);
+            description = description.and(words::OTHER_MODELS);
         }
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         let usable = model.exists();
@@ -399,6 +417,10 @@ impl Choice {
 impl Message {
     pub fn info(text: Text) -> Self {
         Self { tone: Tone::Info, text }
+    }
+
+    pub fn success(text: Text) -> Self {
+        Self { tone: Tone::Success, text }
     }
 
     pub fn failure(error: &Error) -> Self {

@@ -11,8 +11,8 @@ use crate::host::gimp::widgets::{
 };
 use crate::host::language::translate;
 use crate::host::last_values::remember_values;
-use crate::host::policy::NEW_SEED;
 use crate::host::report::help;
+use crate::host::words::{BROWSE, NEW_SEED};
 use crate::host::{gimp_sys as shared, gimp2_sys as sys};
 use crate::params::{Domain, PARAMS, Param, Params};
 use crate::text::{Text, text};
@@ -30,7 +30,7 @@ const KEYS: Keys = Keys {
         &text!("Stop"),
         &text!("Close"),
         &text!("Edit"),
-        &text!("Browse..."),
+        &BROWSE.label,
         &NEW_SEED.label,
         &text!("Advanced"),
     ],

@@ -9,7 +9,7 @@ use crate::host::gimp::keys::Keys;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::widgets::{Chooser, Dialog, Labels, TextArea, Widget};
 use crate::host::gimp3_sys as sys;
-use crate::host::policy::NEW_SEED;
+use crate::host::words::{BROWSE, NEW_SEED};
 use crate::params::{Domain, PARAMS, Param, Params};
 use crate::text::{Text, text};
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub const KEYS: Keys = Keys {
         &of_gimp("OK"),
     ],
     before_fields: &[&text!("Edit"), &NEW_SEED.label],
-    after_fields: &[&text!("Stop"), &text!("Close"), &text!("Browse..."), &text!("Advanced")],
+    after_fields: &[&text!("Stop"), &text!("Close"), &BROWSE.label, &text!("Advanced")],
 };
 
 /// A label that GIMP translates.

@@ -8,7 +8,7 @@ use crate::engine::request::{Edit, Progress};
 use crate::host::language::{language, translate};
 use crate::host::last_values::last_values;
 use crate::host::policy;
-use crate::host::report;
+use crate::host::{report, words};
 use crate::image::LayerImage;
 use crate::params::{BUILTIN_MODEL, Params};
 use crate::text::Text;
@@ -26,13 +26,7 @@ pub fn hello(folders: &[PathBuf]) -> Value {
         "builtin_model": BUILTIN_MODEL,
         "last_values": last_values().map(|params| params.to_json()),
         "policy": policy(),
-        "texts": {
-            "other_models": translate(&report::OTHER_MODELS),
-            "first_edit": translate(&report::FIRST_EDIT),
-            "known_image": translate(&report::KNOWN_IMAGE),
-            "stopping": translate(&report::STOPPING),
-            "stopped": translate(&report::STOPPED),
-        },
+        "texts": texts(),
         "translations": language().entries(),
     })
 }
@@ -44,10 +38,6 @@ pub fn models(folders: &[PathBuf]) -> Value {
 
 /// What Krita's dialog does as GIMP's do.
 fn policy() -> Value {
-    let button = |button: &&policy::Button| {
-        let texts = json!({ "label": translate(&button.label), "tooltip": translate(&button.tooltip) });
-        (button.id.to_owned(), texts)
-    };
     json!({
         "strengths": policy::STRENGTHS,
         "seeds": policy::SEEDS,
@@ -58,8 +48,19 @@ fn policy() -> Value {
         "pause": policy::PAUSE.as_millis() as u64,
         "averaged": policy::AVERAGED,
         "remembered_runs": policy::REMEMBERED_RUNS,
-        "buttons": policy::BUTTONS.iter().map(button).collect::<Map<_, _>>(),
+        "name_length": policy::NAME_LENGTH,
     })
+}
+
+/// What Krita's dialog says as GIMP's do.
+fn texts() -> Value {
+    let button = |button: &&words::Button| {
+        let texts = json!({ "label": translate(&button.label), "tooltip": translate(&button.tooltip) });
+        (button.id.to_owned(), texts)
+    };
+    let sentences = words::sentences().map(|(id, text)| (id.to_owned(), translate(&text).into()));
+    let buttons = ("buttons".to_owned(), words::BUTTONS.iter().map(button).collect::<Map<_, _>>().into());
+    sentences.into_iter().chain([buttons]).collect::<Map<_, _>>().into()
 }
 
 /// What is known of the model that is called `name`, or why it cannot be used.

@@ -49,7 +49,7 @@ class Area(QWidget):
         self._show()
 
     def build(self, button, mnemonics):
-        """The words on the switch."""
+        """The words on the switch, from the engine's greeting."""
         self._switch.setText(mnemonics.mark(button["label"]))
         self._switch.setToolTip(button["tooltip"])
 

@@ -16,10 +16,10 @@ class LossCurve(QWidget):
         self._averaged = 1
         self._stages = {}
 
-    def average(self, steps):
-        """Losses jump with the timestep that was drawn; so many of them in a row are averaged for the line."""
-        self._averaged = steps
-        self.setToolTip(tr("Loss of stages A and B, averaged over {} steps.", steps))
+    def build(self, hello):
+        """Losses jump with the timestep that was drawn; some of them in a row are averaged for the line."""
+        self._averaged = hello["policy"]["averaged"]
+        self.setToolTip(hello["texts"]["curve"])
 
     def clear(self):
         """Forgets everything."""

@@ -9,7 +9,7 @@ from .curve import LossCurve
 from .document import Edited, Refused
 from .earlier import EarlierEdits
 from .form import Form
-from .language import number, tr
+from .language import fill, number, tr
 from .qt import QDialog, QDialogButtonBox, QEvent, QHBoxLayout, QLabel, QProgressBar, QStyle, Qt, QTimer, QVBoxLayout
 from .results import image
 from .sentences import Sentences
@@ -39,7 +39,8 @@ class Dialog(QDialog):
         self.setWindowTitle("Imagic Edit")
         self._source, self._engine = source, engine
         self._work = Work(source, engine)
-        self._hello = None
+        # What the engine says first, and the sentences in it.
+        self._hello, self._texts = None, {}
         self._hint = None
         # Whether the curve is of an earlier edit.
         self._curve_is_old = True
@@ -141,14 +142,15 @@ class Dialog(QDialog):
         is_first = self._hello is None
         self._hello = hello if is_first else self._hello
         if is_first:
-            policy = self._work.policy = hello["policy"]
-            self._area.build(policy["buttons"]["show_original"], self._mnemonics)
-            self._strip.build(policy, self._mnemonics)
-            self._curve.average(policy["averaged"])
+            policy, self._texts = hello["policy"], hello["texts"]
+            self._work.policy = policy
+            self._area.build(self._texts["buttons"]["show_original"], self._mnemonics)
+            self._strip.build(hello, self._mnemonics)
+            self._curve.build(hello)
             self._pause.setInterval(policy["pause"])
             self._form.build(hello)
             prompt = self._form.fields["prompt"]
-            menu = EarlierEdits(self._source, prompt.earlier)
+            menu = EarlierEdits(self._source, hello, prompt.earlier)
             menu.taken.connect(self._form.write)
             menu.removed.connect(self._on_removed)
             prompt.earlier.setMenu(menu)
@@ -162,9 +164,9 @@ class Dialog(QDialog):
     def _show_first_values(self):
         """The recipe of the result from which the dialog was opened, else the last values of this document, else of
         any."""
-        texts, runs = self._hello["texts"], self._source.history()["runs"]
+        texts, runs = self._texts, self._source.history()["runs"]
         if self._source.recipe is not None:
-            params, text = self._source.recipe["params"], "These are the settings with which the active layer was made."
+            params, text = self._source.recipe["params"], texts["of_layer"]
         elif runs:
             params, text = runs[-1]["params"], texts["known_image"]
         else:
@@ -261,19 +263,19 @@ class Dialog(QDialog):
         if kept is not None:
             self._show_result(kept)
             if kept.layer is not None and self._source.has(kept.layer):
-                self._tell(INFO, "This edit is a layer already; another strength or seed gives another one.")
+                self._tell(INFO, self._texts["is_layer"])
             else:
                 self._insert([kept])
             return
         self._begin(params, EDIT)
-        self._tell(INFO, "Krita and this window stay usable; changes here count for the next edit.")
+        self._tell(INFO, self._texts["running"])
 
     def _begin(self, params, purpose):
         self._pause.stop()
         self._hint, self._may_look, self._curve_is_old = None, False, True
         self._cost.setText("")
         self._bar.setValue(0)
-        self._bar.setFormat(tr("Starting"))
+        self._bar.setFormat(self._texts["starting"])
         self._work.start(params, purpose)
 
     def _compare(self, what):
@@ -288,16 +290,16 @@ class Dialog(QDialog):
             if kept is None:
                 self._missing.append(params)
             else:
-                self._strip.put(params, kept)
+                self._strip.put(params, kept, self._caption(kept))
         self._mark_layers()
         self._compare_next()
 
     def _compare_next(self):
         if self._missing:
-            self._tell(INFO, tr("Pictures of the strip that are still to come: {}.", len(self._missing)))
+            self._tell(INFO, fill(self._texts["to_come"], count=len(self._missing)))
             self._begin(self._missing.pop(0), COMPARE)
         else:
-            self._tell(SUCCESS, "Click a picture to see it in size; mark the ones that shall become layers.")
+            self._tell(INFO, self._texts["compared"])
 
     def _show_progress(self, message):
         self._bar.setValue(round(message["fraction"] * BAR))
@@ -321,31 +323,33 @@ class Dialog(QDialog):
             self._curve.show()
             self._curve.set({"A": report["embedding_losses"], "B": report["tuning_losses"]})
         self._bar.setValue(BAR)
-        self._bar.setFormat(tr("Done"))
+        self._bar.setFormat(self._texts["done"])
         if job.purpose == WHOLE:
             next(one for one in self._to_insert if one.pixels is None).pixels = result.pixels
             self._insert(self._to_insert)
             return
-        self._strip.put(job.params, result)
+        self._strip.put(job.params, result, self._caption(result))
         self._show_result(result)
         if job.purpose == COMPARE:
             self._compare_next()
         elif job.purpose == EDIT:
-            self._insert([result])
+            self._insert([result], WARNING if report["hint"] else SUCCESS, result.message["summary"])
         else:
-            self._tell(INFO, "Only a look: Edit makes a layer of it.")
+            self._tell(INFO, self._texts["only_shown"])
+
+    def _caption(self, result):
+        params = result.message["report"]["params"]
+        return fill(self._texts["result"], eta=number("{:g}".format(params["eta"])), seed=params["seed"])
 
     def _show_result(self, result):
-        params = result.message["report"]["params"]
-        eta = number("{:g}".format(params["eta"]))
-        self._area.show_image(result.image, tr("Strength {}, seed {}", eta, params["seed"]))
+        self._area.show_image(result.image, self._caption(result))
         self._strip.show_result(result)
 
-    def _insert(self, results):
-        """Makes layers of results that are none yet, several in a group."""
+    def _insert(self, results, tone=SUCCESS, text=""):
+        """Makes layers of results that are none yet, several in a group, and says `text`, or how many they are."""
         results = [result for result in results if result.layer is None or not self._source.has(result.layer)]
         if not results:
-            self._tell(INFO, "The marked pictures are layers already.")
+            self._tell(INFO, self._texts["is_layer"])
             return
         lacking = next((result for result in results if result.pixels is None), None)
         if lacking is not None:
@@ -375,8 +379,8 @@ class Dialog(QDialog):
         self._mark_layers()
         self._offer_earlier()
         self._engine.ask({"do": "remember", "params": last["report"]["params"]})
-        text = last["summary"] if len(results) == 1 else tr("{} pictures are layers of a new group.", len(results))
-        tone = WARNING if last["report"]["hint"] else SUCCESS
+        many = fill(self._texts["new_layers"], count=len(results))
+        text = text or (self._texts["new_layer"] if len(results) == 1 else many)
         self._tell(tone, text + ("\n" + note if note else ""))
 
     def _mark_layers(self):
@@ -388,7 +392,7 @@ class Dialog(QDialog):
         if problem:
             self._tell(FAILURE, problem)
         else:
-            self._tell(SUCCESS, "Removed. Undo brings the layers back.")
+            self._tell(SUCCESS, self._texts["removed"])
 
     def _on_end(self, job, message):
         """What ran was stopped, or failed."""
@@ -397,7 +401,7 @@ class Dialog(QDialog):
         self._bar.setValue(0)
         if message["event"] == "stopped":
             if job.purpose != LOOK:
-                self._tell(INFO, self._hello["texts"]["stopped"])
+                self._tell(INFO, self._texts["stopped"])
         else:
             self._is_refused = True
             self._tell(FAILURE, message["message"])
@@ -416,7 +420,7 @@ class Dialog(QDialog):
             self._stop.setEnabled(False)
             self._missing = []
             self._work.stop()
-            self._tell(INFO, self._hello["texts"]["stopping"])
+            self._tell(INFO, self._texts["stopping"])
 
     def keyPressEvent(self, event):
         """Escape stops a running edit first; only the next one closes."""

@@ -68,11 +68,11 @@ class Source:
             remedy = "click a paint layer, or convert a copy of it: Layer > Convert > to Paint Layer"
             raise Refused(tr("“{}” is {}; {}.", node.name(), kind, tr(remedy)))
         self._first_id = uuid.uuid4().hex
-        # The run that made this layer, if it is a result; it stands for the layer from which it was made.
-        self.recipe = next((run for run in reversed(self.history()["runs"]) if run["layer"] == _id(node)), None)
-        self._node_id = _id(node)
-        if self.recipe is not None and _find(document, self.recipe["source"]) is not None:
-            self._node_id = self.recipe["source"]
+        # The run that made this layer, if it is a result; it stands for the layer from which it was made, if that is
+        # still there.
+        known = (run for run in reversed(self.history()["runs"]) if run["layer"] == _id(node))
+        self.recipe = next((run for run in known if _find(document, run["source"]) is not None), None)
+        self._node_id = _id(node) if self.recipe is None else self.recipe["source"]
         self.name = self.node().name()
 
     def is_open(self):
@@ -167,7 +167,7 @@ class Source:
         node, note = self.node(), edits[0].picture.note
         notes = [note] if note else []
         if node is None:
-            notes.append("The edited layer is gone, so the result lies on top of the document.")
+            notes.append("The edited layer is gone, so the result lies on top of the image.")
             inserted = document.rootNode().addChildNode(top, None)
         else:
             newest = self._newest(node, history)

@@ -1,7 +1,7 @@
 """The edits that a document remembers: a menu that offers their settings, and a window that removes them."""
 
 from .fields import Mnemonics
-from .language import tr
+from .language import fill, tr
 from .qt import (
     QAbstractItemView,
     QCheckBox,
@@ -29,9 +29,10 @@ class EarlierEdits(QMenu):
     # Some were removed; the text says why not all of them, if so.
     removed = pyqtSignal(str)
 
-    def __init__(self, source, parent):
+    def __init__(self, source, hello, parent):
         super().__init__(parent)
         self._source = source
+        self._entry, self._longest = hello["texts"]["earlier_edit"], hello["policy"]["name_length"]
         self.aboutToShow.connect(self._list)
 
     def _list(self):
@@ -42,15 +43,22 @@ class EarlierEdits(QMenu):
             if params in listed:
                 continue
             listed.append(params)
-            action = self.addAction(_text(params).replace("&", "&&"))
+            action = self.addAction(self._title(run).replace("&", "&&"))
             action.triggered.connect(lambda _, params=params: self.taken.emit(params))
             if len(listed) == SHOWN:
                 break
         self.addSeparator()
         self.addAction(tr("&Remove...")).triggered.connect(self._remove)
 
+    def _title(self, run):
+        params = run["params"]
+        prompt = " ".join(params["prompt"].split())
+        if len(prompt) > self._longest:
+            prompt = prompt[: self._longest].rstrip() + "…"
+        return fill(self._entry, text=prompt, eta=params["eta"], seed=params["seed"])
+
     def _remove(self):
-        window = Removal(self._source, self.window())
+        window = Removal(self._source, self._title, self.window())
         if window.exec() == QDialog.DialogCode.Accepted:
             problem = ""
             try:
@@ -64,14 +72,14 @@ class EarlierEdits(QMenu):
 class Removal(QDialog):
     """Asks which edits are to be removed; removes nothing itself."""
 
-    def __init__(self, source, parent):
+    def __init__(self, source, title, parent):
         super().__init__(parent)
         self.setWindowTitle(tr("Remove earlier edits"))
         mnemonics = Mnemonics()
         self._list = QListWidget()
         self._list.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         for run in reversed(source.history()["runs"]):
-            text = _text(run["params"])
+            text = title(run)
             item = QListWidgetItem(text if source.has(run["layer"]) else tr("{}: its layer is gone", text))
             item.setData(Qt.ItemDataRole.UserRole, run)
             self._list.addItem(item)
@@ -99,7 +107,3 @@ class Removal(QDialog):
     def with_layers(self):
         """Whether their layers go as well."""
         return self._layers.isChecked()
-
-
-def _text(params):
-    return tr("{} (eta {}, seed {})", " ".join(params["prompt"].split()), params["eta"], params["seed"])

@@ -81,9 +81,9 @@ class Prompt(Field):
 
     entered = pyqtSignal()
 
-    def __init__(self, row, mnemonics, policy):
-        super().__init__(row)
-        earlier = policy["buttons"]["earlier_edits"]
+    def __init__(self, row, mnemonics, texts):
+        super().__init__(dict(row, tooltip=row["tooltip"] + " " + texts["enter"]))
+        earlier = texts["buttons"]["earlier_edits"]
         self.earlier = QPushButton(mnemonics.mark(earlier["label"]))
         self._examples = QPushButton(mnemonics.mark("Examples", "x"))
         self.text = QPlainTextEdit()
@@ -136,19 +136,21 @@ class Prompt(Field):
 class Model(Field):
     """Name of an installed model, or a folder."""
 
-    def __init__(self, row, mnemonics, names):
+    def __init__(self, row, mnemonics, names, texts):
         super().__init__(row)
+        self._title = texts["choose_model"]
         self.choice = QComboBox()
         self.choice.setEditable(True)
         self.choice.addItems(names)
-        browse = QPushButton(mnemonics.mark("Browse..."))
+        button = texts["buttons"]["browse"]
+        browse = QPushButton(mnemonics.mark(button["label"]))
         self.put(self.choice, browse)
-        browse.setToolTip(tr("Choose a folder with a Stable Diffusion model in diffusers layout."))
+        browse.setToolTip(button["tooltip"])
         self.choice.editTextChanged.connect(lambda _: self.changed.emit())
         browse.clicked.connect(self._browse)
 
     def _browse(self):
-        folder = QFileDialog.getExistingDirectory(self, tr("Choose the folder of a base model"))
+        folder = QFileDialog.getExistingDirectory(self, self._title)
         if folder:
             self.set_value(folder)
 
@@ -162,15 +164,15 @@ class Model(Field):
 class Seed(Field):
     """A whole number, and a button for another one."""
 
-    def __init__(self, row, mnemonics, policy):
+    def __init__(self, row, mnemonics, hello):
         super().__init__(row)
         self.number = _spin_box(row)
-        button = policy["buttons"]["new_seed"]
+        button, most = hello["texts"]["buttons"]["new_seed"], hello["policy"]["new_seeds"]
         new = QPushButton(mnemonics.mark(button["label"]))
         self.put(self.number, new)
         self.number.valueChanged.connect(lambda _: self.changed.emit())
         new.setToolTip(button["tooltip"])
-        new.clicked.connect(lambda: self.number.setValue(random.randrange(policy["new_seeds"])))
+        new.clicked.connect(lambda: self.number.setValue(random.randrange(most)))
 
     def value(self):
         return self.number.value()
@@ -293,14 +295,14 @@ class Choice(Field):
         self.choice.setCurrentIndex(self.choice.findData(value))
 
 
-def make(row, mnemonics, model_names, policy):
-    """The field for one row of the table."""
+def make(row, mnemonics, hello):
+    """The field for one row of the table, with what the engine's greeting says of it."""
     if row["id"] == "prompt":
-        return Prompt(row, mnemonics, policy)
+        return Prompt(row, mnemonics, hello["texts"])
     if row["id"] == "model":
-        return Model(row, mnemonics, model_names)
+        return Model(row, mnemonics, [model["name"] for model in hello["models"]], hello["texts"])
     if row["id"] == "seed":
-        return Seed(row, mnemonics, policy)
+        return Seed(row, mnemonics, hello)
     if row["kind"] == "switch":
         return Switch(row, mnemonics)
     if row["kind"] == "choice":

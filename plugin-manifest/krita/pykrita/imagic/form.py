@@ -41,17 +41,16 @@ class Form(QTabWidget):
     def build(self, hello):
         """The fields, from the engine's greeting."""
         self._hello = hello
-        names = [model["name"] for model in hello["models"]]
         half = (sum(row["advanced"] for row in hello["parameters"]) + 1) // 2
         advanced = 0
         for row in hello["parameters"]:
-            field = fields.make(row, self._mnemonics, names, hello["policy"])
+            field = fields.make(row, self._mnemonics, hello)
             self.fields[row["id"]] = field
             label = QLabel()
             if row["kind"] != "switch":
                 label.setText(self._mnemonics.mark(row["label"]) + ":")
                 label.setBuddy(field.focus)
-                label.setToolTip(row["tooltip"])
+                label.setToolTip(field.row["tooltip"])
             if row["advanced"]:
                 at, column = advanced % half, advanced // half
                 self._columns.addWidget(label, at, 2 * column)

@@ -80,8 +80,9 @@ class Strip(QWidget):
         self._can_start = False
         self.clear()
 
-    def build(self, policy, mnemonics):
+    def build(self, hello, mnemonics):
         """The words on the buttons, and room for all strengths."""
+        policy, buttons = hello["policy"], hello["texts"]["buttons"]
         self._policy = policy
         # Keys that leave the ones of the most used fields free.
         for button, name, key in (
@@ -89,8 +90,8 @@ class Strip(QWidget):
             (self._seeds, "compare_seeds", "F"),
             (self._insert, "insert", ""),
         ):
-            button.setText(mnemonics.mark(policy["buttons"][name]["label"], key))
-            button.setToolTip(policy["buttons"][name]["tooltip"])
+            button.setText(mnemonics.mark(buttons[name]["label"], key))
+            button.setToolTip(buttons[name]["tooltip"])
         self._pictures.setMinimumWidth(len(policy["strengths"]) * self._cell + self._frame)
 
     def clear(self):
@@ -112,21 +113,21 @@ class Strip(QWidget):
         self._pictures.clear()
         self._pictures.show()
         for one in several:
-            item = QListWidgetItem(number(f"{one[what]:g}"))
+            item = QListWidgetItem(number(f"{one['eta']:g}") if what == "eta" else f"#{one['seed']}")
             item.setData(PARAMS, one)
             item.setIcon(self._icon(None))
             item.setFlags(Qt.ItemFlag.NoItemFlags)
             self._pictures.addItem(item)
         return several
 
-    def put(self, params, result):
+    def put(self, params, result, caption):
         """Shows `result` in the place for `params`, if there is one."""
         for item in self._items():
             if item.data(PARAMS) == params:
                 item.setData(RESULT, result)
                 item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
                 item.setIcon(self._icon(result.image))
-                item.setToolTip(result.message["name"])
+                item.setToolTip(caption)
         self.mark_layers(lambda result: result.layer is not None)
 
     def mark_layers(self, is_layer):
