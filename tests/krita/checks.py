@@ -362,7 +362,7 @@ def stop_leaves_the_document_alone():
         button(dialog, "Stop").click()
         wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
         assert status(dialog) == "Stopped; the image is as it was. Edit goes on from here.", status(dialog)
-        wait_until("the cost", lambda: dialog._cost.text().startswith("Goes on from where it was stopped"))
+        wait_until("the cost", lambda: dialog._cost.text().startswith("Goes on at step "))
         assert opened.layers() == ["Background"], opened.layers()
 
 

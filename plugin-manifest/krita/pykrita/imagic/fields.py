@@ -282,7 +282,7 @@ class Choice(Field):
         self.choice = QComboBox()
         # As narrow as a number: the longest text would widen the whole window.
         self.choice.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.choice.setMinimumContentsLength(6)
+        self.choice.setMinimumContentsLength(3)
         for option in row["options"]:
             self.choice.addItem(option["label"], option["name"])
         self.put(self.choice)
