@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let [model, side, params, rest @ ..] = arguments.as_slice() else {
         return Err(Error::Parameter(Text::verbatim("needs model folder, side and parameters; run benches/memory.py")));
     };
-    let model_folder = PathBuf::from(model);
+    let model_path = PathBuf::from(model);
     let side: u32 =
         side.parse().map_err(|_| Error::Parameter(Text::verbatim(format!("the side is {side}, must be a number"))))?;
     let changes: Map<String, Value> = serde_json::from_str(params)
@@ -50,13 +50,13 @@ fn main() -> Result<()> {
     let request = EditRequest {
         layer,
         params,
-        model_folder,
+        model_path,
         familiar_psnr: None,
         document: String::new(),
         previews: 0,
         layer_digest: None,
     };
-    let source = Source::open(&request.model_folder)?;
+    let source = Source::open(&request.model_path)?;
     let shapes = Shapes::new(&source, Family::of(&source)?)?;
     let task = shapes.task(&request);
     let allowed = Mode::allowed(&request.params, &Processor::Cpu.choose());

@@ -198,7 +198,7 @@ fn edit(job: Job, params: Params) -> Result<Operation> {
     let source = Source::open(&job.model)?;
     let side = job.latent * Codec::read(&source, Family::of(&source)?, &Device::Cpu)?.downsampling;
     let layer = LayerImage::from_rgba8(side as u32, side as u32, &picture(side)).expect("a square of that side");
-    let (processor, model_folder) = (job.processor(), job.model);
+    let (processor, model_path) = (job.processor(), job.model);
     let run = move || {
         let options = EngineOptions {
             cache_folder: None,
@@ -207,10 +207,10 @@ fn edit(job: Job, params: Params) -> Result<Operation> {
             free_memory: || None,
             processor: processor.clone(),
         };
-        let (layer, params, model_folder) = (layer.clone().into(), params.clone(), model_folder.clone());
+        let (layer, params, model_path) = (layer.clone().into(), params.clone(), model_path.clone());
         let document = String::new();
         let request =
-            EditRequest { layer, params, model_folder, familiar_psnr: None, document, layer_digest: None, previews: 0 };
+            EditRequest { layer, params, model_path, familiar_psnr: None, document, layer_digest: None, previews: 0 };
         Engine::new(options).edit(&request, &mut |_| ControlFlow::Continue(()))?;
         Ok(())
     };

@@ -163,7 +163,7 @@ imagic_status imagic_worker_new(const char *options_json, imagic_worker **worker
 imagic_status imagic_worker_free(imagic_worker *worker);
 
 /* The models that can be named in a request, as JSON:
- * {"models": [{"name", "folder", "description", "examples", "params", "problem"}]}; params are all settings that
+ * {"models": [{"name", "path", "description", "examples", "params", "problem"}]}; params are all settings that
  * fit the model.
  * The caller promises:
  * worker is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */

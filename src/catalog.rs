@@ -1,4 +1,4 @@
-//! Which base models can be chosen: finds their folders and reads their presets; opens no weights.
+//! Which base models can be chosen: finds their files and folders and reads their presets; reads no weights.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::source::Source;
@@ -8,18 +8,19 @@ use crate::text::{Text, text};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Optional JSON file in a model's folder. `description`: one sentence on what it can draw; `examples`: prompts that
-/// work; `preset`: settings by parameter id that fit it in every preset; `presets`: those of single presets, by the
-/// preset's name; `familiar_psnr`: see [`Model::familiar_psnr`].
+/// Optional JSON file in a model's folder; beside a model that is a file it is called `NAME.imagic.json`.
+/// `description`: one sentence on what it can draw; `examples`: prompts that work; `preset`: settings by parameter id
+/// that fit it in every preset; `presets`: those of single presets, by the preset's name; `familiar_psnr`: see
+/// [`Model::familiar_psnr`].
 pub const PRESET_FILE: &str = "imagic.json";
 
 /// One base model that can be chosen.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// What the parameter `model` says: the folder's name, or its path where it was given as a path.
+    /// What the parameter `model` says: the name of the folder or file, or its path where it was given as a path.
     pub name: String,
-    /// The diffusers folder.
-    pub folder: PathBuf,
+    /// The checkpoint: a file, or a folder in diffusers' layout.
+    pub path: PathBuf,
     /// One sentence on what it can draw; empty if unknown.
     pub description: String,
     /// Prompts that are known to work.
@@ -34,15 +35,15 @@ pub struct Model {
 }
 
 impl Model {
-    fn open(name: &str, folder: &Path) -> Result<Self> {
-        let path = folder.join(PRESET_FILE);
-        let wrong = |reason| Error::model(folder, reason);
-        let about: Value = match std::fs::read(&path) {
+    fn open(name: &str, path: &Path) -> Result<Self> {
+        let presets = if path.is_file() { path.with_extension(PRESET_FILE) } else { path.join(PRESET_FILE) };
+        let wrong = |reason| Error::model(path, reason);
+        let about: Value = match std::fs::read(&presets) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
                 wrong(text!("{file} is not valid JSON: {error}", file = PRESET_FILE, error = error.to_string()))
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
-            Err(error) => return Err(Error::file(Doing::Read, &path)(error)),
+            Err(error) => return Err(Error::file(Doing::Read, &presets)(error)),
         };
         let familiar_psnr = match &about["familiar_psnr"] {
             Value::Null => None,
@@ -54,7 +55,7 @@ impl Model {
         let settings = |key: &str| about[key].as_object().cloned().unwrap_or_default();
         Ok(Self {
             name: name.to_owned(),
-            folder: folder.to_owned(),
+            path: path.to_owned(),
             description: about["description"].as_str().unwrap_or_default().to_owned(),
             examples: examples.filter_map(Value::as_str).map(str::to_owned).collect(),
             preset: settings("preset"),
@@ -63,9 +64,9 @@ impl Model {
         })
     }
 
-    /// Whether its folder seems to hold a base model. While a path is typed, its beginnings are folders, too.
+    /// Whether there seems to be a base model. While a path is typed, its beginnings are folders, too.
     pub fn exists(&self) -> bool {
-        Source::is_model(&self.folder)
+        Source::is_model(&self.path)
     }
 
     /// The settings of `preset` for this model.
@@ -73,7 +74,7 @@ impl Model {
         let mut params = Params::of_preset(preset);
         let of_preset = self.presets.get(preset.name()).and_then(Value::as_object);
         for own in std::iter::once(&self.preset).chain(of_preset) {
-            params.set_all(own).map_err(|error| Error::model(&self.folder, of_file(error.text())))?;
+            params.set_all(own).map_err(|error| Error::model(&self.path, of_file(error.text())))?;
         }
         params.preset = preset;
         params.model.clone_from(&self.name);
@@ -116,34 +117,101 @@ fn of_file(reason: Text) -> Text {
 pub fn list(folders: &[PathBuf]) -> Vec<Model> {
     let mut models: Vec<Model> = Vec::new();
     for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if Source::is_model(&entry.path()) && models.iter().all(|model| model.name != name) {
+        let path = entry.path();
+        let name = name_of(&path);
+        // Of files, many are something else: LoRAs, upscalers.
+        let is_model = if path.is_file() { Source::open(&path).is_ok() } else { Source::is_model(&path) };
+        if is_model && models.iter().all(|model| model.name != name) {
             // A broken imagic.json must not hide the other models; choosing this one reports it.
-            models.extend(Model::open(&name, &entry.path()));
+            models.extend(Model::open(&name, &path));
         }
     }
     models.sort_by(|a, b| a.name.cmp(&b.name));
     models
 }
 
-/// The model that the parameter `model` means: a name in `folders`, or a path.
+/// What the model at `path` is called: its folder, or its file without the ending.
+fn name_of(path: &Path) -> String {
+    let name = if is_safetensors(path) { path.file_stem() } else { path.file_name() };
+    name.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+}
+
+/// The model that the parameter `model` means: a name in `folders`, or a path as people write it.
 pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
-    let path = Path::new(name);
-    let is_path = path.is_absolute() || path.components().count() > 1 || Source::is_model(path);
-    let reason = if path.extension().is_some_and(|extension| extension == "ckpt" || extension == "pt") {
-        text!(
-            "pickled checkpoints can run code when opened and are refused; convert it to a diffusers folder with \
-             safetensors files"
-        )
-    } else if is_path && path.is_dir() {
-        return Model::open(name, path);
-    } else if is_path {
-        text!("no such folder; choose a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler)")
-    } else if let Some(folder) = folders.iter().map(|folder| folder.join(name)).find(|folder| folder.is_dir()) {
-        return Model::open(name, &folder);
-    } else {
-        let folders = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
-        text!("no such model in {folders}; run the installer or choose a folder", folders)
-    };
-    Err(Error::model(path, reason))
+    let path = written(name);
+    if path.is_absolute() || path.components().count() > 1 || path.exists() {
+        if !path.exists() {
+            return Err(Error::model(&path, text!("there is no such file or folder")));
+        }
+        return Model::open(&path.to_string_lossy(), &path);
+    }
+    let file = |folder: &PathBuf| folder.join(format!("{}.safetensors", path.display()));
+    let places = folders.iter().flat_map(|folder| [folder.join(&path), file(folder)]);
+    if let Some(place) = places.filter(|place| place.exists()).min_by_key(|place| !Source::is_model(place)) {
+        return Model::open(&name_of(&place), &place);
+    }
+    let folders = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
+    Err(Error::model(&path, text!("no such model in {folders}; run the installer or choose a file or folder", folders)))
+}
+
+/// The path that somebody means who copied it from a terminal, a file manager or a browser.
+fn written(path: &str) -> PathBuf {
+    let path = path.trim();
+    let quoted = |quote: char| path.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    let path = quoted('"').or_else(|| quoted('\'')).unwrap_or(path);
+    if let Some(uri) = path.strip_prefix("file://") {
+        let local = uri.strip_prefix("localhost").unwrap_or(uri);
+        // On Windows: file:///C:/models
+        let is_drive = local.as_bytes().get(2) == Some(&b':');
+        return PathBuf::from(unescaped(if is_drive { &local[1..] } else { local }));
+    }
+    match path.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with(['/', '\\']) => {
+            dirs::home_dir().map_or_else(|| path.into(), |home| home.join(rest.trim_start_matches(['/', '\\'])))
+        }
+        _ => PathBuf::from(path),
+    }
+}
+
+/// `text` with its `%20` as what they stand for; as it is where that is no text.
+fn unescaped(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let code = after.get(..2).filter(|_| first == b'%').and_then(|code| std::str::from_utf8(code).ok());
+        let byte = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        bytes.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_understood_as_they_are_copied() {
+        for (given, meant) in [
+            ("/models/a b.safetensors", "/models/a b.safetensors"),
+            ("  /models/a.safetensors\n", "/models/a.safetensors"),
+            ("\"/models/a.safetensors\"", "/models/a.safetensors"),
+            ("'/models/a.safetensors'", "/models/a.safetensors"),
+            ("file:///models/a%20b%C3%A4.safetensors", "/models/a b\u{e4}.safetensors"),
+            ("file://localhost/models/a", "/models/a"),
+            ("file:///C:/models/a", "C:/models/a"),
+            ("100%.safetensors", "100%.safetensors"),
+            ("dreamshaper", "dreamshaper"),
+        ] {
+            assert_eq!(written(given), Path::new(meant), "{given:?}");
+        }
+        let home = dirs::home_dir().expect("a home");
+        assert_eq!(written("~/models/a"), home.join("models/a"));
+        assert_eq!(written("~"), home);
+        assert_eq!(written("~other/a"), Path::new("~other/a"));
+    }
 }

@@ -103,7 +103,7 @@ impl Engine {
     /// What `request` would cost now; loads nothing.
     pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
         let (machine, chosen) = (&self.machine, self.machine.chosen());
-        let source = Source::open(&request.model_folder)?;
+        let source = Source::open(&request.model_path)?;
         let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, &mut || Ok(())))?;
         let allowed = Mode::allowed(&request.params, chosen);
         let (loaded, prompt) = (self.loaded(&source, &fingerprint), &request.params.prompt);
@@ -123,7 +123,7 @@ impl Engine {
 
     /// Reads the request's base model unless it is the loaded one; tells whether it was.
     fn load(&mut self, request: &EditRequest, clock: &mut Clock<'_, '_>) -> Result<bool> {
-        let source = Source::open(&request.model_folder)?;
+        let source = Source::open(&request.model_path)?;
         let go_on = &mut || clock.step(Stage::LoadModel, 0, 0, None);
         let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, go_on))?;
         if self.loaded(&source, &fingerprint).is_some() {

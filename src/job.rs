@@ -218,7 +218,7 @@ mod tests {
         EditRequest {
             layer,
             params,
-            model_folder: "none".into(),
+            model_path: "none".into(),
             familiar_psnr: None,
             document,
             layer_digest: None,

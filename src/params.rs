@@ -263,7 +263,10 @@ parameters! {
         /// Name of an installed base model, or the folder of one.
         model: String = BUILTIN_MODEL.to_owned(), "the built-in model" {
             label: text!("Base model"),
-            help: text!("Name of an installed model, or a folder with a Stable Diffusion model in diffusers layout."),
+            help: text!(
+                "Name of an installed model, or a Stable Diffusion model: a .safetensors file or a folder in diffusers \
+                 layout."
+            ),
             domain: Domain::Text,
         }
     }

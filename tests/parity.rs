@@ -690,7 +690,7 @@ fn an_inpainting_model_is_told_that_it_may_paint_everywhere() {
     tensors.insert("conv_in.weight".to_owned(), joined);
     candle_core::safetensors::save(&tensors, weights).expect("changed weights");
     let mut request = reference.text_to_image();
-    request.model_folder = folder.path().to_owned();
+    request.model_path = folder.path().to_owned();
     check_text_to_image("inpainting", request.clone(), &theirs["image"]);
 
     request.params = reference.params();
@@ -785,7 +785,7 @@ impl Reference {
         EditRequest {
             layer: LayerImage::new(w as u32, h as u32, pixels(&image)).expect("a layer").into(),
             params,
-            model_folder: self.source.path().to_owned(),
+            model_path: self.source.path().to_owned(),
             familiar_psnr: None,
             document: String::new(),
             layer_digest: None,

@@ -260,7 +260,11 @@ fn the_greeting_has_all_that_a_dialog_needs() {
         engine.ask(json!({ "do": "model", "name": name }));
         let (answer, _) = engine.next();
         assert_eq!((&answer["name"], answer["model"].is_object()), (&json!(name), known), "{answer}");
-        assert_eq!(answer["message"].as_str().is_some_and(|text| text.contains("no such folder")), !known, "{answer}");
+        assert_eq!(
+            answer["message"].as_str().is_some_and(|text| text.contains("there is no such file or folder")),
+            !known,
+            "{answer}"
+        );
     }
     assert_eq!(Engine::start(&home).1["last_values"]["prompt"], "remembered");
 }

@@ -186,7 +186,9 @@ impl BaseModel {
 
     /// The U-Net's weights for whoever changes them; they are read again for the next.
     pub fn take_network(&self, device: &Device) -> Result<Weights> {
-        self.network.take().map_or_else(|| self.source.tensors(Part::UNet, device), Ok)
+        let shapes = self.shapes.network();
+        let is_own = |name: &str| shapes.tensors.contains_key(name);
+        self.network.take().map_or_else(|| self.source.wanted_tensors(Part::UNet, is_own, device), Ok)
     }
 }
 
@@ -194,6 +196,6 @@ impl BaseModel {
 pub fn tokens(source: &Source, text: &str) -> Result<Vec<u32>> {
     let family = Family::of(source)?;
     let config = ClipConfig::read(source.config(Part::TextEncoder), family.tokens)?;
-    let files = source.tokenizer(Part::TextEncoder)?;
-    Ok(Tokenizer::new(&files, family.pad_token, config.positions, config.vocabulary)?.tokenize(text)?.ids)
+    let files = source.tokenizer(Part::TextEncoder);
+    Ok(Tokenizer::new(files, family.pad_token, config.positions, config.vocabulary)?.tokenize(text)?.ids)
 }

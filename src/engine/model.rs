@@ -11,7 +11,6 @@ pub mod lora;
 pub mod schedule;
 pub mod scope;
 pub mod source;
-pub(in crate::engine) mod tensor_file;
 pub mod text_encoder;
 pub mod tokenizer;
 pub mod trace;

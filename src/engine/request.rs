@@ -41,8 +41,8 @@ pub struct EditRequest {
     pub layer_digest: Option<u64>,
     /// What to do with it.
     pub params: Params,
-    /// Diffusers folder of the base model that `params.model` means.
-    pub model_folder: PathBuf,
+    /// File or folder of the base model that `params.model` means.
+    pub model_path: PathBuf,
     /// Pictures that the base model's autoencoder gives back at this many dB are familiar to it, others get a hint;
     /// `None` if the model does not say.
     pub familiar_psnr: Option<f64>,

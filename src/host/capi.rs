@@ -147,7 +147,7 @@ pub unsafe extern "C" fn imagic_worker_free(worker: *mut ImagicWorker) -> Imagic
 }
 
 /// The models that can be named in a request, as JSON:
-/// `{"models": [{"name", "folder", "description", "examples", "params", "problem"}]}`; `params` are all settings that
+/// `{"models": [{"name", "path", "description", "examples", "params", "problem"}]}`; `params` are all settings that
 /// fit the model.
 ///
 /// # Safety

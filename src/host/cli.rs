@@ -76,7 +76,7 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
     }
     let (found, mut text) = (catalog::list(&folders), String::new());
     for model in &found {
-        text += &format!("{}\n  {}\n", model.name, model.folder.display());
+        text += &format!("{}\n  {}\n", model.name, model.path.display());
         if !model.description.is_empty() {
             text += &help::wrapped(&model.description, 2);
         }
@@ -96,7 +96,7 @@ fn list_models(arguments: Arguments) -> Result<(), Failure> {
     if found.is_empty() {
         let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
         text = format!(
-            "no models in {}; run installer/install.sh, or put a diffusers folder there\n",
+            "no models in {}; run installer/install.sh, or put a .safetensors checkpoint or a diffusers folder there\n",
             folders.join(" or ")
         );
     }

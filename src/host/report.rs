@@ -71,7 +71,7 @@ pub fn model_report(model: &Model, words: Words) -> Value {
     };
     json!({
         "name": model.name,
-        "folder": model.folder.to_string_lossy(),
+        "path": model.path.to_string_lossy(),
         "description": words(&description(model)),
         "examples": model.examples,
         "params": presets.get(DEFAULT_PRESET.name()),

@@ -68,12 +68,14 @@ pub struct Shapes {
 impl Shapes {
     /// Of the model in `source`, which is of `family`.
     pub fn new(source: &Source, family: &Family) -> Result<Self> {
-        let (unet, vae) = (source.shapes(Part::UNet)?, source.shapes(Part::Vae)?);
+        let (mut unet, vae) = (source.shapes(Part::UNet)?, source.shapes(Part::Vae)?);
         let mut text_values = source.shapes(Part::TextEncoder)?.elements();
         if source.has(Part::TextEncoder2) {
             text_values += source.shapes(Part::TextEncoder2)?.elements();
         }
         let config = UNetConfig::read(source, family)?;
+        let own = UNet::names(&config, &unet)?;
+        unet.tensors.retain(|name, _| own.contains(name));
         Ok(Self {
             unet: UNet::new(&config, &unet)?,
             codec: Codec::new(source, family, &vae)?,

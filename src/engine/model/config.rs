@@ -15,21 +15,35 @@ pub struct Config {
 impl Config {
     /// Reads `file`.
     pub fn read(file: &Path) -> Result<Self> {
+        Self::read_if_there(file)?
+            .ok_or_else(|| Error::model(file, text!("is missing; the model folder is not complete")))
+    }
+
+    /// Reads `file`; `None` where there is none.
+    pub fn read_if_there(file: &Path) -> Result<Option<Self>> {
         let bytes = match std::fs::read(file) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::model(file, text!("is missing; the model folder is not complete")));
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::file(Doing::Read, file)(error)),
         };
         let content = serde_json::from_slice(&bytes)
             .map_err(|error| Error::model(file, text!("is not valid JSON: {error}", error = error.to_string())))?;
-        Ok(Self { file: file.to_owned(), content })
+        Ok(Some(Self::new(file, content)))
     }
 
-    /// The same; empty where there is no such file.
-    pub fn read_if_there(file: &Path) -> Result<Self> {
-        if file.is_file() { Self::read(file) } else { Ok(Self { file: file.to_owned(), content: Value::Null }) }
+    /// With that `content`; refusals name `file`.
+    pub fn new(file: &Path, content: Value) -> Self {
+        Self { file: file.to_owned(), content }
+    }
+
+    /// Everything in it.
+    pub fn content(&self) -> &Value {
+        &self.content
+    }
+
+    /// The same, without the file.
+    pub fn into_content(self) -> Value {
+        self.content
     }
 
     /// Everything in it, as JSON without spaces.

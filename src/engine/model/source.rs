@@ -1,181 +1,177 @@
 //! Where a base model's files are: opens each of them once and says which part is where. Knows no network.
 //!
-//! Today that is a folder in the layout of diffusers. For another layout, such as one file with all parts, only this
-//! file changes: whatever the layout, parts are asked for by [`Part`], tensors and configurations have diffusers'
-//! names.
+//! Whatever the layout (a folder as diffusers writes it, one file as most people have it), parts are asked for by
+//! [`Part`], tensors and configurations have diffusers' names. A layout is a file of `source/` that makes
+//! [`parts::Parts`].
 #![forbid(unsafe_code)]
 
+mod folder;
+mod inferred;
+mod original_names;
+mod parts;
+mod published;
+mod refused;
+mod single_file;
+pub(in crate::engine) mod stored;
+pub(in crate::engine) mod tensor_file;
+
 use crate::engine::model::config::Config;
-use crate::engine::model::tensor_file::TensorFile;
-use crate::engine::model::weights::{Weights, unreadable};
+use crate::engine::model::weights::Weights;
 use crate::error::{Doing, Error, Result};
 use crate::text::text;
 use candle_core::Device;
+use parts::{Network, Parts};
+pub use parts::{Part, TokenizerFiles, Vocabulary};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// A network of a base model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The noise predictor.
-    UNet,
-    /// The autoencoder.
-    Vae,
-    /// The text encoder.
-    TextEncoder,
-    /// The second one of Stable Diffusion XL.
-    TextEncoder2,
-}
-
-impl Part {
-    /// In the order of their declaration, by which [`Source`] numbers them, and in which its fingerprint takes them.
-    const ALL: [Self; 4] = [Self::UNet, Self::Vae, Self::TextEncoder, Self::TextEncoder2];
-
-    fn folder(self) -> &'static str {
-        match self {
-            Self::UNet => "unet",
-            Self::Vae => "vae",
-            Self::TextEncoder => "text_encoder",
-            Self::TextEncoder2 => "text_encoder_2",
-        }
-    }
-}
-
 /// The open files of a base model.
 pub struct Source {
-    folder: PathBuf,
-    /// Configuration and weights of each of [`Part::ALL`]; the last one only where the model has it.
-    parts: Vec<(Config, TensorFile)>,
-    scheduler: Config,
-    pipeline: Config,
-}
-
-/// The files of a CLIP tokenizer.
-pub struct TokenizerFiles {
-    /// For messages.
-    pub folder: PathBuf,
-    /// `tokenizer_config.json`.
-    pub config: Config,
-    /// `vocab.json`: a number for each token.
-    pub vocab: PathBuf,
-    /// `merges.txt`: which pairs of tokens become one, the first pair first.
-    pub merges: PathBuf,
+    path: PathBuf,
+    parts: Parts,
 }
 
 impl Source {
     /// Whether there seems to be a base model at `path`; opens nothing.
     pub fn is_model(path: &Path) -> bool {
-        path.join(Part::UNet.folder()).is_dir()
+        let path = whole(path);
+        folder::is_model(&path) || is_safetensors(&path) && path.is_file()
     }
 
-    /// Opens the base model at `path`: reads its configurations and the headers of its weights.
+    /// Opens the base model at `path`, a file or a folder: reads its configurations and the headers of its weights.
     pub fn open(path: &Path) -> Result<Self> {
-        let open = |part: Part| {
-            let folder = path.join(part.folder());
-            let config = Config::read(&folder.join("config.json"))?;
-            let file = weights_file(&folder)?;
-            Ok((config, TensorFile::open(&file).map_err(|error| unreadable(&file, error))?))
+        let place = whole(path);
+        let parts = match &place {
+            folder if folder.is_dir() => folder::open(folder)?,
+            file if file.is_file() => single_file::open(file)?,
+            _ => return Err(Error::model(path, text!("there is no such file or folder"))),
         };
-        let is_there = |part: &Part| *part != Part::TextEncoder2 || path.join(part.folder()).is_dir();
-        Ok(Self {
-            folder: path.to_owned(),
-            parts: Part::ALL.into_iter().filter(is_there).map(open).collect::<Result<_>>()?,
-            scheduler: Config::read(&path.join("scheduler/scheduler_config.json"))?,
-            pipeline: Config::read_if_there(&path.join("model_index.json"))?,
-        })
+        Ok(Self { path: path.to_owned(), parts })
     }
 
-    /// Where it is.
+    /// Where it is, as it was asked for.
     pub fn path(&self) -> &Path {
-        &self.folder
+        &self.path
     }
 
     /// Whether the model has `part`: all have all but [`Part::TextEncoder2`].
     pub fn has(&self, part: Part) -> bool {
-        self.parts.len() > part as usize
+        self.parts.networks.len() > part as usize
     }
 
     /// The configuration of `part`, which the model has, in diffusers' words.
     pub fn config(&self, part: Part) -> &Config {
-        &self.parts[part as usize].0
+        &self.network(part).config
     }
 
     /// The scheduler's configuration, in diffusers' words.
     pub fn scheduler(&self) -> &Config {
-        &self.scheduler
+        &self.parts.scheduler
     }
 
     /// What the pipeline makes of its parts (`model_index.json`), in diffusers' words; empty where nothing tells.
     pub fn pipeline(&self) -> &Config {
-        &self.pipeline
+        &self.parts.pipeline
     }
 
     /// The tensors of `part` under diffusers' names, read from the disk.
     pub fn tensors(&self, part: Part, device: &Device) -> Result<Weights> {
-        Weights::read(&self.parts[part as usize].1, device)
+        self.wanted_tensors(part, |_| true, device)
+    }
+
+    /// Those of the tensors of `part` that are `wanted`.
+    pub fn wanted_tensors(&self, part: Part, wanted: impl Fn(&str) -> bool + Sync, device: &Device) -> Result<Weights> {
+        let network = self.network(part);
+        Weights::read(&network.path, &network.tensors, wanted, device)
     }
 
     /// Tensors of the names and shapes of those of `part` that take no memory; their elements mean nothing.
     pub fn shapes(&self, part: Part) -> Result<Weights> {
-        Weights::shapes(&self.parts[part as usize].1)
+        let network = self.network(part);
+        Weights::shapes(&network.path, &network.tensors)
     }
 
     /// The tokenizer of the text encoder `part`.
-    pub fn tokenizer(&self, part: Part) -> Result<TokenizerFiles> {
-        let folder = self.folder.join(if part == Part::TextEncoder2 { "tokenizer_2" } else { "tokenizer" });
-        let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
-        for file in [&vocab, &merges] {
-            if !file.is_file() {
-                return Err(Error::model(file, text!("is missing; the model folder is not complete")));
-            }
-        }
-        Ok(TokenizerFiles { config: Config::read(&folder.join("tokenizer_config.json"))?, folder, vocab, merges })
+    pub fn tokenizer(&self, part: Part) -> &TokenizerFiles {
+        &self.parts.tokenizers[part as usize - Part::TextEncoder as usize]
     }
 
     /// A text that differs for models with different weights, configurations or tokenizers: SHA-256 over them and over
     /// what `digest` says of each large file, open and with its path.
     pub fn fingerprint(&self, digest: &mut dyn FnMut(&File, &Path) -> Result<String>) -> Result<String> {
         let mut hash = Sha256::new();
-        for (part, (config, weights)) in Part::ALL.into_iter().zip(&self.parts) {
-            hash.update(config.to_json());
-            hash.update(digest(weights.file(), weights.path())?);
+        let mut seen = BTreeSet::new();
+        for (part, network) in Part::ALL.into_iter().zip(&self.parts.networks) {
+            hash.update(network.config.to_json());
+            for weights in network.files.iter().filter(|file| seen.insert(file.path())) {
+                hash.update(digest(weights.file(), weights.path())?);
+            }
             if matches!(part, Part::TextEncoder | Part::TextEncoder2) {
-                let files = self.tokenizer(part)?;
-                hash.update(files.config.to_json());
-                for file in [&files.vocab, &files.merges] {
+                let tokenizer = self.tokenizer(part);
+                hash.update(tokenizer.config.to_json());
+                for (token, number) in &tokenizer.added {
+                    hash.update(format!("{number} {token}\n"));
+                }
+                for file in tokenizer.vocabulary.files() {
                     let open = File::open(file).map_err(Error::file(Doing::Read, file))?;
                     hash.update(digest(&open, file)?);
                 }
             }
         }
-        hash.update(self.scheduler.to_json());
+        hash.update(self.parts.scheduler.to_json());
         if self.has(Part::TextEncoder2) {
-            hash.update(self.pipeline.to_json());
+            hash.update(self.parts.pipeline.to_json());
         }
         Ok(format!("{:x}", hash.finalize()))
     }
+
+    fn network(&self, part: Part) -> &Network {
+        &self.parts.networks[part as usize]
+    }
 }
 
-/// The safetensors file in a part's folder; says what was expected where if there is none.
-fn weights_file(folder: &Path) -> Result<PathBuf> {
-    const NAMES: [&str; 4] = [
-        "diffusion_pytorch_model.safetensors",
-        "model.safetensors",
-        "diffusion_pytorch_model.fp16.safetensors",
-        "model.fp16.safetensors",
-    ];
-    if let Some(file) = NAMES.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
-        return Ok(file);
+fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+}
+
+/// The whole model that `path` is a piece of or an entry to: the folder around `model_index.json` or a part's weights,
+/// the newest version in a folder of Hugging Face's cache, the only checkpoint in a folder; otherwise `path`.
+fn whole(path: &Path) -> PathBuf {
+    let above = path.parent().map(Path::to_owned).unwrap_or_default();
+    if path.file_name().is_some_and(|name| name == "model_index.json") {
+        return above;
     }
-    let pickled = ["diffusion_pytorch_model.bin", "pytorch_model.bin"].iter().any(|name| folder.join(name).is_file());
-    let reason = if pickled {
-        text!(
-            "has only pickled weights (.bin), which can run code when opened and are refused; get the safetensors \
-             version"
-        )
-    } else {
-        text!("has no diffusion_pytorch_model.safetensors or model.safetensors; the model folder is not complete")
-    };
-    Err(Error::model(folder, reason))
+    // A part's folder, or a file in it.
+    let part = if path.is_file() { &above } else { path };
+    let is_part = Part::ALL.iter().any(|known| part.file_name().is_some_and(|name| name == known.folder()));
+    if let Some(top) = part.parent().filter(|top| is_part && folder::is_model(top)) {
+        return top.to_owned();
+    }
+    if path.is_file() {
+        return path.to_owned();
+    }
+    let path = cached_version(path).unwrap_or_else(|| path.to_owned());
+    if !folder::is_model(&path) && !path.join("model_index.json").is_file() {
+        let names = refused::names_in(&path);
+        let mut files = names.iter().map(|name| path.join(name)).filter(|file| is_safetensors(file));
+        if let (Some(only), None) = (files.next(), files.next()) {
+            return only;
+        }
+    }
+    path
+}
+
+/// The version that Hugging Face's cache means by its folder `models--OWNER--NAME`.
+fn cached_version(folder: &Path) -> Option<PathBuf> {
+    let versions = folder.join("snapshots");
+    let main = std::fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
+    let named = versions.join(main.trim());
+    if !main.trim().is_empty() && named.is_dir() {
+        return Some(named);
+    }
+    let modified = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let versions = std::fs::read_dir(versions).ok()?.flatten().map(|entry| entry.path());
+    versions.filter(|path| path.is_dir()).max_by_key(modified)
 }

@@ -45,7 +45,7 @@ impl TextEncoder {
         let read = |part: Part, pad_token: &str, projection: Projection| {
             let config = ClipConfig::read(source.config(part), family.tokens)?;
             let clip = Clip::new(&config, source.tensors(part, &Device::Cpu)?, projection)?;
-            let tokenizer = Tokenizer::new(&source.tokenizer(part)?, pad_token, config.positions, config.vocabulary)?;
+            let tokenizer = Tokenizer::new(source.tokenizer(part), pad_token, config.positions, config.vocabulary)?;
             Ok::<_, crate::error::Error>(Encoder { tokenizer, clip })
         };
         let mut encoders = vec![read(Part::TextEncoder, family.pad_token, Projection::Without)?];

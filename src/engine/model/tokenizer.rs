@@ -1,16 +1,21 @@
 //! CLIP's tokenizer: a text to the numbers that the text encoder reads.
 #![forbid(unsafe_code)]
 
-use crate::engine::model::source::TokenizerFiles;
+use crate::engine::model::config::Config;
+use crate::engine::model::source::{TokenizerFiles, Vocabulary};
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
 use serde_json::{Value, json};
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+/// The tokens around every text.
+const BEGIN: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
 
 /// How CLIP cuts a text into words (openai/CLIP, `simple_tokenizer.py`).
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -57,8 +62,8 @@ impl Tokenizer {
                 .token_to_id(token)
                 .ok_or_else(|| config.error(text!("{token} is not in vocab.json", token = format!("{key} {token}"))))
         };
-        let begin = special("bos_token", "<|startoftext|>")?;
-        let end = special("eos_token", "<|endoftext|>")?;
+        let begin = special("bos_token", BEGIN)?;
+        let end = special("eos_token", END)?;
         let pad = special("pad_token", pad_token)?;
         // transformers writes 10^30 where there is no limit.
         let max_tokens = config.value("model_max_length").as_u64().map_or(positions, |n| positions.min(n as usize));
@@ -101,15 +106,21 @@ impl Tokenizer {
 
 /// As in openai/CLIP: words in lower case, their UTF-8 bytes merged pair by pair.
 fn byte_pair_encoding(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
-    let TokenizerFiles { folder, vocab, merges, .. } = files;
     let wrong = |error: tokenizers::Error| {
-        Error::model(folder, text!("the tokenizer cannot be read: {error}", error = error.to_string()))
+        Error::model(&files.path, text!("the tokenizer cannot be read: {error}", error = error.to_string()))
     };
-    let bpe = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy())
-        .unk_token("<|endoftext|>".into())
-        .end_of_word_suffix("</w>".into())
-        .build()
-        .map_err(wrong)?;
+    let bpe = match &files.vocabulary {
+        Vocabulary::Clip => {
+            let (vocab, merges) = clip_vocabulary();
+            BPE::builder().vocab_and_merges(vocab, merges)
+        }
+        Vocabulary::Files { vocab, merges } => BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy()),
+        Vocabulary::Json(file) => {
+            let (vocab, merges) = of_json(&Config::read(file)?)?;
+            BPE::builder().vocab_and_merges(vocab, merges)
+        }
+    };
+    let bpe = bpe.unk_token(END.into()).end_of_word_suffix("</w>".into()).build().map_err(wrong)?;
     let mut tokenizer = tokenizers::Tokenizer::new(bpe);
     // The library has no constructor for a regular expression but through its serialized form.
     let spaces: Replace =
@@ -125,5 +136,65 @@ fn byte_pair_encoding(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
     let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true).map_err(wrong)?;
     let bytes = ByteLevel::default().add_prefix_space(false).use_regex(false);
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
+    for (token, number) in &files.added {
+        let added = tokenizer.add_tokens([AddedToken::from(token.as_str(), false)]).map_err(wrong)?;
+        let known = tokenizer.token_to_id(token);
+        if known != Some(*number) {
+            let reason = text!(
+                "added_tokens.json gives {token} the number {number}, but it would be {known}",
+                token,
+                number = *number as usize,
+                known = format!("{known:?} ({added})")
+            );
+            return Err(Error::model(&files.path, reason));
+        }
+    }
     Ok(tokenizer)
+}
+
+/// The vocabulary of CLIP, the same in every Stable Diffusion model: the 256 bytes as characters, the same at the end
+/// of a word, what the merges make, begin and end (openai/CLIP, `simple_tokenizer.py`).
+fn clip_vocabulary() -> (Vocab, Merges) {
+    static MERGES: &[u8] = include_bytes!("../../../models/clip-vocabulary/merges.txt.gz");
+    let mut text = String::new();
+    let mut unpacked = flate2::read::GzDecoder::new(MERGES);
+    std::io::Read::read_to_string(&mut unpacked, &mut text).expect("it was packed well");
+    let merges: Merges =
+        text.lines().map(|line| line.split_once(' ').expect("two parts")).map(|(a, b)| (a.into(), b.into())).collect();
+    let bytes = byte_characters();
+    let tokens = bytes
+        .iter()
+        .map(char::to_string)
+        .chain(bytes.iter().map(|byte| format!("{byte}</w>")))
+        .chain(merges.iter().map(|(first, second)| format!("{first}{second}")))
+        .chain([BEGIN.to_owned(), END.to_owned()]);
+    (tokens.zip(0..).collect(), merges)
+}
+
+/// A character that can be printed for each byte, in CLIP's order: those that are printable stand for themselves and
+/// come first.
+fn byte_characters() -> Vec<char> {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let others = (0..=u8::MAX).filter(|byte| !printable(byte)).count() as u32;
+    let stand_ins = (0..others).map(|i| char::from_u32(256 + i).expect("a character"));
+    (0..=u8::MAX).filter(printable).map(char::from).chain(stand_ins).collect()
+}
+
+/// Tokens and merges of a `tokenizer.json`.
+fn of_json(config: &Config) -> Result<(Vocab, Merges)> {
+    let model = config.value("model");
+    let vocab = model["vocab"].as_object().map(|vocab| {
+        let token = |(token, number): (&String, &Value)| Some((token.clone(), u32::try_from(number.as_u64()?).ok()?));
+        vocab.iter().map(token).collect::<Option<Vocab>>()
+    });
+    // Pairs are lists of two in newer files, and lines in older ones.
+    let pair = |pair: &Value| match pair {
+        Value::String(line) => line.split_once(' ').map(|(first, second)| (first.to_owned(), second.to_owned())),
+        pair => Some((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned())),
+    };
+    let merges = model["merges"].as_array().and_then(|merges| merges.iter().map(pair).collect::<Option<Merges>>());
+    match (vocab.flatten(), merges) {
+        (Some(vocab), Some(merges)) => Ok((vocab, merges)),
+        _ => Err(config.error(text!("has no vocabulary and merges of byte-pair encoding, as CLIP's has"))),
+    }
 }

@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::text::text;
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The part of a U-Net's configuration that decides the network's shape.
@@ -288,6 +290,13 @@ impl UNet {
     /// The network whose tensors are `weights`, all of them checked against `config`.
     pub fn new(config: &UNetConfig, weights: &Weights) -> Result<Self> {
         Self::over(config, &Scope::root(weights, None))
+    }
+
+    /// The names of those of `weights` that the network has; a file may hold more.
+    pub fn names(config: &UNetConfig, weights: &Weights) -> Result<BTreeSet<String>> {
+        let names = RefCell::default();
+        Self::over(config, &Scope::root(weights, None).noting(&names))?;
+        Ok(names.into_inner())
     }
 
     /// The same in stage B: `optimizer` takes the gradients of those of `weights` that are its variables.

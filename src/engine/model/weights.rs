@@ -1,7 +1,7 @@
 //! The tensors of one network by name: read from an open file, checked for shape and finite values. Knows no network.
 #![forbid(unsafe_code)]
 
-use crate::engine::model::tensor_file::TensorFile;
+use crate::engine::model::source::stored::Stored;
 use crate::error::{Error, Result};
 use crate::text::text;
 use candle_core::{DType, Device, Storage, Tensor};
@@ -20,33 +20,38 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads all tensors of `file`, whatever floating-point type they have.
-    pub(super) fn read(file: &TensorFile, device: &Device) -> Result<Self> {
-        let checked = |(name, tensor): (String, io::Result<Tensor>)| {
-            let tensor = tensor.map_err(|error| unreadable(file.path(), error))?;
+    /// Reads those of `stored` that are `wanted`, several at a time, whatever floating-point type they have. `file` is
+    /// the one to name where the network as a whole is wrong.
+    pub(super) fn read(
+        file: &Path,
+        stored: &BTreeMap<String, Stored>,
+        wanted: impl Fn(&str) -> bool + Sync,
+        device: &Device,
+    ) -> Result<Self> {
+        let read = |(name, stored): (&String, &Stored)| {
+            let tensor = stored.read(device).map_err(|error| unreadable(stored.path(), error))?;
             // Old checkpoints carry an integer tensor (position_ids) that is no weight.
             if !tensor.dtype().is_float() {
                 return Ok(None);
             }
             let tensor = tensor.to_dtype(DType::F32)?;
             if is_finite(&tensor)? {
-                return Ok(Some((name, tensor)));
+                return Ok(Some((name.clone(), tensor)));
             }
-            Err(Error::model(
-                file.path(),
-                text!("tensor {name} holds NaN or infinite values; get the file again", name),
-            ))
+            let reason = text!("tensor {name} holds NaN or infinite values; get the file again", name);
+            Err(Error::model(stored.path(), reason))
         };
-        let tensors: Vec<_> = file.tensors(device).map(checked).collect::<Result<_>>()?;
-        Ok(Self { tensors: tensors.into_iter().flatten().collect(), file: file.path().to_owned() })
+        let wanted = stored.par_iter().filter(|(name, _)| wanted(name));
+        let tensors: Vec<_> = wanted.map(read).collect::<Result<_>>()?;
+        Ok(Self { tensors: tensors.into_iter().flatten().collect(), file: file.to_owned() })
     }
 
-    /// Tensors of the names and shapes of those in `file` that take no memory; their elements mean nothing.
-    pub(super) fn shapes(file: &TensorFile) -> Result<Self> {
-        let tensor = |(name, shape): (String, Vec<usize>)| {
-            Ok((name, Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)?))
+    /// Tensors of the names and shapes of `stored` that take no memory; their elements mean nothing.
+    pub(super) fn shapes(file: &Path, stored: &BTreeMap<String, Stored>) -> Result<Self> {
+        let tensor = |(name, stored): (&String, &Stored)| {
+            Ok((name.clone(), Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(stored.shape())?))
         };
-        Ok(Self { tensors: file.shapes().map(tensor).collect::<Result<_>>()?, file: file.path().to_owned() })
+        Ok(Self { tensors: stored.iter().map(tensor).collect::<Result<_>>()?, file: file.to_owned() })
     }
 
     /// Elements of all tensors.
@@ -62,7 +67,12 @@ impl Weights {
         };
         if tensor.dims() != shape {
             let (has, wanted) = (format!("{:?}", tensor.dims()), format!("{shape:?}"));
-            let reason = text!("tensor {name} has shape {has}, but config.json asks for {wanted}", name, has, wanted);
+            let reason = text!(
+                "tensor {name} has shape {has}, but the model's configuration asks for {wanted}",
+                name,
+                has,
+                wanted
+            );
             return Err(Error::model(&self.file, reason));
         }
         Ok(tensor.clone())

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::conditioning::Conditioning;
-use crate::engine::model::tensor_file::TensorFile;
+use crate::engine::model::source::tensor_file::TensorFile;
 use crate::engine::request::EditRequest;
 use crate::engine::store::folder;
 use crate::engine::store::key::TuningKey;

@@ -380,7 +380,7 @@ impl Session {
         }
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         let usable = model.exists();
-        let is_new = usable && self.model.as_ref().is_some_and(|before| before.folder != model.folder);
+        let is_new = usable && self.model.as_ref().is_some_and(|before| before.path != model.path);
         if usable {
             self.model = Some(model);
         }

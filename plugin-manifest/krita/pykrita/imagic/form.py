@@ -116,7 +116,7 @@ class Form(QTabWidget):
         self._description.setText(description)
         self._description.setVisible(bool(description))
         self.fields["prompt"].offer_examples(examples)
-        if model is not None and model["params"] and (self._model or {}).get("folder") != model["folder"]:
+        if model is not None and model["params"] and (self._model or {}).get("path") != model["path"]:
             self._model = model
             if self.fields["model"].value() != self._settled:
                 if self.fields["preset"].value() == "custom":

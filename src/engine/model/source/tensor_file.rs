@@ -5,7 +5,7 @@ use crate::error::sentence;
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
-use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use std::fs::File;
 use std::io::{Error, Read, Result};
 use std::path::{Path, PathBuf};
@@ -75,14 +75,30 @@ impl TensorFile {
     /// Reads all tensors, several at a time, in no particular order.
     pub fn tensors(&self, device: &Device) -> impl ParallelIterator<Item = (String, Result<Tensor>)> {
         let tensors: Vec<_> = self.header.tensors().into_iter().collect();
-        tensors.into_par_iter().map(|(name, info)| (name, self.tensor(info, device)))
+        tensors.into_par_iter().map(|(name, info)| (name, self.read(info, device)))
     }
 
-    fn tensor(&self, info: &TensorInfo, device: &Device) -> Result<Tensor> {
+    /// Whether it has a tensor `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// Reads the tensor `name`, in the type in which it is stored or, where candle lacks that, in the next larger one.
+    pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let info = self.header.info(name).ok_or_else(|| Error::other(format!("it has no tensor {name}")))?;
+        self.read(info, device)
+    }
+
+    fn read(&self, info: &TensorInfo, device: &Device) -> Result<Tensor> {
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0; to - from];
         self.read_at(&mut bytes, self.start + from as u64)?;
-        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes).map_err(|e| Error::other(e.to_string()))?;
+        let mut dtype = info.dtype;
+        if dtype == Dtype::F8_E5M2 {
+            // The upper half of an f16.
+            (dtype, bytes) = (Dtype::F16, bytes.into_iter().flat_map(|byte| [0, byte]).collect());
+        }
+        let view = TensorView::new(dtype, info.shape.clone(), &bytes).map_err(|e| Error::other(e.to_string()))?;
         view.load(device).map_err(|error| Error::other(sentence(&error)))
     }
 }

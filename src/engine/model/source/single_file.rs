@@ -1,0 +1,237 @@
+//! A base model in one safetensors file with the names of the programs with which Stable Diffusion was published: what
+//! most people have.
+#![forbid(unsafe_code)]
+
+use crate::engine::model::config::Config;
+use crate::engine::model::source::original_names::{UNetNames, of_open_clip, of_vae};
+use crate::engine::model::source::parts::{Network, Parts, TokenizerFiles, Vocabulary};
+use crate::engine::model::source::stored::{Stored, Take};
+use crate::engine::model::source::tensor_file::TensorFile;
+use crate::engine::model::source::{inferred, published, refused};
+use crate::engine::model::weights::unreadable;
+use crate::error::{Error, Result};
+use crate::text::{Text, text};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What stands before the names of the U-Net's tensors.
+const UNET: &str = "model.diffusion_model.";
+/// The same of the autoencoder's; the last one in a file of its own.
+const VAE: [&str; 3] = ["first_stage_model.", "vae.", ""];
+/// The same of CLIP's text encoder, which has transformers' names.
+const CLIP: [&str; 2] = ["cond_stage_model.transformer.", "conditioner.embedders.0.transformer."];
+/// The same of Stable Diffusion 2's text encoder, which has OpenCLIP's names.
+const OPEN_CLIP: [&str; 2] = ["cond_stage_model.model.", "conditioner.embedders.0.model."];
+/// The same of Stable Diffusion XL's second text encoder.
+const XL_OPEN_CLIP: &str = "conditioner.embedders.1.model.";
+
+/// Latents times this have about unit variance: Stable Diffusion 1 and 2, and XL (their published configurations).
+const SCALING: f64 = 0.18215;
+const XL_SCALING: f64 = 0.13025;
+
+/// An open file and its tensors, by their names without what some programs write before all of them.
+struct Original {
+    file: Arc<TensorFile>,
+    shapes: BTreeMap<String, Vec<usize>>,
+    /// What was left out before every name.
+    outer: &'static str,
+}
+
+/// Opens the base model in `path`. The autoencoder may be in another file beside it: `NAME.vae.safetensors` belongs to
+/// `NAME.safetensors`, as in the programs in which that began (AUTOMATIC1111's and Forge).
+pub fn open(path: &Path) -> Result<Parts> {
+    let original = Original::open(path)?;
+    if let Some(what) = refused::by_tensors(&original.shapes) {
+        return Err(Error::model(path, what));
+    }
+    refused::check_quantized(&original.file, original.shapes.keys().map(String::as_str))?;
+    let unet = original.unet()?;
+    let is_xl = !unet.config.value("addition_embed_type").is_null();
+    let beside = path.with_extension("vae.safetensors");
+    let with_vae = if beside.is_file() { &Original::open(&beside)? } else { &original };
+    let vae = with_vae.vae(if is_xl { XL_SCALING } else { SCALING })?;
+    let text_encoders = if is_xl { original.xl_text_encoders()? } else { vec![original.text_encoder()?] };
+    Ok(Parts {
+        tokenizers: text_encoders.iter().map(|_| original.tokenizer()).collect(),
+        networks: [vec![unet, vae], text_encoders].into_iter().flatten().collect(),
+        scheduler: original.scheduler(),
+        // Nothing in a file tells it: as in the folder of Stability AI's own base model.
+        pipeline: Config::new(path, json!({ "force_zeros_for_empty_prompt": is_xl })),
+    })
+}
+
+impl Original {
+    fn open(path: &Path) -> Result<Self> {
+        if let Some(reason) = refused::other_format(path) {
+            return Err(Error::model(path, reason));
+        }
+        let file = Arc::new(TensorFile::open(path).map_err(|error| unreadable(path, error))?);
+        let all: Vec<(String, Vec<usize>)> = file.shapes().collect();
+        let is_outer = |outer: &str| !all.is_empty() && all.iter().all(|(name, _)| name.starts_with(outer));
+        let outer = if is_outer("state_dict.") { "state_dict." } else { "" };
+        let shapes = all.into_iter().map(|(name, shape)| (name[outer.len()..].to_owned(), shape)).collect();
+        Ok(Self { file, shapes, outer })
+    }
+
+    /// Names without `prefix`, of the tensors that have it.
+    fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a [usize])> {
+        let names = self.shapes.range(prefix.to_owned()..).take_while(move |(name, _)| name.starts_with(prefix));
+        names.map(move |(name, shape)| (&name[prefix.len()..], shape.as_slice()))
+    }
+
+    /// The first of `prefixes` under which there is a tensor `name`.
+    fn prefix<'a>(&self, prefixes: &[&'a str], name: &str) -> Option<&'a str> {
+        prefixes.iter().copied().find(|prefix| self.shapes.contains_key(&format!("{prefix}{name}")))
+    }
+
+    /// The tensor `name` of the file, as a network has it that takes it so.
+    fn stored(&self, name: &str, take: Take) -> Option<Stored> {
+        Stored::new(&self.file, &format!("{}{name}", self.outer), &self.shapes[name], take)
+    }
+
+    fn config(&self, content: Map<String, Value>) -> Config {
+        Config::new(self.file.path(), Value::Object(content))
+    }
+
+    fn network(&self, tensors: BTreeMap<String, Stored>, config: Option<Map<String, Value>>) -> Result<Network> {
+        let config = config.ok_or_else(|| self.error(text!("some of its tensors are missing; get it again")))?;
+        let path = self.file.path().to_owned();
+        Ok(Network { config: self.config(config), path, files: vec![self.file.clone()], tensors })
+    }
+
+    fn error(&self, reason: Text) -> Error {
+        Error::model(self.file.path(), reason)
+    }
+
+    /// The U-Net; its average over training where the file has both.
+    fn unet(&self) -> Result<Network> {
+        // A file with fewer has none of the network's.
+        const EMA: usize = 100;
+        let has_ema = self.under("model_ema.").count() >= EMA;
+        let names = UNetNames::new(|name| self.shapes.contains_key(&format!("{UNET}{name}")));
+        let tensor = |(name, _): (&str, &[usize])| {
+            // Torch's buffers may not have dots in their names.
+            let average = format!("model_ema.diffusion_model{}", name.replace('.', ""));
+            let has_average = has_ema && self.shapes.contains_key(&average);
+            let own = if has_average { average } else { format!("{UNET}{name}") };
+            Some((names.diffusers(name)?, self.stored(&own, Take::Whole)?))
+        };
+        let tensors = self.under(UNET).filter_map(tensor).collect();
+        let config = inferred::unet(&tensors);
+        self.network(tensors, config)
+    }
+
+    fn vae(&self, scaling_factor: f64) -> Result<Network> {
+        let has_diffusers_names = self.shapes.contains_key("encoder.down_blocks.0.resnets.0.conv1.weight");
+        let prefix = self.prefix(&VAE, "decoder.conv_in.weight").ok_or_else(|| {
+            let name = self.file.path().with_extension("vae.safetensors");
+            let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.error(text!("has no VAE; put the file of one of the same family beside it and call it {name}", name))
+        })?;
+        let levels = (0..)
+            .take_while(|level| self.shapes.contains_key(&format!("{prefix}encoder.down.{level}.block.0.conv1.weight")))
+            .count();
+        let tensor = |(name, _): (&str, &[usize])| {
+            let known = if has_diffusers_names { Some((name.to_owned(), Take::Whole)) } else { of_vae(name, levels) };
+            let (diffusers, take) = known?;
+            Some((diffusers, self.stored(&format!("{prefix}{name}"), take)?))
+        };
+        let tensors = self.under(prefix).filter_map(tensor).collect();
+        let config = inferred::vae(&tensors).map(|mut config| {
+            config.insert("scaling_factor".into(), json!(scaling_factor));
+            config
+        });
+        self.network(tensors, config)
+    }
+
+    fn text_encoder(&self) -> Result<Network> {
+        if let Some(clip) = self.clip() {
+            return clip;
+        }
+        let prefix = self.prefix(&OPEN_CLIP, "token_embedding.weight").ok_or_else(|| self.without_text_encoder())?;
+        let tensors = without_last_layer(self.open_clip(prefix));
+        let config = inferred::text_encoder(&tensors, "gelu");
+        self.network(tensors, config)
+    }
+
+    fn xl_text_encoders(&self) -> Result<Vec<Network>> {
+        let tensors = self.open_clip(XL_OPEN_CLIP);
+        match self.clip() {
+            Some(clip) if !tensors.is_empty() => {
+                let config = inferred::text_encoder(&tensors, "gelu");
+                Ok(vec![clip?, self.network(tensors, config)?])
+            }
+            _ => Err(self.without_text_encoder()),
+        }
+    }
+
+    fn without_text_encoder(&self) -> Error {
+        self.error(text!("has no text encoder; choose a checkpoint with all parts"))
+    }
+
+    /// CLIP's text encoder, if the file has it.
+    fn clip(&self) -> Option<Result<Network>> {
+        // Some merged files lack the inner name.
+        let inner = |prefix| [format!("{prefix}text_model."), String::from(prefix)];
+        let is_there =
+            |prefix: &String| self.shapes.contains_key(&format!("{prefix}embeddings.token_embedding.weight"));
+        let prefix = CLIP.into_iter().flat_map(inner).find(is_there)?;
+        let tensor = |(name, _): (&str, &[usize])| {
+            Some((format!("text_model.{name}"), self.stored(&format!("{prefix}{name}"), Take::Whole)?))
+        };
+        let tensors = self.under(&prefix).filter_map(tensor).collect();
+        let config = inferred::text_encoder(&tensors, "quick_gelu");
+        Some(self.network(tensors, config))
+    }
+
+    /// CLIP's tokenizer; the family knows what pads a text.
+    fn tokenizer(&self) -> TokenizerFiles {
+        let path = self.file.path();
+        let (path, config) = (path.to_owned(), Config::new(path, Value::Null));
+        TokenizerFiles { path, config, vocabulary: Vocabulary::Clip, added: Vec::new() }
+    }
+
+    /// A text encoder under OpenCLIP's names.
+    fn open_clip(&self, prefix: &str) -> BTreeMap<String, Stored> {
+        let tensor = |(name, _): (&str, &[usize])| {
+            let own = format!("{prefix}{name}");
+            of_open_clip(name).into_iter().filter_map(move |(name, take)| Some((name, self.stored(&own, take)?)))
+        };
+        self.under(prefix).flat_map(tensor).collect()
+    }
+
+    /// The noise schedule that all Stable Diffusion models have, and what of it the file tells.
+    fn scheduler(&self) -> Config {
+        let mut scheduler = published::scheduler(self.file.path()).into_content();
+        let declared = match self.file.note("modelspec.prediction_type") {
+            _ if self.shapes.contains_key("v_pred") => Some("v_prediction"),
+            Some("v" | "v_prediction") => Some("v_prediction"),
+            Some("epsilon") => Some("epsilon"),
+            _ => None,
+        };
+        if let Some(prediction) = declared {
+            scheduler["prediction_type"] = json!(prediction);
+        }
+        if self.shapes.contains_key("ztsnr") {
+            // With these goes a last step of pure noise, at which sampling has to begin.
+            scheduler["rescale_betas_zero_snr"] = json!(true);
+            scheduler["timestep_spacing"] = json!("trailing");
+        }
+        Config::new(self.file.path(), scheduler)
+    }
+}
+
+/// Stable Diffusion 2 takes what the last but one layer gives: diffusers leaves the last of 24 out, which is of no use.
+fn without_last_layer(mut tensors: BTreeMap<String, Stored>) -> BTreeMap<String, Stored> {
+    // Files that were made of diffusers' folders lack it already.
+    const PUBLISHED: usize = 23;
+    let layer = |i: usize| format!("text_model.encoder.layers.{i}.");
+    let layers = (0..).take_while(|&i| tensors.contains_key(&format!("{}layer_norm1.weight", layer(i)))).count();
+    if layers > 0 && layers != PUBLISHED {
+        tensors.retain(|name, _| !name.starts_with(&layer(layers - 1)));
+    }
+    tensors.remove("text_projection.weight");
+    tensors
+}
