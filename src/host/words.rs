@@ -44,7 +44,7 @@ pub static EARLIER_EDITS: Button = Button {
 pub static BROWSE: Button = Button {
     id: "browse",
     label: text!("Browse..."),
-    tooltip: text!("Choose a folder with a Stable Diffusion model in diffusers layout."),
+    tooltip: text!("Choose a Stable Diffusion model: a .safetensors file, or model_index.json in a diffusers folder."),
 };
 
 /// All of them, for `serve`'s greeting.
@@ -65,10 +65,10 @@ pub const OF_LAYER: Text =
     text!("These are the settings with which the active layer was made; the layer below it is edited again.");
 
 /// Follows the built-in model's description.
-pub const OTHER_MODELS: Text = text!("For photographs choose your own Stable Diffusion folder with Browse...");
+pub const OTHER_MODELS: Text = text!("For photographs choose your own Stable Diffusion model with Browse...");
 
 /// Title of the window that [`BROWSE`] opens.
-pub const CHOOSE_MODEL: Text = text!("Choose the folder of a base model");
+pub const CHOOSE_MODEL: Text = text!("Choose the file of a base model");
 
 /// Follows the help of the target text.
 pub const ENTER: Text = text!("Enter starts the edit.");

@@ -100,7 +100,7 @@ impl Window {
 
     fn connect(self: &Rc<Self>) {
         let Layout { panel, .. } = &self.layout;
-        self.layout.browse.connect(c"clicked", self.on(|window| window.choose_model_folder()));
+        self.layout.browse.connect(c"clicked", self.on(|window| window.choose_model_file()));
         self.layout.new_seed.connect(
             c"clicked",
             self.on(|window| window.set("seed", &(random_number() % u64::from(NEW_SEEDS)).into())),
@@ -233,9 +233,9 @@ impl Window {
         }
     }
 
-    fn choose_model_folder(&self) {
-        if let Some(folder) = self.form.parts().dialog.choose_folder(&words::CHOOSE_MODEL) {
-            self.set("model", &folder.to_string_lossy().into());
+    fn choose_model_file(&self) {
+        if let Some(file) = self.form.parts().dialog.choose_file(&words::CHOOSE_MODEL) {
+            self.set("model", &file.to_string_lossy().into());
         }
     }
 

@@ -665,11 +665,11 @@ impl Dialog {
         gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick::<Body>), data, Some(free::<Body>)));
     }
 
-    /// Asks for a folder; `None` when the user changed their mind.
-    pub fn choose_folder(&self, title: &Text) -> Option<PathBuf> {
+    /// Asks for a file; `None` when the user changed their mind.
+    pub fn choose_file(&self, title: &Text) -> Option<PathBuf> {
         let (title, parent) = (c_string(&translate(title)), self.0.as_ptr());
         let (cancel, open) = (sys::GtkResponseType::GTK_RESPONSE_CANCEL.0, sys::GtkResponseType::GTK_RESPONSE_ACCEPT.0);
-        let action = sys::GtkFileChooserAction::GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER;
+        let action = sys::GtkFileChooserAction::GTK_FILE_CHOOSER_ACTION_OPEN;
         // SAFETY: the title is copied; the list of buttons ends at once.
         let chooser = unsafe { sys::gtk_file_chooser_dialog_new()(title.as_ptr(), parent, action, null::<c_char>()) };
         let chooser = Self(Widget::own(chooser));
@@ -679,9 +679,9 @@ impl Dialog {
         if gtk!(gtk_dialog_run(chooser.0.as_ptr())) != open {
             return None;
         }
-        let folder = gtk!(gtk_file_chooser_get_filename(chooser.0.as_ptr()));
+        let file = gtk!(gtk_file_chooser_get_filename(chooser.0.as_ptr()));
         // SAFETY: GTK gives the text away.
-        let folder = unsafe { take_text(folder) };
-        (!folder.is_empty()).then(|| folder.into())
+        let file = unsafe { take_text(file) };
+        (!file.is_empty()).then(|| file.into())
     }
 }

@@ -150,9 +150,9 @@ class Model(Field):
         browse.clicked.connect(self._browse)
 
     def _browse(self):
-        folder = QFileDialog.getExistingDirectory(self, self._title)
-        if folder:
-            self.set_value(folder)
+        file, _ = QFileDialog.getOpenFileName(self, self._title)
+        if file:
+            self.set_value(file)
 
     def value(self):
         return self.choice.currentText().strip()
