@@ -30,7 +30,7 @@ TEXTS = [
     "\u732b \U0001f600 caf\u00e9 cafe\u0301",
     "<|endoftext|> inside, \u201cquoted\u201d",
 ]
-# What becomes of a tensor; `tests/engine.rs` reads these.
+# What becomes of a tensor; `tests/models.rs` reads these.
 TAKES = {
     "whole": lambda tensor: tensor,
     "first third": lambda tensor: tensor.chunk(3)[0],
@@ -270,7 +270,8 @@ def make(folder, name):
         unet = unet_config([64, 64, 128], [0, 2, 3], 192, True, 128 + 6 * 256)
         clips["text_encoder"] = ("conditioner.embedders.0.transformer", 64, 2)
         open_clips["text_encoder_2"] = ("conditioner.embedders.1.model", 128, 3)
-    depths = [d if "CrossAttn" in t else 0 for d, t in zip(unet["transformer_layers_per_block"], unet["down_block_types"])]
+    kinds = unet["down_block_types"]
+    depths = [d if "CrossAttn" in kind else 0 for d, kind in zip(unet["transformer_layers_per_block"], kinds)]
     linear, added = unet["use_linear_projection"], unet.get("projection_class_embeddings_input_dim")
     names.unet(unet["block_out_channels"], depths, unet["cross_attention_dim"], linear, added)
     names.vae([32, 32, 64, 64])
@@ -311,8 +312,12 @@ def make(folder, name):
         kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
         config.save_pretrained(folder / part)
         network = create_diffusers_clip_model_from_ldm(
-            kind, dict(checkpoint), subfolder=part, config=str(folder),
-            local_files_only=True, is_legacy_loading=False,
+            kind,
+            dict(checkpoint),
+            subfolder=part,
+            config=str(folder),
+            local_files_only=True,
+            is_legacy_loading=False,
         )
         networks[part] = notes(network.state_dict(), tensors)
         configs[part] = config.to_diff_dict()
