@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use imagic_edit::catalog;
 use imagic_edit::engine::Engine;
+use imagic_edit::engine::base::BaseModel;
 use imagic_edit::engine::device::Processor;
 use imagic_edit::engine::model::family::STABLE_DIFFUSION_1;
 use imagic_edit::engine::model::source::{Part, Source};
@@ -640,4 +641,93 @@ fn tensors_that_the_network_does_not_use_are_left_out() {
     more.add("zzz.nan", Dtype::F32, &[1], f32::NAN.to_le_bytes().to_vec());
     more.write(&file);
     assert!(edited(plain.path()) == edited(other.path()));
+}
+
+/// Numbers that depend on nothing but how many came before.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// Loads the model at `path` as an edit does; whether that failed does not matter, but it must not panic.
+fn load(path: &Path) {
+    if let Ok(source) = Source::open(path) {
+        let _ = BaseModel::read(source, String::new(), &Device::Cpu);
+    }
+}
+
+/// Does `work` and says with what it panicked, if it did.
+fn without_panic(what: &str, work: impl FnOnce()) {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    assert!(result.is_ok(), "a panic with {what}");
+}
+
+#[test]
+fn a_configuration_with_any_value_in_any_place_is_read_or_refused() {
+    let values =
+        ["0", "1", "3", "-1", "1e30", "4294967297", "null", "true", "\"x\"", "[]", "[0]", "[4, 0]", "{}", "[[]]"];
+    for model in ["small-sd1", "small-sdxl"] {
+        let original = fixtures().join(model).join("model");
+        let place = tempfile::tempdir().expect("a temporary folder");
+        for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"] {
+            if original.join(part).is_dir() {
+                std::fs::create_dir(place.path().join(part)).expect("a folder");
+                for file in std::fs::read_dir(original.join(part)).expect("the fixture").flatten() {
+                    std::fs::copy(file.path(), place.path().join(part).join(file.file_name())).expect("a copy");
+                }
+            }
+        }
+        for file in
+            ["unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"]
+        {
+            let path = place.path().join(file);
+            let text = std::fs::read_to_string(&path).expect("a configuration");
+            let config: Value = serde_json::from_str(&text).expect("JSON");
+            for key in config.as_object().expect("an object").keys() {
+                for value in values {
+                    let mut changed = config.clone();
+                    changed[key] = serde_json::from_str(value).expect("JSON");
+                    std::fs::write(&path, changed.to_string()).expect("a file");
+                    without_panic(&format!("{model} {file} {key} {value}"), || load(place.path()));
+                }
+            }
+            std::fs::write(&path, &text).expect("a file");
+        }
+    }
+}
+
+#[test]
+fn a_header_with_any_change_is_read_or_refused() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let path = place.path().join("model.safetensors");
+    let notes = Notes::of("sd1");
+    let mut file = notes.file();
+    // A small vocabulary, so that a file is quickly written.
+    let vocabulary = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight";
+    file.add(vocabulary, Dtype::F16, &[4, 768], vec![0; 2 * 4 * 768]);
+    file.write(&path);
+    let whole = std::fs::read(&path).expect("the file");
+    let header = u64::from_le_bytes(whole[..8].try_into().expect("8 bytes")) as usize;
+    let mut chance = Chance(7);
+    for round in 0..400 {
+        let mut bytes = whole.clone();
+        for _ in 0..=chance.below(3) {
+            let at = chance.below(8 + header);
+            // Digits and names, or anything.
+            bytes[at] = match chance.below(3) {
+                0 => b'0' + chance.below(10) as u8,
+                1 => bytes[chance.below(8 + header)],
+                _ => chance.below(256) as u8,
+            };
+        }
+        if chance.below(10) == 0 {
+            bytes.truncate(chance.below(bytes.len()));
+        }
+        std::fs::write(&path, &bytes).expect("a file");
+        without_panic(&format!("round {round}"), || load(&path));
+    }
 }

@@ -112,7 +112,7 @@ pub fn of_vae(name: &str, levels: usize) -> Option<(String, Take)> {
     // diffusers counts the levels of the decoder from the latents on.
     let level = |side: &str, level: &str| {
         let level: usize = level.parse().ok()?;
-        if side == "encoder" { Some(level) } else { (levels - 1).checked_sub(level) }
+        if side == "encoder" { Some(level) } else { levels.checked_sub(level.checked_add(1)?) }
     };
     match parts.as_slice() {
         ["quant_conv" | "post_quant_conv", _] => whole(name.to_owned()),
