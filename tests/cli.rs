@@ -290,7 +290,6 @@ fn what_cannot_be_done_is_said_with_the_reason_and_status_1_and_nothing_is_writt
     check("in.png", "link.png", &[], "the output link.png is the input");
     check("in.png", "nowhere/out.png", &[], "cannot write nowhere/out.png: No such file");
     check("in.png", "in.png/out.png", &[], "cannot write in.png/out.png: Not a directory");
-    std::fs::write(home.folder.join("old.ckpt"), "").expect("the home is writable");
     check("in.png", "out.png", &["--model", "dreams"], "model dreams: no such model in");
     check("in.png", "out.png", &["--model", "/no/model"], "model /no/model: there is no such file or folder");
     check(
