@@ -145,7 +145,8 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
     let path = written(name);
     if path.is_absolute() || path.components().count() > 1 || path.exists() {
         if !path.exists() {
-            return Err(Error::model(&path, text!("there is no such file or folder")));
+            let missing = || text!("there is no such file or folder");
+            return Err(Error::model(&path, Source::other_format(&path).unwrap_or_else(missing)));
         }
         return Model::open(&path.to_string_lossy(), &path);
     }
@@ -155,7 +156,8 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
         return Model::open(&name_of(&place), &place);
     }
     let folders = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
-    Err(Error::model(&path, text!("no such model in {folders}; run the installer or choose a file or folder", folders)))
+    let missing = || text!("no such model in {folders}; run the installer or choose a file or folder", folders);
+    Err(Error::model(&path, Source::other_format(&path).unwrap_or_else(missing)))
 }
 
 /// The path that somebody means who copied it from a terminal, a file manager or a browser.

@@ -339,7 +339,9 @@ fn ctrl_c_stops_within_a_step_with_status_130_and_leaves_nothing() {
 
 /// An edit of some seconds that keeps what it has done after every step.
 fn long_edit(home: &Home) -> Command {
-    let mut command = home.command(program(home));
+    // The tests may run under nohup, and what nohup ignores is heard by nobody below it.
+    let mut command = home.command("env");
+    command.arg("--default-signal=HUP").arg(program(home));
     command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png", "--embedding-steps", "30"]);
     command.args(["--tuning-steps", "120", "--sampling-steps", "4"]).env("IMAGIC_RESUME_SECONDS", "0");
     command

@@ -188,7 +188,7 @@ fn what_cannot_be_done_is_refused_with_the_remedy() {
         (with(r#""x" "" 0.7 -1 0 """#), "seed is -1, must be a whole number from 0 to 2147483647"),
         (with(r#""x" "nothing" 0.7 0 0 """#), "no such model in"),
         (with(r#""x" "/nothing/there" 0.7 0 0 """#), "there is no such file or folder"),
-        (with(r#""x" "model.ckpt" 0.7 0 0 """#), "no such model in"),
+        (with(r#""x" "model.ckpt" 0.7 0 0 """#), "pickled checkpoints can run code when opened"),
         (with(r#""x" "" 0.7 0 0 "guidance=3""#), "settings is not a JSON object like"),
         (with(r#""x" "" 0.7 0 0 "{\"eta\": 1}""#), "settings names eta; give eta as the argument eta"),
         (with(r#""x" "" 0.7 0 0 "{\"beta\": 1}""#), "there is no parameter beta; there are prompt, model"),

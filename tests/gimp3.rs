@@ -176,7 +176,7 @@ fn what_cannot_be_done_is_refused_with_the_remedy() {
         (with(r#"#:prompt "x" #:eta 3"#), "out of range"),
         (with(r#"#:prompt "x" #:model "nothing""#), "no such model in"),
         (with(r#"#:prompt "x" #:model "/nothing/there""#), "there is no such file or folder"),
-        (with(r#"#:prompt "x" #:model "model.ckpt""#), "no such model in"),
+        (with(r#"#:prompt "x" #:model "model.ckpt""#), "pickled checkpoints can run code when opened"),
         (
             with(r#"#:prompt "x" #:guidance 3"#),
             "guidance is 3.0, but the preset balanced takes 7.5; set preset to custom",

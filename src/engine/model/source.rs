@@ -18,7 +18,7 @@ pub(in crate::engine) mod tensor_file;
 use crate::engine::model::config::Config;
 use crate::engine::model::weights::Weights;
 use crate::error::{Doing, Error, Result};
-use crate::text::text;
+use crate::text::{Text, text};
 use candle_core::Device;
 use parts::{Network, Parts};
 pub use parts::{Part, TokenizerFiles, Vocabulary};
@@ -38,6 +38,11 @@ impl Source {
     pub fn is_model(path: &Path) -> bool {
         let path = whole(path);
         folder::is_model(&path) || is_safetensors(&path) && path.is_file()
+    }
+
+    /// Why the file `path` cannot be a base model, read off its name and first bytes, whether it is there or not.
+    pub fn other_format(path: &Path) -> Option<Text> {
+        refused::other_format(path)
     }
 
     /// Opens the base model at `path`, a file or a folder: reads its configurations and the headers of its weights.
