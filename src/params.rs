@@ -87,7 +87,7 @@ choices! {
     /// What stage A optimizes of the embedding of a Stable Diffusion XL model.
     OptimizedEmbedding {
         /// The embeddings of all tokens and that of the whole text.
-        All = "all", text!("Tokens and whole text");
+        All = "all", text!("Both");
         /// Those of the tokens; that of the whole text stays the target's.
         Tokens = "tokens", text!("Tokens only");
     }
@@ -379,7 +379,7 @@ parameters! {
         }
         /// What stage A optimizes, in the Stable Diffusion XL family.
         optimized_embedding: OptimizedEmbedding = OptimizedEmbedding::All, "ours, docs/MODELS.md" {
-            label: text!("Optimized embedding"),
+            label: text!("Embeddings"),
             help: text!(
                 "Stable Diffusion XL only: whether stage A also optimizes the embedding of the whole text beside those \
                  of its tokens, and the strength (eta) goes between both."
