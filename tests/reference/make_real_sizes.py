@@ -4,8 +4,8 @@ shapes of diffusers and transformers, and no values.
     cd tests/reference && .venv/bin/python make_real_sizes.py /tmp/real-sizes
     IMAGIC_REAL_SIZES=/tmp/real-sizes cargo test --release --test engine -- published --nocapture
 
-The configurations are those of the models' authors: CompVis, Stability AI, Nota AI (BK-SDM), Segmind (SSD-1B, Vega) and
-ETRI (KOALA)."""
+Those of Stable Diffusion and BK-SDM are the published ones. For SSD-1B, Vega and KOALA the files could not be read:
+their depths are those by which other programs know them. What is counted is what diffusers makes of them."""
 
 import json
 import pathlib
