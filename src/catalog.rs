@@ -1,7 +1,7 @@
 //! Which base models can be chosen: finds their files and folders and reads their presets; reads no weights.
 #![forbid(unsafe_code)]
 
-use crate::engine::model::source::Source;
+use crate::engine::model::source::{Source, is_safetensors};
 use crate::error::{Doing, Error, Result};
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
 use crate::text::{Text, text};
@@ -134,10 +134,6 @@ pub fn list(folders: &[PathBuf]) -> Vec<Model> {
 fn name_of(path: &Path) -> String {
     let name = if is_safetensors(path) { path.file_stem() } else { path.file_name() };
     name.unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn is_safetensors(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
 }
 
 /// The model that the parameter `model` means: a name in `folders`, or a path as people write it.

@@ -137,7 +137,8 @@ impl Source {
     }
 }
 
-fn is_safetensors(path: &Path) -> bool {
+/// Whether a file of that name is one of safetensors.
+pub fn is_safetensors(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
 }
 

@@ -121,10 +121,11 @@ pub fn other_format(file: &Path) -> Option<Text> {
         "pickled checkpoints can run code when opened and are refused; get the safetensors version, or convert it to \
          safetensors"
     );
+    let gguf = text!("GGUF files cannot be trained; get the safetensors version");
     let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     match extension.as_str() {
         "ckpt" | "pt" | "pth" | "bin" | "pkl" | "pickle" => return Some(pickled),
-        "gguf" => return Some(text!("GGUF files cannot be trained; get the safetensors version")),
+        "gguf" => return Some(gguf),
         "onnx" => return Some(text!("ONNX files cannot be trained; get the safetensors version")),
         "msgpack" => return Some(text!("Flax files cannot be read; get the safetensors version")),
         "crdownload" | "part" | "partial" | "download" => {
@@ -139,7 +140,7 @@ pub fn other_format(file: &Path) -> Option<Text> {
     Some(match start {
         [] => text!("this file is empty; get it again"),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => pickled,
-        [b'G', b'G', b'U', b'F', ..] => text!("GGUF files cannot be trained; get the safetensors version"),
+        [b'G', b'G', b'U', b'F', ..] => gguf,
         _ if word.starts_with("version https://git-lfs") => {
             text!("this is only a pointer of Git LFS to the file; get the file itself, for example with git lfs pull")
         }
