@@ -141,7 +141,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
         let part = |width: usize| Ok::<_, Error>(Added { pooled: normals(step, 1)?, sizes: normals(step, width - 1)? });
         config.added.map(part).transpose()
     };
-    let e = |step| Ok::<_, Error>(Conditioning { tokens: text(step)?, added: added(step)?, beside: None });
+    let e = |step| Ok::<_, Error>(Conditioning { tokens: text(step)?, added: added(step)?, beside: None, class: None });
     let (e, e_null) = (e(1)?, e(2)?);
     let own = config.clone();
     match job.operation.as_str() {

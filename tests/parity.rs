@@ -93,7 +93,7 @@ fn denoising_loss(
     let sinusoids = of_timesteps(unet, timesteps);
     let scales = Tensor::from_vec(schedule.scales(timesteps), (2, timesteps.len(), 1, 1, 1), &DEVICE).expect("scales");
     let draw = Draw { schedule, sinusoids: &sinusoids, scales: &scales, noise, activations };
-    imagic::denoising_loss(unet, x, e, &draw).expect("a loss")
+    imagic::denoising_loss(unet, x, &e.repeat(draw.items()).expect("copies"), &draw).expect("a loss")
 }
 
 /// Stage A and its losses.
@@ -805,7 +805,7 @@ impl Reference {
             let side = |dim: usize| (latents.dims()[dim] * downsampling) as u32;
             Added { pooled: pooled.clone(), sizes: self.sizes(pooled.dims()[0], [side(2), side(3)]) }
         });
-        Conditioning { tokens: self.tensor(&format!("{name}.e")), added, beside: None }
+        Conditioning { tokens: self.tensor(&format!("{name}.e")), added, beside: None, class: None }
     }
 
     /// Those of the edit's text and of what stands for the empty one.
@@ -818,12 +818,12 @@ impl Reference {
             let of_index = |tensor: &Tensor| tensor.narrow(0, index, 1).expect("an embedding");
             let added =
                 added.as_ref().map(|(pooled, sizes)| Added { pooled: of_index(pooled), sizes: of_index(sizes) });
-            Conditioning { tokens: of_index(&tokens), added, beside: None }
+            Conditioning { tokens: of_index(&tokens), added, beside: None, class: None }
         });
         if self.source.pipeline().bool("force_zeros_for_empty_prompt", false) {
             let zeros = |tensor: &Tensor| tensor.zeros_like().expect("zeros");
             let added = empty.added.map(|Added { pooled, sizes }| Added { pooled: zeros(&pooled), sizes });
-            return (text, Conditioning { tokens: zeros(&empty.tokens), added, beside: None });
+            return (text, Conditioning { tokens: zeros(&empty.tokens), added, beside: None, class: None });
         }
         (text, empty)
     }

@@ -104,7 +104,7 @@ impl BaseModel {
         let tokens = half(&[1, 2, config.cross_attention_dim])?;
         let beside = config.in_channels.checked_sub(config.out_channels).filter(|&channels| channels > 0);
         let beside = beside.map(|channels| half(&[1, channels, side, side])).transpose()?;
-        let e = Conditioning { tokens, added: None, beside };
+        let e = Conditioning { tokens, added: None, beside, class: None };
         let last = unet.sinusoids(&[self.schedule.training_timesteps() - 1]);
         let output = unet.forward(&x_t, &Tensor::from_vec(last, (1, ()), device)?, &e)?;
         let difference = (output - x_t)?.mean_all()?.to_scalar::<f32>()?;

@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 use super::model::conditioning::Conditioning;
-use super::model::guidance::Guided;
+use super::model::guidance::Predict;
 use super::model::schedule::Schedule;
 use super::model::unet::UNet;
 use super::model::weights::Weights;
@@ -36,7 +36,9 @@ pub fn optimize_text_embedding(
     tuning: &mut Tuning<'_, '_>,
 ) -> Result<Conditioning> {
     let e = tuning.embedding(e_tgt)?;
-    tuning.minimize(Stage::OptimizeTextEmbedding, unet, x, |draw| denoising_loss(unet, x, &e, draw))?;
+    tuning.minimize(Stage::OptimizeTextEmbedding, unet, x, |draw| {
+        denoising_loss(unet, x, &e.repeat(draw.items())?, draw)
+    })?;
     // Without the variables behind it.
     e.map(|part| Ok(part.detach()))
 }
@@ -50,15 +52,16 @@ pub fn fine_tune(
     tuning: &mut Tuning<'_, '_>,
 ) -> Result<Weights> {
     let unet = tuning.network(base)?;
-    tuning.minimize(Stage::FineTune, &unet, x, |draw| denoising_loss(&unet, x, e_opt, draw))?;
+    tuning.minimize(Stage::FineTune, &unet, x, |draw| denoising_loss(&unet, x, &e_opt.repeat(draw.items())?, draw))?;
     Ok(tuning.tuned())
 }
 
 /// Formula 2: the mean of (target - prediction)^2 over timesteps and noises, where the target is the noise, or v for a
-/// model that predicts v. Gives it with the gradients of the variables behind network and embedding.
+/// model that predicts v; `e`: an item for each. Gives it with the gradients of the variables behind network and
+/// embedding.
 pub fn denoising_loss(unet: &UNet, x: &Tensor, e: &Conditioning, draw: &Draw<'_>) -> Result<(Tensor, GradStore)> {
     let (x_t, target) = (draw.noised(x)?, draw.target(x)?);
-    let input = Input { x_t: &x_t, sinusoids: draw.sinusoids, e: &e.repeat(draw.items())? };
+    let input = Input { x_t: &x_t, sinusoids: draw.sinusoids, e };
     backward(unet, &input, draw.activations, |prediction| Ok(mean_square_error(prediction, &target)?))
 }
 
@@ -70,7 +73,7 @@ pub fn interpolate(e_tgt: &Conditioning, e_opt: &Conditioning, eta: f64) -> Resu
 /// Stage C: latents of `shape`, (1, c, h, w), sampled with DDIM from pure noise, as `unet` predicts at e_bar with
 /// guidance. `watch` is told after each step, with the clean latents as they look from there.
 pub fn generate(
-    unet: &mut Guided<'_>,
+    unet: &mut impl Predict,
     schedule: &Schedule,
     params: &Params,
     shape: &[usize],

@@ -27,6 +27,20 @@ pub enum Purpose {
     Latents = 6,
     /// Start of the adapters of stage B.
     Adapters = 7,
+    /// Timesteps of the auxiliary model's stage B.
+    DetailTimesteps = 8,
+    /// Its noise.
+    DetailNoise = 9,
+    /// Its noise levels of the small picture.
+    DetailLevels = 10,
+    /// Its noise in the small picture, which stage C has at step [`u32::MAX`].
+    DetailSmallNoise = 11,
+    /// Which crops of the layer it sees.
+    DetailCrops = 12,
+    /// Noise of the VAE's samples of these crops.
+    DetailSamples = 13,
+    /// Start latents of the enlarged picture.
+    DetailLatents = 14,
 }
 
 /// The golden ratio in 64 bits: SplitMix64's increment.

@@ -11,6 +11,8 @@ name -> formula, all in wrapping 64-bit arithmetic with G = 0x9E3779B97F4A7C15
 import numpy as np
 
 VAE_SAMPLE, TIMESTEPS_A, NOISE_A, TIMESTEPS_B, NOISE_B, INITIAL_LATENTS = range(1, 7)
+# Of the auxiliary model.
+DETAIL_TIMESTEPS, DETAIL_NOISE, DETAIL_LEVELS, DETAIL_SMALL_NOISE = range(8, 12)
 # Inputs of the single-operation references; the engine has no such purposes.
 REFERENCE_INPUTS = 1000
 

@@ -243,7 +243,7 @@ impl Shapes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::model::conditioning::Added;
+    use crate::engine::model::conditioning::{Added, Conditioning};
     use crate::params::LoraLayers;
     use candle_core::{Device, Storage, Var};
     use std::collections::BTreeMap;
@@ -287,8 +287,10 @@ mod tests {
                 let part = |width| Tensor::zeros((3, width), DType::F32, &Device::Cpu).expect("zeros");
                 Added { pooled: part(1), sizes: part(width - 1) }
             });
-            let emb = unet.embed_timesteps(&emb, added.as_ref()).expect("an embedding").detach();
-            let e = tensor(&[3, shapes.tokens, shapes.config.cross_attention_dim]);
+            let tokens = tensor(&[3, shapes.tokens, shapes.config.cross_attention_dim]).into_inner();
+            let e = Conditioning { tokens, added, beside: None, class: None };
+            let emb = unet.embed_timesteps(&emb, &e).expect("an embedding").detach();
+            let e = e.tokens;
             let mut skips = Vec::new();
             for (i, block) in unet.blocks.iter().enumerate() {
                 let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("as many"));

@@ -15,6 +15,8 @@ pub const POOLED: &str = "pooled";
 const SIZES: &str = "sizes";
 /// Name of [`Conditioning::beside`].
 const BESIDE: &str = "beside";
+/// Name of [`Conditioning::class`].
+const CLASS: &str = "class";
 
 /// The embedding of one text, or of several with the same shapes.
 #[derive(Clone, Debug)]
@@ -23,9 +25,13 @@ pub struct Conditioning {
     pub tokens: Tensor,
     /// What is added to the time embedding in the Stable Diffusion XL family.
     pub added: Option<Added>,
-    /// What an inpainting model sees beside x_t: where it may paint, and the latents of what is left of the picture
-    /// elsewhere, (b, 1 + c, h, w). Here it may paint everywhere, and nothing is left.
+    /// What the network sees beside x_t, (b, k, h, w). An inpainting model: where it may paint, and the latents of what
+    /// is left of the picture elsewhere; here it may paint everywhere, and nothing is left. A model that enlarges: the
+    /// small picture, with noise.
     pub beside: Option<Tensor>,
+    /// How much noise there is in the small picture that a model enlarges:
+    /// [`UNet::classes`](super::unet::UNet::classes), (b, k).
+    pub class: Option<Tensor>,
 }
 
 /// The other part of the conditioning of Stable Diffusion XL (Podell et al., arXiv 2307.01952, section 2.2).
@@ -43,7 +49,8 @@ impl Conditioning {
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
         let added = self.added.iter().flat_map(|added| [(POOLED, &added.pooled), (SIZES, &added.sizes)]);
         let beside = self.beside.iter().map(|beside| (BESIDE, beside));
-        std::iter::once((TOKENS, &self.tokens)).chain(added).chain(beside)
+        let class = self.class.iter().map(|class| (CLASS, class));
+        std::iter::once((TOKENS, &self.tokens)).chain(added).chain(beside).chain(class)
     }
 
     /// What has the parts of this one as `part` gives them, which is told name and part.
@@ -53,7 +60,8 @@ impl Conditioning {
         };
         let added = self.added.as_ref().map(&mut added).transpose()?;
         let beside = self.beside.as_ref().map(|beside| part(BESIDE, beside)).transpose()?;
-        Ok(Self { tokens: part(TOKENS, &self.tokens)?, added, beside })
+        let class = self.class.as_ref().map(|class| part(CLASS, class)).transpose()?;
+        Ok(Self { tokens: part(TOKENS, &self.tokens)?, added, beside, class })
     }
 
     /// Each part as `change` makes it.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The content of a JSON file.
+#[derive(Clone)]
 pub struct Config {
     file: PathBuf,
     content: Value,

@@ -94,8 +94,18 @@ pub const STABLE_DIFFUSION_XL: Family = Family {
     ..STABLE_DIFFUSION_1
 };
 
+/// Stability AI's model that enlarges pictures four times: Stability-AI/stablediffusion,
+/// `configs/stable-diffusion/x4-upscaling.yaml`. Not a family of base models: see [`crate::engine::auxiliary`].
+pub const UPSCALER_X4: Family = Family {
+    name: "Stable Diffusion x4 upscaler",
+    sample_size: 128,
+    scaling_factor: 0.08333,
+    pad_token: "!",
+    ..STABLE_DIFFUSION_1
+};
+
 impl Family {
-    /// The family that the configurations in `source` tell of; others are refused by name.
+    /// The family of the base model that the configurations in `source` tell of; others are refused by name.
     pub fn of(source: &Source) -> Result<&'static Self> {
         let unet = source.config(Part::UNet);
         let family = if unet.value("addition_embed_type") == "text_time" {

@@ -8,6 +8,16 @@ use crate::engine::device::{Launches, RepeatedStep};
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 
+/// What stage C follows.
+pub trait Predict {
+    /// Where it computes.
+    fn device(&self) -> &Device;
+
+    /// What is predicted of `x_t`, (1, c, h, w), at timestep `t`: noise or v, of the same shape. It holds until the
+    /// next prediction.
+    fn predict(&mut self, x_t: &Tensor, t: u32) -> Result<Tensor>;
+}
+
 /// The network with its guidance.
 pub struct Guided<'a> {
     unet: &'a UNet,
@@ -31,15 +41,14 @@ impl<'a> Guided<'a> {
         let e = if guidance.is_some() { e_null.and(e)? } else { e.clone() };
         Ok(Self { unet, e, guidance, step })
     }
+}
 
-    /// Where it computes.
-    pub fn device(&self) -> &Device {
+impl Predict for Guided<'_> {
+    fn device(&self) -> &Device {
         self.e.tokens.device()
     }
 
-    /// What the network predicts of `x_t`, (1, c, h, w), at timestep `t`: noise or v, of the same shape. It holds until
-    /// the next prediction.
-    pub fn predict(&mut self, x_t: &Tensor, t: u32) -> Result<Tensor> {
+    fn predict(&mut self, x_t: &Tensor, t: u32) -> Result<Tensor> {
         let Self { unet, e, guidance, step } = self;
         let items = e.tokens.dims()[0];
         let sinusoids = Tensor::from_vec(unet.sinusoids(&vec![t; items]), (items, ()), &Device::Cpu)?;

@@ -47,6 +47,23 @@ impl Source {
 
     /// Opens the base model at `path`, a file or a folder: reads its configurations and the headers of its weights.
     pub fn open(path: &Path) -> Result<Self> {
+        let source = Self::open_any(path)?;
+        if source.enlarges() {
+            return Err(Error::model(path, refused::instead(text!("a model that enlarges pictures"))));
+        }
+        Ok(source)
+    }
+
+    /// Opens the model at `path`, a folder, that enlarges pictures.
+    pub fn open_enlarger(path: &Path) -> Result<Self> {
+        let source = Self::open_any(path)?;
+        if !source.enlarges() {
+            return Err(Error::model(path, text!("is not a model that enlarges pictures; choose an x4 upscaler")));
+        }
+        Ok(source)
+    }
+
+    fn open_any(path: &Path) -> Result<Self> {
         let place = whole(path);
         let parts = match &place {
             folder if folder.is_dir() => folder::open(folder)?,
@@ -66,6 +83,14 @@ impl Source {
         self.parts.networks.len() > part as usize
     }
 
+    /// Whether it is a model that enlarges a picture: its network sees that, in red, green and blue, beside x_t.
+    fn enlarges(&self) -> bool {
+        let channels = |key| self.config(Part::UNet).value(key).as_u64();
+        let beside = channels("in_channels").zip(channels("out_channels"));
+        beside.is_some_and(|(input, output)| input.checked_sub(output) == Some(3))
+            || self.pipeline().text("_class_name", "").contains("Upscale")
+    }
+
     /// The configuration of `part`, which the model has, in diffusers' words.
     pub fn config(&self, part: Part) -> &Config {
         &self.network(part).config
@@ -74,6 +99,11 @@ impl Source {
     /// The scheduler's configuration, in diffusers' words.
     pub fn scheduler(&self) -> &Config {
         &self.parts.scheduler
+    }
+
+    /// The configuration of the noise in the small picture, of a model that enlarges it.
+    pub fn low_res_scheduler(&self) -> &Config {
+        &self.parts.low_res_scheduler
     }
 
     /// What the pipeline makes of its parts (`model_index.json`), in diffusers' words; empty where nothing tells.
@@ -126,6 +156,9 @@ impl Source {
             }
         }
         hash.update(self.parts.scheduler.to_json());
+        if self.enlarges() {
+            hash.update(self.parts.low_res_scheduler.to_json());
+        }
         if self.has(Part::TextEncoder2) {
             hash.update(self.parts.pipeline.to_json());
         }

@@ -80,7 +80,7 @@ impl TextEncoder {
             (Some(pooled), Some(width)) => Some(Added { pooled: to_device(pooled)?, sizes: self.sizes(size, width)? }),
             _ => None,
         };
-        Ok((Conditioning { tokens: to_device(Tensor::cat(&hidden, 2)?)?, added, beside: None }, cut))
+        Ok((Conditioning { tokens: to_device(Tensor::cat(&hidden, 2)?)?, added, beside: None, class: None }, cut))
     }
 
     /// What guidance leads away from: the embedding of the empty text, or zeros in place of it.

@@ -33,8 +33,8 @@ pub struct UNetConfig {
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
-    /// Rows of the table of class embeddings, one of which is added to the time embedding; `None` without such a table.
-    pub class_embedding: Option<usize>,
+    /// How the noise level of the small picture is added to the time embedding in models that enlarge it.
+    pub class_embedding: Option<ClassEmbedding>,
     /// Side of the latents that it was trained on.
     pub sample_size: usize,
     /// Width of the text embedding.
@@ -48,11 +48,22 @@ pub struct UNetConfig {
     linear_projection: bool,
 }
 
+/// What becomes of the number that [`Conditioning::class`] stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassEmbedding {
+    /// A row of a table of that many (the x4 upscaler of Stable Diffusion).
+    Table(usize),
+    /// Its sinusoids after two layers, as of a timestep (Imagen, DeepFloyd IF).
+    Sinusoids,
+}
+
 /// The blocks of one resolution.
 #[derive(Clone, Debug)]
 struct Level {
     channels: usize,
     heads: usize,
+    /// Whether its transformer blocks see the text twice and never the picture.
+    only_cross_attention: bool,
     /// Transformer blocks after each residual block of the down path, 0 without attention.
     down: Vec<usize>,
     /// The same of the up path.
@@ -79,7 +90,7 @@ impl UNetConfig {
             ("addition_embed_type", &[json!("text_time")]),
             ("attention_type", &[json!("default")]),
             ("center_input_sample", &[json!(false)]),
-            ("class_embed_type", &[]),
+            ("class_embed_type", &[json!("timestep")]),
             ("conv_in_kernel", &[json!(3)]),
             ("conv_out_kernel", &[json!(3)]),
             ("cross_attention_norm", &[]),
@@ -91,7 +102,6 @@ impl UNetConfig {
             ("freq_shift", &[json!(0)]),
             ("mid_block_only_cross_attention", &[json!(false)]),
             ("mid_block_scale_factor", &[json!(1), json!(1.0)]),
-            ("only_cross_attention", &[json!(false)]),
             ("resnet_out_scale_factor", &[json!(1), json!(1.0)]),
             ("resnet_skip_time_act", &[json!(false)]),
             ("resnet_time_scale_shift", &[json!("default")]),
@@ -134,6 +144,15 @@ impl UNetConfig {
         let down_attention = attention(config, "down_block_types", ["CrossAttnDownBlock2D", "DownBlock2D"], n)?;
         let up_attention = attention(config, "up_block_types", ["CrossAttnUpBlock2D", "UpBlock2D"], n)?;
         let (depths_key, reversed_key) = ("transformer_layers_per_block", "reverse_transformer_layers_per_block");
+        let only_cross_attention = match config.value("only_cross_attention") {
+            Value::Array(levels) if levels.len() == n && levels.iter().all(Value::is_boolean) => {
+                levels.iter().map(|level| *level == json!(true)).collect()
+            }
+            _ => {
+                config.require("only_cross_attention", &[json!(false), json!(true)])?;
+                vec![config.bool("only_cross_attention", false); n]
+            }
+        };
         let levels = (0..n).map(|i| {
             let (mirrored, layers) = (n - 1 - i, layers[i]);
             let down = match down_attention[i] {
@@ -145,7 +164,8 @@ impl UNetConfig {
                 true => depths(config, reversed_key, mirrored, layers + 1)?,
                 false => vec![0; layers + 1],
             };
-            Ok(Level { channels: channels[i], heads: heads[i], down, up })
+            let only_cross_attention = only_cross_attention[i];
+            Ok(Level { channels: channels[i], heads: heads[i], only_cross_attention, down, up })
         });
         let middle = match config.value("mid_block_type") {
             // What is absent is diffusers' default, what is null is none.
@@ -159,7 +179,11 @@ impl UNetConfig {
         let unet = Self {
             in_channels: config.usize("in_channels", Some(family.latent_channels))?,
             out_channels: config.usize("out_channels", Some(family.latent_channels))?,
-            class_embedding: Some(config.usize("num_class_embeds", Some(0))?).filter(|&rows| rows > 0),
+            class_embedding: match config.usize("num_class_embeds", Some(0))? {
+                0 if config.value("class_embed_type").is_null() => None,
+                0 => Some(ClassEmbedding::Sinusoids),
+                rows => Some(ClassEmbedding::Table(rows)),
+            },
             sample_size: config.at_least(1, "sample_size", family.sample_size)?,
             cross_attention_dim: config.usize("cross_attention_dim", None)?,
             added: family
@@ -254,10 +278,18 @@ pub struct UNet {
     time_embedding: [Linear; 2],
     /// Of what is added to the time embedding.
     add_embedding: Option<[Linear; 2]>,
+    class_embedding: Option<ClassLayers>,
     /// In the order in which they run.
     pub blocks: Vec<Block>,
     /// The type of the tensors between its layers; weights and the time embedding are f32.
     pub storage: DType,
+}
+
+/// The layers behind [`ClassEmbedding`].
+enum ClassLayers {
+    /// (rows, d).
+    Table(Tensor),
+    Sinusoids([Linear; 2]),
 }
 
 /// A part of the network between two tensors that other parts see.
@@ -305,22 +337,15 @@ impl UNet {
     }
 
     fn over(config: &UNetConfig, root: &Scope<'_>) -> Result<Self> {
-        if let Some(rows) = config.class_embedding {
-            return Err(root.error(text!(
-                "{key} is {value}, which is not supported; use a Stable Diffusion 1, 2 or XL model",
-                key = "num_class_embeds",
-                value = rows
-            )));
-        }
         let UNetConfig { levels, norms, .. } = config;
         let (n, norms, time) = (levels.len(), *norms, Some(config.time_embedding()));
         let (first, last) = (&levels[0], &levels[n - 1]);
         let resnet = |scope: &Scope<'_>, j: usize, c_in: usize, c_out: usize| {
             Ok::<_, Error>(Layer::Resnet(ResnetBlock::new(&scope.at("resnets").at(j), c_in, c_out, norms, time)?))
         };
-        let transformer = |scope: &Scope<'_>, j: usize, level: &Level, blocks: usize| {
+        let transformer = |scope: &Scope<'_>, j: usize, level: &Level, only_cross: bool, blocks: usize| {
             let scope = scope.at("attentions").at(j);
-            Ok::<_, Error>(Layer::Transformer(Transformer::new(&scope, config, level, blocks)?))
+            Ok::<_, Error>(Layer::Transformer(Transformer::new(&scope, config, level, only_cross, blocks)?))
         };
         let mut blocks = Vec::new();
         let mut block = |skip, layers| blocks.push(Block { skip, layers });
@@ -333,7 +358,7 @@ impl UNet {
                 let c_in = if j == 0 { levels[i.saturating_sub(1)].channels } else { level.channels };
                 let mut layers = vec![resnet(&scope, j, c_in, level.channels)?];
                 if depth > 0 {
-                    layers.push(transformer(&scope, j, level, depth)?);
+                    layers.push(transformer(&scope, j, level, level.only_cross_attention, depth)?);
                 }
                 block(Skip::Gives, layers);
             }
@@ -345,7 +370,8 @@ impl UNet {
         let mid = |j| resnet(&scope, j, last.channels, last.channels);
         match config.middle {
             Middle::Attention(depth) => {
-                block(Skip::None, vec![mid(0)?, transformer(&scope, 0, last, depth)?, mid(1)?]);
+                // diffusers' middle block sees the picture whatever its levels do.
+                block(Skip::None, vec![mid(0)?, transformer(&scope, 0, last, false, depth)?, mid(1)?]);
             }
             Middle::Resnet => block(Skip::None, vec![mid(0)?]),
             Middle::Nothing => {}
@@ -360,7 +386,7 @@ impl UNet {
                 let skip = if j + 1 == level.up.len() { above } else { level.channels };
                 let mut layers = vec![resnet(&scope, j, hidden + skip, level.channels)?];
                 if depth > 0 {
-                    layers.push(transformer(&scope, j, level, depth)?);
+                    layers.push(transformer(&scope, j, level, level.only_cross_attention, depth)?);
                 }
                 block(Skip::Takes, layers);
             }
@@ -379,8 +405,15 @@ impl UNet {
             let second = Linear::new(&scope.at("linear_2"), width, width)?;
             Ok::<_, Error>([Linear::new(&scope.at("linear_1"), d_in, width)?, second])
         };
+        let class_embedding = config.class_embedding.map(|kind| match kind {
+            ClassEmbedding::Table(rows) => {
+                Ok(ClassLayers::Table(root.at("class_embedding").get("weight", &[rows, width])?))
+            }
+            ClassEmbedding::Sinusoids => two_layers("class_embedding", c).map(ClassLayers::Sinusoids),
+        });
         Ok(Self {
             time_embedding: two_layers("time_embedding", c)?,
+            class_embedding: class_embedding.transpose()?,
             add_embedding: config.added.map(|d_in| two_layers("add_embedding", d_in)).transpose()?,
             config: config.clone(),
             blocks,
@@ -403,7 +436,7 @@ impl UNet {
     /// `x_t`: (b, c, h, w); `sinusoids`: [`UNet::sinusoids`] of b timesteps, (b, d); `e`: what it is conditioned on, b
     /// items; all f32. Gives the prediction (noise or v), (b, c, h, w), f32.
     pub fn forward(&self, x_t: &Tensor, sinusoids: &Tensor, e: &Conditioning) -> Result<Tensor> {
-        let silu_emb = self.embed_timesteps(sinusoids, e.added.as_ref())?;
+        let silu_emb = self.embed_timesteps(sinusoids, e)?;
         let (mut h, mut skips) = (self.input(x_t, e)?, Vec::new());
         for block in &self.blocks {
             let skip = (block.skip == Skip::Takes).then(|| skips.pop().expect("the down path gives as many"));
@@ -423,14 +456,34 @@ impl UNet {
 
     /// SiLU of the time embedding of [`UNet::sinusoids`] and of what is added to it, (b, 4 d), f32: every residual
     /// block begins with that.
-    pub fn embed_timesteps(&self, sinusoids: &Tensor, added: Option<&Added>) -> Result<Tensor> {
+    pub fn embed_timesteps(&self, sinusoids: &Tensor, e: &Conditioning) -> Result<Tensor> {
         let embed = |[first, second]: &[Linear; 2], x: &Tensor| second.forward(&first.forward(x)?.silu()?);
         let mut emb = embed(&self.time_embedding, sinusoids)?;
         if let Some(layers) = &self.add_embedding {
-            let Added { pooled, sizes } = added.expect("embeddings of this family have it");
+            let Added { pooled, sizes } = e.added.as_ref().expect("embeddings of this family have it");
             emb = (emb + embed(layers, &Tensor::cat(&[pooled, sizes], 1)?)?)?;
         }
+        if let Some(layers) = &self.class_embedding {
+            let class = e.class.as_ref().expect("embeddings for models that enlarge have it");
+            emb = (emb
+                + match layers {
+                    ClassLayers::Table(table) => class.matmul(table)?,
+                    ClassLayers::Sinusoids(layers) => embed(layers, class)?,
+                })?;
+        }
         Ok(emb.silu()?)
+    }
+
+    /// The numbers of b classes as [`Conditioning::class`]: the elements of a tensor (b, k).
+    pub fn classes(&self, numbers: &[u32]) -> Vec<f32> {
+        match self.config.class_embedding {
+            // One of `rows` in each row: the product with the table takes it out, and its gradient goes back there.
+            Some(ClassEmbedding::Table(rows)) => {
+                numbers.iter().flat_map(|&n| (0..rows).map(move |row| f32::from(row == n as usize))).collect()
+            }
+            Some(ClassEmbedding::Sinusoids) => self.sinusoids(numbers),
+            None => Vec::new(),
+        }
     }
 
     /// Timestep embedding: the elements of a tensor (b, d).
@@ -448,7 +501,9 @@ pub fn with_half_precision(weights: &Weights, Form { storage, .. }: Form) -> Res
         return Ok(copies);
     }
     // Vectors are added, not multiplied; the layers of the time embedding stay f32, see `ResnetBlock`.
-    let of_embedding = |name: &str| name.contains("time_emb") || name.starts_with("add_embedding");
+    let of_embedding = |name: &str| {
+        name.contains("time_emb") || name.starts_with("add_embedding") || name.starts_with("class_embedding")
+    };
     let is_multiplied = |name: &str, weight: &Tensor| weight.rank() > 1 && !of_embedding(name);
     for (_, weight) in copies.tensors.iter_mut().filter(|(name, weight)| is_multiplied(name, weight)) {
         *weight = weight.to_dtype(storage)?;
@@ -518,7 +573,13 @@ enum Projection {
 }
 
 impl Transformer {
-    fn new(scope: &Scope<'_>, config: &UNetConfig, level: &Level, blocks: usize) -> Result<Self> {
+    fn new(
+        scope: &Scope<'_>,
+        config: &UNetConfig,
+        level: &Level,
+        only_cross_attention: bool,
+        blocks: usize,
+    ) -> Result<Self> {
         // Transformer2DModel fixes this eps; the residual blocks' comes from the configuration.
         const EPS: f32 = 1e-6;
         let c = level.channels;
@@ -531,7 +592,8 @@ impl Transformer {
             })
         };
         let block = |i| {
-            TransformerBlock::new(&scope.at("transformer_blocks").at(i), c, level.heads, config.cross_attention_dim)
+            let scope = scope.at("transformer_blocks").at(i);
+            TransformerBlock::new(&scope, c, level.heads, config.cross_attention_dim, only_cross_attention)
         };
         Ok(Self {
             norm: GroupNorm::new(&scope.at("norm"), c, config.norms.groups, EPS, Activation::None)?,
@@ -583,6 +645,8 @@ impl Transformer {
 struct TransformerBlock {
     norm1: LayerNorm,
     attn1: Attention,
+    /// Whether the first attention is to the text, as the second one is.
+    only_cross_attention: bool,
     norm2: LayerNorm,
     attn2: Attention,
     norm3: LayerNorm,
@@ -591,11 +655,13 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    fn new(scope: &Scope<'_>, c: usize, heads: usize, context: usize) -> Result<Self> {
+    fn new(scope: &Scope<'_>, c: usize, heads: usize, context: usize, only_cross_attention: bool) -> Result<Self> {
         let norm = |name: &str| LayerNorm::new(&scope.at(name), c);
+        let seen = if only_cross_attention { context } else { c };
         Ok(Self {
             norm1: norm("norm1")?,
-            attn1: Attention::new(&scope.at("attn1"), c, c, heads)?,
+            attn1: Attention::new(&scope.at("attn1"), c, seen, heads)?,
+            only_cross_attention,
             norm2: norm("norm2")?,
             attn2: Attention::new(&scope.at("attn2"), c, context, heads)?,
             norm3: norm("norm3")?,
@@ -607,7 +673,8 @@ impl TransformerBlock {
     /// `x`: (b, n, c), `e`: (b, tokens, d).
     fn forward(&self, x: &Tensor, e: &Tensor) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = (self.attn1.forward(&normed, &normed)? + x)?;
+        let seen = if self.only_cross_attention { e } else { &normed };
+        let x = (self.attn1.forward(&normed, seen)? + x)?;
         let x = (self.attn2.forward(&self.norm2.forward(&x)?, e)? + x)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         Ok((self.ff_out.forward(&hidden)? + x)?)
@@ -615,7 +682,8 @@ impl TransformerBlock {
 
     /// Counts what [`TransformerBlock::forward`] needs for `rows` positions and `tokens` tokens of a whole batch.
     fn trace(&self, rows: usize, tokens: usize, trace: &mut Trace) {
-        for (attention, context) in [(&self.attn1, rows), (&self.attn2, tokens)] {
+        let seen = if self.only_cross_attention { tokens } else { rows };
+        for (attention, context) in [(&self.attn1, seen), (&self.attn2, tokens)] {
             let n = attention.to_q.trace(rows, trace);
             trace.operation(n, n, 0); // the normalization before
             let k = attention.to_k.trace(context, trace) + attention.to_v.trace(context, trace);

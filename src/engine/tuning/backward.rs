@@ -38,7 +38,7 @@ pub fn backward(
     activations: Activations,
     loss: impl FnOnce(&Tensor) -> Result<Tensor>,
 ) -> Result<(Tensor, GradStore)> {
-    let silu_emb = unet.embed_timesteps(input.sinusoids, input.e.added.as_ref())?;
+    let silu_emb = unet.embed_timesteps(input.sinusoids, input.e)?;
     let (own_emb, own_e) = (cut(&silu_emb)?, cut(&input.e.tokens)?);
     // Block i makes values[i + 1] of values[i] and perhaps of the value that it takes from the down path.
     let mut values = vec![cut(&unet.input(input.x_t, input.e)?)?];

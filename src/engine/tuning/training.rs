@@ -181,21 +181,7 @@ impl Tuning<'_, '_> {
         x: &Tensor,
         loss: impl Fn(&Draw<'_>) -> Result<(Tensor, GradStore)>,
     ) -> Result<()> {
-        let ended = self.take_steps(stage, unet, x, loss);
-        if self.running().broken {
-            *self.training = None;
-        }
-        ended
-    }
-
-    fn take_steps(
-        &mut self,
-        stage: Stage,
-        unet: &UNet,
-        x: &Tensor,
-        loss: impl Fn(&Draw<'_>) -> Result<(Tensor, GradStore)>,
-    ) -> Result<()> {
-        let Setting { schedule, params, mode, launches, .. } = self.setting;
+        let Setting { schedule, params, mode, .. } = self.setting;
         let (steps, timesteps, noise) = match stage {
             Stage::OptimizeTextEmbedding => {
                 (params.embedding_steps, Purpose::EmbeddingTimesteps, Purpose::EmbeddingNoise)
@@ -204,24 +190,53 @@ impl Tuning<'_, '_> {
         };
         let mut shape = x.dims().to_vec();
         shape[0] = params.batch_size as usize;
-        let mut repeated = RepeatedStep::new(x.device(), *launches);
-        let done = self.running().losses.len() as u32;
-        (self.watch)(stage, done, steps, None)?;
-        for step in done..steps {
+        let inputs = |step: u32| {
             let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
             let timesteps = stream(timesteps).timesteps(params.batch_size, schedule.training_timesteps());
-            let inputs = [
+            Ok([
                 Tensor::from_vec(unet.sinusoids(&timesteps), (timesteps.len(), ()), &Device::Cpu)?,
                 Tensor::from_vec(schedule.scales(&timesteps), (2, timesteps.len(), 1, 1, 1), &Device::Cpu)?,
                 stream(noise).normals(&shape, &Device::Cpu)?,
-            ];
+            ])
+        };
+        self.minimize_with(stage, steps, x.device(), inputs, |[sinusoids, scales, noise]| {
+            loss(&Draw { schedule, sinusoids, scales, noise, activations: mode.activations() })
+        })
+    }
+
+    /// The same with other numbers drawn: `inputs` of a step, on the processor, which `loss` gets on `device`.
+    pub fn minimize_with<const N: usize>(
+        &mut self,
+        stage: Stage,
+        steps: u32,
+        device: &Device,
+        inputs: impl Fn(u32) -> Result<[Tensor; N]>,
+        loss: impl Fn([&Tensor; N]) -> Result<(Tensor, GradStore)>,
+    ) -> Result<()> {
+        let ended = self.take_steps(stage, steps, device, inputs, loss);
+        if self.running().broken {
+            *self.training = None;
+        }
+        ended
+    }
+
+    fn take_steps<const N: usize>(
+        &mut self,
+        stage: Stage,
+        steps: u32,
+        device: &Device,
+        inputs: impl Fn(u32) -> Result<[Tensor; N]>,
+        loss: impl Fn([&Tensor; N]) -> Result<(Tensor, GradStore)>,
+    ) -> Result<()> {
+        let mut repeated = RepeatedStep::new(device, self.setting.launches);
+        let done = self.running().losses.len() as u32;
+        (self.watch)(stage, done, steps, None)?;
+        for step in done..steps {
+            let inputs = inputs(step)?;
             let training = self.running();
             training.broken = true;
             training.adam.begin_step()?;
-            let loss = repeated.run(inputs.each_ref(), |[sinusoids, scales, noise]| {
-                let draw = Draw { schedule, sinusoids, scales, noise, activations: mode.activations() };
-                training.adam.update(|| loss(&draw))
-            })?;
+            let loss = repeated.run(inputs.each_ref(), |inputs| training.adam.update(|| loss(inputs)))?;
             let loss = loss.to_scalar::<f32>()?;
             training.broken = false;
             if !loss.is_finite() {

@@ -32,11 +32,14 @@ pub fn open(path: &Path) -> Result<Parts> {
     let networks: Vec<_> = parts.map(|part| network(&path.join(part.folder()))).collect::<Result<_>>()?;
     let tokenizers = if networks.len() == Part::ALL.len() { &["tokenizer", "tokenizer_2"][..] } else { &["tokenizer"] };
     let scheduler = path.join("scheduler/scheduler_config.json");
+    let low_res_scheduler = Config::read_if_there(&path.join("low_res_scheduler/scheduler_config.json"))?;
     let pipeline = path.join("model_index.json");
+    let scheduler = Config::read_if_there(&scheduler)?.unwrap_or_else(|| published::scheduler(&scheduler));
     Ok(Parts {
         networks,
         tokenizers: tokenizers.iter().map(|name| tokenizer(&path.join(name))).collect::<Result<_>>()?,
-        scheduler: Config::read_if_there(&scheduler)?.unwrap_or_else(|| published::scheduler(&scheduler)),
+        low_res_scheduler: low_res_scheduler.unwrap_or_else(|| scheduler.clone()),
+        scheduler,
         pipeline: Config::read_if_there(&pipeline)?.unwrap_or_else(|| Config::new(&pipeline, Value::Null)),
     })
 }

@@ -44,6 +44,8 @@ pub struct Parts {
     pub tokenizers: Vec<TokenizerFiles>,
     /// The scheduler's configuration.
     pub scheduler: Config,
+    /// That of the noise in the small picture, of a model that enlarges it; the scheduler's again where there is none.
+    pub low_res_scheduler: Config,
     /// `model_index.json`; empty without one.
     pub pipeline: Config,
 }

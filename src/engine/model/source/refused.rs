@@ -60,7 +60,6 @@ fn of_class(name: &str) -> Option<Text> {
         ("Depth2Img", text!("a model that also takes a depth map")),
         ("UnCLIP", text!("a model that works from pictures or in two stages")),
         ("ImageVariation", text!("a model that works from pictures or in two stages")),
-        ("Upscale", text!("a model that enlarges pictures")),
         ("VideoDiffusion", text!("a model for videos")),
         ("ControlNet", text!("a ControlNet")),
         ("OnnxStableDiffusion", text!("an ONNX model")),
@@ -74,7 +73,7 @@ fn of_class(name: &str) -> Option<Text> {
 }
 
 /// "This is ...; use something else."
-fn instead(what: Text) -> Text {
+pub fn instead(what: Text) -> Text {
     text!("this is {what}, which cannot be used for edits; choose a Stable Diffusion checkpoint", what)
 }
 

@@ -57,6 +57,7 @@ pub fn open(path: &Path) -> Result<Parts> {
         tokenizers: text_encoders.iter().map(|_| original.tokenizer()).collect(),
         networks: [vec![unet, vae], text_encoders].into_iter().flatten().collect(),
         scheduler: original.scheduler(),
+        low_res_scheduler: original.scheduler(),
         // Nothing in a file tells it: as in the folder of Stability AI's own base model.
         pipeline: Config::new(path, json!({ "force_zeros_for_empty_prompt": is_xl })),
     })
