@@ -158,7 +158,7 @@ fn assert_equal(what: &str, ours: &Tensor, theirs: &Tensor) {
 
 #[test]
 fn a_single_file_has_the_tensors_that_diffusers_finds_in_it() {
-    for family in ["sd1", "sd2", "sdxl"] {
+    for family in ["sd1", "sd2", "sdxl", "x4"] {
         let place = tempfile::tempdir().expect("a temporary folder");
         let path = place.path().join("model.safetensors");
         let notes = Notes::of(family);
@@ -169,7 +169,14 @@ fn a_single_file_has_the_tensors_that_diffusers_finds_in_it() {
         }
         file.add("global_step", Dtype::I64, &[], vec![0; 8]);
         file.write(&path);
-        let source = open(&path);
+        let source = match family {
+            "x4" => {
+                let what = "this is a model that enlarges pictures, which cannot be used for edits";
+                assert!(refusal(&path).contains(what), "{}", refusal(&path));
+                Source::open_enlarger(&path).expect("a model that enlarges")
+            }
+            _ => open(&path),
+        };
         for (name, tensors) in notes.networks() {
             let ours = source.tensors(part(name), &Device::Cpu).expect("tensors");
             // transformers 5 leaves out the outer name, which files from before it have.

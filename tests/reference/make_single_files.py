@@ -1,6 +1,6 @@
 """How diffusers reads single files: which tensor of the file becomes which tensor of which network.
 
-Makes a file with the original names for each of three small models, lets diffusers' own `from_single_file` read it,
+Makes a file with the original names for each of four small models, lets diffusers' own `from_single_file` read it,
 and notes for every tensor of the result which one of the file it is, and how it was taken. The names in the files are
 written out here; that they are right is shown by diffusers, which finds every tensor of its networks in them.
 
@@ -63,8 +63,9 @@ class Names:
         if c_in != c_out:
             self.layer(f"{name}.skip_connection", c_out, c_in, 1, 1)
 
-    def transformer(self, name, c, text, depth, linear):
+    def transformer(self, name, c, text, depth, linear, only_cross_attention=False):
         """A transformer of the U-Net."""
+        seen = text if only_cross_attention else c
         ends = [] if linear else [1, 1]
         self.layer(f"{name}.norm", c)
         self.layer(f"{name}.proj_in", c, c, *ends)
@@ -72,7 +73,7 @@ class Names:
             block = f"{name}.transformer_blocks.{i}"
             for norm in ("norm1", "norm2", "norm3"):
                 self.layer(f"{block}.{norm}", c)
-            for attention, width in (("attn1", c), ("attn2", text)):
+            for attention, width in (("attn1", seen), ("attn2", text)):
                 self.layer(f"{block}.{attention}.to_q", c, c, bias=False)
                 self.layer(f"{block}.{attention}.to_k", c, width, bias=False)
                 self.layer(f"{block}.{attention}.to_v", c, width, bias=False)
@@ -81,21 +82,25 @@ class Names:
             self.layer(f"{block}.ff.net.2", c, 4 * c)
         self.layer(f"{name}.proj_out", c, c, *ends)
 
-    def unet(self, channels, depths, text, linear, added):
-        """The U-Net; `depths`: transformer blocks of each level, 0 without attention."""
+    def unet(self, channels, depths, text, linear, added, enlarges=False):
+        """The U-Net; `depths`: transformer blocks of each level, 0 without attention. Where it enlarges, it sees a
+        picture, the level of its noise, and, in all levels but the last, the text twice."""
         at, time = "model.diffusion_model", 4 * channels[0]
         self.layer(f"{at}.time_embed.0", time, channels[0])
         self.layer(f"{at}.time_embed.2", time, time)
         if added:
             self.layer(f"{at}.label_emb.0.0", time, added)
             self.layer(f"{at}.label_emb.0.2", time, time)
-        self.layer(f"{at}.input_blocks.0.0", channels[0], 4, 3, 3)
+        if enlarges:
+            self.layer(f"{at}.label_emb", 1000, time, bias=False)
+        self.layer(f"{at}.input_blocks.0.0", channels[0], 7 if enlarges else 4, 3, 3)
         block, c, skips = 1, channels[0], [channels[0]]
         for level, (c_out, depth) in enumerate(zip(channels, depths)):
             for _ in range(2):
                 self.resnet(f"{at}.input_blocks.{block}.0", c, c_out, time)
                 if depth:
-                    self.transformer(f"{at}.input_blocks.{block}.1", c_out, text, depth, linear)
+                    twice = enlarges and level + 1 < len(channels)
+                    self.transformer(f"{at}.input_blocks.{block}.1", c_out, text, depth, linear, twice)
                 c = c_out
                 skips.append(c)
                 block += 1
@@ -112,7 +117,8 @@ class Names:
                 self.resnet(f"{at}.output_blocks.{block}.0", c + skips.pop(), c_out, time)
                 c = c_out
                 if depth:
-                    self.transformer(f"{at}.output_blocks.{block}.1", c, text, depth, linear)
+                    twice = enlarges and level + 1 < len(channels)
+                    self.transformer(f"{at}.output_blocks.{block}.1", c, text, depth, linear, twice)
                 if level and place == 2:
                     self.layer(f"{at}.output_blocks.{block}.{2 if depth else 1}.conv", c, c, 3, 3)
                 block += 1
@@ -263,6 +269,14 @@ def make(folder, name):
     if name == "sd1":
         unet = unet_config([32, 64, 64, 64], [1, 1, 1, 0], 768, False, None)
         clips["text_encoder"] = ("cond_stage_model.transformer", 768, 2)
+    elif name == "x4":
+        unet = unet_config([32, 64, 96], [0, 1, 1], 128, True, None) | {
+            "in_channels": 7,
+            "num_class_embeds": 1000,
+            "attention_head_dim": 8,
+            "only_cross_attention": [True, True, False],
+        }
+        open_clips["text_encoder"] = ("cond_stage_model.model", 128, 2)
     elif name == "sd2":
         unet = unet_config([64, 64, 128, 128], [1, 1, 1, 0], 128, True, None)
         open_clips["text_encoder"] = ("cond_stage_model.model", 128, 3)
@@ -273,8 +287,9 @@ def make(folder, name):
     kinds = unet["down_block_types"]
     depths = [d if "CrossAttn" in kind else 0 for d, kind in zip(unet["transformer_layers_per_block"], kinds)]
     linear, added = unet["use_linear_projection"], unet.get("projection_class_embeddings_input_dim")
-    names.unet(unet["block_out_channels"], depths, unet["cross_attention_dim"], linear, added)
-    names.vae([32, 32, 64, 64])
+    names.unet(unet["block_out_channels"], depths, unet["cross_attention_dim"], linear, added, name == "x4")
+    vae_channels = [32, 32, 64] if name == "x4" else [32, 32, 64, 64]
+    names.vae(vae_channels)
     for at, width, layers in clips.values():
         names.clip(at, width, layers)
     for at, width, layers in open_clips.values():
@@ -291,9 +306,9 @@ def make(folder, name):
     checkpoint = load_file(file)
     configs = {"unet": unet}
     configs["vae"] = {
-        "block_out_channels": [32, 32, 64, 64],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": vae_channels,
+        "down_block_types": ["DownEncoderBlock2D"] * len(vae_channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(vae_channels),
         "layers_per_block": 2,
         "latent_channels": 4,
         "sample_size": 128,
@@ -343,7 +358,7 @@ def main():
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     (out / "tokens.json").write_text(json.dumps(tokens(), indent=1) + "\n")
-    for name in ("sd1", "sd2", "sdxl"):
+    for name in ("sd1", "sd2", "sdxl", "x4"):
         with tempfile.TemporaryDirectory() as folder:
             result = make(Path(folder), name)
         (out / f"{name}.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")

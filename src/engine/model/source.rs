@@ -54,7 +54,7 @@ impl Source {
         Ok(source)
     }
 
-    /// Opens the model at `path`, a folder, that enlarges pictures.
+    /// Opens the model at `path`, a file or a folder, that enlarges pictures.
     pub fn open_enlarger(path: &Path) -> Result<Self> {
         let source = Self::open_any(path)?;
         if !source.enlarges() {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 type Tensors = BTreeMap<String, Stored>;
 
 /// Width of the text embedding of the models that have 8 heads in every level: those of the family Stable Diffusion 1.
-/// All others have 64 channels a head.
+/// So has the x4 upscaler; all others have 64 channels a head.
 const SD1_TEXT_WIDTH: usize = 768;
 
 /// A side of the tensor `name`; `None` without the tensor or the side.
@@ -52,7 +52,8 @@ pub fn unet(tensors: &Tensors) -> Option<Map<String, Value>> {
     let attention = down.iter().chain(&up).find(|block| block.has_attention())?;
     let block = format!("{}.attentions.0", attention.at);
     let text_width = side(tensors, &format!("{block}.transformer_blocks.0.attn2.to_k.weight"), 1)?;
-    let heads = if text_width == SD1_TEXT_WIDTH {
+    let levels_of_noise = side(tensors, "class_embedding.weight", 0);
+    let heads = if text_width == SD1_TEXT_WIDTH || levels_of_noise.is_some() {
         json!(8)
     } else {
         channels.iter().map(|channels| (channels / 64).max(1)).collect()
@@ -86,6 +87,15 @@ pub fn unet(tensors: &Tensors) -> Option<Map<String, Value>> {
     });
     if !is_mirrored {
         config["reverse_transformer_layers_per_block"] = json!(depths(&up));
+    }
+    if let Some(rows) = levels_of_noise {
+        config["num_class_embeds"] = json!(rows);
+        // A level whose first attention could be either sees the picture: the last one of the x4 upscaler.
+        let sees_text_twice = |block: &Block| {
+            let seen = format!("{}.attentions.0.transformer_blocks.0.attn1.to_k.weight", block.at);
+            side(tensors, &seen, 1).is_none_or(|seen| seen != block.channels)
+        };
+        config["only_cross_attention"] = down.iter().map(sees_text_twice).collect();
     }
     if let Some(added) = side(tensors, "add_embedding.linear_1.weight", 1) {
         config["addition_embed_type"] = json!("text_time");

@@ -208,7 +208,7 @@ pub fn by_tensors(shapes: &BTreeMap<String, Vec<usize>>) -> Option<Text> {
         text!("Playground, whose noise schedule is another")
     } else if unet("input_blocks.0.0.weight") && in_channels == Some(5) {
         text!("a model that also takes a depth map")
-    } else if unet("input_blocks.0.0.weight") && in_channels == Some(7) {
+    } else if unet("input_blocks.0.0.weight") && in_channels == Some(7) && !unet("label_emb.weight") {
         text!("a model that enlarges pictures")
     } else if unet("input_blocks.0.0.weight") && in_channels == Some(8) {
         Text::verbatim("InstructPix2Pix")

@@ -27,9 +27,11 @@ const OPEN_CLIP: [&str; 2] = ["cond_stage_model.model.", "conditioner.embedders.
 /// The same of Stable Diffusion XL's second text encoder.
 const XL_OPEN_CLIP: &str = "conditioner.embedders.1.model.";
 
-/// Latents times this have about unit variance: Stable Diffusion 1 and 2, and XL (their published configurations).
+/// Latents times this have about unit variance: Stable Diffusion 1 and 2, XL, the x4 upscaler (their published
+/// configurations).
 const SCALING: f64 = 0.18215;
 const XL_SCALING: f64 = 0.13025;
+const UPSCALER_SCALING: f64 = 0.08333;
 
 /// An open file and its tensors, by their names without what some programs write before all of them.
 struct Original {
@@ -49,15 +51,21 @@ pub fn open(path: &Path) -> Result<Parts> {
     refused::check_quantized(&original.file, original.shapes.keys().map(String::as_str))?;
     let unet = original.unet()?;
     let is_xl = !unet.config.value("addition_embed_type").is_null();
+    let is_upscaler = !unet.config.value("num_class_embeds").is_null();
     let beside = path.with_extension("vae.safetensors");
     let with_vae = if beside.is_file() { &Original::open(&beside)? } else { &original };
-    let vae = with_vae.vae(if is_xl { XL_SCALING } else { SCALING })?;
+    let vae = with_vae.vae(match (is_xl, is_upscaler) {
+        (true, _) => XL_SCALING,
+        (_, true) => UPSCALER_SCALING,
+        _ => SCALING,
+    })?;
     let text_encoders = if is_xl { original.xl_text_encoders()? } else { vec![original.text_encoder()?] };
+    let scheduler = if is_upscaler { published::upscaler_scheduler(path) } else { original.scheduler() };
     Ok(Parts {
         tokenizers: text_encoders.iter().map(|_| original.tokenizer()).collect(),
         networks: [vec![unet, vae], text_encoders].into_iter().flatten().collect(),
-        scheduler: original.scheduler(),
-        low_res_scheduler: original.scheduler(),
+        low_res_scheduler: scheduler.clone(),
+        scheduler,
         // Nothing in a file tells it: as in the folder of Stability AI's own base model.
         pipeline: Config::new(path, json!({ "force_zeros_for_empty_prompt": is_xl })),
     })
