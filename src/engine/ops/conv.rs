@@ -9,7 +9,7 @@ use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
 use super::gradient::{Parameters, hand_over};
 use super::operation::{Gradients, Lent, Op, Operation};
-use super::values::{sum, values, wanted, with_buffer, with_values};
+use super::values::{Numbers, sum, values, wanted, with_buffer, with_numbers, with_values};
 use super::winograd::Tiles;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -35,7 +35,7 @@ pub enum Padding {
     AfterOnly,
 }
 
-/// `x`: (b, c, h, w), weight (o, c, k, k), bias (o); gives (b, o, h', w').
+/// `x`: (b, c, h, w), weight (o, c, k, k), of 16 bits too if it is frozen, bias (o); gives (b, o, h', w').
 pub fn conv2d(x: &Tensor, parameters: &Parameters, stride: usize, padding: Padding) -> Result<Tensor> {
     let Parameters { weight, bias, optimizer } = parameters;
     let (before, after) = match padding {
@@ -235,11 +235,11 @@ impl Sizes {
         });
     }
 
-    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    fn forward(&self, x: &[f32], weight: Numbers<'_>, bias: &[f32]) -> Vec<f32> {
         if let Some(tiles) = self.tiles() {
             return tiles.forward(x, weight, bias);
         }
-        let weight = Matrix::new(weight, self.o, self.patch());
+        let weight = Matrix::of(weight, self.o, self.patch());
         let mut y = vec![0.0; self.b * self.o * self.out_h * self.out_w];
         self.for_each_band(|band, width, columns, product| {
             self.gather(x, band, columns);
@@ -269,11 +269,11 @@ impl Sizes {
     }
 
     /// Gradient of the input, (b, c, h, w).
-    fn input_gradient(&self, weight: &[f32], dy: &[f32]) -> Vec<f32> {
+    fn input_gradient(&self, weight: Numbers<'_>, dy: &[f32]) -> Vec<f32> {
         if let Some(tiles) = self.tiles() {
             return tiles.input_gradient(weight, dy);
         }
-        let weight = Matrix::new(weight, self.o, self.patch()).t();
+        let weight = Matrix::of(weight, self.o, self.patch()).t();
         let plane = self.h * self.w;
         let mut batch_first = vec![0.0; self.b * self.c * plane];
         with_buffer(batch_first.len(), |dx| {
@@ -299,15 +299,14 @@ impl Operation<3> for Conv2d {
 
     fn forward(&self, [x, weight, bias]: [Lent<'_, CpuStorage>; 3]) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(x.1.dims(), weight.1.dims());
-        let y = sizes.forward(values(x)?, values(weight)?, values(bias)?);
+        let y = sizes.forward(values(x)?, Numbers::of(weight)?, values(bias)?);
         Ok((CpuStorage::F32(y), Shape::from((sizes.b, sizes.o, sizes.out_h, sizes.out_w))))
     }
 
     fn backward(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Gradients<3> {
         let sizes = self.sizes(x.dims(), weight.dims());
         with_values([x, dy], |[values, dy]| {
-            let dx = |[weight]: [&[f32]; 1]| Ok(sizes.input_gradient(weight, dy));
-            let dx = wanted(x, || with_values([weight], dx))?;
+            let dx = wanted(x, || with_numbers(weight, |weight| Ok(sizes.input_gradient(weight, dy))))?;
             let dw = hand_over(&self.optimizer, weight, |dw| {
                 sizes.weight_gradient(values, dy, dw);
                 Ok(())

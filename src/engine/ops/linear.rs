@@ -5,12 +5,13 @@ use super::adam::Adam;
 use super::gemm::{Matrix, Out, Threads, matmul};
 use super::gradient::hand_over;
 use super::operation::{Gradients, Lent, Op, Operation};
-use super::values::{values, wanted, with_values};
+use super::values::{Numbers, values, wanted, with_numbers, with_values};
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// `x`: (..., k), `weight`: (n, k), `bias`: (n); gives (..., n). `optimizer` as in [`super::Parameters`].
+/// `x`: (..., k), `weight`: (n, k), of 16 bits too if it is frozen, `bias`: (n); gives (..., n).
+/// `optimizer` as in [`super::Parameters`].
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, optimizer: &Option<Arc<Adam>>) -> Result<Tensor> {
     let (x, linear) = (x.contiguous()?, Op(Linear { optimizer: optimizer.clone() }));
     match bias {
@@ -32,14 +33,14 @@ impl Linear {
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
         let (mut dims, n) = (x.1.dims().to_vec(), w.1.dims()[0]);
-        let (x, w, last) = (values(x)?, values(w)?, dims.len() - 1);
+        let (x, w, last) = (values(x)?, Numbers::of(w)?, dims.len() - 1);
         let k = dims[last];
         let m = x.len() / k;
         let mut y = vec![0.0; m * n];
         if let Some(bias) = bias {
             y.par_chunks_mut(n).for_each(|row| row.copy_from_slice(bias));
         }
-        matmul(&mut y, Out::Add, 1.0, Matrix::new(x, m, k), Matrix::new(w, n, k).t(), Threads::All);
+        matmul(&mut y, Out::Add, 1.0, Matrix::new(x, m, k), Matrix::of(w, n, k).t(), Threads::All);
         dims[last] = n;
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
@@ -58,9 +59,12 @@ impl Operation<2> for Linear {
         let (n, k) = w.dims2()?;
         let m = x.elem_count() / k;
         let dx = wanted(x, || {
-            with_values([w, dy], |[w, dy]| {
+            with_values([dy], |[dy]| {
                 let mut dx = vec![0.0; m * k];
-                matmul(&mut dx, Out::Replace, 1.0, Matrix::new(dy, m, n), Matrix::new(w, n, k), Threads::All);
+                with_numbers(w, |w| {
+                    matmul(&mut dx, Out::Replace, 1.0, Matrix::new(dy, m, n), Matrix::of(w, n, k), Threads::All);
+                    Ok(())
+                })?;
                 Ok(dx)
             })
         })?;

@@ -4,7 +4,8 @@ use super::values::*;
 use super::*;
 use crate::engine::device::AttentionKernels;
 use crate::engine::random::{Purpose, Stream};
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use half::f16;
 
 pub(super) fn normals(seed: u32, shape: &[usize]) -> Tensor {
     Stream::new(seed, Purpose::Latents, 0).normals(shape, &Device::Cpu).expect("some numbers")
@@ -15,7 +16,7 @@ pub(super) fn parameters(weight: &Tensor, bias: &Tensor) -> Parameters {
 }
 
 fn dot(a: &Tensor, b: &Tensor) -> f64 {
-    let product = (a * b).and_then(|product| product.to_dtype(candle_core::DType::F64)).and_then(|p| p.sum_all());
+    let product = (a * b).and_then(|product| product.to_dtype(DType::F64)).and_then(|p| p.sum_all());
     product.and_then(|sum| sum.to_scalar()).expect("a number")
 }
 
@@ -95,6 +96,48 @@ fn a_convolution_cut_into_bands_is_the_whole_convolution() {
 }
 
 #[test]
+fn weights_of_16_bits_give_the_same_bytes_as_their_numbers_in_32() {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|n| n.is_finite()).collect();
+    let mut wide = vec![0.0; all.len()];
+    Numbers::F16(&all).widen(&mut wide);
+    assert!(all.iter().zip(&wide).all(|(n, wide)| n.to_f32().to_bits() == wide.to_bits()));
+
+    // The result, and the gradient of x.
+    let both = |x: &Tensor, op: &dyn Fn(&Tensor) -> Result<Tensor>| {
+        let x = Var::from_tensor(x).expect("a variable");
+        let y = op(&x).expect("a result");
+        let loss = (&y * normals(9, y.dims())).and_then(|y| y.sum_all()).expect("a sum");
+        let dx = loss.backward().expect("a backward").remove(&x).expect("a gradient");
+        [y, dx].map(|tensor| tensor.flatten_all().and_then(|all| all.to_vec1::<f32>()).expect("numbers"))
+    };
+    for stored in [DType::F16, DType::BF16] {
+        let weights = |shape: &[usize]| {
+            let half = (normals(2, shape) * 0.02).and_then(|w| w.to_dtype(stored)).expect("16 bits");
+            [half.to_dtype(DType::F32).expect("32 bits"), half]
+        };
+        for [m, k, n] in
+            [[1, 320, 1280], [2, 1280, 1280], [77, 768, 321], [300, 130, 4100], [3, 2000, 300], [3, 1, 2], [5, 7, 1]]
+        {
+            let (x, bias) = (normals(1, &[m, k]), normals(3, &[n]));
+            let [wide, half] = weights(&[n, k]).map(|w| both(&x, &|x| linear(x, &w, Some(&bias), &None)));
+            assert!(wide == half, "{stored:?}, {m} rows from {k} to {n}");
+        }
+        for ([b, c, o, h, w], k, stride, padding) in [
+            ([2, 70, 90, 16, 12], 3, 1, Padding::Even(1)),
+            ([1, 640, 330, 4, 5], 3, 1, Padding::Even(1)),
+            ([1, 640, 45, 8, 8], 3, 2, Padding::Even(1)),
+            ([2, 33, 40, 9, 9], 3, 2, Padding::AfterOnly),
+            ([1, 640, 650, 8, 8], 1, 1, Padding::Even(0)),
+        ] {
+            let (x, bias) = (normals(1, &[b, c, h, w]), normals(3, &[o]));
+            let [wide, half] = weights(&[o, c, k, k])
+                .map(|weight| both(&x, &|x| conv2d(x, &parameters(&weight, &bias), stride, padding)));
+            assert!(wide == half, "{stored:?}, convolution {k}x{k} from {c} to {o}, stride {stride}");
+        }
+    }
+}
+
+#[test]
 fn winograd_is_the_convolution() {
     for [b, c, o, h, w] in [
         [1, 1, 1, 1, 1],
@@ -130,8 +173,8 @@ fn winograd_is_the_convolution() {
         let mut our_dw = vec![f32::NAN; weight.len()];
         tiles.weight_gradient(&x, &dy, &mut our_dw);
         for (what, exact, ours) in [
-            ("y", y, tiles.forward(&x, &weight, &bias)),
-            ("dx", dx, tiles.input_gradient(&weight, &dy)),
+            ("y", y, tiles.forward(&x, Numbers::F32(&weight), &bias)),
+            ("dx", dx, tiles.input_gradient(Numbers::F32(&weight), &dy)),
             ("dw", dw, our_dw),
         ] {
             // One alone for each value, because the numbers are about 1 even where few of them are summed.

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use half::{bf16, f16};
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// The elements of a contiguous tensor on the CPU.
 pub(super) fn values<'a>((storage, layout): (&'a CpuStorage, &Layout)) -> Result<&'a [f32]> {
@@ -10,6 +12,84 @@ pub(super) fn values<'a>((storage, layout): (&'a CpuStorage, &Layout)) -> Result
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("a tensor of shape {:?} is not contiguous", layout.shape()),
     }
+}
+
+/// The finite elements of a weight, which may have 16 bits if it is frozen: it takes half the memory, and every number
+/// is that of f32, because what is computed with is widened first.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Numbers<'a> {
+    /// Those of a contiguous tensor on the CPU.
+    pub fn of((storage, layout): (&'a CpuStorage, &Layout)) -> Result<Self> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("a tensor of shape {:?} is not contiguous", layout.shape());
+        };
+        Ok(match storage {
+            CpuStorage::F16(numbers) => Self::F16(&numbers[start..end]),
+            CpuStorage::BF16(numbers) => Self::Bf16(&numbers[start..end]),
+            others => Self::F32(&others.as_slice::<f32>()?[start..end]),
+        })
+    }
+
+    /// How many.
+    pub fn len(self) -> usize {
+        match self {
+            Self::F32(numbers) => numbers.len(),
+            Self::F16(numbers) => numbers.len(),
+            Self::Bf16(numbers) => numbers.len(),
+        }
+    }
+
+    /// Some of them.
+    pub fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(numbers) => Self::F32(&numbers[range]),
+            Self::F16(numbers) => Self::F16(&numbers[range]),
+            Self::Bf16(numbers) => Self::Bf16(&numbers[range]),
+        }
+    }
+
+    /// Puts them into `out`, of the same length, on this thread.
+    pub fn widen(self, out: &mut [f32]) {
+        assert_eq!(self.len(), out.len(), "as many places as numbers");
+        vectorized(
+            #[inline(always)]
+            || match self {
+                Self::F32(numbers) => out.copy_from_slice(numbers),
+                Self::F16(numbers) => out.iter_mut().zip(numbers).for_each(|(out, n)| *out = widened(n.to_bits())),
+                Self::Bf16(numbers) => {
+                    out.iter_mut().zip(numbers).for_each(|(out, n)| *out = f32::from_bits(u32::from(n.to_bits()) << 16))
+                }
+            },
+        );
+    }
+}
+
+/// The f32 of an f16 that is finite. Vector instructions do many at a time, where the conversion of the crate `half` is
+/// a call for eight.
+#[inline(always)]
+fn widened(bits: u16) -> f32 {
+    /// What the exponents' biases differ by, and the smallest normal number of f16.
+    const BIAS: u32 = (127 - 15) << 23;
+    const SMALLEST: f32 = f32::from_bits(BIAS + (1 << 23));
+    let (bits, sign) = (u32::from(bits & 0x7fff) << 13, u32::from(bits & 0x8000) << 16);
+    let normal = f32::from_bits(bits + BIAS);
+    let subnormal = f32::from_bits(bits + BIAS + (1 << 23)) - SMALLEST;
+    let magnitude = if bits < 1 << 23 { subnormal } else { normal };
+    f32::from_bits(magnitude.to_bits() | sign)
+}
+
+/// Calls `f` with the elements of a weight on the CPU, which may be one of 16 bits.
+pub(super) fn with_numbers<R>(weight: &Tensor, f: impl FnOnce(Numbers<'_>) -> Result<R>) -> Result<R> {
+    let weight = weight.contiguous()?;
+    let (storage, layout) = weight.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("this tensor is not on the CPU") };
+    f(Numbers::of((storage, layout))?)
 }
 
 /// Calls `f` with the elements of CPU tensors, which are copied first if they are not contiguous.

@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 
 use super::gemm::{Matrix, Out, Threads, matmul};
-use super::values::{vectorized, with_buffer};
+use super::values::{Numbers, vectorized, with_buffer};
 use rayon::prelude::*;
 use std::array::from_fn;
 use std::ops::Range;
@@ -49,7 +49,7 @@ pub struct Tiles {
 
 /// Weights (o, c, 3, 3), read as a convolution from `columns` to `rows` channels.
 struct Kernel<'a> {
-    weight: &'a [f32],
+    weight: Numbers<'a>,
     rows: usize,
     columns: usize,
     direction: Direction,
@@ -85,14 +85,14 @@ impl Tiles {
     }
 
     /// `x`: (b, c, h, w), `weight`: (o, c, 3, 3), `bias`: (o); gives (b, o, h, w).
-    pub fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    pub fn forward(&self, x: &[f32], weight: Numbers<'_>, bias: &[f32]) -> Vec<f32> {
         let rows = bias.len();
         let kernel = Kernel { weight, rows, columns: weight.len() / (9 * rows), direction: Direction::Forward };
         self.convolve(x, &kernel, Some(bias))
     }
 
     /// `weight`: (o, c, 3, 3), `dy`: (b, o, h, w); gives (b, c, h, w).
-    pub fn input_gradient(&self, weight: &[f32], dy: &[f32]) -> Vec<f32> {
+    pub fn input_gradient(&self, weight: Numbers<'_>, dy: &[f32]) -> Vec<f32> {
         let columns = dy.len() / (self.b * self.h * self.w);
         let kernel = Kernel { weight, rows: weight.len() / (9 * columns), columns, direction: Direction::Backward };
         self.convolve(dy, &kernel, None)
@@ -161,10 +161,7 @@ impl Tiles {
             with_buffer(PLACES * channels.len() * (c + width) + 4 * width, |buffer| {
                 let (u, rest) = buffer.split_at_mut(PLACES * channels.len() * c);
                 let (m, tiles) = rest.split_at_mut(PLACES * channels.len() * width);
-                vectorized(
-                    #[inline(always)]
-                    || kernel.transform(&channels, u),
-                );
+                kernel.transform(&channels, u);
                 for (place, m) in m.chunks_mut(channels.len() * width).enumerate() {
                     let u = Matrix::new(&u[place * channels.len() * c..], channels.len(), c);
                     let v = Matrix::strided(&v[place * c * padded + first_tile..], c, width, padded);
@@ -323,19 +320,50 @@ impl Tiles {
 
 impl Kernel<'_> {
     /// Fills `u`, (16, rows, columns), with G g G^T of some rows.
-    #[inline(always)]
     fn transform(&self, rows: &Range<usize>, u: &mut [f32]) {
-        let place_size = rows.len() * self.columns;
-        for (index, row) in rows.clone().enumerate() {
+        // Of the weights: rows that follow each other, or a piece of each row.
+        let (all, pieces) = match self.direction {
+            Direction::Forward => (self.columns, rows.start..rows.start + 1),
+            Direction::Backward => (self.rows, 0..self.columns),
+        };
+        let (first, length) = match self.direction {
+            Direction::Forward => (0, rows.len() * self.columns),
+            Direction::Backward => (rows.start, rows.len()),
+        };
+        if let Numbers::F32(weight) = self.weight {
+            let weight = &weight[9 * (pieces.start * all + first)..];
+            return vectorized(
+                #[inline(always)]
+                || self.transform_f32(weight, all, rows.len(), u),
+            );
+        }
+        with_buffer(9 * pieces.len() * length, |weight| {
+            for (piece, out) in pieces.zip(weight.chunks_mut(9 * length)) {
+                let start = 9 * (piece * all + first);
+                self.weight.part(start..start + out.len()).widen(out);
+            }
+            let all = if self.direction == Direction::Forward { all } else { length };
+            vectorized(
+                #[inline(always)]
+                || self.transform_f32(weight, all, rows.len(), u),
+            );
+        });
+    }
+
+    /// The same of `rows` rows that begin with `weight`, whose own rows have `all` kernels each.
+    #[inline(always)]
+    fn transform_f32(&self, weight: &[f32], all: usize, rows: usize, u: &mut [f32]) {
+        let place_size = rows * self.columns;
+        for row in 0..rows {
             for column in (0..self.columns).step_by(LANES) {
                 let len = LANES.min(self.columns - column);
                 let mut g = [[[0.0; LANES]; 3]; 3];
                 let pairs = (column..column + len).map(|column| match self.direction {
-                    Direction::Forward => row * self.columns + column,
-                    Direction::Backward => column * self.rows + row,
+                    Direction::Forward => row * all + column,
+                    Direction::Backward => column * all + row,
                 });
                 for (lane, pair) in pairs.enumerate() {
-                    let taps: &[f32; 9] = self.weight[pair * 9..].first_chunk().expect("nine taps");
+                    let taps: &[f32; 9] = weight[pair * 9..].first_chunk().expect("nine taps");
                     for (tap, value) in taps.iter().enumerate() {
                         let tap = if self.direction == Direction::Forward { tap } else { 8 - tap };
                         g[tap / 3][tap % 3][lane] = *value;
@@ -343,7 +371,7 @@ impl Kernel<'_> {
                 }
                 let transformed = on_both_sides(&g, times_g);
                 for (place, u) in u.chunks_exact_mut(place_size).enumerate() {
-                    store(&transformed[place / 4][place % 4], &mut u[index * self.columns + column..], len);
+                    store(&transformed[place / 4][place % 4], &mut u[row * self.columns + column..], len);
                 }
             }
         }
