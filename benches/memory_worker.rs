@@ -5,6 +5,7 @@
 //! much memory as the lightest mode needs that the parameters allow. Answers with a JSON object in bytes; `resident` is
 //! the size after every hundredth step.
 
+use candle_core::Device;
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::Shapes;
 use imagic_edit::engine::budget::plan;
@@ -57,7 +58,7 @@ fn main() -> Result<()> {
         layer_digest: None,
     };
     let source = Source::open(&request.model_path)?;
-    let shapes = Shapes::new(&source, Family::of(&source)?)?;
+    let shapes = Shapes::new(&source, Family::of(&source)?, &Device::Cpu)?;
     let task = shapes.task(&request);
     let allowed = Mode::allowed(&request.params, &Processor::Cpu.choose());
     let mode = if rest == ["lightest"] { allowed[allowed.len() - 1] } else { allowed[0] };

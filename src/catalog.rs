@@ -103,6 +103,9 @@ pub fn params_of(given: &Map<String, Value>, folders: &[PathBuf]) -> Result<(Par
     params = model.params(params.preset)?;
     params.set_all(given)?;
     params.model.clone_from(&model.name);
+    if !params.vae.trim().is_empty() {
+        params.vae = written(&params.vae).to_string_lossy().into_owned();
+    }
     params.check()?;
     model.name_preset(&mut params)?;
     Ok((params, model))

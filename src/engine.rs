@@ -103,14 +103,14 @@ impl Engine {
     /// What `request` would cost now; loads nothing.
     pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
         let (machine, chosen) = (&self.machine, self.machine.chosen());
-        let source = Source::open(&request.model_path)?;
+        let source = request.source()?;
         let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, &mut || Ok(())))?;
         let allowed = Mode::allowed(&request.params, chosen);
         let (loaded, prompt) = (self.loaded(&source, &fingerprint), &request.params.prompt);
         let tokens = loaded.map_or_else(|| base::tokens(&source, prompt), |base| base.tokens(prompt))?;
         let keys = TuningKey::all(request, &tokens, allowed, &fingerprint);
         let progress = self.tuned.progress(&keys, machine);
-        let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?)).transpose()?;
+        let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
         let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
         let task = Task { precision: chosen.precision, ..shapes.task(request) };
         let held = loaded.map_or(0, |base| self.tuned.held(base, &task));
@@ -123,7 +123,7 @@ impl Engine {
 
     /// Reads the request's base model unless it is the loaded one; tells whether it was.
     fn load(&mut self, request: &EditRequest, clock: &mut Clock<'_, '_>) -> Result<bool> {
-        let source = Source::open(&request.model_path)?;
+        let source = request.source()?;
         let go_on = &mut || clock.step(Stage::LoadModel, 0, 0, None);
         let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, go_on))?;
         if self.loaded(&source, &fingerprint).is_some() {

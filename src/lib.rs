@@ -87,6 +87,8 @@
 //! **Memory** is counted from shapes before anything is tuned ([`engine::budget::memory`]); the best mode that fits is
 //! taken, and those that train every weight give the same bytes ([`engine::tuning::mode`],
 //! [`engine::tuning::backward`]). Fine-tuning uses the base network up: it is read again for the next picture or text.
+//! Weights that are not tuned have 16 bits where the file has them so, and are widened block by block where they are
+//! used; text encoders are read for a text and go again.
 //!
 //! **GPU**: with the feature `cuda` an engine takes an NVIDIA GPU where there is one ([`engine::device`]) and says why
 //! not where there is none. One library serves both: CUDA is looked for when the program runs. What no card has run yet

@@ -395,6 +395,15 @@ parameters! {
             ),
             domain: Domain::Choice { options: PredictionType::OPTIONS },
         }
+        /// File or folder of the autoencoder that takes the place of the model's; empty: the model's own.
+        vae: String = String::new(), "the model" {
+            label: text!("VAE"),
+            help: text!(
+                "The autoencoder to use in place of the model's own: a .safetensors file, or the folder of a VAE or of \
+                 a model; empty takes the model's."
+            ),
+            domain: Domain::Text,
+        }
         /// Seed of the VAE sample and of the timesteps and noises of stages A and B.
         tuning_seed: u32 = 0, "ours" {
             label: text!("Tuning seed"),

@@ -1,6 +1,7 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when
 //! something is wrong.
 
+use candle_core::Device;
 use imagic_edit::catalog;
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::{Needs, Shapes, Task};
@@ -30,7 +31,7 @@ fn fixture() -> PathBuf {
 
 fn shapes() -> Shapes {
     let source = Source::open(&fixture()).expect("a model");
-    Shapes::new(&source, Family::of(&source).expect("a family")).expect("shapes")
+    Shapes::new(&source, Family::of(&source).expect("a family"), &Device::Cpu).expect("shapes")
 }
 
 /// An empty folder that is removed again.
@@ -1024,8 +1025,8 @@ fn published_configurations_give_networks_of_the_published_sizes() {
         let about: Value = serde_json::from_slice(&about).expect("JSON");
         let source = Source::open(&model).expect("a model");
         // Every tensor that the network asks for is there with its shape.
-        let shapes = Shapes::new(&source, Family::of(&source).expect("a family")).expect("a network");
-        assert_eq!(Some(shapes.network_bytes() / 4), about["unet"].as_u64(), "{}", model.display());
+        let shapes = Shapes::new(&source, Family::of(&source).expect("a family"), &Device::Cpu).expect("a network");
+        assert_eq!(Some(shapes.tuned_bytes() / 4), about["unet"].as_u64(), "{}", model.display());
         let side = shapes.own_side();
         let (params, layer, precision) = (&Params::paper(), [side as u32; 2], Precision::F32);
         let task = Task { params, layer, size: (side, side), precision };
@@ -1035,7 +1036,7 @@ fn published_configurations_give_networks_of_the_published_sizes() {
             needs.peak() as f64 / 1e9
         });
         let name = model.file_name().unwrap_or_default().to_string_lossy();
-        let millions = shapes.network_bytes() as f64 / 4e6;
+        let millions = shapes.tuned_bytes() as f64 / 4e6;
         println!("| {name} | {millions:.0} | {side} | {full:.1} | {light:.1} |");
     }
 }

@@ -7,9 +7,10 @@ use imagic_edit::catalog;
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::base::BaseModel;
 use imagic_edit::engine::device::Processor;
-use imagic_edit::engine::model::family::STABLE_DIFFUSION_1;
+use imagic_edit::engine::model::family::{Family, STABLE_DIFFUSION_1};
 use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::tokenizer::Tokenizer;
+use imagic_edit::engine::model::unet::UNetConfig;
 use imagic_edit::engine::request::{EditRequest, EngineOptions};
 use imagic_edit::image::LayerImage;
 use imagic_edit::params::Params;
@@ -222,17 +223,18 @@ fn as_folder(notes: &Notes, path: &Path) {
     }
 }
 
-/// The pixels that a short edit with the model at `path` ends in.
-fn edited(path: &Path) -> Vec<u16> {
+/// The pixels that a short edit with the model at `path` ends in, with other values of some parameters.
+fn edited(path: &Path, changes: &[(&str, Value)]) -> Vec<u16> {
     let mut params = Params::paper();
-    for (name, value) in [
+    let usual = [
         ("prompt", json!("a photo of a cat")),
         ("resolution", json!(64)),
         ("embedding_steps", json!(1)),
         ("tuning_steps", json!(1)),
         ("sampling_steps", json!(2)),
-    ] {
-        params.set(name, &value).expect("a parameter");
+    ];
+    for (name, value) in usual.iter().chain(changes) {
+        params.set(name, value).expect("a parameter");
     }
     let rgba: Vec<u16> =
         (0..64 * 64 * 4).map(|i| if i % 4 == 3 { u16::MAX } else { (i * 7919 % 65536) as u16 }).collect();
@@ -264,7 +266,139 @@ fn an_edit_with_a_single_file_is_that_with_its_folder() {
     let file = place.path().join("model.safetensors");
     notes.file().write(&file);
     as_folder(&notes, &place.path().join("folder"));
-    assert!(edited(&file) == edited(&place.path().join("folder")));
+    // The file's weights have 16 bits and stay so while they are frozen, the folder's have 32.
+    for mode in ["full", "lora"] {
+        let mode = [("tuning_mode", json!(mode)), ("tuning_steps", json!(2))];
+        assert!(edited(&file, &mode) == edited(&place.path().join("folder"), &mode), "{mode:?}");
+    }
+}
+
+#[test]
+fn frozen_weights_keep_the_bits_that_they_are_stored_in() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let file = place.path().join("model.safetensors");
+    Notes::of("sd1").file().write(&file);
+    let source = open(&file);
+    let base = BaseModel::read(source.clone(), String::new(), &Device::Cpu).expect("a model");
+    let weights = base.network(&Device::Cpu).expect("weights");
+    assert!(weights.tensors.values().all(|tensor| (tensor.dtype() == DType::F16) == (tensor.rank() > 1)));
+    assert_eq!(weights.bytes(), base.shapes.network_bytes());
+    assert!(base.shapes.network_bytes() * 100 < base.shapes.tuned_bytes() * 51);
+}
+
+/// A single file whose autoencoder is elsewhere.
+#[test]
+fn another_vae_takes_the_place_of_the_models() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| place.path().join(name);
+    let notes = Notes::of("sd1");
+    let (whole, without) = (at("whole/model.safetensors"), at("models/without.safetensors"));
+    for folder in ["whole", "models", "vae", "elsewhere"] {
+        std::fs::create_dir(at(folder)).expect("a folder");
+    }
+    notes.file().write(&whole);
+    as_folder(&notes, &at("elsewhere/folder"));
+    let (mut file, mut vae) = (notes.file(), File::default());
+    file.tensors.retain(|name, data| match name.strip_prefix("first_stage_model.") {
+        Some(name) => {
+            vae.tensors.insert(name.to_owned(), data.clone());
+            false
+        }
+        None => true,
+    });
+    file.write(&without);
+    vae.write(&at("vae/original.safetensors"));
+
+    let reason = refusal(&without);
+    assert!(reason.contains("has no VAE") && reason.contains("without.vae.safetensors"), "{reason}");
+    // A model of another family has none that fits, one of the same family has.
+    Notes::of("sdxl").file().write(&at("models/a.safetensors"));
+    let reason = refusal(&without);
+    assert!(reason.contains("without.vae.safetensors"), "{reason}");
+    std::fs::copy(&whole, at("models/b.safetensors")).expect("a copy");
+    let reason = refusal(&without);
+    assert!(reason.ends_with(&format!("for example {}", at("models/b.safetensors").display())), "{reason}");
+    std::fs::remove_file(at("models/b.safetensors")).expect("it is ours");
+    as_folder(&notes, &at("models/folder"));
+    let reason = refusal(&without);
+    assert!(reason.ends_with(&format!("for example {}", at("models/folder").display())), "{reason}");
+
+    let chosen = |vae: &Path| [("vae", json!(vae.to_string_lossy()))];
+    let tensors = |source: &Source| source.tensors(Part::Vae, &Device::Cpu).expect("tensors").tensors;
+    let expected = tensors(&open(&whole));
+    for vae in [
+        at("vae/original.safetensors"),
+        whole.clone(),
+        at("elsewhere/folder"),
+        at("elsewhere/folder/vae"),
+        at("elsewhere/folder/vae/diffusion_pytorch_model.safetensors"),
+    ] {
+        let ours = tensors(&Source::with_vae(&without, Some(&vae)).expect("a model"));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{}", vae.display());
+        for (name, tensor) in &expected {
+            assert_equal(&format!("{} {name}", vae.display()), &ours[name], tensor);
+        }
+    }
+    let expected = edited(&whole, &[]);
+    assert!(edited(&without, &chosen(&at("vae/original.safetensors"))) == expected);
+    // It also takes the place of one that is there, and is part of what an edit depends on.
+    let mut other = File::default();
+    for (name, (dtype, shape, bytes)) in &vae.tensors {
+        let name_is_bias = name.ends_with("decoder.conv_out.bias");
+        other.add(name, *dtype, shape, if name_is_bias { f16::ONE.to_le_bytes().repeat(3) } else { bytes.clone() });
+    }
+    other.write(&at("vae/other.safetensors"));
+    assert!(edited(&at("elsewhere/folder"), &chosen(&at("vae/other.safetensors"))) != expected);
+    let fingerprint = |vae: Option<&Path>| {
+        let source = Source::with_vae(&whole, vae).expect("a model");
+        source.fingerprint(&mut |_, path| Ok(path.display().to_string())).expect("a fingerprint")
+    };
+    assert!(fingerprint(None) != fingerprint(Some(&at("vae/original.safetensors"))));
+
+    let refused = |vae: &Path| {
+        let source = Source::with_vae(&whole, Some(vae));
+        let read = source.and_then(|source| BaseModel::read(source, String::new(), &Device::Cpu));
+        read.err().unwrap_or_else(|| panic!("{} was taken", vae.display())).to_string()
+    };
+    let config = at("elsewhere/folder/vae/config.json");
+    let mut other: Value = serde_json::from_slice(&std::fs::read(&config).expect("a file")).expect("JSON");
+    other["scaling_factor"] = json!(0.13025);
+    std::fs::write(&config, other.to_string()).expect("a file");
+    let reason = refused(&at("elsewhere/folder/vae"));
+    assert!(reason.contains("of another family: it scales latents by 0.13025"), "{reason}");
+    for (vae, expected) in [("elsewhere/folder/unet", "is no VAE"), ("nowhere", "no such file")] {
+        let reason = refused(&at(vae));
+        assert!(reason.contains(expected), "{reason}");
+    }
+    let reason = refused(&without);
+    assert!(reason.contains("is no VAE"), "{reason}");
+}
+
+#[test]
+fn the_size_of_a_single_file_is_that_of_its_notes_or_of_what_predicts_v_in_its_family() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let side = |what: &str, family: &str, note: Option<(&str, &str)>, yaml: Option<&str>| {
+        let path = place.path().join(format!("{what}.safetensors"));
+        let mut file = Notes::of(family).file();
+        file.notes.extend(note.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        file.write(&path);
+        if let Some(yaml) = yaml {
+            std::fs::write(path.with_extension("yaml"), yaml).expect("a file");
+        }
+        let source = open(&path);
+        let family = Family::of(&source).expect("a family");
+        UNetConfig::read(&source, family).expect("a configuration").sample_size
+    };
+    assert_eq!(side("sd1", "sd1", None, None), 64);
+    assert_eq!(side("sd2", "sd2", None, None), 64);
+    assert_eq!(side("v", "sd2", Some(("modelspec.prediction_type", "v")), None), 96);
+    let yaml = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    parameterization: \"v\"\n";
+    assert_eq!(side("yaml", "sd2", None, Some(yaml)), 96);
+    assert_eq!(side("eps", "sd2", None, Some(&yaml.replace("\"v\"", "eps"))), 64);
+    assert_eq!(side("sd1 that predicts v", "sd1", Some(("modelspec.prediction_type", "v")), None), 64);
+    for (resolution, expected) in [("768x768", 96), ("1152x896", 127), ("768", 64), ("0x0", 64)] {
+        assert_eq!(side("size", "sd2", Some(("modelspec.resolution", resolution)), None), expected, "{resolution}");
+    }
 }
 
 #[test]
@@ -575,7 +709,7 @@ fn a_single_file_without_a_part_says_which() {
         let refusal = refusal(&path);
         assert!(refusal.contains(expected), "{refusal}");
     };
-    check("first_stage_model.", "put the file of one of the same family beside it and call it model.vae.safetensors");
+    check("first_stage_model.", "put its file beside this one and call it model.vae.safetensors");
     check("cond_stage_model.", "has no text encoder");
     check("model.diffusion_model.output_blocks.7", "some of its tensors are missing");
 }
@@ -647,7 +781,7 @@ fn tensors_that_the_network_does_not_use_are_left_out() {
     more.add("mask", Dtype::BOOL, &[5], vec![1; 5]);
     more.add("zzz.nan", Dtype::F32, &[1], f32::NAN.to_le_bytes().to_vec());
     more.write(&file);
-    assert!(edited(plain.path()) == edited(other.path()));
+    assert!(edited(plain.path(), &[]) == edited(other.path(), &[]));
 }
 
 /// Numbers that depend on nothing but how many came before.

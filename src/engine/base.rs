@@ -12,7 +12,7 @@ use super::model::source::{Part, Source};
 use super::model::text_encoder::TextEncoder;
 use super::model::tokenizer::Tokenizer;
 use super::model::unet::UNet;
-use super::model::weights::Weights;
+use super::model::weights::{Bits, Weights};
 use super::picture::pixels;
 use super::random::{Purpose, Stream};
 use super::request::EditRequest;
@@ -41,13 +41,15 @@ pub struct BaseModel {
     /// The U-Net while it is in memory. Fine-tuning all weights uses it up: a large one and its tuned copy together
     /// would take a quarter more memory at the peak of an edit than the copy alone.
     network: RefCell<Option<Weights>>,
+    /// What an inpainting model sees beside x_t, for pictures of that size (width, height).
+    beside: RefCell<Option<((usize, usize), Tensor)>>,
 }
 
 impl BaseModel {
     /// Reads the model in `source` and checks that its parts fit each other.
     pub fn read(source: Source, fingerprint: String, device: &Device) -> Result<Self> {
         let family = Family::of(&source)?;
-        let shapes = Shapes::new(&source, family)?;
+        let shapes = Shapes::new(&source, family, device)?;
         let codec = Codec::read(&source, family, device)?;
         let (latents, unet) = (codec.channels, shapes.config.out_channels);
         if latents != unet {
@@ -71,6 +73,7 @@ impl BaseModel {
             fingerprint,
             source,
             network: RefCell::default(),
+            beside: RefCell::default(),
         })
     }
 
@@ -83,6 +86,10 @@ impl BaseModel {
             (PredictionType::Automatic, Some(known)) => known,
             (PredictionType::Automatic, None) => *self.prediction.insert(self.try_prediction(device)?),
         };
+        if self.source.config(Part::UNet).value("sample_size").is_null() {
+            let predicts_v = self.schedule.prediction == Prediction::V;
+            self.shapes.config.sample_size = Family::of(&self.source)?.sample_size_of(predicts_v);
+        }
         if self.schedule.prediction == Prediction::Epsilon && self.schedule.ends_in_noise() {
             return Err(self.source.scheduler().error(text!(
                 "rescale_betas_zero_snr leaves only noise at the last timestep, of which a model that predicts noise \
@@ -138,11 +145,18 @@ impl BaseModel {
         if self.shapes.config.in_channels == self.codec.channels {
             return Ok(None);
         }
+        if let Some((size, beside)) = &*self.beside.borrow()
+            && *size == (w, h)
+        {
+            return Ok(Some(beside.clone()));
+        }
         let device = &self.text.device;
         let gray = self.codec.encode(&Tensor::zeros((1, 3, h, w), DType::F32, device)?)?;
         let gray = self.codec.sample(&gray, &gray.mean.zeros_like()?)?;
         let everywhere = gray.narrow(1, 0, 1)?.ones_like()?;
-        Ok(Some(Tensor::cat(&[everywhere, gray], 1)?))
+        let beside = Tensor::cat(&[everywhere, gray], 1)?;
+        self.beside.replace(Some(((w, h), beside.clone())));
+        Ok(Some(beside))
     }
 
     /// The picture x of a request at `size` (width, height), one sample of its latents, (1, c, h, w); with it how well
@@ -177,7 +191,8 @@ impl BaseModel {
         self.network.borrow().is_some()
     }
 
-    /// The U-Net's weights, read if they are not there; they stay.
+    /// The U-Net's weights, read if they are not there; they stay. In 16 bits where the file has them so and the device
+    /// takes them.
     pub fn network(&self, device: &Device) -> Result<Weights> {
         let weights = self.take_network(device)?;
         self.network.replace(Some(weights.clone()));
@@ -188,7 +203,8 @@ impl BaseModel {
     pub fn take_network(&self, device: &Device) -> Result<Weights> {
         let shapes = self.shapes.network();
         let is_own = |name: &str| shapes.tensors.contains_key(name);
-        self.network.take().map_or_else(|| self.source.wanted_tensors(Part::UNet, is_own, device), Ok)
+        let read = || self.source.wanted_tensors(Part::UNet, is_own, Bits::Stored, device);
+        self.network.take().map_or_else(read, Ok)
     }
 }
 

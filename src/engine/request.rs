@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::device::Processor;
+use crate::engine::model::source::Source;
 use crate::engine::picture::pixels::Picture;
 use crate::error::{Hint, Result};
 use crate::image::LayerImage;
@@ -10,7 +11,7 @@ use crate::text::{Text, text};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,12 @@ pub struct EditRequest {
 }
 
 impl EditRequest {
+    /// The base model's files, its autoencoder's among them.
+    pub fn source(&self) -> Result<Source> {
+        let vae = Some(self.params.vae.trim()).filter(|vae| !vae.is_empty());
+        Source::with_vae(&self.model_path, vae.map(Path::new))
+    }
+
     /// The hint for a picture that the base model's codec gives back at `psnr` dB, if it needs one.
     pub fn hint(&self, psnr: Option<f64>) -> Option<Hint> {
         let (psnr, familiar_psnr) = (psnr?, self.familiar_psnr?);

@@ -190,7 +190,8 @@ impl TunedModels {
     pub fn held(&self, base: &BaseModel, task: &Task<'_>) -> u64 {
         let network = base.shapes.network_bytes();
         let read = if base.has_network() { network } else { 0 };
-        let tuned = if self.last.as_ref().is_some_and(|(_, tuned)| !tuned.has_adapters()) { network } else { 0 };
+        let tuned = self.last.as_ref().filter(|(_, tuned)| !tuned.has_adapters());
+        let tuned = tuned.map_or(0, |_| base.shapes.tuned_bytes());
         base.shapes.model_bytes(task) - network + read + tuned
     }
 
@@ -262,8 +263,9 @@ impl TunedModels {
         if let Some(unfinished) = folder.and_then(|folder| resume::find(folder, key, mode, &fitting)) {
             return Ok(unfinished);
         }
-        base.network(device)?;
         let (x, psnr) = base.encode(request, task.size, device)?;
+        base.codec.forget_encoder();
+        base.network(device)?;
         Ok(Unfinished { mode, x, psnr, embedding: None, training: None, saved: None })
     }
 
@@ -308,7 +310,7 @@ impl Begin<'_> {
         let Self { base, request, machine, .. } = self;
         let folder = machine.options.cache_folder.as_ref()?;
         let bytes = match mode.trained() {
-            Trained::Weights | Trained::WeightsInEightBits => base.shapes.network_bytes(),
+            Trained::Weights | Trained::WeightsInEightBits => base.shapes.tuned_bytes(),
             Trained::Adapters => {
                 let adapters = lora::shapes(base.shapes.network(), &request.params);
                 4 * adapters.iter().flatten().map(lora::Shape::elements).sum::<usize>() as u64

@@ -12,6 +12,7 @@ use crate::engine::model::lora;
 use crate::engine::model::source::{Part, Source};
 use crate::engine::model::trace::{Size, Trace, elements};
 use crate::engine::model::unet::{Skip, UNet, UNetConfig};
+use crate::engine::model::vae::Decoder;
 use crate::engine::model::weights::Weights;
 use crate::engine::picture::pixels;
 use crate::engine::request::EditRequest;
@@ -19,7 +20,7 @@ use crate::engine::tuning::backward::Activations;
 use crate::engine::tuning::mode::{Mode, Trained};
 use crate::error::Result;
 use crate::params::Params;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeSet;
 
 /// Bytes that an edit needs at most in each of its parts, all that the process holds included.
@@ -61,25 +62,23 @@ pub struct Shapes {
     weights: Weights,
     unet: UNet,
     codec: Codec,
-    all_values: usize,
+    /// Bytes of the autoencoder's decoder, which stays in memory.
+    decoder_bytes: u64,
     tokens: usize,
 }
 
 impl Shapes {
-    /// Of the model in `source`, which is of `family`.
-    pub fn new(source: &Source, family: &Family) -> Result<Self> {
-        let (mut unet, vae) = (source.shapes(Part::UNet)?, source.shapes(Part::Vae)?);
-        let mut text_values = source.shapes(Part::TextEncoder)?.elements();
-        if source.has(Part::TextEncoder2) {
-            text_values += source.shapes(Part::TextEncoder2)?.elements();
-        }
+    /// Of the model in `source`, which is of `family`, on `device`.
+    pub fn new(source: &Source, family: &Family, device: &Device) -> Result<Self> {
+        let (mut unet, mut vae) = (source.shapes(Part::UNet, device)?, source.shapes(Part::Vae, device)?);
+        vae.tensors.retain(|name, _| Decoder::has(name));
         let config = UNetConfig::read(source, family)?;
         let own = UNet::names(&config, &unet)?;
         unet.tensors.retain(|name, _| own.contains(name));
         Ok(Self {
             unet: UNet::new(&config, &unet)?,
-            codec: Codec::new(source, family, &vae)?,
-            all_values: unet.elements() + vae.elements() + text_values,
+            codec: Codec::shapes(source, family, device)?,
+            decoder_bytes: vae.bytes(),
             weights: unet,
             tokens: source.config(Part::TextEncoder).usize("max_position_embeddings", Some(family.tokens))?,
             config,
@@ -91,8 +90,13 @@ impl Shapes {
         &self.weights
     }
 
-    /// Bytes of the U-Net.
+    /// Bytes of the base model's U-Net in memory.
     pub fn network_bytes(&self) -> u64 {
+        self.weights.bytes()
+    }
+
+    /// Bytes of the U-Net when all its weights have been tuned, which takes f32.
+    pub fn tuned_bytes(&self) -> u64 {
         4 * self.weights.elements() as u64
     }
 
@@ -110,14 +114,16 @@ impl Shapes {
         Task { params, layer, size, precision: Precision::F32 }
     }
 
-    /// Bytes of the program with the base model loaded and the layers of `task`.
+    /// Bytes of the program with the base model loaded and the layers of `task`. Of the text encoders a layer is there
+    /// at a time, before all else.
     pub fn model_bytes(&self, task: &Task<'_>) -> u64 {
         // The program, the tokenizer, and what convolutions and matrix products lay out anew; measured.
         const PROGRAM: usize = 82 << 20;
         // A layer's source and result, and between them the picture at the layer's size, 16 bits a channel.
         const BYTES_PER_PIXEL: usize = 8 + 8 + 6;
         let [width, height] = task.layer;
-        (PROGRAM + 4 * self.all_values + BYTES_PER_PIXEL * width as usize * height as usize) as u64
+        let rest = PROGRAM + BYTES_PER_PIXEL * width as usize * height as usize;
+        self.network_bytes() + self.decoder_bytes + rest as u64
     }
 
     /// What `task` needs when it is done in that mode.
@@ -158,9 +164,10 @@ impl Shapes {
             _ => 0,
         };
         let embedding = if params.embedding_steps == 0 { 0 } else { copies + training(&self.unet, false) };
-        // Weights that are trained take the base model's places; adapters come beside them. With them Adam's two
-        // moments.
-        let places = if trains_all { 0 } else { tuned.iter().sum() };
+        // Weights that are trained take the base model's places, where those may have 16 bits; adapters come beside
+        // them. With them Adam's two moments.
+        let taken = if trains_all { (self.network_bytes() / 4) as usize } else { 0 };
+        let places = tuned.iter().sum::<usize>().saturating_sub(taken);
         let moments: usize = tuned.iter().map(|&values| mode.trained().moments().numbers(values)).sum();
         let tuning = if params.tuning_steps == 0 { 0 } else { places + moments + freed + training(unet, trains_all) };
         let generation =
@@ -245,7 +252,7 @@ mod tests {
     use super::*;
     use crate::engine::model::conditioning::{Added, Conditioning};
     use crate::params::LoraLayers;
-    use candle_core::{Device, Storage, Var};
+    use candle_core::{Storage, Var};
     use std::collections::BTreeMap;
     use std::path::Path;
 
@@ -266,7 +273,7 @@ mod tests {
         for fixture in ["small-sd1", "small-v", "small-sd2", "small-tiny", "small-sdxl", "small-vega"] {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture).join("model");
             let source = Source::open(&folder).expect("a model");
-            let shapes = Shapes::new(&source, Family::of(&source).expect("a family")).expect("shapes");
+            let shapes = Shapes::new(&source, Family::of(&source).expect("a family"), &Device::Cpu).expect("shapes");
             let weights = source.tensors(Part::UNet, &Device::Cpu).expect("weights");
             let variable = |(name, tensor): (&String, &Tensor)| {
                 (name.clone(), Var::from_tensor(tensor).expect("a variable").into_inner())

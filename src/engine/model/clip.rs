@@ -6,11 +6,12 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::config::Config;
-use crate::engine::model::weights::Weights;
+use crate::engine::model::source::{Part, Source};
+use crate::engine::model::weights::{Bits, Weights};
 use crate::error::{Error, Result, sentence};
 use crate::text::text;
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder, ops};
+use candle_nn::{LayerNorm, Linear, Module, VarBuilder, ops};
 
 /// What decides the transformer's shape.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +62,19 @@ impl ClipConfig {
     }
 }
 
-/// The transformer over its tensors.
+/// The transformer, whose tensors are read when a text is there, layer by layer: they take more memory than all that an
+/// edit needs of them afterwards.
 pub struct Clip {
-    token_embedding: Embedding,
-    /// (tokens, d).
-    position_embedding: Tensor,
-    layers: Vec<Layer>,
-    final_layer_norm: LayerNorm,
-    text_projection: Option<Linear>,
+    config: ClipConfig,
+    source: Source,
+    part: Part,
+    projection: Projection,
+    /// What stands before the names of all tensors but the projection's.
+    inner: &'static str,
 }
+
+/// Tokens of a text, and the place of the one that stands for the whole text.
+pub type Tokens<'a> = (&'a [u32], usize);
 
 /// What the transformer makes of a text.
 pub struct Hidden {
@@ -91,49 +96,100 @@ pub enum Projection {
 }
 
 impl Clip {
-    /// The transformer whose tensors are `weights`, on the CPU.
-    pub fn new(config: &ClipConfig, weights: Weights, projection: Projection) -> Result<Self> {
+    /// The transformer that is `part` of `source`, whose tensors have the shapes that `config` asks for.
+    pub fn new(config: ClipConfig, source: &Source, part: Part, projection: Projection) -> Result<Self> {
+        let shapes = source.shapes(part, &Device::Cpu)?;
         // transformers 5 dropped the outer name in CLIPTextModel.
-        let nested = weights.tensors.keys().any(|name| name.starts_with("text_model."));
-        let root = VarBuilder::from_tensors(weights.tensors.into_iter().collect(), DType::F32, &Device::Cpu);
-        let inner = if nested { root.pp("text_model") } else { root.clone() };
-        let ClipConfig { width, eps, .. } = *config;
-        let build = || {
-            let embeddings = inner.pp("embeddings");
-            let layer = |i: usize| Layer::new(config, &inner.pp("encoder.layers").pp(i));
-            let project = || candle_nn::linear_no_bias(width, config.pooled_width, root.pp("text_projection"));
-            Ok(Self {
-                token_embedding: candle_nn::embedding(config.vocabulary, width, embeddings.pp("token_embedding"))?,
-                position_embedding: embeddings.pp("position_embedding").get((config.positions, width), "weight")?,
-                layers: (0..config.layers).map(layer).collect::<candle_core::Result<_>>()?,
-                final_layer_norm: candle_nn::layer_norm(width, eps, inner.pp("final_layer_norm"))?,
-                text_projection: (projection == Projection::With).then(project).transpose()?,
-            })
-        };
-        build().map_err(|error: candle_core::Error| {
-            Error::model(&weights.file, text!("does not fit its config.json: {error}", error = sentence(&error)))
-        })
+        let nested = shapes.tensors.keys().any(|name| name.starts_with("text_model."));
+        let inner = if nested { "text_model." } else { "" };
+        let clip = Self { config, source: source.clone(), part, projection, inner };
+        // f32, so that candle's layers take them without making numbers.
+        let zero = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        clip.run(
+            |prefix| {
+                let own = shapes.tensors.iter().filter(|(name, _)| name.starts_with(prefix));
+                let own = own.map(|(name, shape)| Ok((name.clone(), zero.broadcast_as(shape.shape())?)));
+                Ok(Weights { tensors: own.collect::<Result<_>>()?, file: shapes.file.clone() })
+            },
+            &[],
+        )?;
+        Ok(clip)
     }
 
-    /// What it makes of the tokens `ids`; `pooled_at`: the place of the token that stands for the whole text.
-    pub fn forward(&self, ids: &[u32], pooled_at: usize) -> Result<Hidden> {
-        let n = ids.len();
-        let tokens = self.token_embedding.forward(&Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?)?; // (1, n, d)
-        let mut hidden = tokens.broadcast_add(&self.position_embedding.narrow(0, 0, n)?)?;
-        // Only what comes later in the text is masked, never the padding.
-        let later = |i: usize| (0..n).map(move |j| if j > i { f32::MIN } else { 0.0 });
-        let mask = Tensor::from_vec((0..n).flat_map(later).collect::<Vec<_>>(), (n, n), &Device::Cpu)?;
-        let mut penultimate = hidden.clone();
-        for layer in &self.layers {
-            penultimate = hidden;
-            hidden = layer.forward(&penultimate, &mask)?;
-        }
-        let last = self.final_layer_norm.forward(&hidden)?;
-        let project =
-            |projection: &Linear| Ok::<_, Error>(projection.forward(&last.narrow(1, pooled_at, 1)?.squeeze(1)?)?);
-        let pooled = self.text_projection.as_ref().map(project).transpose()?;
-        Ok(Hidden { last, penultimate, pooled })
+    /// What it makes of each of `texts`.
+    pub fn forward(&self, texts: &[Tokens<'_>]) -> Result<Vec<Hidden>> {
+        let read = |prefix: &str| {
+            let wanted = |name: &str| name.starts_with(prefix);
+            self.source.wanted_tensors(self.part, wanted, Bits::ThirtyTwo, &Device::Cpu)
+        };
+        self.run(read, texts)
     }
+
+    /// With the tensors that `read` gives, which is told how their names begin.
+    fn run(&self, read: impl Fn(&str) -> Result<Weights>, texts: &[Tokens<'_>]) -> Result<Vec<Hidden>> {
+        let Self { config, inner, .. } = self;
+        let ClipConfig { width, eps, .. } = *config;
+        // All of a layer's tensors are gone when the next one's are read.
+        let at = |prefix: String| {
+            let weights = read(&prefix)?;
+            let root = VarBuilder::from_tensors(weights.tensors.into_iter().collect(), DType::F32, &Device::Cpu);
+            let unfit = move |error: candle_core::Error| {
+                Error::model(&weights.file, text!("does not fit its config.json: {error}", error = sentence(&error)))
+            };
+            Ok::<_, Error>((root.pp(prefix.trim_end_matches('.')), unfit))
+        };
+        let mut hidden = {
+            let (scope, unfit) = at(format!("{inner}embeddings."))?;
+            let embed = || {
+                let tokens = candle_nn::embedding(config.vocabulary, width, scope.pp("token_embedding"))?;
+                // (tokens, d)
+                let positions = scope.pp("position_embedding").get((config.positions, width), "weight")?;
+                let of_text = |(ids, _): &Tokens<'_>| {
+                    let tokens = tokens.forward(&Tensor::new(*ids, &Device::Cpu)?.unsqueeze(0)?)?; // (1, n, d)
+                    tokens.broadcast_add(&positions.narrow(0, 0, ids.len())?)
+                };
+                texts.iter().map(of_text).collect::<candle_core::Result<Vec<_>>>()
+            };
+            embed().map_err(unfit)?
+        };
+        let mut penultimate = hidden.clone();
+        for i in 0..config.layers {
+            let (scope, unfit) = at(format!("{inner}encoder.layers.{i}."))?;
+            let run = || {
+                let layer = Layer::new(config, &scope)?;
+                let next = |(hidden, (ids, _)): (&Tensor, &Tokens<'_>)| layer.forward(hidden, &mask(ids.len())?);
+                hidden.iter().zip(texts).map(next).collect::<candle_core::Result<Vec<_>>>()
+            };
+            let next = run().map_err(unfit)?;
+            penultimate = std::mem::replace(&mut hidden, next);
+        }
+        let (norm, unfit) = at(format!("{inner}final_layer_norm."))?;
+        let last = || {
+            let norm = candle_nn::layer_norm(width, eps, norm)?;
+            hidden.iter().map(|hidden| norm.forward(hidden)).collect::<candle_core::Result<Vec<_>>>()
+        };
+        let last = last().map_err(unfit)?;
+        let mut pooled = vec![None; texts.len()];
+        if self.projection == Projection::With {
+            let (scope, unfit) = at("text_projection.".to_owned())?;
+            let project = || {
+                let projection = candle_nn::linear_no_bias(width, config.pooled_width, scope)?;
+                let of_text = |(last, (_, at)): (&Tensor, &Tokens<'_>)| {
+                    projection.forward(&last.narrow(1, *at, 1)?.squeeze(1)?).map(Some)
+                };
+                last.iter().zip(texts).map(of_text).collect::<candle_core::Result<Vec<_>>>()
+            };
+            pooled = project().map_err(unfit)?;
+        }
+        let all = last.into_iter().zip(penultimate).zip(pooled);
+        Ok(all.map(|((last, penultimate), pooled)| Hidden { last, penultimate, pooled }).collect())
+    }
+}
+
+/// (n, n), added to the scores: only what comes later in the text is masked, never the padding.
+fn mask(n: usize) -> candle_core::Result<Tensor> {
+    let later = |i: usize| (0..n).map(move |j| if j > i { f32::MIN } else { 0.0 });
+    Tensor::from_vec((0..n).flat_map(later).collect::<Vec<_>>(), (n, n), &Device::Cpu)
 }
 
 struct Layer {

@@ -4,15 +4,22 @@
 use crate::engine::model::family::Family;
 use crate::engine::model::source::{Part, Source};
 use crate::engine::model::trace::{Size, Trace};
-use crate::engine::model::vae::{Gaussian, Vae};
-use crate::engine::model::weights::Weights;
+use crate::engine::model::vae::{Decoder, Encoder, Gaussian, VaeConfig};
+use crate::engine::model::weights::Bits;
 use crate::error::Result;
+use crate::text::text;
 use candle_core::{Device, Tensor};
+use std::cell::RefCell;
 
 /// Pixels to latents and back. The U-Net's latents are those of the VAE minus `shift_factor`, times `scaling_factor`,
 /// so that they have about unit variance.
 pub struct Codec {
-    vae: Vae,
+    source: Source,
+    device: Device,
+    config: VaeConfig,
+    /// While a picture is to be encoded.
+    encoder: RefCell<Option<Encoder>>,
+    decoder: Decoder,
     scaling_factor: f64,
     shift_factor: f64,
     /// Channels of the latents; 4 for SD.
@@ -22,29 +29,61 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// Reads the autoencoder of `source`.
+    /// Reads the decoder of `source`. The encoder is read when it is needed, but its shapes are checked now.
     pub fn read(source: &Source, family: &Family, device: &Device) -> Result<Self> {
-        Self::new(source, family, &source.tensors(Part::Vae, device)?)
+        let codec = Self::shapes(source, family, device)?;
+        let weights = source.wanted_tensors(Part::Vae, Decoder::has, Bits::Stored, device)?;
+        let decoder = Decoder::new(&codec.config, &weights)?;
+        Ok(Self { decoder, encoder: RefCell::default(), ..codec })
     }
 
-    /// With the autoencoder of `source` over `weights`.
-    pub fn new(source: &Source, family: &Family, weights: &Weights) -> Result<Self> {
+    /// The codec of `source` without values.
+    pub fn shapes(source: &Source, family: &Family, device: &Device) -> Result<Self> {
         let config = source.config(Part::Vae);
         config.require("latents_mean", &[])?;
         config.require("latents_std", &[])?;
-        let vae = Vae::new(config, weights)?;
+        let vae = VaeConfig::read(config)?;
+        let scaling_factor = config.f64("scaling_factor", family.scaling_factor)?;
+        if source.has_chosen_vae() && scaling_factor != family.scaling_factor {
+            return Err(config.error(text!(
+                "this VAE is of another family: it scales latents by {own}, those of {family} by {factor}; choose one \
+                 of the model's family",
+                own = scaling_factor,
+                family = family.name,
+                factor = family.scaling_factor
+            )));
+        }
+        let weights = source.shapes(Part::Vae, device)?;
         Ok(Self {
-            scaling_factor: config.f64("scaling_factor", family.scaling_factor)?,
+            encoder: RefCell::new(Some(Encoder::new(&vae, &weights)?)),
+            decoder: Decoder::new(&vae, &weights)?,
+            source: source.clone(),
+            device: device.clone(),
+            scaling_factor,
             shift_factor: config.f64("shift_factor", 0.0)?,
             channels: vae.latent_channels,
             downsampling: vae.downsampling,
-            vae,
+            config: vae,
         })
+    }
+
+    /// Gives the encoder's memory back; it is read again for the next picture.
+    pub fn forget_encoder(&self) {
+        self.encoder.take();
     }
 
     /// The distribution of the VAE's latents of `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of `downsampling`.
     pub fn encode(&self, pixels: &Tensor) -> Result<Gaussian> {
-        self.vae.encode(pixels)
+        let encoder = match self.encoder.take() {
+            Some(encoder) => encoder,
+            None => {
+                let weights = self.source.wanted_tensors(Part::Vae, Encoder::has, Bits::Stored, &self.device)?;
+                Encoder::new(&self.config, &weights)?
+            }
+        };
+        let latents = encoder.encode(pixels);
+        self.encoder.replace(Some(encoder));
+        latents
     }
 
     /// One sample x of `latents`, as the U-Net takes them, (b, channels, h, w); `noise`: standard normal, of that
@@ -57,16 +96,18 @@ impl Codec {
 
     /// Latents as the U-Net makes them, (b, channels, h, w), to pixels from about -1 to 1, (b, 3, h, w).
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        self.vae.decode(&((latents / self.scaling_factor)? + self.shift_factor)?)
+        self.decoder.decode(&((latents / self.scaling_factor)? + self.shift_factor)?)
     }
 
-    /// Counts what [`Codec::encode`] needs for pixels of that shape.
+    /// Counts what [`Codec::encode`] needs for pixels of that shape, where the encoder is there.
     pub fn trace_encode(&self, pixels: Size, trace: &mut Trace) {
-        self.vae.trace_encode(pixels, trace);
+        if let Some(encoder) = &*self.encoder.borrow() {
+            encoder.trace(pixels, trace);
+        }
     }
 
     /// Counts what [`Codec::decode`] needs for latents of that shape.
     pub fn trace_decode(&self, latents: Size, trace: &mut Trace) {
-        self.vae.trace_decode(latents, trace);
+        self.decoder.trace(latents, trace);
     }
 }

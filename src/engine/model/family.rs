@@ -14,6 +14,8 @@ pub struct Family {
     pub latent_channels: usize,
     /// Side of the latents that its U-Nets were trained on.
     pub sample_size: usize,
+    /// The same of those of its U-Nets that predict v.
+    pub sample_size_of_v: usize,
     /// Attention heads of each level of its U-Nets, the last number for all further ones; tensors have the same shape
     /// whatever their number.
     pub heads: &'static [usize],
@@ -63,6 +65,7 @@ pub const STABLE_DIFFUSION_1: Family = Family {
     name: "Stable Diffusion 1",
     latent_channels: 4,
     sample_size: 64,
+    sample_size_of_v: 64,
     heads: &[8],
     scaling_factor: 0.18215,
     tokens: 77,
@@ -76,6 +79,7 @@ pub const STABLE_DIFFUSION_1: Family = Family {
 /// `configs/stable-diffusion/v2-inference.yaml`.
 pub const STABLE_DIFFUSION_2: Family = Family {
     name: "Stable Diffusion 2",
+    sample_size_of_v: 96,
     heads: &[5, 10, 20, 20],
     pad_token: "!",
     prediction: FamilyPrediction::NoiseOrV,
@@ -87,6 +91,7 @@ pub const STABLE_DIFFUSION_2: Family = Family {
 pub const STABLE_DIFFUSION_XL: Family = Family {
     name: "Stable Diffusion XL",
     sample_size: 128,
+    sample_size_of_v: 128,
     heads: &[5, 10, 20],
     scaling_factor: 0.13025,
     text_layer: TextLayer::Penultimate,
@@ -99,6 +104,7 @@ pub const STABLE_DIFFUSION_XL: Family = Family {
 pub const UPSCALER_X4: Family = Family {
     name: "Stable Diffusion x4 upscaler",
     sample_size: 128,
+    sample_size_of_v: 128,
     scaling_factor: 0.08333,
     pad_token: "!",
     ..STABLE_DIFFUSION_1
@@ -136,6 +142,11 @@ impl Family {
             )));
         }
         Ok(family)
+    }
+
+    /// Side of the latents that U-Nets of the family were trained on that predict v, or do not.
+    pub fn sample_size_of(&self, predicts_v: bool) -> usize {
+        if predicts_v { self.sample_size_of_v } else { self.sample_size }
     }
 
     /// Attention heads of each of `n` levels.

@@ -208,7 +208,9 @@ impl ResnetBlock {
         if let (Some(proj), Some(emb)) = (&self.time_emb_proj, silu_emb) {
             h = ops::add_per_channel(&h, &proj.forward(emb)?)?;
         }
-        let h = self.conv2.forward(&self.norm2.forward(&h)?)?;
+        // Each result goes when the next one is there, unless a backward pass needs it.
+        h = self.norm2.forward(&h)?;
+        h = self.conv2.forward(&h)?;
         let shortcut = self.conv_shortcut.as_ref().map_or_else(|| Ok(x.clone()), |conv| conv.forward(x))?;
         Ok((shortcut + h)?)
     }
@@ -228,8 +230,9 @@ impl ResnetBlock {
             conv.trace(size, trace);
         }
         trace.operation(n, n, 0);
-        // x, the results of both convolutions, the shortcut and the sum.
-        trace.alive(elements(size) + 4 * n);
+        // x beside its normalization and the first convolution, or beside the second one, the shortcut and the sum.
+        let after = if self.conv_shortcut.is_some() { 3 * n } else { 2 * n };
+        trace.alive(elements(size) + after.max(elements(size) + n));
         output
     }
 }

@@ -16,7 +16,7 @@ pub(in crate::engine) mod stored;
 pub(in crate::engine) mod tensor_file;
 
 use crate::engine::model::config::Config;
-use crate::engine::model::weights::Weights;
+use crate::engine::model::weights::{Bits, Weights};
 use crate::error::{Doing, Error, Result};
 use crate::text::{Text, text};
 use candle_core::Device;
@@ -26,11 +26,14 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// The open files of a base model.
+/// The open files of a base model; a copy has the same ones.
+#[derive(Clone)]
 pub struct Source {
     path: PathBuf,
-    parts: Parts,
+    parts: Arc<Parts>,
+    has_chosen_vae: bool,
 }
 
 impl Source {
@@ -47,7 +50,12 @@ impl Source {
 
     /// Opens the base model at `path`, a file or a folder: reads its configurations and the headers of its weights.
     pub fn open(path: &Path) -> Result<Self> {
-        let source = Self::open_any(path)?;
+        Self::with_vae(path, None)
+    }
+
+    /// The same with the autoencoder at `vae` in place of the model's own: a file, or the folder of one or of a model.
+    pub fn with_vae(path: &Path, vae: Option<&Path>) -> Result<Self> {
+        let source = Self::open_any(path, vae)?;
         if source.enlarges() {
             return Err(Error::model(path, refused::instead(text!("a model that enlarges pictures"))));
         }
@@ -56,26 +64,38 @@ impl Source {
 
     /// Opens the model at `path`, a file or a folder, that enlarges pictures.
     pub fn open_enlarger(path: &Path) -> Result<Self> {
-        let source = Self::open_any(path)?;
+        let source = Self::open_any(path, None)?;
         if !source.enlarges() {
             return Err(Error::model(path, text!("is not a model that enlarges pictures; choose an x4 upscaler")));
         }
         Ok(source)
     }
 
-    fn open_any(path: &Path) -> Result<Self> {
-        let place = whole(path);
-        let parts = match &place {
-            folder if folder.is_dir() => folder::open(folder)?,
-            file if file.is_file() => single_file::open(file)?,
-            _ => return Err(Error::model(path, text!("there is no such file or folder"))),
+    fn open_any(path: &Path, vae: Option<&Path>) -> Result<Self> {
+        let missing = |path: &Path| Error::model(path, text!("there is no such file or folder"));
+        let vae = match vae {
+            Some(folder) if folder.is_dir() => Some(folder::vae(folder)?),
+            Some(file) if file.is_file() => Some(single_file::vae(file)?),
+            Some(path) => return Err(missing(path)),
+            None => None,
         };
-        Ok(Self { path: path.to_owned(), parts })
+        let has_chosen_vae = vae.is_some();
+        let parts = match &whole(path) {
+            folder if folder.is_dir() => folder::open(folder, vae)?,
+            file if file.is_file() => single_file::open(file, vae)?,
+            _ => return Err(missing(path)),
+        };
+        Ok(Self { path: path.to_owned(), parts: Arc::new(parts), has_chosen_vae })
     }
 
     /// Where it is, as it was asked for.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the autoencoder was chosen by itself.
+    pub fn has_chosen_vae(&self) -> bool {
+        self.has_chosen_vae
     }
 
     /// Whether the model has `part`: all have all but [`Part::TextEncoder2`].
@@ -111,21 +131,29 @@ impl Source {
         &self.parts.pipeline
     }
 
-    /// The tensors of `part` under diffusers' names, read from the disk.
+    /// The tensors of `part` under diffusers' names, read from the disk, in f32.
     pub fn tensors(&self, part: Part, device: &Device) -> Result<Weights> {
-        self.wanted_tensors(part, |_| true, device)
+        self.wanted_tensors(part, |_| true, Bits::ThirtyTwo, device)
     }
 
-    /// Those of the tensors of `part` that are `wanted`.
-    pub fn wanted_tensors(&self, part: Part, wanted: impl Fn(&str) -> bool + Sync, device: &Device) -> Result<Weights> {
+    /// Those of the tensors of `part` that are `wanted`, one after the other into what they are in memory. The file is
+    /// not mapped: one that somebody else cuts short would kill the program.
+    pub fn wanted_tensors(
+        &self,
+        part: Part,
+        wanted: impl Fn(&str) -> bool + Sync,
+        bits: Bits,
+        device: &Device,
+    ) -> Result<Weights> {
         let network = self.network(part);
-        Weights::read(&network.path, &network.tensors, wanted, device)
+        Weights::read(&network.path, &network.tensors, wanted, bits, device)
     }
 
-    /// Tensors of the names and shapes of those of `part` that take no memory; their elements mean nothing.
-    pub fn shapes(&self, part: Part) -> Result<Weights> {
+    /// Tensors of the names and shapes of those of `part` that take no memory, of the types that they have on `device`
+    /// with [`Bits::Stored`]; their elements mean nothing.
+    pub fn shapes(&self, part: Part, device: &Device) -> Result<Weights> {
         let network = self.network(part);
-        Weights::shapes(&network.path, &network.tensors)
+        Weights::shapes(&network.path, &network.tensors, device)
     }
 
     /// The tokenizer of the text encoder `part`.

@@ -2,13 +2,14 @@
 //! together as its family does it.
 #![forbid(unsafe_code)]
 
-use crate::engine::model::clip::{Clip, ClipConfig, Hidden, Projection};
+use crate::engine::model::clip::{Clip, ClipConfig, Projection};
 use crate::engine::model::conditioning::{Added, Conditioning, sinusoids};
 use crate::engine::model::family::{Family, TextLayer};
 use crate::engine::model::source::{Part, Source};
 use crate::engine::model::tokenizer::Tokenizer;
 use crate::error::Result;
 use candle_core::{Device, Tensor};
+use std::cell::RefCell;
 
 /// The text encoders of a model.
 pub struct TextEncoder {
@@ -21,6 +22,19 @@ pub struct TextEncoder {
     unconditional: Unconditional,
     /// Where embeddings are wanted.
     pub device: Device,
+    /// What the encoders made of the texts that were asked for last, so that they are read once for all edits with one
+    /// text.
+    known: RefCell<Vec<Embedded>>,
+}
+
+/// A text's embedding, whatever the size of the picture.
+#[derive(Clone)]
+struct Embedded {
+    text: String,
+    tokens: Tensor,
+    pooled: Option<Tensor>,
+    /// The end of the text that did not fit.
+    cut: String,
 }
 
 /// One text encoder with its tokenizer.
@@ -39,12 +53,12 @@ enum Unconditional {
 }
 
 impl TextEncoder {
-    /// Reads the text encoders of `source`; embeddings will be on `device`. They are always computed on the CPU: a text
-    /// takes a tenth of a second there.
+    /// The text encoders of `source`, which are read when there is a text; embeddings will be on `device`. They are
+    /// always computed on the CPU: a text takes a tenth of a second there.
     pub fn read(source: &Source, family: &Family, device: &Device) -> Result<Self> {
         let read = |part: Part, pad_token: &str, projection: Projection| {
             let config = ClipConfig::read(source.config(part), family.tokens)?;
-            let clip = Clip::new(&config, source.tensors(part, &Device::Cpu)?, projection)?;
+            let clip = Clip::new(config, source, part, projection)?;
             let tokenizer = Tokenizer::new(source.tokenizer(part), pad_token, config.positions, config.vocabulary)?;
             Ok::<_, crate::error::Error>(Encoder { tokenizer, clip })
         };
@@ -58,34 +72,59 @@ impl TextEncoder {
                 unconditional = Unconditional::Zeros;
             }
         }
-        Ok(Self { encoders, layer: family.text_layer, size_width, unconditional, device: device.clone() })
+        let (layer, device, known) = (family.text_layer, device.clone(), RefCell::default());
+        Ok(Self { encoders, layer, size_width, unconditional, device, known })
     }
 
     /// The embedding of `text` for pictures of `size` (width, height) pixels, and the end of the text that did not fit;
     /// empty if all did.
     pub fn embed(&self, text: &str, size: (usize, usize)) -> Result<(Conditioning, String)> {
-        let (mut hidden, mut cut, mut pooled) = (Vec::new(), String::new(), None);
-        for Encoder { tokenizer, clip } in &self.encoders {
-            let tokens = tokenizer.tokenize(text)?;
-            let Hidden { last, penultimate, pooled: own } = clip.forward(&tokens.ids, tokens.end)?;
-            hidden.push(match self.layer {
-                TextLayer::Last => last,
-                TextLayer::Penultimate => penultimate,
-            });
-            pooled = own.or(pooled);
-            cut = tokens.cut;
-        }
-        let to_device = |tensor: Tensor| Ok::<_, crate::error::Error>(tensor.to_device(&self.device)?.detach());
+        let Embedded { tokens, pooled, cut, .. } = self.embedded(text)?;
         let added = match (pooled, self.size_width) {
-            (Some(pooled), Some(width)) => Some(Added { pooled: to_device(pooled)?, sizes: self.sizes(size, width)? }),
+            (Some(pooled), Some(width)) => Some(Added { pooled, sizes: self.sizes(size, width)? }),
             _ => None,
         };
-        Ok((Conditioning { tokens: to_device(Tensor::cat(&hidden, 2)?)?, added, beside: None, class: None }, cut))
+        Ok((Conditioning { tokens, added, beside: None, class: None }, cut))
+    }
+
+    /// The embedding of `text`, which is computed unless it is known; in the same go that of the empty text where
+    /// guidance leads away from it.
+    fn embedded(&self, text: &str) -> Result<Embedded> {
+        let known = |known: &[Embedded], text: &str| known.iter().find(|known| known.text == text).cloned();
+        let mut all = self.known.borrow_mut();
+        if let Some(known) = known(&all, text) {
+            return Ok(known);
+        }
+        all.retain(|known| known.text.is_empty());
+        let with_empty = self.unconditional == Unconditional::EmptyText && !text.is_empty() && all.is_empty();
+        let texts = if with_empty { vec![text, ""] } else { vec![text] };
+        let mut parts = vec![(Vec::new(), None, String::new()); texts.len()];
+        for Encoder { tokenizer, clip } in &self.encoders {
+            let tokens = texts.iter().map(|text| tokenizer.tokenize(text)).collect::<Result<Vec<_>>>()?;
+            let read = tokens.iter().map(|tokens| (tokens.ids.as_slice(), tokens.end)).collect::<Vec<_>>();
+            let read = clip.forward(&read)?;
+            for ((hidden, pooled, cut), (tokens, own)) in parts.iter_mut().zip(tokens.into_iter().zip(read)) {
+                hidden.push(match self.layer {
+                    TextLayer::Last => own.last,
+                    TextLayer::Penultimate => own.penultimate,
+                });
+                *pooled = own.pooled.or(pooled.take());
+                *cut = tokens.cut;
+            }
+        }
+        let to_device = |tensor: Tensor| Ok::<_, crate::error::Error>(tensor.to_device(&self.device)?.detach());
+        for (text, (hidden, pooled, cut)) in texts.into_iter().zip(parts) {
+            let (tokens, pooled) = (to_device(Tensor::cat(&hidden, 2)?)?, pooled.map(to_device).transpose()?);
+            all.push(Embedded { text: text.to_owned(), tokens, pooled, cut });
+        }
+        Ok(known(&all, text).expect("it was put there"))
     }
 
     /// What guidance leads away from: the embedding of the empty text, or zeros in place of it.
     pub fn unconditional(&self, size: (usize, usize)) -> Result<Conditioning> {
-        let (mut e, _) = self.embed("", size)?;
+        // For zeros any text will do.
+        let known = self.known.borrow().last().filter(|_| self.unconditional == Unconditional::Zeros).cloned();
+        let (mut e, _) = self.embed(&known.map_or_else(String::new, |known| known.text), size)?;
         if self.unconditional == Unconditional::Zeros {
             e.tokens = e.tokens.zeros_like()?;
             if let Some(added) = &mut e.added {

@@ -176,6 +176,7 @@ impl UNetConfig {
                 Middle::Attention(depths(config, depths_key, n - 1, layers[n - 1])?[0])
             }
         };
+        let predicts_v = source.scheduler().value("prediction_type") == "v_prediction";
         let unet = Self {
             in_channels: config.usize("in_channels", Some(family.latent_channels))?,
             out_channels: config.usize("out_channels", Some(family.latent_channels))?,
@@ -184,7 +185,7 @@ impl UNetConfig {
                 0 => Some(ClassEmbedding::Sinusoids),
                 rows => Some(ClassEmbedding::Table(rows)),
             },
-            sample_size: config.at_least(1, "sample_size", family.sample_size)?,
+            sample_size: config.at_least(1, "sample_size", family.sample_size_of(predicts_v))?,
             cross_attention_dim: config.usize("cross_attention_dim", None)?,
             added: family
                 .second
@@ -407,7 +408,9 @@ impl UNet {
         };
         let class_embedding = config.class_embedding.map(|kind| match kind {
             ClassEmbedding::Table(rows) => {
-                Ok(ClassLayers::Table(root.at("class_embedding").get("weight", &[rows, width])?))
+                // candle's product takes no 16 bits.
+                let table = root.at("class_embedding").get("weight", &[rows, width])?;
+                Ok(ClassLayers::Table(table.to_dtype(DType::F32)?))
             }
             ClassEmbedding::Sinusoids => two_layers("class_embedding", c).map(ClassLayers::Sinusoids),
         });

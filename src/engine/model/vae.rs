@@ -18,16 +18,19 @@ use crate::text::text;
 use candle_core::Tensor;
 use serde_json::json;
 
-/// Encoder and decoder. Its latents are not scaled: [`crate::engine::model::codec`] does that.
-pub struct Vae {
-    encoder: Encoder,
-    decoder: Decoder,
-    quant_conv: Option<Conv2d>,
-    post_quant_conv: Option<Conv2d>,
+/// What decides the autoencoder's shape. Its latents are not scaled: [`crate::engine::model::codec`] does that.
+#[derive(Clone, Debug)]
+pub struct VaeConfig {
     /// Channels of the latents.
     pub latent_channels: usize,
     /// Side of a latent's square in pixels; 8 for SD.
     pub downsampling: usize,
+    channels: Vec<usize>,
+    layers: usize,
+    norms: Norms,
+    with_attention: bool,
+    quant_conv: bool,
+    post_quant_conv: bool,
 }
 
 /// The latents of a picture: independent normal distributions, with mean and logarithm of the variance of each element,
@@ -39,7 +42,10 @@ pub struct Gaussian {
     pub logvar: Tensor,
 }
 
-struct Encoder {
+/// From pixels to latents.
+pub struct Encoder {
+    latent_channels: usize,
+    quant_conv: Option<Conv2d>,
     conv_in: Conv2d,
     down: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
     mid: Mid,
@@ -47,7 +53,9 @@ struct Encoder {
     conv_out: Conv2d,
 }
 
-struct Decoder {
+/// From latents to pixels.
+pub struct Decoder {
+    post_quant_conv: Option<Conv2d>,
     conv_in: Conv2d,
     mid: Mid,
     up: Vec<(Vec<ResnetBlock>, Option<Upsampler>)>,
@@ -68,9 +76,9 @@ struct MidAttention {
     to_out: Linear,
 }
 
-impl Vae {
-    /// The autoencoder whose tensors are `weights`, all of them checked against `config`.
-    pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
+impl VaeConfig {
+    /// Reads and checks `config`.
+    pub fn read(config: &Config) -> Result<Self> {
         for (key, allowed) in [
             ("act_fn", &[json!("silu"), json!("swish")][..]),
             ("in_channels", &[json!(3)]),
@@ -79,8 +87,8 @@ impl Vae {
             config.require(key, allowed)?;
         }
         let channels = config.list("block_out_channels", 0, None)?;
-        let (n, layers) = (channels.len(), config.at_least(1, "layers_per_block", 1)?);
-        if n == 0 {
+        let layers = config.at_least(1, "layers_per_block", 1)?;
+        if channels.is_empty() {
             return Err(config.error(text!("{key} lists no blocks", key = "block_out_channels")));
         }
         // AutoencoderKL fixes this eps.
@@ -92,69 +100,66 @@ impl Vae {
                 groups = norms.groups
             )));
         }
-        let latent_channels = config.usize("latent_channels", Some(4))?;
-        let with_attention = config.bool("mid_block_add_attention", true);
-        let last = channels[n - 1];
-        let root = Scope::root(weights, None);
+        Ok(Self {
+            latent_channels: config.usize("latent_channels", Some(4))?,
+            downsampling: 1 << (channels.len() - 1),
+            channels,
+            layers,
+            norms,
+            with_attention: config.bool("mid_block_add_attention", true),
+            quant_conv: config.bool("use_quant_conv", true),
+            post_quant_conv: config.bool("use_post_quant_conv", true),
+        })
+    }
 
+    fn last_channels(&self) -> usize {
+        self.channels[self.channels.len() - 1]
+    }
+
+    fn norm_out(&self, scope: &Scope<'_>, channels: usize) -> Result<GroupNorm> {
+        GroupNorm::new(&scope.at("conv_norm_out"), channels, self.norms.groups, self.norms.eps, Activation::Silu)
+    }
+
+    /// The residual block `j` of a level from `c_in` channels to `c`.
+    fn resnet(&self, level: &Scope<'_>, j: usize, c_in: usize, c: usize) -> Result<ResnetBlock> {
+        ResnetBlock::new(&level.at("resnets").at(j), if j == 0 { c_in } else { c }, c, self.norms, None)
+    }
+}
+
+impl Encoder {
+    /// Whether a tensor of an autoencoder is one of the encoder's.
+    pub fn has(name: &str) -> bool {
+        name.starts_with("encoder.") || name.starts_with("quant_conv.")
+    }
+
+    /// The encoder whose tensors are `weights`, all of them checked against `config`.
+    pub fn new(config: &VaeConfig, weights: &Weights) -> Result<Self> {
+        let (root, channels, last) = (Scope::root(weights, None), &config.channels, config.last_channels());
         let scope = root.at("encoder");
         let mut down = Vec::new();
         for (i, &c) in channels.iter().enumerate() {
             let scope = scope.at("down_blocks").at(i);
             let c_in = channels[i.saturating_sub(1)];
-            let resnet =
-                |j| ResnetBlock::new(&scope.at("resnets").at(j), if j == 0 { c_in } else { c }, c, norms, None);
-            let resnets = (0..layers).map(resnet).collect::<Result<_>>()?;
-            down.push((resnets, (i + 1 < n).then(|| downsampler(&scope, c, Padding::AfterOnly)).transpose()?));
+            let resnets = (0..config.layers).map(|j| config.resnet(&scope, j, c_in, c)).collect::<Result<_>>()?;
+            let is_last = i + 1 == channels.len();
+            down.push((resnets, (!is_last).then(|| downsampler(&scope, c, Padding::AfterOnly)).transpose()?));
         }
-        let encoder = Encoder {
+        let out = 2 * config.latent_channels;
+        Ok(Self {
+            latent_channels: config.latent_channels,
+            quant_conv: config.quant_conv.then(|| Conv2d::new(&root.at("quant_conv"), out, out, 1)).transpose()?,
             conv_in: Conv2d::new(&scope.at("conv_in"), 3, channels[0], 3)?,
             down,
-            mid: Mid::new(&scope.at("mid_block"), last, norms, with_attention)?,
-            conv_norm_out: GroupNorm::new(&scope.at("conv_norm_out"), last, norms.groups, norms.eps, Activation::Silu)?,
-            conv_out: Conv2d::new(&scope.at("conv_out"), last, 2 * latent_channels, 3)?,
-        };
-
-        let scope = root.at("decoder");
-        let mut up = Vec::new();
-        for i in 0..n {
-            let scope = scope.at("up_blocks").at(i);
-            let (c_in, c) = (channels[(n - i).min(n - 1)], channels[n - 1 - i]);
-            let resnet =
-                |j| ResnetBlock::new(&scope.at("resnets").at(j), if j == 0 { c_in } else { c }, c, norms, None);
-            let resnets = (0..=layers).map(resnet).collect::<Result<_>>()?;
-            up.push((resnets, (i + 1 < n).then(|| Upsampler::new(&scope, c)).transpose()?));
-        }
-        let decoder = Decoder {
-            conv_in: Conv2d::new(&scope.at("conv_in"), latent_channels, last, 3)?,
-            mid: Mid::new(&scope.at("mid_block"), last, norms, with_attention)?,
-            up,
-            conv_norm_out: GroupNorm::new(
-                &scope.at("conv_norm_out"),
-                channels[0],
-                norms.groups,
-                norms.eps,
-                Activation::Silu,
-            )?,
-            conv_out: Conv2d::new(&scope.at("conv_out"), channels[0], 3, 3)?,
-        };
-        let one_by_one = |name: &str, flag: &str, c: usize| {
-            config.bool(flag, true).then(|| Conv2d::new(&root.at(name), c, c, 1)).transpose()
-        };
-        Ok(Self {
-            encoder,
-            decoder,
-            quant_conv: one_by_one("quant_conv", "use_quant_conv", 2 * latent_channels)?,
-            post_quant_conv: one_by_one("post_quant_conv", "use_post_quant_conv", latent_channels)?,
-            latent_channels,
-            downsampling: 1 << (n - 1),
+            mid: Mid::new(&scope.at("mid_block"), last, config.norms, config.with_attention)?,
+            conv_norm_out: config.norm_out(&scope, last)?,
+            conv_out: Conv2d::new(&scope.at("conv_out"), last, out, 3)?,
         })
     }
 
-    /// `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of [`Vae::downsampling`].
+    /// `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of [`VaeConfig::downsampling`].
     pub fn encode(&self, pixels: &Tensor) -> Result<Gaussian> {
-        let mut h = self.encoder.conv_in.forward(pixels)?;
-        for (resnets, downsampler) in &self.encoder.down {
+        let mut h = self.conv_in.forward(pixels)?;
+        for (resnets, downsampler) in &self.down {
             for resnet in resnets {
                 h = resnet.forward(&h, None)?;
             }
@@ -162,8 +167,8 @@ impl Vae {
                 h = downsampler.forward(&h)?;
             }
         }
-        h = self.encoder.mid.forward(&h)?;
-        h = self.encoder.conv_out.forward(&self.encoder.conv_norm_out.forward(&h)?)?;
+        h = self.mid.forward(&h)?;
+        h = self.conv_out.forward(&self.conv_norm_out.forward(&h)?)?;
         if let Some(conv) = &self.quant_conv {
             h = conv.forward(&h)?;
         }
@@ -173,11 +178,50 @@ impl Vae {
         Ok(Gaussian { mean, logvar })
     }
 
+    /// Counts what [`Encoder::encode`] needs for pixels of that shape.
+    pub fn trace(&self, pixels: Size, trace: &mut Trace) {
+        let mut size = self.conv_in.trace(pixels, trace);
+        for (resnets, downsampler) in &self.down {
+            size = resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
+            size = downsampler.as_ref().map_or(size, |downsampler| downsampler.trace(size, trace));
+        }
+        self.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
+    }
+}
+
+impl Decoder {
+    /// Whether a tensor of an autoencoder is one of the decoder's.
+    pub fn has(name: &str) -> bool {
+        name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
+    }
+
+    /// The decoder whose tensors are `weights`, all of them checked against `config`.
+    pub fn new(config: &VaeConfig, weights: &Weights) -> Result<Self> {
+        let (root, channels, last) = (Scope::root(weights, None), &config.channels, config.last_channels());
+        let (scope, n, latent) = (root.at("decoder"), channels.len(), config.latent_channels);
+        let mut up = Vec::new();
+        for i in 0..n {
+            let scope = scope.at("up_blocks").at(i);
+            let (c_in, c) = (channels[(n - i).min(n - 1)], channels[n - 1 - i]);
+            let resnets = (0..=config.layers).map(|j| config.resnet(&scope, j, c_in, c)).collect::<Result<_>>()?;
+            up.push((resnets, (i + 1 < n).then(|| Upsampler::new(&scope, c)).transpose()?));
+        }
+        let post_quant_conv = || Conv2d::new(&root.at("post_quant_conv"), latent, latent, 1);
+        Ok(Self {
+            post_quant_conv: config.post_quant_conv.then(post_quant_conv).transpose()?,
+            conv_in: Conv2d::new(&scope.at("conv_in"), latent, last, 3)?,
+            mid: Mid::new(&scope.at("mid_block"), last, config.norms, config.with_attention)?,
+            up,
+            conv_norm_out: config.norm_out(&scope, channels[0])?,
+            conv_out: Conv2d::new(&scope.at("conv_out"), channels[0], 3, 3)?,
+        })
+    }
+
     /// `latents`: (b, c, h, w), to pixels from about -1 to 1.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let h = self.post_quant_conv.as_ref().map_or_else(|| Ok(latents.clone()), |conv| conv.forward(latents))?;
-        let mut h = self.decoder.mid.forward(&self.decoder.conv_in.forward(&h)?)?;
-        for (resnets, upsampler) in &self.decoder.up {
+        let mut h = self.mid.forward(&self.conv_in.forward(&h)?)?;
+        for (resnets, upsampler) in &self.up {
             for resnet in resnets {
                 h = resnet.forward(&h, None)?;
             }
@@ -185,24 +229,14 @@ impl Vae {
                 h = upsampler.forward(&h)?;
             }
         }
-        self.decoder.conv_out.forward(&self.decoder.conv_norm_out.forward(&h)?)
+        self.conv_out.forward(&self.conv_norm_out.forward(&h)?)
     }
 
-    /// Counts what [`Vae::encode`] needs for pixels of that shape.
-    pub fn trace_encode(&self, pixels: Size, trace: &mut Trace) {
-        let mut size = self.encoder.conv_in.trace(pixels, trace);
-        for (resnets, downsampler) in &self.encoder.down {
-            size = resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
-            size = downsampler.as_ref().map_or(size, |downsampler| downsampler.trace(size, trace));
-        }
-        self.encoder.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
-    }
-
-    /// Counts what [`Vae::decode`] needs for latents of that shape.
-    pub fn trace_decode(&self, latents: Size, trace: &mut Trace) {
-        let mut size = self.decoder.conv_in.trace(latents, trace);
-        size = self.decoder.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
-        for (resnets, upsampler) in &self.decoder.up {
+    /// Counts what [`Decoder::decode`] needs for latents of that shape.
+    pub fn trace(&self, latents: Size, trace: &mut Trace) {
+        let mut size = self.conv_in.trace(latents, trace);
+        size = self.mid.resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
+        for (resnets, upsampler) in &self.up {
             size = resnets.iter().fold(size, |size, resnet| resnet.trace(size, trace));
             size = upsampler.as_ref().map_or(size, |upsampler| upsampler.trace(size, trace));
         }

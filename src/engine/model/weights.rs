@@ -4,19 +4,28 @@
 use crate::engine::model::source::stored::Stored;
 use crate::error::{Error, Result};
 use crate::text::text;
-use candle_core::{DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Tensors of one network by name, all f32, and the file they came from.
+/// Tensors of one network by name, and the file they came from. All are f32 but those of [`Bits::Stored`].
 #[derive(Clone, Default)]
 pub struct Weights {
     /// For messages.
     pub file: PathBuf,
     /// By the name they have in the file.
     pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// In how many bits weights are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// f32, for weights that are trained or that candle's layers take.
+    ThirtyTwo,
+    /// As [`Stored::frozen_type`] says: as few as hold the same numbers, for weights that only our operations take.
+    Stored,
 }
 
 impl Weights {
@@ -26,6 +35,7 @@ impl Weights {
         file: &Path,
         stored: &BTreeMap<String, Stored>,
         wanted: impl Fn(&str) -> bool + Sync,
+        bits: Bits,
         device: &Device,
     ) -> Result<Self> {
         let read = |(name, stored): (&String, &Stored)| {
@@ -34,7 +44,8 @@ impl Weights {
             if !tensor.dtype().is_float() {
                 return Ok(None);
             }
-            let tensor = tensor.to_dtype(DType::F32)?;
+            let dtype = if bits == Bits::Stored { stored.frozen_type(device) } else { DType::F32 };
+            let tensor = tensor.to_dtype(dtype)?;
             if is_finite(&tensor)? {
                 return Ok(Some((name.clone(), tensor)));
             }
@@ -46,10 +57,12 @@ impl Weights {
         Ok(Self { tensors: tensors.into_iter().flatten().collect(), file: file.to_owned() })
     }
 
-    /// Tensors of the names and shapes of `stored` that take no memory; their elements mean nothing.
-    pub(super) fn shapes(file: &Path, stored: &BTreeMap<String, Stored>) -> Result<Self> {
+    /// Tensors of the names and shapes of `stored` that take no memory, of the types that they have on `device` with
+    /// [`Bits::Stored`]; their elements mean nothing.
+    pub(super) fn shapes(file: &Path, stored: &BTreeMap<String, Stored>, device: &Device) -> Result<Self> {
         let tensor = |(name, stored): (&String, &Stored)| {
-            Ok((name.clone(), Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(stored.shape())?))
+            let zero = Tensor::zeros((), stored.frozen_type(device), &Device::Cpu)?;
+            Ok((name.clone(), zero.broadcast_as(stored.shape())?))
         };
         Ok(Self { tensors: stored.iter().map(tensor).collect::<Result<_>>()?, file: file.to_owned() })
     }
@@ -57,6 +70,11 @@ impl Weights {
     /// Elements of all tensors.
     pub fn elements(&self) -> usize {
         self.tensors.values().map(Tensor::elem_count).sum()
+    }
+
+    /// Bytes of all tensors, those that share memory counted as if they did not.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64).sum()
     }
 
     /// The tensor `name`, which must have the shape that the configuration asks for.
@@ -88,7 +106,14 @@ pub(super) fn unreadable(file: &Path, error: io::Error) -> Error {
 fn is_finite(tensor: &Tensor) -> Result<bool> {
     let (storage, _) = tensor.storage_and_layout();
     match &*storage {
-        Storage::Cpu(elements) => Ok(elements.as_slice::<f32>()?.iter().all(|element| element.is_finite())),
+        Storage::Cpu(CpuStorage::F16(elements)) => Ok(all(elements, |element| element.is_finite())),
+        Storage::Cpu(CpuStorage::BF16(elements)) => Ok(all(elements, |element| element.is_finite())),
+        Storage::Cpu(elements) => Ok(all(elements.as_slice::<f32>()?, |element| element.is_finite())),
         _ => Ok(tensor.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite()),
     }
+}
+
+/// Whether `is_so` for all `elements`; many at a time, as `Iterator::all` cannot.
+fn all<T: Copy>(elements: &[T], is_so: impl Fn(T) -> bool) -> bool {
+    elements.chunks(1 << 12).all(|some| some.iter().fold(true, |so_far, &element| so_far & is_so(element)))
 }

@@ -33,10 +33,11 @@ impl TuningKey {
             let mut hash = Sha256::new();
             hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
             for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
-                // The model counts by its fingerprint: another name or folder for the same weights is no change. The
+                // The model counts by its fingerprint, which is also that of its VAE: another name or folder for the
+                // same weights is no change. The
                 // text counts by its tokens. How much memory the tuning takes changes no number.
                 let counts = match param.id {
-                    "prompt" | "model" | "tuning_mode" => false,
+                    "prompt" | "model" | "vae" | "tuning_mode" => false,
                     "lora_rank" | "lora_layers" => trained.is_adapters(),
                     // Younger than the tuned models that people keep, which were tuned with the default.
                     "optimized_embedding" => request.params.optimized_embedding != OptimizedEmbedding::All,

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::params::{OptimizedEmbedding, Params};
 use crate::text::text;
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -61,9 +61,10 @@ pub struct Saved {
 }
 
 impl Training {
-    /// Uses up `tensors`: each becomes a variable before the next one is copied, so that they never exist twice.
+    /// Uses up `tensors`: each becomes a variable, in f32, before the next one is copied, so that they never exist
+    /// twice.
     fn begin(frozen: Weights, tensors: BTreeMap<String, Tensor>, lr: f64, bits: MomentBits) -> Result<Self> {
-        let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor)?));
+        let variable = |(name, tensor): (String, Tensor)| Ok((name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?));
         let variables: BTreeMap<String, Var> = tensors.into_iter().map(variable).collect::<Result<_>>()?;
         let adam = Arc::new(Adam::new(variables.values().cloned().collect(), lr, bits));
         Ok(Self { frozen, variables, adam, losses: Vec::new(), broken: false })

@@ -53,6 +53,7 @@ enum Field {
     Model(Chooser),
     Slider(Slider),
     Spinner(Spinner),
+    Text(Entry),
     Number(Entry),
     Switch(Tick),
     Choice(Choices),
@@ -80,7 +81,8 @@ impl Fields {
             // Its text is its label.
             (_, Domain::Switch) => Field::Switch(Tick::new(&KEYS.with_key(&param.label))),
             (_, Domain::Choice { options }) => Field::Choice(Choices::new(options)),
-            (_, Domain::Real { .. } | Domain::Text) => Field::Number(Entry::new()),
+            (_, Domain::Text) => Field::Text(Entry::new()),
+            (_, Domain::Real { .. }) => Field::Number(Entry::new()),
         };
         let fields = PARAMS.iter().map(field).collect();
         let parts = Parts { dialog, content, prompt, model };
@@ -112,7 +114,7 @@ impl Form for Fields {
             Field::Prompt(area) => &area.view,
             Field::Model(chooser) => &chooser.widget,
             Field::Spinner(spinner) => &spinner.0,
-            Field::Number(entry) => &entry.0,
+            Field::Text(entry) | Field::Number(entry) => &entry.0,
             Field::Choice(choices) => &choices.list.widget,
         };
         field.set_tooltip(&help(param));
@@ -137,6 +139,7 @@ impl Form for Fields {
             // The slider shows two digits; the third hides the noise of binary numbers.
             Field::Slider(slider) => ((slider.value() * 1000.0).round() / 1000.0).into(),
             Field::Spinner(spinner) => spinner.value().into(),
+            Field::Text(entry) => entry.text().trim().into(),
             Field::Number(entry) => entry.text().trim().replace(',', ".").into(),
             Field::Switch(tick) => tick.is_on().into(),
             Field::Choice(choices) => choices.name().into(),
@@ -150,6 +153,7 @@ impl Form for Fields {
             Field::Model(chooser) => chooser.entry.set_text(text),
             Field::Slider(slider) => slider.set_value(value.as_f64().unwrap_or_default()),
             Field::Spinner(spinner) => spinner.set_value(value.as_u64().unwrap_or_default() as u32),
+            Field::Text(entry) => entry.set_text(text),
             Field::Number(entry) => entry.set_text(&format!("{:?}", value.as_f64().unwrap_or_default())),
             Field::Switch(tick) => tick.set(value.as_bool().unwrap_or_default()),
             Field::Choice(choices) => choices.choose(text),
@@ -162,7 +166,7 @@ impl Form for Fields {
             Field::Model(chooser) => chooser.entry.0.connect(c"changed", body),
             Field::Slider(slider) => slider.adjustment.connect(c"value-changed", body),
             Field::Spinner(spinner) => spinner.0.connect(c"value-changed", body),
-            Field::Number(entry) => entry.0.connect(c"changed", body),
+            Field::Text(entry) | Field::Number(entry) => entry.0.connect(c"changed", body),
             Field::Switch(tick) => tick.0.connect(c"toggled", body),
             Field::Choice(choices) => choices.list.widget.connect(c"changed", body),
         }

@@ -98,7 +98,7 @@ impl Form for Fields {
     }
 
     fn row(&self, param: &'static Param) -> Widget {
-        // <gobject/gtype.h>: G_TYPE_NONE, GIMP's own choice, which is a list with a label.
+        // <gobject/gtype.h>: G_TYPE_NONE, GIMP's own choice, which has a label.
         const NONE: sys::GType = 1 << 2;
         let field = |kind| field(&self.parts.dialog.0, param.id, kind);
         match param.domain {
@@ -111,8 +111,9 @@ impl Form for Fields {
             }
             Domain::Real { .. } if !param.advanced => field(gimp!(gimp_scale_entry_get_type())),
             Domain::Switch => field(gimp!(gtk_check_button_get_type())),
-            Domain::Choice { .. } => field(NONE),
-            Domain::Real { .. } | Domain::Integer { .. } | Domain::Text => field(gimp!(gimp_label_spin_get_type())),
+            // A list, or an entry.
+            Domain::Choice { .. } | Domain::Text => field(NONE),
+            Domain::Real { .. } | Domain::Integer { .. } => field(gimp!(gimp_label_spin_get_type())),
         }
     }
 

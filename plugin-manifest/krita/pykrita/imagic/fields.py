@@ -258,6 +258,23 @@ class Number(Field):
         self.text.setText(_localized(str(value)))
 
 
+class Text(Field):
+    """A short text, such as a path."""
+
+    def __init__(self, row):
+        super().__init__(row)
+        self.text = QLineEdit()
+        self.text.setMinimumWidth(_narrow(self.text))
+        self.put(self.text)
+        self.text.textChanged.connect(lambda _: self.changed.emit())
+
+    def value(self):
+        return self.text.text().strip()
+
+    def set_value(self, value):
+        self.text.setText(value)
+
+
 class Switch(Field):
     """Yes or no; its text is its label."""
 
@@ -307,6 +324,8 @@ def make(row, mnemonics, hello):
         return Switch(row, mnemonics)
     if row["kind"] == "choice":
         return Choice(row)
+    if row["kind"] == "text":
+        return Text(row)
     if row["kind"] == "integer":
         return Whole(row)
     if row["kind"] == "real" and not row["advanced"]:

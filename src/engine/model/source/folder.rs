@@ -24,12 +24,22 @@ pub fn is_model(path: &Path) -> bool {
     path.join(Part::UNet.folder()).is_dir()
 }
 
-/// Opens the base model in the folder `path`.
-pub fn open(path: &Path) -> Result<Parts> {
+/// Whether the model in the folder `path` is one of the Stable Diffusion XL family; `None` where nothing tells.
+pub fn is_xl(path: &Path) -> Option<bool> {
+    let config = Config::read(&path.join(Part::UNet.folder()).join("config.json")).ok()?;
+    Some(config.value("addition_embed_type") == "text_time")
+}
+
+/// Opens the base model in the folder `path`, with `vae` in place of its own if it is given.
+pub fn open(path: &Path, mut vae: Option<Network>) -> Result<Parts> {
     refused::check_folder(path)?;
     let is_there = |part: &Part| *part != Part::TextEncoder2 || path.join(part.folder()).is_dir();
     let parts = Part::ALL.into_iter().filter(is_there);
-    let networks: Vec<_> = parts.map(|part| network(&path.join(part.folder()))).collect::<Result<_>>()?;
+    let network = |part: Part| match vae.take_if(|_| part == Part::Vae) {
+        Some(vae) => Ok(vae),
+        None => network(&path.join(part.folder())),
+    };
+    let networks: Vec<_> = parts.map(network).collect::<Result<_>>()?;
     let tokenizers = if networks.len() == Part::ALL.len() { &["tokenizer", "tokenizer_2"][..] } else { &["tokenizer"] };
     let scheduler = path.join("scheduler/scheduler_config.json");
     let low_res_scheduler = Config::read_if_there(&path.join("low_res_scheduler/scheduler_config.json"))?;
@@ -44,8 +54,18 @@ pub fn open(path: &Path) -> Result<Parts> {
     })
 }
 
+/// The autoencoder in `folder`, which is its own or that of a model.
+pub fn vae(folder: &Path) -> Result<Network> {
+    let inner = folder.join(Part::Vae.folder());
+    let network = network(if inner.is_dir() { &inner } else { folder })?;
+    if network.tensors.contains_key("decoder.conv_in.weight") {
+        return Ok(network);
+    }
+    Err(Error::model(folder, text!("is no VAE; choose the file or the folder of one, or of a model")))
+}
+
 /// The network in `folder`: `config.json` and weights.
-pub fn network(folder: &Path) -> Result<Network> {
+fn network(folder: &Path) -> Result<Network> {
     refused::check_part(folder)?;
     let config = Config::read(&folder.join("config.json"))?;
     let paths = weights_files(folder)?;

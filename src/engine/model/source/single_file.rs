@@ -7,13 +7,14 @@ use crate::engine::model::source::original_names::{UNetNames, of_open_clip, of_v
 use crate::engine::model::source::parts::{Network, Parts, TokenizerFiles, Vocabulary};
 use crate::engine::model::source::stored::{Stored, Take};
 use crate::engine::model::source::tensor_file::TensorFile;
-use crate::engine::model::source::{inferred, published, refused};
+use crate::engine::model::source::{folder, inferred, published, refused};
 use crate::engine::model::weights::unreadable;
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What stands before the names of the U-Net's tensors.
@@ -41,9 +42,10 @@ struct Original {
     outer: &'static str,
 }
 
-/// Opens the base model in `path`. The autoencoder may be in another file beside it: `NAME.vae.safetensors` belongs to
-/// `NAME.safetensors`, as in the programs in which that began (AUTOMATIC1111's and Forge).
-pub fn open(path: &Path) -> Result<Parts> {
+/// Opens the base model in `path`, with `vae` in place of its own if it is given. The autoencoder may also be in
+/// another file beside it: `NAME.vae.safetensors` belongs to `NAME.safetensors`, as in the programs in which that
+/// began (AUTOMATIC1111's and Forge).
+pub fn open(path: &Path, vae: Option<Network>) -> Result<Parts> {
     let original = Original::open(path)?;
     if let Some(what) = refused::by_tensors(&original.shapes) {
         return Err(Error::model(path, what));
@@ -53,12 +55,17 @@ pub fn open(path: &Path) -> Result<Parts> {
     let is_xl = !unet.config.value("addition_embed_type").is_null();
     let is_upscaler = !unet.config.value("num_class_embeds").is_null();
     let beside = path.with_extension("vae.safetensors");
-    let with_vae = if beside.is_file() { &Original::open(&beside)? } else { &original };
-    let vae = with_vae.vae(match (is_xl, is_upscaler) {
+    let scaling_factor = match (is_xl, is_upscaler) {
         (true, _) => XL_SCALING,
         (_, true) => UPSCALER_SCALING,
         _ => SCALING,
-    })?;
+    };
+    let own = |original: &Original| original.vae(Some(scaling_factor));
+    let vae = match vae {
+        Some(vae) => vae,
+        None if beside.is_file() => own(&Original::open(&beside)?)?.ok_or_else(|| Original::is_no_vae(&beside))?,
+        None => own(&original)?.ok_or_else(|| original.without_vae(is_xl))?,
+    };
     let text_encoders = if is_xl { original.xl_text_encoders()? } else { vec![original.text_encoder()?] };
     let scheduler = if is_upscaler { published::upscaler_scheduler(path) } else { original.scheduler() };
     Ok(Parts {
@@ -69,6 +76,12 @@ pub fn open(path: &Path) -> Result<Parts> {
         // Nothing in a file tells it: as in the folder of Stability AI's own base model.
         pipeline: Config::new(path, json!({ "force_zeros_for_empty_prompt": is_xl })),
     })
+}
+
+/// The autoencoder in the file `path`: of its own, under the names of diffusers or the original ones, or in a
+/// checkpoint. What its latents are scaled with is up to the family.
+pub fn vae(path: &Path) -> Result<Network> {
+    Original::open(path)?.vae(None)?.ok_or_else(|| Original::is_no_vae(path))
 }
 
 impl Original {
@@ -128,17 +141,17 @@ impl Original {
             Some((names.diffusers(name)?, self.stored(&own, Take::Whole)?))
         };
         let tensors = self.under(UNET).filter_map(tensor).collect();
-        let config = inferred::unet(&tensors);
+        let config = inferred::unet(&tensors).map(|mut config| {
+            config.extend(self.sample_size().map(|side| ("sample_size".to_owned(), json!(side))));
+            config
+        });
         self.network(tensors, config)
     }
 
-    fn vae(&self, scaling_factor: f64) -> Result<Network> {
+    /// The autoencoder, if the file has one.
+    fn vae(&self, scaling_factor: Option<f64>) -> Result<Option<Network>> {
         let has_diffusers_names = self.shapes.contains_key("encoder.down_blocks.0.resnets.0.conv1.weight");
-        let prefix = self.prefix(&VAE, "decoder.conv_in.weight").ok_or_else(|| {
-            let name = self.file.path().with_extension("vae.safetensors");
-            let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            self.error(text!("has no VAE; put the file of one of the same family beside it and call it {name}", name))
-        })?;
+        let Some(prefix) = self.prefix(&VAE, "decoder.conv_in.weight") else { return Ok(None) };
         let levels = (0..)
             .take_while(|level| self.shapes.contains_key(&format!("{prefix}encoder.down.{level}.block.0.conv1.weight")))
             .count();
@@ -149,10 +162,59 @@ impl Original {
         };
         let tensors = self.under(prefix).filter_map(tensor).collect();
         let config = inferred::vae(&tensors).map(|mut config| {
-            config.insert("scaling_factor".into(), json!(scaling_factor));
+            config.extend(scaling_factor.map(|scaling_factor| ("scaling_factor".to_owned(), json!(scaling_factor))));
             config
         });
-        self.network(tensors, config)
+        self.network(tensors, config).map(Some)
+    }
+
+    fn is_no_vae(path: &Path) -> Error {
+        Error::model(path, text!("is no VAE; choose the file or the folder of one, or of a model"))
+    }
+
+    /// The refusal of a file without an autoencoder. Models in the same folder, of the same family, may have one that
+    /// fits.
+    fn without_vae(&self, is_xl: bool) -> Error {
+        let path = self.file.path();
+        let name = path.with_extension("vae.safetensors");
+        let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let others = refused::names_in(folder).into_iter().map(|name| folder.join(name)).filter(|other| other != path);
+        let has_one = |other: &PathBuf| match other.is_dir() {
+            true => folder::vae(other).is_ok() && folder::is_xl(other) == Some(is_xl),
+            false if other.extension().is_none_or(|extension| extension != "safetensors") => false,
+            // What an autoencoder alone belongs to, only its name might tell.
+            false => Self::open(other)
+                .and_then(|other| {
+                    let unet = other.unet()?;
+                    Ok(other.vae(None)?.is_some() && unet.config.value("addition_embed_type").is_null() != is_xl)
+                })
+                .is_ok_and(|has_one| has_one),
+        };
+        match others.into_iter().find(has_one) {
+            Some(found) => {
+                let found = found.display().to_string();
+                self.error(text!(
+                    "has no VAE; choose that of a model of the same family with the setting VAE, for example {found}",
+                    found
+                ))
+            }
+            None => self.error(text!(
+                "has no VAE; choose one of the same family with the setting VAE, or put its file beside this one and \
+                 call it {name}",
+                name
+            )),
+        }
+    }
+
+    /// Side of the latents that it was trained on, if a note says the pictures' size.
+    fn sample_size(&self) -> Option<usize> {
+        /// Pixels of a latent's side in all families.
+        const PIXELS: f64 = 8.0;
+        let (width, height) = self.file.note("modelspec.resolution")?.split_once('x')?;
+        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|side| (64..=4096).contains(side));
+        let side = (f64::from(number(width)?) * f64::from(number(height)?)).sqrt();
+        Some((side / PIXELS).round() as usize)
     }
 
     fn text_encoder(&self) -> Result<Network> {
@@ -218,7 +280,7 @@ impl Original {
             _ if self.shapes.contains_key("v_pred") => Some("v_prediction"),
             Some("v" | "v_prediction") => Some("v_prediction"),
             Some("epsilon") => Some("epsilon"),
-            _ => None,
+            _ => self.parameterization(),
         };
         if let Some(prediction) = declared {
             scheduler["prediction_type"] = json!(prediction);
@@ -229,6 +291,21 @@ impl Original {
             scheduler["timestep_spacing"] = json!("trailing");
         }
         Config::new(self.file.path(), scheduler)
+    }
+
+    /// What the configuration in `NAME.yaml` says that the network predicts, as the original programs have it beside
+    /// checkpoints that do not tell. No more of it is read: all else can be seen in the file.
+    fn parameterization(&self) -> Option<&'static str> {
+        const MOST: u64 = 1 << 16;
+        let mut text = String::new();
+        let beside = std::fs::File::open(self.file.path().with_extension("yaml")).ok()?;
+        beside.take(MOST).read_to_string(&mut text).ok()?;
+        let value = text.lines().find_map(|line| line.trim().strip_prefix("parameterization:"))?;
+        match value.trim().trim_matches(['"', '\'']) {
+            "v" => Some("v_prediction"),
+            "eps" => Some("epsilon"),
+            _ => None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::engine::model::source::tensor_file::TensorFile;
 use crate::error::sentence;
 use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Dtype;
 use std::io::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -57,6 +58,17 @@ impl Stored {
     /// The shape that the network's tensor has.
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// The type that it has in memory where it is not trained, on `device`: on the processor operations take weights of
+    /// 16 bits as they are, vectors apart, which are small. Numbers of 8 bits are some of f16's.
+    pub fn frozen_type(&self, device: &Device) -> DType {
+        match self.file.dtype(&self.name) {
+            _ if !device.is_cpu() || self.shape.len() < 2 || self.scale().is_some() => DType::F32,
+            Some(Dtype::F16 | Dtype::F8_E4M3 | Dtype::F8_E5M2) => DType::F16,
+            Some(Dtype::BF16) => DType::BF16,
+            _ => DType::F32,
+        }
     }
 
     /// The file.

@@ -83,6 +83,11 @@ impl TensorFile {
         self.header.info(name).is_some()
     }
 
+    /// The type in which the tensor `name` is stored.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        Some(self.header.info(name)?.dtype)
+    }
+
     /// Reads the tensor `name`, in the type in which it is stored or, where candle lacks that, in the next larger one.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let info = self.header.info(name).ok_or_else(|| Error::other(format!("it has no tensor {name}")))?;
