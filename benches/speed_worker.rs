@@ -16,6 +16,7 @@ use imagic_edit::engine::model::guidance::Guided;
 use imagic_edit::engine::model::schedule::Schedule;
 use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
+use imagic_edit::engine::model::weights::Bits;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
 use imagic_edit::engine::tuning::mode::Mode;
@@ -42,6 +43,9 @@ struct Job {
     tokens: usize,
     /// Parameters of the edit; steps of the training operations.
     params: Map<String, Value>,
+    /// Whether weights of 16 bits are widened when they are read, see `benches/sixteen_bits.py`.
+    #[serde(default)]
+    widened: bool,
     /// The processor, where it is absent.
     gpu: Option<Gpu>,
 }
@@ -129,7 +133,8 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
         });
     }
     let config = UNetConfig::read(&source, family)?;
-    let weights = source.tensors(Part::UNet, &device)?;
+    let bits = if job.widened { Bits::ThirtyTwo } else { Bits::Stored };
+    let weights = source.wanted_tensors(Part::UNet, |_| true, bits, &device)?;
     let schedule = Schedule::read(source.scheduler())?;
     let shape = [1, config.in_channels, job.latent, job.latent];
     let x = Stream::new(0u32, Purpose::VaeSample, 0).normals(&shape, &device)?;
@@ -172,7 +177,7 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             // Read anew each time, as the engine does: fine-tuning uses them up.
-            let base = || source.tensors(Part::UNet, &device);
+            let base = || source.wanted_tensors(Part::UNet, |_| true, bits, &device);
             let watch = &mut |stage, step, _, _| steps.took(stage, step);
             imagic::fine_tune(
                 base,

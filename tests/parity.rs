@@ -21,12 +21,12 @@ use imagic_edit::engine::model::schedule::Schedule;
 use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::text_encoder::TextEncoder;
 use imagic_edit::engine::model::unet::{self, UNet, UNetConfig};
-use imagic_edit::engine::model::weights::Weights;
+use imagic_edit::engine::model::weights::{Bits, Weights};
 use imagic_edit::engine::ops::MomentBits;
 use imagic_edit::engine::ops::adam::Adam;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::request::{EditRequest, EngineOptions};
-use imagic_edit::engine::tuning::backward::Activations;
+use imagic_edit::engine::tuning::backward::{Activations, Input, backward};
 use imagic_edit::engine::tuning::draw::Draw;
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::engine::tuning::training::{Setting, Tuning};
@@ -308,6 +308,53 @@ fn loss_and_every_gradient_are_the_same() {
 }
 
 /// Against the file that make_lora.py adds to the folders of the small models.
+/// Over the model that `IMAGIC_FULL_WIDTH` names, with what tests/reference/make_full_width.py has put beside it. Of
+/// Stable Diffusion XL's size it takes 8 GB of memory.
+#[test]
+fn a_network_of_full_width_gives_the_same_prediction_and_gradient() {
+    let Some(folder) = std::env::var_os("IMAGIC_FULL_WIDTH").map(PathBuf::from) else {
+        println!("skipped: IMAGIC_FULL_WIDTH names no model of a published size");
+        return;
+    };
+    let run = || {
+        let theirs = candle_core::safetensors::load(folder.join("full-width.safetensors"), &DEVICE).expect("a file");
+        let source = Source::open(&folder).expect("a model");
+        let config = UNetConfig::read(&source, Family::of(&source).expect("a family")).expect("a configuration");
+        let weights = source.wanted_tensors(Part::UNet, |_| true, Bits::Stored, &DEVICE).expect("weights");
+        let unet = UNet::new(&config, &weights).expect("a U-Net");
+        let variable = |name: &str| theirs.get(name).map(|tensor| Var::from_tensor(tensor).expect("a variable"));
+        let (x_t, e, pooled) = (&theirs["x_t"], variable("e").expect("an embedding"), variable("pooled"));
+        let added = pooled.as_ref().map(|pooled| {
+            let side = x_t.dims()[2] as u32 * 8;
+            let width = source.config(Part::UNet).usize("addition_time_embed_dim", None).expect("a width");
+            let sizes = Tensor::from_vec(sinusoids(&[side, side, 0, 0, side, side], width), (1, ()), &DEVICE);
+            Added { pooled: pooled.as_tensor().clone(), sizes: sizes.expect("sizes") }
+        });
+        let input = Input {
+            x_t,
+            sinusoids: &of_timesteps(&unet, &[500]),
+            e: &Conditioning { tokens: e.as_tensor().clone(), added, beside: None, class: None },
+        };
+        let mut output = None;
+        let (_, gradients) = backward(&unet, &input, Activations::Recompute, |prediction| {
+            output = Some(prediction.detach());
+            Ok((prediction * &theirs["weights"])?.sum_all()?)
+        })
+        .expect("gradients");
+        let gradient = |variable: &Var| gradients.get(variable).expect("a gradient").clone();
+        let ours = [("output", output), ("gradient.e", Some(gradient(&e)))].into_iter();
+        for (name, ours) in ours.chain([("gradient.pooled", pooled.as_ref().map(gradient))]) {
+            let Some(ours) = ours else { continue };
+            let error = relative_error(&ours, &theirs[name]);
+            println!("{}: {name}: {error:.1e}", folder.display());
+            assert!(error < 2e-5, "{name}: {error:.1e} beside the reference");
+        }
+    };
+    // As in `every_reference`.
+    let stack = std::thread::Builder::new().stack_size(64 << 20);
+    std::thread::scope(|scope| stack.spawn_scoped(scope, run).expect("a thread").join()).expect("no panic");
+}
+
 #[test]
 fn adapters_get_the_same_gradients_and_take_the_same_steps() {
     every_reference(|reference| {
