@@ -5,6 +5,7 @@
 use crate::engine::model::source::{Part, Source};
 use crate::error::Result;
 use crate::text::text;
+use serde_json::json;
 
 /// What holds for models of a family unless their configuration says otherwise.
 pub struct Family {
@@ -131,6 +132,8 @@ impl Family {
                 text!("the model has a second text encoder, as none of the {family} family has", family = family.name)
             }));
         }
+        // Classes are what a model that enlarges is told of noise.
+        unet.require("num_class_embeds", &[json!(0)])?;
         let channels = |key: &str| unet.usize(key, Some(family.latent_channels));
         let (in_channels, out_channels) = (channels("in_channels")?, channels("out_channels")?);
         // An inpainting model also sees a mask and the latents of another picture.
