@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What it costs that frozen weights of 16 bits stay as they are and are widened whenever they are used, on the
-processor: the same operation with both kinds, one after the other in each round.
+processor: the same operation with both kinds, one after the other in each round. Processor time is what is compared,
+because other programs change it less than the time on the clock.
 
     benches/sixteen_bits.py MODEL [--latent 64] [--rounds 5] [--operation forward "stage A step"]
 
@@ -9,6 +10,7 @@ MODEL has weights of 16 bits; both kinds are in memory at once. Only the standar
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 from pathlib import Path
@@ -24,9 +26,16 @@ class Worker:
         self.process.stdout.readline()
 
     def run(self):
+        before = self.processor_seconds()
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        return statistics.median(json.loads(self.process.stdout.readline()))
+        self.process.stdout.readline()
+        return self.processor_seconds() - before
+
+    def processor_seconds(self):
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        # proc_pid_stat(5): user and system time, the 14th and 15th field.
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self):
         self.process.stdin.close()
@@ -50,7 +59,7 @@ def main():
             worker.end()
         seconds = [statistics.median(column) for column in zip(*rounds)]
         ratio = statistics.median(stored / widened for stored, widened in rounds)
-        print(f"{operation}: {seconds[0]:.3f} s in 16 bits, {seconds[1]:.3f} s in 32, median ratio {ratio:.3f}")
+        print(f"{operation}: {seconds[0]:.2f} s in 16 bits, {seconds[1]:.2f} s in 32, median ratio {ratio:.3f}")
 
 
 if __name__ == "__main__":
