@@ -33,8 +33,10 @@ use budget::plan::Plan;
 use machine::Machine;
 use model::family::Family;
 use model::source::Source;
+use model::tokenizer::Tokenizer;
 use request::{Edit, EditRequest, EngineOptions, Stage, Watch};
 use sampling::Sampler;
+use std::cell::RefCell;
 use store::digests::Digests;
 use store::key::TuningKey;
 use tuned::TunedModels;
@@ -47,6 +49,9 @@ pub struct Engine {
     base: Option<BaseModel>,
     tuned: TunedModels,
     sampler: Sampler,
+    /// Of the model that was estimated last without being loaded, by its fingerprint: it takes longer to make than the
+    /// rest of an estimate.
+    tokenizer: RefCell<Option<(String, Tokenizer)>>,
 }
 
 impl Engine {
@@ -58,6 +63,7 @@ impl Engine {
             base: None,
             tuned: TunedModels::default(),
             sampler: Sampler::default(),
+            tokenizer: RefCell::default(),
         }
     }
 
@@ -100,15 +106,25 @@ impl Engine {
         self.tuned.settle();
     }
 
-    /// What `request` would cost now; loads nothing.
+    /// What `request` would cost now. Loads nothing, and reads no whole file, which can take many seconds: nothing is
+    /// known to be kept of a model whose files no edit has read yet.
     pub fn estimate(&self, request: &EditRequest) -> Result<Estimate> {
         let (machine, chosen) = (&self.machine, self.machine.chosen());
         let source = request.source()?;
-        let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, &mut || Ok(())))?;
+        let mut is_known = true;
+        let fingerprint = source.fingerprint(&mut |file, path| {
+            let digest = self.digests.at_hand(file, path);
+            is_known &= digest.is_some();
+            Ok(digest.unwrap_or_default())
+        })?;
         let allowed = Mode::allowed(&request.params, chosen);
-        let (loaded, prompt) = (self.loaded(&source, &fingerprint), &request.params.prompt);
-        let tokens = loaded.map_or_else(|| base::tokens(&source, prompt), |base| base.tokens(prompt))?;
-        let keys = TuningKey::all(request, &tokens, allowed, &fingerprint);
+        let loaded = self.loaded(&source, &fingerprint).filter(|_| is_known);
+        let keys = if is_known {
+            let tokens = self.tokens(&request.params.prompt, &source, loaded, &fingerprint)?;
+            TuningKey::all(request, &tokens, allowed, &fingerprint)
+        } else {
+            Vec::new()
+        };
         let progress = self.tuned.progress(&keys, machine);
         let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
         let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
@@ -119,6 +135,18 @@ impl Engine {
         let is_loaded = loaded.is_some();
         let estimate = cost::estimate(&machine.options, request, &fingerprint, memory, is_loaded, progress.steps)?;
         Ok(Estimate { on_gpu: chosen.gpu.is_some(), ..estimate })
+    }
+
+    /// The tokens of `prompt` for the model in `source`, which may be `loaded`.
+    fn tokens(&self, prompt: &str, source: &Source, loaded: Option<&BaseModel>, of: &str) -> Result<Vec<u32>> {
+        if let Some(base) = loaded {
+            return base.tokens(prompt);
+        }
+        let mut kept = self.tokenizer.borrow_mut();
+        if kept.as_ref().is_none_or(|(fingerprint, _)| fingerprint != of) {
+            *kept = Some((of.to_owned(), base::tokenizer(source)?));
+        }
+        Ok(kept.as_ref().expect("made above").1.tokenize(prompt)?.ids)
     }
 
     /// Reads the request's base model unless it is the loaded one; tells whether it was.

@@ -502,7 +502,10 @@ fn an_edit_tells_what_the_next_one_will_cost() {
     let mut first = engine(Some(&cache));
     let unknown = first.estimate(&request()).expect("an estimate");
     assert!(!unknown.tuned && unknown.seconds.is_none());
+    let digests = cache.0.join("digests.json");
+    assert!(!digests.exists(), "an estimate reads no whole file");
     edit(&mut first, &request()).expect("an edit");
+    assert!(digests.exists());
     let mut other = request();
     other.params.prompt = "a cat".into();
     let cost = |engine: &Engine, request: &EditRequest| {

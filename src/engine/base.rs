@@ -208,10 +208,10 @@ impl BaseModel {
     }
 }
 
-/// As [`BaseModel::tokens`], of the model in `source`, which is not loaded.
-pub fn tokens(source: &Source, text: &str) -> Result<Vec<u32>> {
+/// What makes the tokens of [`BaseModel::tokens`], of the model in `source`, which is not loaded.
+pub fn tokenizer(source: &Source) -> Result<Tokenizer> {
     let family = Family::of(source)?;
     let config = ClipConfig::read(source.config(Part::TextEncoder), family.tokens)?;
     let files = source.tokenizer(Part::TextEncoder);
-    Ok(Tokenizer::new(files, family.pad_token, config.positions, config.vocabulary)?.tokenize(text)?.ids)
+    Tokenizer::new(files, family.pad_token, config.positions, config.vocabulary)
 }

@@ -30,7 +30,12 @@ pub struct Digests {
     folder: Option<PathBuf>,
     /// `None` before the folder was looked at.
     known: RefCell<Option<BTreeMap<String, Known>>>,
+    /// What this process has read, by path: enough for a guess, also where the system does not tell files apart.
+    read: RefCell<BTreeMap<PathBuf, ReadFile>>,
 }
+
+/// When a file was changed last, its bytes and its digest.
+type ReadFile = (Option<SystemTime>, u64, String);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
@@ -43,7 +48,19 @@ struct Known {
 impl Digests {
     /// Kept in `folder`, or in memory only.
     pub fn new(folder: Option<&Path>) -> Self {
-        Self { folder: folder.map(Path::to_owned), known: RefCell::default() }
+        Self { folder: folder.map(Path::to_owned), known: RefCell::default(), read: RefCell::default() }
+    }
+
+    /// What [`Digests::of`] says of `file`, where that is known without reading it. A guess where it was changed within
+    /// a moment, so no result may depend on it.
+    pub fn at_hand(&self, file: &File, path: &Path) -> Option<String> {
+        let known = Identity::of(file).ok()?.and_then(|file| self.known(&file));
+        known.or_else(|| {
+            let about = file.metadata().ok()?;
+            let read = self.read.borrow();
+            let (changed, bytes, digest) = read.get(path)?;
+            ((*changed, *bytes) == (about.modified().ok(), about.len())).then(|| digest.clone())
+        })
     }
 
     /// SHA-256 of all of `file`, which is called `path`. `go_on` is asked while it is read; an error ends the reading.
@@ -63,6 +80,8 @@ impl Digests {
             }
         }
         let digest = format!("{:x}", hash.finalize());
+        let about = file.metadata().map_err(unread())?;
+        self.read.borrow_mut().insert(path.to_owned(), (about.modified().ok(), about.len(), digest.clone()));
         if let Some(before) = before.filter(|before| before.is_settled())
             && Identity::of(file).map_err(unread())?.as_ref() == Some(&before)
         {
@@ -182,5 +201,19 @@ mod tests {
         let file = File::open(&path).expect("it is there");
         let stopped = Digests::new(None).of(&file, &path, &mut || Err(Error::Cancelled));
         assert!(matches!(stopped, Err(Error::Cancelled)));
+    }
+
+    #[test]
+    fn what_is_at_hand_is_what_was_read_before_and_of_a_changed_file_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model");
+        let open = || File::open(&path).expect("it is there");
+        std::fs::write(&path, [1; 100]).expect("it can be written");
+        let digests = Digests::new(None);
+        assert_eq!(digests.at_hand(&open(), &path), None);
+        let (read, _) = digest(&digests, &path);
+        assert_eq!(digests.at_hand(&open(), &path), Some(read));
+        std::fs::write(&path, [1; 101]).expect("it can be written");
+        assert_eq!(digests.at_hand(&open(), &path), None);
     }
 }
