@@ -163,8 +163,9 @@ imagic_status imagic_worker_new(const char *options_json, imagic_worker **worker
 imagic_status imagic_worker_free(imagic_worker *worker);
 
 /* The models that can be named in a request, as JSON:
- * {"models": [{"name", "path", "description", "examples", "params", "problem"}]}; params are all settings that
- * fit the model.
+ * {"models": [{"name", "path", "origin", "family", "bytes", "resolution", "prediction_type", "licence", "few_steps",
+ * "inpainting", "description", "examples", "params", "presets", "problem"}], "default"}; params are all settings
+ * that fit the model, and problem says why it cannot be used, or is null.
  * The caller promises:
  * worker is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_models_json(const imagic_worker *worker, char *text, size_t text_len, size_t *text_needed);

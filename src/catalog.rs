@@ -1,12 +1,26 @@
-//! Which base models can be chosen: finds their files and folders and reads their presets; reads no weights.
+//! Which base models can be chosen: finds their files and folders, tells what they are, and reads their presets; reads
+//! no weights.
 #![forbid(unsafe_code)]
 
+pub mod headers;
+pub mod registry;
+pub mod shelves;
+pub mod written;
+
+use crate::engine::about::About;
 use crate::engine::model::source::{Source, is_safetensors};
 use crate::error::{Doing, Error, Result};
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
 use crate::text::{Text, text};
+use headers::{Finding, Headers};
+use registry::Registry;
 use serde_json::{Map, Value};
+use shelves::{LEAST, Shelf, is_checkpoint};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use written::{path_of, text_of};
 
 /// Optional JSON file in a model's folder; beside a model that is a file it is called `NAME.imagic.json`.
 /// `description`: one sentence on what it can draw; `examples`: prompts that work; `preset`: settings by parameter id
@@ -34,7 +48,127 @@ pub struct Model {
     pub familiar_psnr: Option<f64>,
 }
 
+/// Where models are looked for, and what the user has told of them.
+#[derive(Default)]
+pub struct Places {
+    /// Our own folders, where every model has a name.
+    pub folders: Vec<PathBuf>,
+    /// What was added, downloaded and made the default.
+    pub registry: Registry,
+    /// Folders of other programs.
+    pub shelves: Vec<Shelf>,
+    /// What models are, as far as that is remembered.
+    pub headers: Headers,
+    /// What lies on the shelves, found when it is first asked for.
+    elsewhere: OnceLock<Vec<(&'static str, PathBuf)>>,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It lies in a folder of ours.
+    Own,
+    /// The user has added it; it lies elsewhere.
+    Added,
+    /// We have downloaded it from there: `owner/name` or `owner/name/file`.
+    Downloaded(String),
+    /// It lies in a folder of that program.
+    Program(&'static str),
+    /// The user has named its path.
+    Named,
+}
+
+/// A row of the table of all models.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The model; its settings are empty where they cannot be read.
+    pub model: Model,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What it is, or why it cannot be used; `None` where there was no time to look.
+    pub finding: Option<Finding>,
+}
+
+impl Entry {
+    /// What it is, as far as that is known and it can be used.
+    pub fn about(&self) -> Option<&About> {
+        self.finding.as_ref()?.as_ref().ok()
+    }
+
+    /// Why it cannot be used, as far as that is known.
+    pub fn problem(&self) -> Option<&Text> {
+        self.finding.as_ref()?.as_ref().err()
+    }
+}
+
+impl Places {
+    /// With these folders of ours, and nothing that the user has told.
+    pub fn of(folders: impl Into<Vec<PathBuf>>) -> Self {
+        Self { folders: folders.into(), ..Self::default() }
+    }
+
+    /// Name of the model that counts where none is named.
+    pub fn default_name(&self) -> &str {
+        self.registry.default.as_deref().unwrap_or(BUILTIN_MODEL)
+    }
+
+    /// Files and folders that may be models, those of ours first; the same one may come twice.
+    fn candidates(&self) -> Vec<(PathBuf, Origin)> {
+        let entries = self.folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let is_candidate = |path: &PathBuf| {
+            let is_hidden = path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b".");
+            let is_folder = || Source::is_model(path) || path.join("model_index.json").is_file();
+            !is_hidden && if path.is_dir() { is_folder() } else { is_checkpoint(path) }
+        };
+        let own = entries.map(|entry| entry.path()).filter(is_candidate);
+        let added = self.registry.models.iter().map(|model| model.path.clone());
+        let mut found: Vec<_> = own.chain(added).map(|path| (self.origin(&path), path)).collect();
+        found.sort_by_cached_key(|(_, path)| name_of(path));
+        let elsewhere = self.elsewhere().iter().map(|(program, path)| (Origin::Program(program), path.clone()));
+        found.into_iter().chain(elsewhere).map(|(origin, path)| (path, origin)).collect()
+    }
+
+    fn elsewhere(&self) -> &[(&'static str, PathBuf)] {
+        self.elsewhere.get_or_init(|| shelves::candidates(&self.shelves))
+    }
+
+    /// What the page of a download said of its licence, where its files do not.
+    fn add_licence(&self, path: &Path, finding: &mut Option<Finding>) {
+        if let Some(Ok(about)) = finding
+            && about.licence.is_none()
+        {
+            let download = self.registry.of(path).and_then(|model| model.download.as_ref());
+            about.licence = download.and_then(|download| download.licence.clone());
+        }
+    }
+
+    /// Where the model at `path` comes from.
+    fn origin(&self, path: &Path) -> Origin {
+        if let Some(known) = self.registry.of(path) {
+            return known.download.as_ref().map_or(Origin::Added, |of| Origin::Downloaded(of.from.clone()));
+        }
+        if self.folders.iter().any(|folder| path.parent() == Some(folder)) {
+            return Origin::Own;
+        }
+        let program = self.elsewhere.get().and_then(|found| found.iter().find(|(_, known)| known == path));
+        program.map_or(Origin::Named, |(program, _)| Origin::Program(program))
+    }
+}
+
 impl Model {
+    /// Without settings.
+    fn bare(name: &str, path: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            description: String::new(),
+            examples: Vec::new(),
+            preset: Map::new(),
+            presets: Map::new(),
+            familiar_psnr: None,
+        }
+    }
+
     fn open(name: &str, path: &Path) -> Result<Self> {
         let presets = if path.is_file() { path.with_extension(PRESET_FILE) } else { path.join(PRESET_FILE) };
         let wrong = |reason| Error::model(path, reason);
@@ -54,19 +188,13 @@ impl Model {
         let examples = about["examples"].as_array().into_iter().flatten();
         let settings = |key: &str| about[key].as_object().cloned().unwrap_or_default();
         Ok(Self {
-            name: name.to_owned(),
-            path: path.to_owned(),
             description: about["description"].as_str().unwrap_or_default().to_owned(),
             examples: examples.filter_map(Value::as_str).map(str::to_owned).collect(),
             preset: settings("preset"),
             presets: settings("presets"),
             familiar_psnr,
+            ..Self::bare(name, path)
         })
-    }
-
-    /// Whether there seems to be a base model. While a path is typed, its beginnings are folders, too.
-    pub fn exists(&self) -> bool {
-        Source::is_model(&self.path)
     }
 
     /// The settings of `preset` for this model.
@@ -92,23 +220,34 @@ impl Model {
     }
 }
 
-/// The parameters that `given` means, by parameter id, and the model that they name; without a name the built-in one.
+/// The parameters that `given` means, by parameter id, and the model that they name; without a name the default one.
 /// What is left out comes from the model's preset that is given, or from the default one. All hosts make parameters of
 /// what they were given in this way.
-pub fn params_of(given: &Map<String, Value>, folders: &[PathBuf]) -> Result<(Params, Model)> {
+pub fn params_of(given: &Map<String, Value>, places: &Places) -> Result<(Params, Model)> {
     let mut params = Params::of_preset(DEFAULT_PRESET);
     params.set_all(given)?;
-    let name = Some(params.model.trim()).filter(|name| !name.is_empty()).unwrap_or(BUILTIN_MODEL);
-    let model = find(name, folders)?;
+    let named = given.contains_key("model").then(|| params.model.trim()).filter(|name| !name.is_empty());
+    let model = named.map_or_else(|| default(places), |name| find(name, places))?;
     params = model.params(params.preset)?;
     params.set_all(given)?;
     params.model.clone_from(&model.name);
     if !params.vae.trim().is_empty() {
-        params.vae = written(&params.vae).to_string_lossy().into_owned();
+        params.vae = path_of(&params.vae).to_string_lossy().into_owned();
     }
     params.check()?;
     model.name_preset(&mut params)?;
     Ok((params, model))
+}
+
+/// The model that counts where none is named.
+pub fn default(places: &Places) -> Result<Model> {
+    find(places.default_name(), places).map_err(|error| match error {
+        Error::Model { path, reason } if places.registry.default.is_some() => {
+            let reason = text!("{reason}; \"imagic-edit models default NAME\" makes another model the default", reason);
+            Error::Model { path, reason }
+        }
+        error => error,
+    })
 }
 
 /// What is wrong with a model's file of settings.
@@ -116,103 +255,85 @@ fn of_file(reason: Text) -> Text {
     text!("{file}: {reason}", file = PRESET_FILE, reason)
 }
 
-/// All models in `folders`, sorted by name; where two have the same name, the first.
-pub fn list(folders: &[PathBuf]) -> Vec<Model> {
-    let mut models: Vec<Model> = Vec::new();
-    for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
-        let path = entry.path();
+/// All models there are, also those that cannot be used: ours by name, then those of other programs. Headers that are
+/// not remembered are read as long as `patience` lasts.
+pub fn table(places: &Places, patience: Option<Duration>) -> Vec<Entry> {
+    let started = Instant::now();
+    let has_time = || patience.is_none_or(|patience| started.elapsed() < patience);
+    let (mut entries, mut paths, mut names) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    for (path, origin) in places.candidates() {
         let name = name_of(&path);
-        // Of files, many are something else: LoRAs, upscalers.
-        let is_model = if path.is_file() { Source::open(&path).is_ok() } else { Source::is_model(&path) };
-        if is_model && models.iter().all(|model| model.name != name) {
-            // A broken imagic.json must not hide the other models; choosing this one reports it.
-            models.extend(Model::open(&name, &path));
+        // Installations have copies of the built-in model beside their libraries.
+        let is_copy = origin == Origin::Own && names.contains(&name);
+        if is_copy || !paths.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+            continue;
         }
+        let known = places.headers.known(&path);
+        let mut finding = known.or_else(|| has_time().then(|| places.headers.of(&path)));
+        places.add_licence(&path, &mut finding);
+        let is_small = || path.is_file() && path.metadata().is_ok_and(|about| about.len() < LEAST);
+        if matches!((&origin, &finding), (Origin::Program(_), Some(Err(_)))) && is_small() {
+            continue;
+        }
+        // `find` takes the first one.
+        let name = if names.insert(name.clone()) { name } else { text_of(&path) };
+        let model = Model::open(&name, &path).unwrap_or_else(|error| {
+            finding = Some(Err(headers::reason(error, &path)));
+            Model::bare(&name, &path)
+        });
+        entries.push(Entry { model, origin, finding });
     }
-    models.sort_by(|a, b| a.name.cmp(&b.name));
-    models
+    places.headers.keep();
+    entries
 }
 
-/// What the model at `path` is called: its folder, or its file without the ending.
-fn name_of(path: &Path) -> String {
+/// What there is to be said of the model that `name` means, see [`find`].
+pub fn look_up(name: &str, places: &Places) -> Result<Entry> {
+    let model = find(name, places)?;
+    let mut finding = Some(places.headers.of(&model.path));
+    places.add_licence(&model.path, &mut finding);
+    Ok(Entry { origin: places.origin(&model.path), finding, model })
+}
+
+/// What the model at `path` is called: its folder, or its file without the ending, or, in the cache of Hugging Face,
+/// `owner/name`.
+pub fn name_of(path: &Path) -> String {
     let name = if is_safetensors(path) { path.file_stem() } else { path.file_name() };
-    name.unwrap_or_default().to_string_lossy().into_owned()
+    let name = name.unwrap_or_default();
+    let Some(name) = name.to_str() else { return text_of(path) };
+    name.strip_prefix("models--").map_or_else(|| name.to_owned(), |name| name.replacen("--", "/", 1))
 }
 
-/// The model that the parameter `model` means: a name in `folders`, or a path as people write it.
-pub fn find(name: &str, folders: &[PathBuf]) -> Result<Model> {
-    let path = written(name);
-    if path.is_absolute() || path.components().count() > 1 || path.exists() {
-        if !path.exists() {
-            let missing = || text!("there is no such file or folder");
-            return Err(Error::model(&path, Source::other_format(&path).unwrap_or_else(missing)));
+/// The model that the parameter `model` means: a path as people write it, or a name, in our folders, of what was added,
+/// or in the folders of other programs.
+pub fn find(name: &str, places: &Places) -> Result<Model> {
+    let path = path_of(name);
+    if path.exists() {
+        return Model::open(&text_of(&path), &path);
+    }
+    let missing = |reason: Text| Error::model(&path, Source::other_format(&path).unwrap_or(reason));
+    if path.is_absolute() {
+        return Err(missing(text!("there is no such file or folder")));
+    }
+    if path.components().count() == 1 {
+        let file = |folder: &PathBuf| folder.join(format!("{}.safetensors", path.display()));
+        let own = places.folders.iter().flat_map(|folder| [folder.join(&path), file(folder)]);
+        if let Some(place) = own.filter(|place| place.exists()).min_by_key(|place| !Source::is_model(place)) {
+            return Model::open(&name_of(&place), &place);
         }
-        return Model::open(&path.to_string_lossy(), &path);
     }
-    let file = |folder: &PathBuf| folder.join(format!("{}.safetensors", path.display()));
-    let places = folders.iter().flat_map(|folder| [folder.join(&path), file(folder)]);
-    if let Some(place) = places.filter(|place| place.exists()).min_by_key(|place| !Source::is_model(place)) {
-        return Model::open(&name_of(&place), &place);
+    let is_meant = |place: &&PathBuf| place.file_name() == Some(path.as_os_str()) || Path::new(&name_of(place)) == path;
+    let mut added = places.registry.models.iter().map(|model| &model.path);
+    if let Some(place) = added.find(is_meant) {
+        let gone = || Error::model(place, text!("there is no such file or folder"));
+        return if place.exists() { Model::open(&name_of(place), place) } else { Err(gone()) };
     }
-    let folders = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
-    let missing = || text!("no such model in {folders}; run the installer or choose a file or folder", folders);
-    Err(Error::model(&path, Source::other_format(&path).unwrap_or_else(missing)))
-}
-
-/// The path that somebody means who copied it from a terminal, a file manager or a browser.
-fn written(path: &str) -> PathBuf {
-    let path = path.trim();
-    let quoted = |quote: char| path.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
-    let path = quoted('"').or_else(|| quoted('\'')).unwrap_or(path);
-    if let Some(uri) = path.strip_prefix("file://") {
-        let local = uri.strip_prefix("localhost").unwrap_or(uri);
-        // On Windows: file:///C:/models
-        let is_drive = local.as_bytes().get(2) == Some(&b':');
-        return PathBuf::from(unescaped(if is_drive { &local[1..] } else { local }));
+    if let Some(place) = places.elsewhere().iter().map(|(_, place)| place).find(is_meant) {
+        return Model::open(&name_of(place), place);
     }
-    match path.strip_prefix('~') {
-        Some(rest) if rest.is_empty() || rest.starts_with(['/', '\\']) => {
-            dirs::home_dir().map_or_else(|| path.into(), |home| home.join(rest.trim_start_matches(['/', '\\'])))
-        }
-        _ => PathBuf::from(path),
+    if path.components().count() > 1 {
+        return Err(missing(text!("there is no such file or folder")));
     }
-}
-
-/// `text` with its `%20` as what they stand for; as it is where that is no text.
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| first == b'%').and_then(|code| std::str::from_utf8(code).ok());
-        let byte = code.and_then(|code| u8::from_str_radix(code, 16).ok());
-        bytes.push(byte.unwrap_or(first));
-        rest = if byte.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_understood_as_they_are_copied() {
-        for (given, meant) in [
-            ("/models/a b.safetensors", "/models/a b.safetensors"),
-            ("  /models/a.safetensors\n", "/models/a.safetensors"),
-            ("\"/models/a.safetensors\"", "/models/a.safetensors"),
-            ("'/models/a.safetensors'", "/models/a.safetensors"),
-            ("file:///models/a%20b%C3%A4.safetensors", "/models/a b\u{e4}.safetensors"),
-            ("file://localhost/models/a", "/models/a"),
-            ("file:///C:/models/a", "C:/models/a"),
-            ("100%.safetensors", "100%.safetensors"),
-            ("dreamshaper", "dreamshaper"),
-        ] {
-            assert_eq!(written(given), Path::new(meant), "{given:?}");
-        }
-        let home = dirs::home_dir().expect("a home");
-        assert_eq!(written("~/models/a"), home.join("models/a"));
-        assert_eq!(written("~"), home);
-        assert_eq!(written("~other/a"), Path::new("~other/a"));
-    }
+    let folders = places.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
+    Err(missing(text!("no such model in {folders}; run the installer or choose a file or folder", folders)))
 }

@@ -8,6 +8,7 @@
 //! | C: interpolate and generate | [`imagic::interpolate`], [`imagic::generate`] | [`sampling`] |
 #![deny(unsafe_code)]
 
+pub mod about;
 pub mod auxiliary;
 pub mod base;
 pub mod budget;

@@ -42,10 +42,16 @@ fn write_by(path: &Path, readers: Readers, write: impl FnOnce(&Path) -> Result<(
 pub fn keep(new: NamedTempFile, path: &Path) -> Result<()> {
     new.as_file().sync_all().map_err(Error::file(Doing::Write, path))?;
     new.persist(path).map_err(|failed| Error::file(Doing::Write, path)(failed.error))?;
-    // Without it a power cut may take the name; not every file system can do it, and the file is there already.
+    settle(path);
+    Ok(())
+}
+
+/// Makes the name `path` outlive a power cut; not every file system can do it, and the file is there already.
+pub fn settle(path: &Path) {
     #[cfg(unix)]
     let _ = File::open(folder(path)).and_then(|folder| folder.sync_all());
-    Ok(())
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 /// Refuses a `path` where no file can be written.

@@ -15,6 +15,7 @@ mod installed;
 mod language;
 mod last_values;
 mod loader;
+mod other_programs;
 mod pixel_layout;
 mod policy;
 mod recipe;

@@ -67,7 +67,7 @@
 //!   Its globals are scratch memory of its operations, whose content no result depends on, and with a GPU the addresses
 //!   of CUDA's functions, which are found once, and candle's own switch for TF32, which is set when the GPU is opened.
 //! - Host functions are called only on the thread on which the host called us.
-//! - No network connection is opened.
+//! - No network connection is opened, but by the command `models download`, in `host/cli/hub.rs`.
 //! - The document is only added to: new layers and a note in the document, in one undo step (Krita's undo leaves the
 //!   note). A stopped or failed edit adds nothing. Only layers that we made are removed, and only when the user asks
 //!   for it.

@@ -2,8 +2,11 @@
 //! string, in English or in the words of a catalogue.
 #![forbid(unsafe_code)]
 
+use serde_json::{Value as Json, json};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// A text for people.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +67,35 @@ impl Text {
         Self { key: "{text}\n{next}", values: vec![("text", Value::Text(self)), ("next", Value::Text(next))] }
     }
 
+    /// For a file, see [`Text::from_json`].
+    pub fn to_json(&self) -> Json {
+        let value = |(name, value): &(&str, Value)| match value {
+            Value::Verbatim(text) => json!([name, "verbatim", text]),
+            Value::Number(text) => json!([name, "number", text]),
+            Value::Text(text) => json!([name, "text", text.to_json()]),
+            Value::Sentence(text) => json!([name, "sentence", text.to_json()]),
+        };
+        json!({ "key": self.key, "values": self.values.iter().map(value).collect::<Vec<_>>() })
+    }
+
+    /// What [`Text::to_json`] has written.
+    pub fn from_json(json: &Json) -> Option<Self> {
+        let value = |value: &Json| {
+            let text = || value[2].as_str().map(str::to_owned);
+            let inner = || Self::from_json(&value[2]);
+            let read = match value[1].as_str()? {
+                "verbatim" => Value::Verbatim(text()?),
+                "number" => Value::Number(text()?),
+                "text" => Value::Text(inner()?),
+                "sentence" => Value::Sentence(inner()?),
+                _ => return None,
+            };
+            Some((interned(value[0].as_str()?), read))
+        };
+        let values = json["values"].as_array()?.iter().map(value).collect::<Option<_>>()?;
+        Some(Self { key: interned(json["key"].as_str()?), values })
+    }
+
     /// The text with `template` for a key and `decimal_sign` in numbers.
     pub fn render<'a>(&self, template: &dyn Fn(&'static str) -> &'a str, decimal_sign: &str) -> String {
         fill(template(self.key), |name| match self.values.iter().find(|(known, _)| *known == name)?.1 {
@@ -80,6 +112,18 @@ impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(&|key| key, "."))
     }
+}
+
+/// `text` as if it stood in the program, where all keys stand; kept once however often it is read.
+fn interned(text: &str) -> &'static str {
+    static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = kept.get(text) {
+        return known;
+    }
+    let new: &'static str = Box::leak(text.into());
+    kept.insert(new);
+    new
 }
 
 /// `template` with values for its places; `{{` and `}}` are braces.

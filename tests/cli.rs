@@ -260,7 +260,7 @@ fn wrong_usage_is_answered_with_a_remedy_and_status_2() {
         &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--preset", "slow"],
         "preset is slow, must be paper or balanced or fast or custom",
     );
-    check(&["models", "all"], "all is not expected here");
+    check(&["models", "all"], "models can list, add, remove, default, check and download, not all");
     check(&["cache"], "list or clear");
     check(&["cache", "burn"], "not burn");
     check(&["doctor", "--fix"], "there is no option --fix");
@@ -454,7 +454,7 @@ fn models_are_listed_with_their_settings() {
     let home = Home::new("models");
     let (status, list, _) = run(&home, &["models"]);
     assert_eq!(status, Some(0));
-    assert!(list.starts_with("scenes-64\n"), "{list}");
+    assert!(list.starts_with("scenes-64 (default)\n"), "{list}");
     let (_, json, _) = run(&home, &["models", "--json"]);
     let models: Value = serde_json::from_str(&json).expect("it prints JSON");
     assert_eq!(models["models"][0]["name"], "scenes-64");

@@ -797,7 +797,7 @@ fn adapters_are_tuned_anew_for_what_they_depend_on_and_the_full_model_is_not() {
 /// `layer` for the built-in model; its edit is not looked at.
 fn scene(layer: LayerImage) -> EditRequest {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/scenes-64");
-    let model = catalog::find(folder, &[]).expect("the built-in model");
+    let model = catalog::find(folder, &catalog::Places::default()).expect("the built-in model");
     let params = Params { embedding_steps: 1, tuning_steps: 1, sampling_steps: 1, ..request().params };
     let layer = layer.into();
     EditRequest { layer, params, familiar_psnr: model.familiar_psnr, model_path: model.path, ..request() }

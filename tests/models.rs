@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use imagic_edit::catalog;
+use imagic_edit::catalog::{self, Places};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::base::BaseModel;
 use imagic_edit::engine::device::Processor;
@@ -623,18 +623,19 @@ fn a_model_is_found_through_what_people_point_at() {
         shown(&only),
         shown(&only.join("some.safetensors")),
     ] {
-        let model = catalog::find(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-        assert!(model.exists(), "{path}");
-        open(&model.path);
+        let entry = catalog::look_up(&path, &Places::default()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(entry.problem(), None, "{path}");
+        open(&entry.model.path);
     }
     // By name, with and without the ending.
     for name in ["some", "some.safetensors"] {
-        let model = catalog::find(name, std::slice::from_ref(&only)).expect("a model");
+        let model = catalog::find(name, &Places::of([only.clone()])).expect("a model");
         assert_eq!((model.name.as_str(), model.path), ("some", only.join("some.safetensors")));
     }
     File::of(&[("lora_unet_x.lora_up.weight", &[1])]).write(&only.join("a-lora.safetensors"));
-    let names: Vec<_> = catalog::list(&[only]).into_iter().map(|model| model.name).collect();
-    assert_eq!(names, ["some"], "a LoRA is no base model");
+    let table = catalog::table(&Places::of([only]), None);
+    let rows: Vec<_> = table.iter().map(|entry| (entry.model.name.as_str(), entry.problem().is_none())).collect();
+    assert_eq!(rows, [("a-lora", false), ("some", true)], "a LoRA is no base model");
 }
 
 #[test]

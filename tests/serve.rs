@@ -233,7 +233,7 @@ fn the_greeting_has_all_that_a_dialog_needs() {
     let home = Home::new("serve-hello");
     home.add_model("other", r#"{"preset": {"eta": 0.9}, "description": "Draws noise."}"#);
     let (mut engine, hello) = Engine::start(&home);
-    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(3)));
+    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(4)));
     let ids: Vec<_> = hello["parameters"].as_array().expect("a list").iter().map(|row| row["id"].clone()).collect();
     assert_eq!(ids, imagic_edit::params::PARAMS.iter().map(|param| json!(param.id)).collect::<Vec<_>>());
     assert_eq!(hello["models"][0]["name"], "other");

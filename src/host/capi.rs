@@ -8,11 +8,11 @@
 mod calls;
 mod types;
 
-use super::installed::{engine_options, engine_options_in, model_folders};
+use super::installed::{engine_options, engine_options_in, places};
 use super::pixel_layout::{Layout, PixelFormat};
 use super::report::{edit_report, models_report, parameters_report};
 use super::request;
-use crate::catalog;
+use crate::catalog::{self, Places};
 use crate::engine::Engine;
 use crate::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage};
 use crate::error::Error;
@@ -33,7 +33,7 @@ pub use types::{
 /// The engine on its own thread.
 pub struct ImagicWorker {
     worker: Worker,
-    model_folders: Vec<PathBuf>,
+    places: Places,
 }
 
 /// One edit.
@@ -124,9 +124,9 @@ pub unsafe extern "C" fn imagic_worker_new(
             // SAFETY: not NULL, so the caller promises a text.
             unsafe { read_object(options_json, "options_json") }?
         };
-        let (options, model_folders) = worker_options(options)?;
+        let (options, places) = worker_options(options)?;
         let worker = Worker::start(Engine::new(options))?;
-        *out = Box::into_raw(Box::new(ImagicWorker { worker, model_folders }));
+        *out = Box::into_raw(Box::new(ImagicWorker { worker, places }));
         Ok(())
     })
 }
@@ -147,8 +147,9 @@ pub unsafe extern "C" fn imagic_worker_free(worker: *mut ImagicWorker) -> Imagic
 }
 
 /// The models that can be named in a request, as JSON:
-/// `{"models": [{"name", "path", "description", "examples", "params", "problem"}]}`; `params` are all settings that
-/// fit the model.
+/// `{"models": [{"name", "path", "origin", "family", "bytes", "resolution", "prediction_type", "licence", "few_steps",
+/// "inpainting", "description", "examples", "params", "presets", "problem"}], "default"}`; `params` are all settings
+/// that fit the model, and `problem` says why it cannot be used, or is null.
 ///
 /// # Safety
 /// `worker` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
@@ -162,7 +163,7 @@ pub unsafe extern "C" fn imagic_models_json(
     guard(|| {
         // SAFETY: the caller promises a live handle or NULL.
         let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
-        let models = models_report(&worker.model_folders, Text::to_string).to_string();
+        let models = models_report(&worker.places, None, Text::to_string).to_string();
         // SAFETY: the caller's promise is handed on.
         unsafe { give_text(&models, text, text_len, text_needed) }
     })
@@ -196,7 +197,7 @@ pub unsafe extern "C" fn imagic_worker_submit(
         // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
         let pixels = unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), layout.bytes) };
         let layer = layout.read(pixels).map_err(|text| Failure::argument(text.to_string()))?;
-        let request = edit_request(request, layer, &worker.model_folders)?;
+        let request = edit_request(request, layer, &worker.places)?;
         let (source, params) = (request.layer.clone(), request.params.clone());
         let job = worker.worker.submit(request);
         *out = Box::into_raw(Box::new(ImagicJob { source, params, state: Mutex::new(State::Running(job, None)) }));
@@ -328,12 +329,13 @@ pub unsafe extern "C" fn imagic_job_free(job: *mut ImagicJob) -> ImagicStatus {
     })
 }
 
-fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<PathBuf>), Failure> {
+fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Places), Failure> {
     let wrong = |key: &str, kind: &str| Failure::argument(format!("{key} in options_json must be {kind}"));
-    let mut folders = model_folders();
+    let mut places = places();
     if let Some(list) = given.remove("model_folders") {
-        let paths = list.as_array().and_then(|list| list.iter().map(|path| path.as_str().map(PathBuf::from)).collect());
-        folders = paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?;
+        let paths: Option<Vec<PathBuf>> =
+            list.as_array().and_then(|list| list.iter().map(|path| path.as_str().map(PathBuf::from)).collect());
+        places = Places::of(paths.ok_or_else(|| wrong("model_folders", "a list of paths"))?);
     }
     let mut options = match given.remove("cache_folder") {
         Some(Value::Null) => engine_options_in(None)?,
@@ -348,15 +350,11 @@ fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Vec<P
         Some(key) => Err(Failure::argument(format!(
             "there is no option {key}; there are model_folders, cache_folder, cache_limit"
         ))),
-        None => Ok((options, folders)),
+        None => Ok((options, places)),
     }
 }
 
-fn edit_request(
-    mut given: Map<String, Value>,
-    layer: LayerImage,
-    model_folders: &[PathBuf],
-) -> Result<EditRequest, Failure> {
+fn edit_request(mut given: Map<String, Value>, layer: LayerImage, places: &Places) -> Result<EditRequest, Failure> {
     let Some(Value::Object(chosen)) = given.remove("params") else {
         return Err(Failure::argument("request_json has no object params"));
     };
@@ -368,7 +366,7 @@ fn edit_request(
     if let Some(key) = given.keys().next() {
         return Err(Failure::argument(format!("there is no {key} in a request; there are params, document")));
     }
-    let (params, model) = catalog::params_of(&chosen, model_folders)?;
+    let (params, model) = catalog::params_of(&chosen, places)?;
     Ok(request(layer.into(), document, params, model))
 }
 

@@ -3,25 +3,25 @@
 
 mod arguments;
 mod doctor;
+mod download;
 mod edit;
 mod help;
+mod hub;
+mod models;
 mod outcome;
 mod picture;
 mod progress;
 
 use super::cache_limit;
-use super::installed::{engine_options, model_folders};
-use super::report::models_report;
+use super::installed::engine_options;
 use super::serve;
-use crate::catalog::{self, Model};
 use crate::engine::store::cache::{self, Kind, Listed};
 use crate::error::Error;
-use crate::params::{PARAMS, Params, Preset};
 use crate::text::Text;
 use arguments::{Arguments, did_you_mean};
 pub use outcome::Failure;
 use outcome::print;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -48,7 +48,7 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
             print(&help::of_command(name).expect("every command has a help text"))?
         }
         "edit" => edit::run(&edit::Order::parse(rest)?)?,
-        "models" => list_models(Arguments::parse(rest, &["json"], &[])?)?,
+        "models" => models::run(rest)?,
         "cache" => cache(Arguments::parse(rest, &["json"], &[])?)?,
         "doctor" => {
             Arguments::parse(rest, &[], &[])?.no_more_words()?;
@@ -66,52 +66,6 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn list_models(arguments: Arguments) -> Result<(), Failure> {
-    arguments.no_more_words()?;
-    let folders = model_folders();
-    if arguments.has("json") {
-        return Ok(print(&format!("{:#}\n", models_report(&folders, Text::to_string)))?);
-    }
-    let (found, mut text) = (catalog::list(&folders), String::new());
-    for model in &found {
-        text += &format!("{}\n  {}\n", model.name, model.path.display());
-        if !model.description.is_empty() {
-            text += &help::wrapped(&model.description, 2);
-        }
-        for example in &model.examples {
-            text += &format!("  for example: \"{example}\"\n");
-        }
-        for &preset in Preset::ALL.iter().filter(|&&preset| preset != Preset::Custom) {
-            match model.params(preset) {
-                Ok(params) => text += &help::wrapped(&format!("preset {preset}: {}", settings(model, &params)), 2),
-                Err(error) => {
-                    text += &format!("  damaged: {error}\n");
-                    break;
-                }
-            }
-        }
-    }
-    if found.is_empty() {
-        let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        text = format!(
-            "no models in {}; run installer/install.sh, or put a .safetensors checkpoint or a diffusers folder there\n",
-            folders.join(" or ")
-        );
-    }
-    Ok(print(&text)?)
-}
-
-/// The settings of `model` that are not the same in every model, as options.
-fn settings(model: &Model, params: &Params) -> String {
-    let own = model.presets.get(params.preset.name()).and_then(Value::as_object).into_iter().flat_map(Map::keys);
-    let paper = Params::paper();
-    let differs = |id: &str| model.preset.contains_key(id) || own.clone().any(|own| own == id);
-    let shown = |id: &str| differs(id) || (params.get(id) != paper.get(id) && !["model", "preset"].contains(&id));
-    let ids = PARAMS.iter().map(|param| param.id).filter(|id| shown(id));
-    let options = ids.filter_map(|id| Some(format!("--{} {}", id.replace('_', "-"), params.get(id)?)));
-    options.collect::<Vec<_>>().join(" ")
 }
 
 fn cache(arguments: Arguments) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 mod form;
 mod library;
 
-use crate::catalog;
+use crate::catalog::{self, Places};
 use crate::error::{Error, Result};
 use crate::host::gimp::ffi::{c_string, guard};
 use crate::host::gimp::library::{Image, Layer};
@@ -19,7 +19,6 @@ use form::Fields;
 use library::Gimp2;
 use serde_json::{Map, Value};
 use std::ffi::{CStr, c_char, c_int};
-use std::path::PathBuf;
 use std::slice;
 
 /// What GIMP's dialogs are made with; it needs libgimp, GTK, GEGL and babl, which are loaded with it.
@@ -171,13 +170,13 @@ fn edit(values: &[sys::GimpParam]) -> Result<Layer> {
             return control::run(session, Box::new(fields));
         }
         sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => last_values().ok_or_else(procedure::no_last_values)?,
-        _ => params_of(arguments, &session.folders)?,
+        _ => params_of(arguments, &session.places)?,
     };
     session.edit_and_wait(&params)
 }
 
 /// The parameters in the arguments after the fixed ones.
-fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
+fn params_of(values: &[sys::GimpParam], places: &Places) -> Result<Params> {
     let (settings, own) = values.split_last().ok_or_else(|| Error::Host(text!("the arguments are missing")))?;
     let mut given = settings_of(&text(settings))?;
     for (param, value) in arguments().zip(own) {
@@ -191,7 +190,7 @@ fn params_of(values: &[sys::GimpParam], folders: &[PathBuf]) -> Result<Params> {
         // JSON has no NaN or infinity; they become null, which no number's range holds.
         given.insert(param.id.to_owned(), value);
     }
-    Ok(catalog::params_of(&given, folders)?.0)
+    Ok(catalog::params_of(&given, places)?.0)
 }
 
 /// The JSON object of the argument `settings`.

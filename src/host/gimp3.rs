@@ -5,22 +5,22 @@ mod config;
 mod form;
 mod library;
 
+use crate::catalog::{self, Places};
 use crate::error::{Error, Result};
 use crate::host::gimp::ffi::{c_string, guard};
 use crate::host::gimp::library::Layer;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::{control, procedure};
-use crate::host::installed::model_folders;
+use crate::host::installed::places;
 use crate::host::language::translate;
 use crate::host::{gimp3_sys as sys, loader, report};
-use crate::params::{BUILTIN_MODEL, Domain, PARAMS, Params, Preset, Slot};
+use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Params, Preset, Slot};
 use crate::text::text;
 use config::{Config, property};
 use form::{Fields, KEYS};
 use library::Gimp3;
 use serde_json::Value;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::PathBuf;
 use std::ptr::null_mut;
 
 /// What GIMP's dialogs are made with; it needs libgimp, GTK, GEGL and babl, which are loaded with it.
@@ -107,7 +107,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
         sys::gimp_procedure_set_attribution(procedure, authors, authors, year);
         procedure
     };
-    let defaults = defaults(&model_folders());
+    let defaults = defaults(&places());
     for param in PARAMS {
         let (name, label) = (property(param.id), c_string(&KEYS.with_key(&param.label)));
         let (name, label, help) = (name.as_ptr(), label.as_ptr(), c_string(&translate(&report::help(param))));
@@ -215,10 +215,10 @@ unsafe fn edit(
         sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS if given.prompt.trim().is_empty() => {
             return Err(procedure::no_last_values());
         }
-        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => procedure::params_of(&given, &session.folders)?,
+        sys::GimpRunMode::GIMP_RUN_WITH_LAST_VALS => procedure::params_of(&given, &session.places)?,
         _ => {
-            let params = procedure::params_of(&given, &session.folders)?;
-            no_argument_is_ignored(&given, &params, &session.folders)?;
+            let params = procedure::params_of(&given, &session.places)?;
+            no_argument_is_ignored(&given, &params, &session.places)?;
             params
         }
     };
@@ -245,14 +245,17 @@ unsafe fn only(drawables: *mut *mut sys::GimpDrawable) -> Result<Layer> {
     }
 }
 
-/// What the arguments are when nobody says anything else: what fits the built-in model, if it is there.
-fn defaults(folders: &[PathBuf]) -> Params {
-    procedure::defaults(folders).unwrap_or_else(|_| Params::paper())
+/// What the arguments are when nobody says anything else: what fits the built-in model, if it is there. GIMP keeps them
+/// from the time when it first saw the plug-in, so they do not follow the model that counts without a name.
+fn defaults(places: &Places) -> Params {
+    catalog::find(BUILTIN_MODEL, places)
+        .and_then(|model| model.params(DEFAULT_PRESET))
+        .unwrap_or_else(|_| Params::paper())
 }
 
 /// Refuses a call that gives an argument whose place the preset takes.
-fn no_argument_is_ignored(given: &Params, params: &Params, folders: &[PathBuf]) -> Result<()> {
-    let defaults = defaults(folders);
+fn no_argument_is_ignored(given: &Params, params: &Params, places: &Places) -> Result<()> {
+    let defaults = defaults(places);
     let value = |params: &Params, id: &str| -> Value { params.get(id).expect("a row of the table") };
     let ignored = PARAMS.iter().filter(|param| param.is_of_preset()).map(|param| param.id).find(|id| {
         let given = value(given, id);

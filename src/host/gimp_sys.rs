@@ -1034,6 +1034,99 @@ pub unsafe fn gtk_check_button_new_with_mnemonic(label: *const gchar) -> *mut Gt
     type Function = unsafe extern "C" fn(*const gchar) -> *mut GtkWidget;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(label) }
 }
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkTreePath {
+    _unused: [u8; 0],
+}
+pub type GtkTreePath = _GtkTreePath;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkTreeIter {
+    _unused: [u8; 0],
+}
+pub type GtkTreeIter = _GtkTreeIter;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkTreeModel {
+    _unused: [u8; 0],
+}
+pub type GtkTreeModel = _GtkTreeModel;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkCellRenderer {
+    _unused: [u8; 0],
+}
+pub type GtkCellRenderer = _GtkCellRenderer;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkCellLayout {
+    _unused: [u8; 0],
+}
+pub type GtkCellLayout = _GtkCellLayout;
+pub type GtkCellLayoutDataFunc = ::std::option::Option<
+    unsafe extern "C" fn(
+        cell_layout: *mut GtkCellLayout,
+        cell: *mut GtkCellRenderer,
+        tree_model: *mut GtkTreeModel,
+        iter: *mut GtkTreeIter,
+        data: gpointer,
+    ),
+>;
+pub unsafe fn gtk_tree_path_get_indices(path: *mut GtkTreePath) -> *mut gint {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_tree_path_get_indices");
+    type Function = unsafe extern "C" fn(*mut GtkTreePath) -> *mut gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(path) }
+}
+pub unsafe fn gtk_tree_path_free(path: *mut GtkTreePath) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_tree_path_free");
+    type Function = unsafe extern "C" fn(*mut GtkTreePath);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(path) }
+}
+pub unsafe fn gtk_tree_model_get_path(tree_model: *mut GtkTreeModel, iter: *mut GtkTreeIter) -> *mut GtkTreePath {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_tree_model_get_path");
+    type Function = unsafe extern "C" fn(*mut GtkTreeModel, *mut GtkTreeIter) -> *mut GtkTreePath;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(tree_model, iter) }
+}
+pub unsafe fn gtk_cell_layout_pack_start(
+    cell_layout: *mut GtkCellLayout,
+    cell: *mut GtkCellRenderer,
+    expand: gboolean,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_cell_layout_pack_start");
+    type Function = unsafe extern "C" fn(*mut GtkCellLayout, *mut GtkCellRenderer, gboolean);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(cell_layout, cell, expand) }
+}
+pub unsafe fn gtk_cell_layout_clear(cell_layout: *mut GtkCellLayout) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_cell_layout_clear");
+    type Function = unsafe extern "C" fn(*mut GtkCellLayout);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(cell_layout) }
+}
+pub unsafe fn gtk_cell_layout_set_cell_data_func(
+    cell_layout: *mut GtkCellLayout,
+    cell: *mut GtkCellRenderer,
+    func: GtkCellLayoutDataFunc,
+    func_data: gpointer,
+    destroy: GDestroyNotify,
+) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_cell_layout_set_cell_data_func");
+    type Function =
+        unsafe extern "C" fn(*mut GtkCellLayout, *mut GtkCellRenderer, GtkCellLayoutDataFunc, gpointer, GDestroyNotify);
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+            cell_layout,
+            cell,
+            func,
+            func_data,
+            destroy,
+        )
+    }
+}
+pub unsafe fn gtk_cell_renderer_text_new() -> *mut GtkCellRenderer {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_cell_renderer_text_new");
+    type Function = unsafe extern "C" fn() -> *mut GtkCellRenderer;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
 pub type GtkComboBoxText = _GtkComboBoxText;
 #[repr(C)]
 #[repr(align(8))]
@@ -1403,6 +1496,13 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_toggle_button_set_active",
     c"gtk_toggle_button_get_active",
     c"gtk_check_button_new_with_mnemonic",
+    c"gtk_tree_path_get_indices",
+    c"gtk_tree_path_free",
+    c"gtk_tree_model_get_path",
+    c"gtk_cell_layout_pack_start",
+    c"gtk_cell_layout_clear",
+    c"gtk_cell_layout_set_cell_data_func",
+    c"gtk_cell_renderer_text_new",
     c"gtk_combo_box_text_new",
     c"gtk_combo_box_text_new_with_entry",
     c"gtk_combo_box_text_append_text",

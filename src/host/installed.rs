@@ -1,9 +1,12 @@
 //! Where this installation has its files, and the engine's options that follow from it; knows no host.
 
+use crate::catalog::Places;
+use crate::catalog::headers::Headers;
+use crate::catalog::registry::Registry;
 use crate::engine::device::{Launches, Precision, Processor};
 use crate::engine::request::EngineOptions;
 use crate::error::{Error, Result};
-use crate::host::{cache_limit, system};
+use crate::host::{cache_limit, other_programs, system};
 use crate::text::text;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
@@ -15,10 +18,27 @@ pub fn library_folder() -> Option<PathBuf> {
     system::file_of(library_folder as *const c_void)?.parent().map(Path::to_owned)
 }
 
-/// Folders in which models are looked for: that of the installation, where the installer puts the built-in one and
+/// Where models are looked for: in our own folders, where the user has said, and where other programs keep theirs. A
+/// list of the user's that is damaged counts as empty; `imagic-edit models` says so.
+pub fn places() -> Places {
+    let registry = registry_file().and_then(|file| Registry::read(&file)).unwrap_or_default();
+    let headers = Headers::new(dirs::cache_dir().map(|cache| cache.join("imagic-edit/headers.json")));
+    let mut places = Places::of(model_folders());
+    (places.registry, places.shelves, places.headers) = (registry, other_programs::shelves(), headers);
+    places
+}
+
+/// Our own folders of models: that of the installation, where the installer puts the built-in one, and downloads and
 /// users their own, then the one beside our library.
 pub fn model_folders() -> Vec<PathBuf> {
     data_folder().into_iter().chain(library_folder()).map(|folder| folder.join("models")).collect()
+}
+
+/// Where it is kept what the user has told of models.
+pub fn registry_file() -> Result<PathBuf> {
+    let folder = dirs::config_dir()
+        .ok_or_else(|| Error::Host(text!("this account has no configuration folder; set HOME or XDG_CONFIG_HOME")))?;
+    Ok(folder.join("imagic-edit/models.json"))
 }
 
 /// Where the installer puts launcher, library and models.

@@ -31,6 +31,9 @@ pub const PAUSE: Duration = Duration::from_millis(400);
 /// Time between two looks at a running edit: short enough for a bar that moves smoothly.
 pub const POLL: Duration = Duration::from_millis(50);
 
+/// A dialog that opens reads headers of models that it does not know at most so long; the next one goes on from there.
+pub const LOOKING: Duration = Duration::from_secs(1);
+
 /// Losses jump with the timestep that was drawn; so many of them in a row are averaged for the curve.
 pub const AVERAGED: usize = 25;
 

@@ -1,29 +1,61 @@
 //! What hosts tell of edits, models and parameters, as texts for people and as JSON for programs; knows no host.
 #![forbid(unsafe_code)]
 
-use crate::catalog::{self, Model};
+use crate::catalog::{self, Entry, Origin, Places};
+use crate::engine::about::About;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress, Stage, Tuned};
-use crate::error::{Hint, Result};
+use crate::error::{Error, Hint, Result};
 use crate::host::policy::NAME_LENGTH;
 use crate::image::LayerImage;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
 use crate::text::{Text, gigabytes, rounded, text};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::time::Duration;
 
 /// How texts become strings: for programs `Text::to_string`, which is English, for people in their language.
 pub type Words = fn(&Text) -> String;
 
-/// What a dialog says of a model: its description, which only the built-in one has in every language.
-pub fn description(model: &Model) -> Text {
+/// What a dialog says of a model: its description, which only the built-in one has in every language, or what it is;
+/// why it cannot be used, or what is to be feared of it.
+pub fn description(entry: &Entry) -> Text {
+    let Entry { model, .. } = entry;
+    if let Some(problem) = entry.problem() {
+        return problem.clone().sentence();
+    }
     if model.name != BUILTIN_MODEL {
-        return Text::verbatim(&model.description);
+        let own = (!model.description.is_empty()).then(|| Text::verbatim(&model.description));
+        let about = || entry.about().map(about_text);
+        let hint = entry.about().filter(|about| about.few_steps).map(|_| FEW_STEPS);
+        return own.or_else(about).into_iter().chain(hint).reduce(Text::and).unwrap_or_default();
     }
     text!(
         "Small drawn scenes: one dog, cat, bird, person, ball, box, car, house, tree, balloon, cone or fish in one of \
          ten colors, on grass, beach, snow, desert, at night or at sunset."
     )
+}
+
+/// The hint on models that were distilled for sampling in a few steps, whose schedule is not that of the tuning.
+pub const FEW_STEPS: Text = text!(
+    "It was made for a few sampling steps, which the tuning does not suit: edits are likely to be poor. Better take \
+     the model that it was made from."
+);
+
+/// What a model is, in one line.
+pub fn about_text(about: &About) -> Text {
+    let (family, side, size) = (&about.family, about.side, gigabytes(about.bytes));
+    text!("{family}, {side} x {side} pixels, {size} GB on disk.", family, side, size)
+}
+
+/// Where a model comes from, for the command line and for programs.
+pub fn origin_text(origin: &Origin) -> String {
+    match origin {
+        Origin::Own => "installed".to_owned(),
+        Origin::Added => "added".to_owned(),
+        Origin::Downloaded(from) => format!("downloaded from {from}"),
+        Origin::Program(program) => format!("found in {program}"),
+        Origin::Named => "named by its path".to_owned(),
+    }
 }
 
 /// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses,
@@ -60,30 +92,38 @@ pub fn stage_seconds(edit: &Edit) -> Map<String, Value> {
     edit.seconds.iter().map(|&(stage, seconds)| (stage_id(stage).into(), short(seconds))).collect()
 }
 
-/// A model and the parameters that fit it: those of the default preset, and of every preset; `problem` says why it
-/// cannot be used.
-pub fn model_report(model: &Model, words: Words) -> Value {
+/// A model, what it is, and the parameters that fit it: those of the default preset, and of every preset; `problem`
+/// says why it cannot be used.
+pub fn model_report(entry: &Entry, words: Words) -> Value {
+    let (model, about) = (&entry.model, entry.about());
     let presets =
         Preset::ALL.iter().map(|&preset| Ok((preset.name().to_owned(), model.params(preset)?.to_json().into())));
-    let (presets, problem) = match presets.collect::<Result<Map<String, Value>>>() {
-        Ok(presets) => (presets, Value::Null),
-        Err(error) => (Map::new(), json!(words(&error.text()))),
-    };
+    let presets = presets.collect::<Result<Map<String, Value>>>();
+    let problem = entry.problem().cloned().or(presets.as_ref().err().map(Error::text));
+    let presets = presets.unwrap_or_default();
     json!({
         "name": model.name,
         "path": model.path.to_string_lossy(),
-        "description": words(&description(model)),
+        "origin": origin_text(&entry.origin),
+        "family": about.map(|about| &about.family),
+        "bytes": about.map(|about| about.bytes),
+        "resolution": about.map(|about| about.side),
+        "prediction_type": about.and_then(|about| about.prediction.as_ref()),
+        "licence": about.and_then(|about| about.licence.as_ref()),
+        "few_steps": about.map(|about| about.few_steps),
+        "inpainting": about.map(|about| about.inpainting),
+        "description": words(&description(entry)),
         "examples": model.examples,
         "params": presets.get(DEFAULT_PRESET.name()),
         "presets": presets,
-        "problem": problem,
+        "problem": problem.map(|problem| words(&problem)),
     })
 }
 
-/// The models in `folders`, as [`model_report`] tells of each.
-pub fn models_report(folders: &[PathBuf], words: Words) -> Value {
-    let models: Vec<Value> = catalog::list(folders).iter().map(|model| model_report(model, words)).collect();
-    json!({ "models": models })
+/// All models, as [`model_report`] tells of each, and which one counts where none is named.
+pub fn models_report(places: &Places, patience: Option<Duration>, words: Words) -> Value {
+    let models: Vec<Value> = catalog::table(places, patience).iter().map(|entry| model_report(entry, words)).collect();
+    json!({ "models": models, "default": places.default_name() })
 }
 
 /// A parameter's help, and what a change of it costs.
@@ -280,8 +320,8 @@ mod tests {
     fn the_built_in_model_describes_itself_as_dialogs_do() {
         let about = include_str!("../../models/scenes-64/imagic.json");
         let about: Value = serde_json::from_str(about).expect("a JSON object");
-        let folders = [concat!(env!("CARGO_MANIFEST_DIR"), "/models").into()];
-        let model = catalog::find(BUILTIN_MODEL, &folders).expect("the built-in model");
+        let places = Places::of([concat!(env!("CARGO_MANIFEST_DIR"), "/models").into()]);
+        let model = catalog::look_up(BUILTIN_MODEL, &places).expect("the built-in model");
         assert_eq!(about["description"], description(&model).to_string());
     }
 

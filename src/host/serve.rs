@@ -6,11 +6,11 @@
 mod answers;
 mod protocol;
 
-use crate::catalog;
+use crate::catalog::{self, Places};
 use crate::engine::Engine;
 use crate::engine::request::{Edit, EditRequest, Progress};
 use crate::error::{Error, Result};
-use crate::host::installed::{engine_options, model_folders};
+use crate::host::installed::{engine_options, places};
 use crate::host::last_values::remember_values;
 use crate::host::pixel_layout::{Layout, PixelFormat};
 use crate::host::policy::{KEPT_RESULTS, POLL};
@@ -24,7 +24,6 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use protocol::{EditOrder, Message, Request, say};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One edit that was asked for and has not ended.
@@ -47,7 +46,7 @@ struct Wanted {
 
 struct Server {
     worker: Worker,
-    folders: Vec<PathBuf>,
+    places: Places,
     running: Vec<Running>,
     /// Estimates that were asked for, with their numbers.
     estimates: Vec<(u64, Estimating)>,
@@ -62,14 +61,14 @@ pub fn run() -> Result<()> {
     system::yield_to_other_programs();
     let worker = Worker::start(Engine::new(engine_options()?))?;
     let (running, estimates, results) = (Vec::new(), Vec::new(), VecDeque::new());
-    let mut server = Server { worker, folders: model_folders(), running, estimates, picture: None, results };
+    let mut server = Server { worker, places: places(), running, estimates, picture: None, results };
     // With the server its worker ends: when the running step is done, and what there is of a tuned model is on disk.
     server.serve(&protocol::read_in_background()?)
 }
 
 impl Server {
     fn serve(&mut self, inbox: &Receiver<Message>) -> Result<()> {
-        say(&answers::hello(&self.folders), &[])?;
+        say(&answers::hello(&self.places), &[])?;
         loop {
             let message = if self.running.is_empty() && self.estimates.is_empty() {
                 inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -99,8 +98,8 @@ impl Server {
                 self.running.iter().filter(|one| one.wanted.number == job).for_each(|one| one.job.cancel());
                 Ok(())
             }
-            Ok(Request::Models) => say(&answers::models(&self.folders), &[]),
-            Ok(Request::Model { name }) => say(&answers::named_model(&name, &self.folders), &[]),
+            Ok(Request::Models) => say(&answers::models(&self.places), &[]),
+            Ok(Request::Model { name }) => say(&answers::named_model(&name, &self.places), &[]),
             Ok(Request::Remember { params: given }) => {
                 // The values with which the next dialog opens, in any host.
                 let mut params = Params::paper();
@@ -149,7 +148,7 @@ impl Server {
         let Some((layer, format)) = self.picture.clone() else {
             return Err(wrong("no picture has come yet; give width, height, format and bytes"));
         };
-        let (params, model) = catalog::params_of(&order.params, &self.folders)?;
+        let (params, model) = catalog::params_of(&order.params, &self.places)?;
         let request = request(layer, order.document, params, model);
         Ok((EditRequest { previews: order.previews, ..request }, format))
     }

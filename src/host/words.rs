@@ -64,8 +64,20 @@ pub const KNOWN_IMAGE: Text =
 pub const OF_LAYER: Text =
     text!("These are the settings with which the active layer was made; the layer below it is edited again.");
 
-/// Follows the built-in model's description.
-pub const OTHER_MODELS: Text = text!("For photographs choose your own Stable Diffusion model with Browse...");
+/// Follows the built-in model's description where there are others, and where there are none yet.
+const OTHER_MODELS: Text = text!("For photographs choose a Stable Diffusion model, in the list or with Browse...");
+const GET_MODEL: Text = text!(
+    "For photographs: get a model (2 GB). Run \"imagic-edit models download photo\" in a terminal, or choose a file \
+     that you have with Browse..."
+);
+pub fn other_models(has_more_models: bool) -> Text {
+    if has_more_models { OTHER_MODELS } else { GET_MODEL }
+}
+
+/// A model of the list that cannot be chosen.
+pub fn unusable(name: Value, reason: Value) -> Text {
+    text!("{name}: {reason}", name, reason)
+}
 
 /// Title of the window that [`BROWSE`] opens.
 pub const CHOOSE_MODEL: Text = text!("Choose the file of a base model");
@@ -121,12 +133,13 @@ pub fn curve() -> Text {
 }
 
 /// All sentences by their names in `serve`'s greeting; the places for values are still in them.
-pub fn sentences() -> [(&'static str, Text); 21] {
+pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 22] {
     [
         ("first_edit", FIRST_EDIT),
         ("known_image", KNOWN_IMAGE),
         ("of_layer", OF_LAYER),
-        ("other_models", OTHER_MODELS),
+        ("other_models", other_models(has_more_models)),
+        ("unusable", unusable("{name}".into(), "{reason}".into())),
         ("choose_model", CHOOSE_MODEL),
         ("enter", ENTER),
         ("starting", STARTING),

@@ -242,3 +242,34 @@ fn the_dialog_speaks_the_language_that_gimp_speaks() {
         screen.picture("4-empty-text-refused");
     }
 }
+
+#[test]
+fn a_model_that_cannot_be_used_is_gray_and_cannot_be_chosen() {
+    if !can_run(&[&["gimp-2.10"], PROGRAMS.as_slice()].concat()) {
+        return;
+    }
+    let account = Account::new("window-models");
+    std::fs::write(account.folder.join("data/imagic-edit/models/broken.gguf"), "GGUF").expect("the home is writable");
+    let photo = account.folder.join("photo.png");
+    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
+        .save(&photo)
+        .expect("a picture");
+    let mut screen = Screen::start(&account.folder, "gimp2-models");
+    let mut gimp = account.command("gimp-2.10");
+    gimp.args(["-n", "-s", "-d"]).arg(&photo);
+    screen.run(gimp);
+    screen.activate(&image_with("1 layer"));
+    screen.keys(&["alt+r", "End", "Return"]);
+    screen.activate(DIALOG);
+    screen.settle();
+    screen.keys(&["alt+m", "alt+Down"]);
+    screen.settle();
+    screen.picture("1-list");
+    screen.keys(&["Escape"]);
+    // The next row is none to choose.
+    screen.keys(&["Down", "Down", "alt+t", "ctrl+a"]);
+    screen.write("a red square");
+    screen.keys(&["Return"]);
+    screen.wait_until("the result of the model before", || screen.shows(&image_with("2 layers")));
+    screen.picture("2-result");
+}

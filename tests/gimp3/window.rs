@@ -176,3 +176,32 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
     assert!(screen.last_one_runs(), "GIMP is gone");
 }
+
+#[test]
+fn a_model_that_cannot_be_used_is_gray_and_cannot_be_chosen() {
+    if !can_run(&PROGRAMS) {
+        return;
+    }
+    let Some(account) = Account::new("window-models") else { return };
+    fs::write(account.folder.join("data/imagic-edit/models/broken.gguf"), "GGUF").expect("the home is writable");
+    let photo = account.folder.join("photo.png");
+    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
+        .save(&photo)
+        .expect("a picture");
+    let mut screen = Screen::start(&account.folder, "gimp3-models");
+    let photo = photo.to_str().expect("a path in UTF-8");
+    let gimp = account.command(&screen.display, &["dbus-run-session", "gimp-3", "-n", "-s", photo]);
+    screen.run(gimp);
+    open_dialog(&screen, &image_with("1 layer"));
+    screen.settle();
+    screen.keys(&["alt+b", "alt+Down"]);
+    screen.settle();
+    screen.picture("2-list");
+    screen.keys(&["Escape"]);
+    // The next row is none to choose.
+    screen.keys(&["Down", "Down", "alt+t", "ctrl+a"]);
+    screen.write("a red square");
+    screen.keys(&["Return"]);
+    screen.wait_until("the result of the model before", || screen.shows(&image_with("2 layers")));
+    screen.picture("3-result");
+}

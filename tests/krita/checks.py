@@ -189,7 +189,7 @@ def an_edit_is_one_new_layer_and_one_step_of_undo():
     with Opened() as opened:
         before = opened.pixels()
         dialog = opened.dialog()
-        assert ". For photographs choose" in dialog._form._description.text(), dialog._form._description.text()
+        assert ". For photographs: get a model" in dialog._form._description.text(), dialog._form._description.text()
         fill(dialog)
         press_edit(dialog)
         assert status(dialog).startswith("Done in "), status(dialog)
@@ -728,6 +728,25 @@ def a_model_brings_its_preset_but_never_over_settings_that_were_written():
         assert float(form.fields["guidance"].value()) == preset["guidance"], "the preset did not come"
 
 
+def a_model_that_cannot_be_used_is_gray_with_its_reason():
+    with Opened() as opened:
+        dialog = opened.dialog()
+        choice = dialog._form.fields["model"].choice
+        rows = [(choice.itemText(row), choice.model().item(row).isEnabled()) for row in range(choice.count())]
+        assert rows[-1][0].startswith("broken.gguf: GGUF files cannot be trained") and not rows[-1][1], rows
+        assert ("scenes-64", True) in rows, rows
+        settle()
+        dialog.grab().save(os.path.join(PICTURES, "models-dialog.png"))
+        choice.showPopup()
+        settle()
+        assert choice.view().width() > choice.view().sizeHintForColumn(0), "the reason is cut off"
+        choice.view().window().grab().save(os.path.join(PICTURES, "models.png"))
+        choice.hidePopup()
+        # There is nothing else, so the dialog says how to get a model.
+        texts = dialog._form._description.text()
+        assert "imagic-edit models download photo" in texts, texts
+
+
 def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
     with Opened() as opened:
         dialog = opened.dialog()
@@ -826,6 +845,7 @@ CHECKS = [
     what_is_not_touched_stays_bit_for_bit,
     a_file_with_an_embedded_profile_keeps_it_and_its_pixels,
     a_model_brings_its_preset_but_never_over_settings_that_were_written,
+    a_model_that_cannot_be_used_is_gray_with_its_reason,
     every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen,
     the_dialog_is_usable_with_the_keyboard_alone,
     quitting_during_an_edit_ends_krita_and_the_engine,

@@ -23,8 +23,9 @@ use candle_core::Device;
 use parts::{Network, Parts};
 pub use parts::{Part, TokenizerFiles, Vocabulary};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,6 +87,11 @@ impl Source {
             _ => return Err(missing(path)),
         };
         Ok(Self { path: path.to_owned(), parts: Arc::new(parts), has_chosen_vae })
+    }
+
+    /// The whole model that `path` is a piece of or an entry to.
+    pub fn place(path: &Path) -> PathBuf {
+        whole(path)
     }
 
     /// Where it is, as it was asked for.
@@ -161,6 +167,26 @@ impl Source {
         &self.parts.tokenizers[part as usize - Part::TextEncoder as usize]
     }
 
+    /// What the writer of the U-Net's file noted under `key`.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        self.network(Part::UNet).files.first()?.note(key)
+    }
+
+    /// What its files say of their licence: the notes of a single file, or the head of a folder's `README.md`, as
+    /// models on Hugging Face have it.
+    pub fn licence(&self) -> Option<String> {
+        let noted = ["modelspec.license", "license"].into_iter().find_map(|key| self.note(key)).map(str::to_owned);
+        noted.or_else(|| licence_in(&whole(&self.path).join("README.md"))).filter(|licence| !licence.is_empty())
+    }
+
+    /// Bytes of all its weights.
+    pub fn bytes(&self) -> u64 {
+        let files = self.parts.networks.iter().flat_map(|network| &network.files);
+        let sizes: BTreeMap<_, _> =
+            files.map(|file| (file.path(), file.file().metadata().map_or(0, |about| about.len()))).collect();
+        sizes.values().sum()
+    }
+
     /// A text that differs for models with different weights, configurations or tokenizers: SHA-256 over them and over
     /// what `digest` says of each large file, open and with its path.
     pub fn fingerprint(&self, digest: &mut dyn FnMut(&File, &Path) -> Result<String>) -> Result<String> {
@@ -228,6 +254,21 @@ fn whole(path: &Path) -> PathBuf {
         }
     }
     path
+}
+
+/// The licence in the head of a model's page, which is YAML between lines of dashes.
+fn licence_in(page: &Path) -> Option<String> {
+    // The head of a page is shorter.
+    const HEAD: u64 = 16 << 10;
+    let mut text = Vec::new();
+    File::open(page).ok()?.take(HEAD).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.lines().map(str::trim_end);
+    if lines.next() != Some("---") {
+        return None;
+    }
+    let licence = lines.take_while(|line| *line != "---").find_map(|line| line.strip_prefix("license:"))?;
+    Some(licence.trim().trim_matches(['"', '\'']).to_owned())
 }
 
 /// The version that Hugging Face's cache means by its folder `models--OWNER--NAME`.

@@ -5,7 +5,8 @@ use crate::engine::model::config::Config;
 use crate::engine::model::source::{TokenizerFiles, Vocabulary};
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::path::Path;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -114,7 +115,10 @@ fn byte_pair_encoding(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
             let (vocab, merges) = clip_vocabulary();
             BPE::builder().vocab_and_merges(vocab, merges)
         }
-        Vocabulary::Files { vocab, merges } => BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy()),
+        Vocabulary::Files { vocab, merges } => {
+            let (vocab, merges) = of_files(vocab, merges).map_err(wrong)?;
+            BPE::builder().vocab_and_merges(vocab, merges)
+        }
         Vocabulary::Json(file) => {
             let (vocab, merges) = of_json(&Config::read(file)?)?;
             BPE::builder().vocab_and_merges(vocab, merges)
@@ -178,6 +182,20 @@ fn byte_characters() -> Vec<char> {
     let others = (0..=u8::MAX).filter(|byte| !printable(byte)).count() as u32;
     let stand_ins = (0..others).map(|i| char::from_u32(256 + i).expect("a character"));
     (0..=u8::MAX).filter(printable).map(char::from).chain(stand_ins).collect()
+}
+
+/// Tokens and merges of `vocab.json` and `merges.txt`. The library would open only files whose paths are texts.
+fn of_files(vocab: &Path, merges: &Path) -> tokenizers::Result<(Vocab, Merges)> {
+    let tokens: Map<String, Value> = serde_json::from_slice(&std::fs::read(vocab)?)?;
+    let token = |(token, number): (String, Value)| Some((token, u32::try_from(number.as_u64()?).ok()?));
+    let tokens: Option<Vocab> = tokens.into_iter().map(token).collect();
+    let text = std::fs::read_to_string(merges)?;
+    let pair = |line: &str| {
+        let (first, second) = line.split_once(' ').filter(|(_, second)| !second.contains(' '))?;
+        Some((first.to_owned(), second.to_owned()))
+    };
+    let merges: Option<Merges> = text.lines().filter(|line| !line.starts_with("#version")).map(pair).collect();
+    Ok((tokens.ok_or("vocab.json must have a number for each token")?, merges.ok_or("merges.txt must have pairs")?))
 }
 
 /// Tokens and merges of a `tokenizer.json`.

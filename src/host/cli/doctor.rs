@@ -2,12 +2,15 @@
 #![forbid(unsafe_code)]
 
 use super::help::{self, size};
-use crate::catalog::{self, Model};
+use crate::catalog::registry::Registry;
+use crate::catalog::{self, Model, Places};
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::device::WITH_CUDA;
 use crate::error::Error;
-use crate::host::installed::{data_folder, engine_options, engine_options_in, library_folder, model_folders};
+use crate::host::installed::{
+    data_folder, engine_options, engine_options_in, library_folder, model_folders, registry_file,
+};
 use crate::host::system::{self, LAUNCHER, LIBRARY};
 use crate::host::{request, wait};
 use crate::image::LayerImage;
@@ -212,18 +215,21 @@ fn vector_units() -> &'static str {
 }
 
 fn models_found(findings: &mut Findings) {
-    let folders = model_folders();
-    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let places = Places::of(model_folders());
+    let entries = places.folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
     // The installed program's own folder is that of the account too.
     let found: BTreeMap<PathBuf, PathBuf> =
         entries.filter_map(|entry| Some((entry.path().canonicalize().ok()?, entry.path()))).collect();
     for folder in found.values().filter(|folder| folder.is_dir()) {
-        match catalog::find(&folder.to_string_lossy(), &[]).and_then(|model| draw(&model)) {
+        match catalog::find(&folder.to_string_lossy(), &Places::default()).and_then(|model| draw(&model)) {
             Ok(estimate) => tuning(findings, folder, &estimate),
             Err(error) => findings.wrong(&error.to_string(), "copy the model again, or remove its folder"),
         }
     }
-    if catalog::find(BUILTIN_MODEL, &folders).is_err() {
+    if let Err(error) = registry_file().and_then(|file| Registry::read(&file)) {
+        findings.wrong(&error.to_string(), "nothing that you have told of models counts until then");
+    }
+    if catalog::find(BUILTIN_MODEL, &places).is_err() {
         findings.wrong(&format!("the built-in model {BUILTIN_MODEL} is missing"), INSTALL);
     }
 }

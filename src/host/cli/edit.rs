@@ -6,11 +6,12 @@ use super::outcome::{Failure, print};
 use super::picture;
 use super::progress::Bar;
 use crate::catalog;
+use crate::catalog::written::text_of;
 use crate::engine::Engine;
 use crate::engine::request::{Edit, Tuned};
 use crate::error::{Error, Hint};
-use crate::host::installed::{engine_options, engine_options_in, model_folders};
-use crate::host::report::{cost_text, duration, edit_report};
+use crate::host::installed::{engine_options, engine_options_in, places};
+use crate::host::report::{FEW_STEPS, cost_text, duration, edit_report};
 use crate::host::{request, system, wait, wait_for_estimate};
 use crate::job::Worker;
 use crate::params::{PARAMS, Params};
@@ -61,7 +62,10 @@ impl Order {
                 arguments.one(name)?;
             }
             for value in arguments.all(name) {
-                let value = json!(value.to_str().ok_or_else(|| usage(&format!("--{name} is not valid UTF-8")))?);
+                // A path may be any bytes.
+                let as_path = || (param.id == "model").then(|| text_of(Path::new(value)));
+                let value = value.to_str().map(str::to_owned).or_else(as_path);
+                let value = json!(value.ok_or_else(|| usage(&format!("--{name} is not valid UTF-8")))?);
                 let mut checked = Params::paper();
                 checked.set(param.id, &value).map_err(|error| Failure::Usage(error.to_string()))?;
                 if param.id != "eta" {
@@ -98,7 +102,8 @@ impl Order {
 /// Edits the picture; the files of etas that were done stay when a later one fails or is stopped.
 pub fn run(order: &Order) -> Result<(), Failure> {
     let started = Instant::now();
-    let (mut params, model) = catalog::params_of(&order.settings, &model_folders())?;
+    let places = places();
+    let (mut params, model) = catalog::params_of(&order.settings, &places)?;
     let picture = picture::read(&order.input)?;
     let etas = if order.etas.is_empty() { vec![params.eta] } else { order.etas.clone() };
     for &eta in &etas {
@@ -106,6 +111,9 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     }
     for note in &picture.notes {
         eprintln!("note: {note}");
+    }
+    if places.headers.of(&model.path).is_ok_and(|about| about.few_steps) {
+        eprintln!("hint: {FEW_STEPS}");
     }
 
     let stop_signal = system::stop_signal();

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::catalog;
-use crate::host::installed::model_folders;
-use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
+use crate::host::installed::places;
+use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
 
 /// Columns of a usual terminal.
 const WIDTH: usize = 80;
@@ -18,6 +18,8 @@ Usage:
   imagic-edit edit IN --prompt TEXT -o OUT.png [options]
                                      edit a picture
   imagic-edit models [--json]        what models there are
+  imagic-edit models download NAME   get one, for example photo
+  imagic-edit models --help          add, remove, default, check
   imagic-edit cache list [--json]    tuned models that are kept on disk
   imagic-edit cache remove ID        remove one of them
   imagic-edit cache clear            remove all of them
@@ -42,13 +44,34 @@ pub fn of_command(command: &str) -> Option<String> {
     Some(match command {
         "edit" => edit(),
         "models" => "\
-imagic-edit models [--json]
+imagic-edit models [list] [--json]
+imagic-edit models add PATH
+imagic-edit models remove NAME [--yes]
+imagic-edit models default [NAME]
+imagic-edit models check [NAME|PATH ...]
+imagic-edit models download [NAME|OWNER/NAME|OWNER/NAME/FILE] [--yes]
 
-Lists the models that --model can name: folder, what they can draw, example
-texts and the settings that fit them. Models lie in
-~/.local/share/imagic-edit/models (or $XDG_DATA_HOME/imagic-edit/models); any
-Stable Diffusion model in diffusers layout can be put there, or given to --model
-as a path.
+'list' shows the models that --model and the dialogs know: where they lie, what
+they are, where they came from, their licence as far as their files tell it, and
+the settings that fit them; then what cannot be used, and why. There are those
+in ~/.local/share/imagic-edit/models (or $XDG_DATA_HOME/imagic-edit/models),
+those that were added, and those of ComfyUI, A1111, Forge, InvokeAI, Krita AI
+Diffusion and Hugging Face's cache in their usual places, where nothing is
+changed.
+
+'add' puts a file or folder into the list and leaves it where it lies. 'remove'
+takes it out of the list again; of a model that was downloaded it deletes the
+files, and asks before. 'default' says or sets what the dialogs begin with and
+what is taken without --model. 'check' reads the headers and says what a model
+is; files that were downloaded are compared with their SHA-256.
+
+'download' gets a model from Hugging Face: one of those that it lists without a
+name, or any other. It shows the licence and asks, unless --yes is given, sees
+that the disk has room, and checks size and SHA-256. What was cut off goes on
+where it was. No other command opens a connection. HF_ENDPOINT names another
+server, HF_TOKEN (or the file of Hugging Face's own programs) an account,
+HTTPS_PROXY and NO_PROXY a proxy. After IMAGIC_DOWNLOAD_SECONDS (60) without a
+byte a server counts as silent.
 "
         .to_owned(),
         "cache" => "\
@@ -85,14 +108,14 @@ For programs, such as the Krita plug-in, that want the engine in a process of
 its own: if it dies, the program lives. Both sides send messages: one line, a
 JSON object, and after it as many bytes of pixels as its 'bytes' says (no
 'bytes', no pixels). Errors and progress come as texts for people. Standard
-input ends: serve ends, whatever runs. Protocol version 3:
+input ends: serve ends, whatever runs. Protocol version 4:
 
 First comes
-  {\"event\": \"hello\", \"protocol\": 3, \"version\", \"parameters\", \"models\",
-   \"builtin_model\", \"last_values\", \"policy\", \"texts\",
+  {\"event\": \"hello\", \"protocol\": 4, \"version\", \"parameters\", \"models\",
+   \"default_model\", \"builtin_model\", \"last_values\", \"policy\", \"texts\",
    \"translations\"}
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
---json' lists, 'last_values' the parameters of the last edit or null,
+--json' lists ('problem' says why one cannot be used), 'last_values' the parameters of the last edit or null,
 'policy' what all dialogs do alike: which strengths and how many seeds are
 compared, times, sizes; 'texts' what they say alike, the words on buttons among
 it, with places such as {seed} for values. Texts are in the language that
@@ -140,9 +163,10 @@ because nobody knows where the next message begins.
 }
 
 fn edit() -> String {
-    let model = catalog::find(BUILTIN_MODEL, &model_folders());
+    let places = places();
+    let model = catalog::default(&places);
     let (defaults, source) = match model.and_then(|model| model.params(DEFAULT_PRESET)) {
-        Ok(params) => (params, format!("of the model {BUILTIN_MODEL}")),
+        Ok(params) => (params, format!("of the model {}", places.default_name())),
         Err(_) => (Params::paper(), "of the paper for Stable Diffusion".to_owned()),
     };
     let mut text = "\

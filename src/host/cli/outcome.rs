@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error};
+use crate::text::Text;
 use std::ffi::c_int;
-use std::io::Write;
+use std::io::{IsTerminal, Write, stderr, stdin};
 
 /// Why a command ended without success.
 pub enum Failure {
@@ -46,4 +47,24 @@ pub fn print(text: &str) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// What only the command line says.
+pub fn said(reason: impl Into<String>) -> Error {
+    Error::Host(Text::verbatim(reason))
+}
+
+/// Asks before something that cannot be taken back, or that somebody has to agree to, unless `is_agreed`.
+pub fn ask(is_agreed: bool, question: &str) -> Result<(), Failure> {
+    if is_agreed {
+        return Ok(());
+    }
+    if !stdin().is_terminal() {
+        return Err(Failure::Usage(format!("{question} Nobody can be asked here; add --yes")));
+    }
+    let _ = write!(stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    stdin().read_line(&mut answer).map_err(Error::file(Doing::Read, "standard input".as_ref()))?;
+    let yes = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
+    if yes { Ok(()) } else { Err(said("nothing was done").into()) }
 }

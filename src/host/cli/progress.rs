@@ -1,6 +1,7 @@
 //! Progress on stderr: one line that is redrawn on a terminal, some plain lines otherwise.
 #![forbid(unsafe_code)]
 
+use super::help::size;
 use crate::engine::request::{Progress, Stage};
 use crate::host::report::duration;
 use std::io::Write;
@@ -48,13 +49,69 @@ impl Bar {
     }
 }
 
-fn line(progress: &Progress, with_bar: bool) -> String {
-    let mut line = String::new();
-    if with_bar {
-        let fraction = progress.fraction.clamp(0.0, 1.0);
-        let full = "#".repeat((fraction * CELLS as f32) as usize);
-        line += &format!("[{full:-<CELLS$}] {:>3.0}%  ", fraction * 100.0);
+/// The same for a download.
+pub struct Transfer {
+    bytes: u64,
+    /// When it began, and with how many bytes that were there.
+    began: Option<(Instant, u64)>,
+    shown_at: Option<Instant>,
+    drawn: bool,
+}
+
+impl Transfer {
+    /// Of `bytes` in all.
+    pub fn new(bytes: u64) -> Self {
+        Self { bytes, began: None, shown_at: None, drawn: false }
     }
+
+    /// Shows that `here` bytes have come, some of them of the file `name`.
+    pub fn show(&mut self, name: &str, here: u64) {
+        const REDRAW: Duration = Duration::from_millis(200);
+        let (began, before) = *self.began.get_or_insert((Instant::now(), here));
+        let width = terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0));
+        let pause = if width.is_some() { REDRAW } else { PLAIN_LINE };
+        if self.shown_at.is_some_and(|at| at.elapsed() < pause) {
+            return;
+        }
+        self.shown_at = Some(Instant::now());
+        let pace = (here - before) as f64 / began.elapsed().as_secs_f64().max(0.1);
+        let line = transfer_line(name, here, self.bytes, pace, width.is_some());
+        let _ = match width {
+            Some(width) => {
+                let cut: String = line.chars().take(width.saturating_sub(1)).collect();
+                write!(std::io::stderr(), "\r\x1b[2K{cut}")
+            }
+            None => writeln!(std::io::stderr(), "{line}"),
+        };
+        self.drawn = width.is_some();
+    }
+
+    /// Removes the line, so that other text can follow.
+    pub fn clear(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = write!(std::io::stderr(), "\r\x1b[2K");
+        }
+    }
+}
+
+fn transfer_line(name: &str, here: u64, all: u64, pace: f64, with_bar: bool) -> String {
+    let fraction = here as f32 / all.max(1) as f32;
+    let mut line = if with_bar { bar(fraction) } else { String::new() };
+    line += &format!("{} of {}  {}/s", size(here), size(all), size(pace as u64));
+    if pace >= 1.0 {
+        line += &format!("  {} left", duration((all.saturating_sub(here)) as f32 / pace as f32));
+    }
+    line + "  " + name
+}
+
+fn bar(fraction: f32) -> String {
+    let fraction = fraction.clamp(0.0, 1.0);
+    let full = "#".repeat((fraction * CELLS as f32) as usize);
+    format!("[{full:-<CELLS$}] {:>3.0}%  ", fraction * 100.0)
+}
+
+fn line(progress: &Progress, with_bar: bool) -> String {
+    let mut line = if with_bar { bar(progress.fraction) } else { String::new() };
     line += &progress.stage.label().to_string();
     if progress.steps > 0 {
         line += &format!("  {}/{}", progress.step, progress.steps);
@@ -78,5 +135,13 @@ mod tests {
         let progress = Progress { stage, step: 3, steps: 12, loss, fraction: 0.5, seconds_left, ..Progress::default() };
         assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2 min 5 s left");
         assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));
+    }
+
+    #[test]
+    fn a_download_tells_how_much_has_come_and_what_is_left() {
+        let (here, all) = (500_000_000, 2_000_000_000);
+        let line = |with_bar| transfer_line("unet.safetensors", here, all, 10e6, with_bar);
+        assert_eq!(line(false), "500 MB of 2.0 GB  10 MB/s  2 min 30 s left  unet.safetensors");
+        assert!(line(true).starts_with("[####------------]  25%  500 MB"));
     }
 }

@@ -6,6 +6,7 @@ use super::layout::Layout;
 use super::library::Layer;
 use super::procedure;
 use super::session::{Look, Message, Session, Tone};
+use crate::catalog::written::text_of;
 use crate::error::{Error, Result};
 use crate::host::language::language;
 use crate::host::last_values::last_values;
@@ -14,7 +15,7 @@ use crate::host::recipe::{Recipe, random_number};
 use crate::host::thumbnail::curve;
 use crate::host::words;
 use crate::image::LayerImage;
-use crate::params::{Affects, DEFAULT_PRESET, PARAMS, Param, Params, Preset};
+use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Param, Params, Preset};
 use crate::text::{Text, text};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -144,13 +145,20 @@ impl Window {
         self.form.parts().dialog.connect_escape(self.on(|window| window.stop()));
     }
 
-    /// The settings of the layer or of this image's last edit, else of the last edit anywhere, else the built-in
-    /// model's preset.
+    /// The settings of the layer or of this image's last edit, else of the last edit anywhere, else the
+    /// default model's preset.
     fn show_first_values(&self) {
         let (known, message) = self.session.borrow().greeting();
         self.tell(&message);
-        let fallback = || procedure::defaults(&self.session.borrow().folders);
-        let of_last_edit = || (!self.form.is_filled_by_gimp()).then(|| last_values().map_or_else(fallback, Ok));
+        let fallback = || procedure::defaults(&self.session.borrow().places);
+        let of_last_edit = || {
+            if !self.form.is_filled_by_gimp() {
+                return Some(last_values().map_or_else(fallback, Ok));
+            }
+            // Only before the first edit there is no text; what GIMP has filled in then is of the built-in model.
+            let is_first = self.form.parts().prompt.text().is_empty();
+            (is_first && self.session.borrow().places.default_name() != BUILTIN_MODEL).then(fallback)
+        };
         let first = known.map(Ok).or_else(of_last_edit);
         self.show_model();
         match first {
@@ -185,7 +193,7 @@ impl Window {
 
     /// The parameters that the fields mean.
     fn read(&self) -> Result<Params> {
-        procedure::params_of(&self.shown()?, &self.session.borrow().folders)
+        procedure::params_of(&self.shown()?, &self.session.borrow().places)
     }
 
     /// Sets all fields; the model comes before those that its preset sets.
@@ -235,7 +243,7 @@ impl Window {
 
     fn choose_model_file(&self) {
         if let Some(file) = self.form.parts().dialog.choose_file(&words::CHOOSE_MODEL) {
-            self.set("model", &file.to_string_lossy().into());
+            self.set("model", &text_of(&file).into());
         }
     }
 

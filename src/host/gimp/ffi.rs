@@ -1,8 +1,9 @@
 //! What every call between C and us needs: panics stay on our side, texts go over and come back.
 
 use crate::host::gimp_sys as sys;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
 /// Runs what C has called; a panic must not cross into C and gives `on_panic`.
 pub fn guard<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
@@ -28,6 +29,28 @@ pub unsafe fn take_text(text: *mut c_char) -> String {
         sys::g_free(text.cast());
         copy
     }
+}
+
+/// Takes over a path as [`take_text`] does a text; on Unix it may be any bytes. `None` for null and for the empty one.
+///
+/// # Safety
+/// As for [`take_text`].
+pub unsafe fn take_path(path: *mut c_char) -> Option<PathBuf> {
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    let bytes = unsafe {
+        let copy = CStr::from_ptr(path).to_bytes().to_vec();
+        sys::g_free(path.cast());
+        copy
+    };
+    #[cfg(unix)]
+    let path: OsString = std::os::unix::ffi::OsStringExt::from_vec(bytes);
+    // GLib's paths are UTF-8 there.
+    #[cfg(not(unix))]
+    let path = OsString::from(String::from_utf8_lossy(&bytes).into_owned());
+    (!path.is_empty()).then(|| path.into())
 }
 
 #[cfg(test)]

@@ -1,11 +1,23 @@
 //! The contract with the dialog of one GIMP version: the fields of the parameters and the buttons below. Knows no edit.
 #![forbid(unsafe_code)]
 
-use super::widgets::{Chooser, Dialog, TextArea, Widget};
+use super::widgets::{Chooser, Dialog, Row, TextArea, Widget};
+use crate::catalog::Entry;
 use crate::error::Result;
+use crate::host::words;
 use crate::params::{Param, Params};
 use crate::text::Text;
 use serde_json::Value;
+
+/// The list of models to choose from.
+pub fn model_rows(models: &[Entry]) -> Vec<Row> {
+    let row = |entry: &Entry| {
+        let name = &entry.model.name;
+        let problem = entry.problem().map(|problem| words::unusable(name.into(), problem.clone().into()));
+        Row { text: name.clone(), problem }
+    };
+    models.iter().map(row).collect()
+}
 
 /// Whether something runs that can be stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]

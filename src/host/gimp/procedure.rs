@@ -1,12 +1,11 @@
 //! The procedure `plug-in-imagic-edit` as every GIMP registers it, and what its arguments mean. Knows no image.
 #![forbid(unsafe_code)]
 
-use crate::catalog;
+use crate::catalog::{self, Places};
 use crate::error::{Error, Result};
-use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
+use crate::params::{DEFAULT_PRESET, PARAMS, Params, Preset};
 use crate::text::{Text, text};
 use std::ffi::CStr;
-use std::path::PathBuf;
 
 pub const NAME: &CStr = c"plug-in-imagic-edit";
 pub const MENU_LABEL: &CStr = c"_Imagic Edit...";
@@ -27,16 +26,16 @@ pub fn no_last_values() -> Error {
     Error::Host(text!("there are no values of a last edit; choose Filters > Imagic Edit once"))
 }
 
-/// What the arguments are when nobody says anything else: what fits the built-in model.
-pub fn defaults(model_folders: &[PathBuf]) -> Result<Params> {
-    catalog::find(BUILTIN_MODEL, model_folders)?.params(DEFAULT_PRESET)
+/// What a dialog begins with when nobody has said anything: what fits the default model.
+pub fn defaults(places: &Places) -> Result<Params> {
+    catalog::default(places)?.params(DEFAULT_PRESET)
 }
 
-/// The parameters that `given` means: its own, or those of the preset that it names. No model means the built-in one.
-pub fn params_of(given: &Params, model_folders: &[PathBuf]) -> Result<Params> {
+/// The parameters that `given` means: its own, or those of the preset that it names. No model means the default one.
+pub fn params_of(given: &Params, places: &Places) -> Result<Params> {
     let mut values = given.to_json();
     if given.preset != Preset::Custom {
         PARAMS.iter().filter(|param| param.is_of_preset()).for_each(|param| drop(values.remove(param.id)));
     }
-    Ok(catalog::params_of(&values, model_folders)?.0)
+    Ok(catalog::params_of(&values, places)?.0)
 }

@@ -4,14 +4,14 @@
 
 use super::document::{Document, Outcome};
 use super::library::{Image, Layer, Library};
-use crate::catalog::{self, Model};
+use crate::catalog::{self, Entry, Model, Places};
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
-use crate::host::installed::{engine_options, model_folders};
+use crate::host::installed::{engine_options, places};
 use crate::host::language::translate;
-use crate::host::policy::{AT_ONCE, PREVIEWS, SHOWN_SIDE};
+use crate::host::policy::{AT_ONCE, LOOKING, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::Recipe;
 use crate::host::report::{self, progress_text, summary};
 use crate::host::{request, system, wait, words};
@@ -19,9 +19,9 @@ use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params, Preset};
 use crate::text::{Text, text};
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Example prompts that are offered; more would push the fields below away.
@@ -29,7 +29,9 @@ const EXAMPLES: usize = 3;
 
 pub struct Session {
     pub document: Document,
-    pub folders: Vec<PathBuf>,
+    pub places: Places,
+    /// The table of models, as it was when the dialog opened.
+    models: OnceCell<Vec<Entry>>,
     worker: Worker,
     running: Option<Running>,
     /// What is to be made after the running one.
@@ -117,10 +119,10 @@ impl Session {
         let document = Document::open(gimp, image, layer)?;
         system::yield_to_other_programs();
         let worker = Worker::start(Engine::new(engine_options()?))?;
-        let folders = model_folders();
         Ok(Self {
             document,
-            folders,
+            places: places(),
+            models: OnceCell::new(),
             worker,
             running: None,
             queue: VecDeque::new(),
@@ -205,7 +207,7 @@ impl Session {
     /// What is asked of the engine for `params`.
     fn request(&self, params: &Params, layer: Arc<LayerImage>) -> Result<EditRequest> {
         params.check()?;
-        let model = catalog::find(&params.model, &self.folders)?;
+        let model = catalog::find(&params.model, &self.places)?;
         let request = request(layer, self.document.history().document, params.clone(), model);
         Ok(EditRequest { layer_digest: Some(self.digest), previews: PREVIEWS, ..request })
     }
@@ -368,18 +370,29 @@ impl Session {
         !self.is_running() && self.estimate.as_ref().is_some_and(fast)
     }
 
+    /// All models, those that can be used first.
+    pub fn models(&self) -> &[Entry] {
+        self.models.get_or_init(|| {
+            let mut models = catalog::table(&self.places, Some(LOOKING));
+            models.sort_by_key(|entry| entry.problem().is_some());
+            models
+        })
+    }
+
     /// Looks up the model that the user has named.
     pub fn choose_model(&mut self, name: &str) -> Choice {
-        let model = match catalog::find(name.trim(), &self.folders) {
-            Ok(model) => model,
+        let entry = match catalog::look_up(name.trim(), &self.places) {
+            Ok(entry) => entry,
             Err(error) => return Choice { description: error.text().sentence(), ..Choice::default() },
         };
-        let mut description = report::description(&model);
+        let mut description = report::description(&entry);
+        let usable = entry.problem().is_none();
+        let model = entry.model;
         if model.name == BUILTIN_MODEL {
-            description = description.and(words::OTHER_MODELS);
+            let is_other = |entry: &Entry| entry.model.name != BUILTIN_MODEL && entry.problem().is_none();
+            description = description.and(words::other_models(self.models().iter().any(is_other)));
         }
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
-        let usable = model.exists();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.path != model.path);
         if usable {
             self.model = Some(model);

@@ -8,13 +8,13 @@
 //! Texts are translated here, except labels with a key: those are translated before the key is
 //! marked. What the user writes or chooses is never translated.
 
-use super::ffi::{c_string, guard, take_text};
+use super::ffi::{c_string, guard, take_path, take_text};
 use crate::host::gimp_sys as sys;
 use crate::host::language::translate;
 use crate::text::Text;
 use image::RgbaImage;
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::{MaybeUninit, transmute};
 use std::path::PathBuf;
 use std::ptr::{NonNull, null, null_mut};
@@ -371,16 +371,67 @@ pub struct Chooser {
     pub entry: Entry,
 }
 
+/// A row of a [`Chooser`].
+pub struct Row {
+    /// What is chosen with it.
+    pub text: String,
+    /// What is shown in its place, in gray: it cannot be chosen.
+    pub problem: Option<Text>,
+}
+
 impl Chooser {
-    pub fn new<'a>(choices: impl Iterator<Item = &'a str>) -> Self {
+    pub fn new(rows: Vec<Row>) -> Self {
         let widget = Widget::own(gtk!(gtk_combo_box_text_new_with_entry()));
-        for choice in choices {
-            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), c_string(choice).as_ptr()));
+        for row in &rows {
+            gtk!(gtk_combo_box_text_append_text(widget.as_ptr(), c_string(&row.text).as_ptr()));
         }
+        show_rows(&widget, &rows);
         let entry = Widget::own(gtk!(gtk_bin_get_child(widget.as_ptr())));
         gtk!(gtk_entry_set_activates_default(entry.as_ptr(), 1));
         Self { widget, entry: Entry(entry) }
     }
+}
+
+/// Has the list of a combo box show `rows`, which it has.
+fn show_rows(list: &Widget, rows: &[Row]) {
+    type Shown = Vec<(CString, c_int)>;
+    unsafe extern "C" fn show(
+        _list: *mut sys::GtkCellLayout,
+        cell: *mut sys::GtkCellRenderer,
+        model: *mut sys::GtkTreeModel,
+        iter: *mut sys::GtkTreeIter,
+        data: *mut c_void,
+    ) {
+        guard((), || {
+            // SAFETY: GTK's row, model and cell live during the call; the row's place in the list is one number, which
+            // lives as long as the path; the data are those that `free` takes back with the list; the properties are
+            // those of a text's cell, of these types, and null ends their list.
+            unsafe {
+                let path = sys::gtk_tree_model_get_path(model, iter);
+                let row = *sys::gtk_tree_path_get_indices(path) as usize;
+                sys::gtk_tree_path_free(path);
+                let shown = &*data.cast::<Shown>();
+                if let Some((text, sensitive)) = shown.get(row) {
+                    let (cell, end) = (cell.cast(), null::<c_char>());
+                    let (name, value) = (c"text".as_ptr(), text.as_ptr());
+                    sys::g_object_set()(cell, name, value, c"sensitive".as_ptr(), *sensitive, end);
+                }
+            }
+        });
+    }
+    unsafe extern "C" fn free(data: *mut c_void) {
+        // SAFETY: GTK calls this once, with the box made below.
+        guard((), || drop(unsafe { Box::from_raw(data.cast::<Shown>()) }));
+    }
+    let shown = |row: &Row| match &row.problem {
+        Some(problem) => (c_string(&translate(problem)), 0),
+        None => (c_string(&row.text), 1),
+    };
+    let data = Box::into_raw(Box::new(rows.iter().map(shown).collect::<Shown>())).cast();
+    let cell = gtk!(gtk_cell_renderer_text_new());
+    gtk!(gtk_cell_layout_clear(list.as_ptr()));
+    gtk!(gtk_cell_layout_pack_start(list.as_ptr(), cell, 1));
+    gtk!(gtk_cell_layout_set_cell_data_func(list.as_ptr(), cell, Some(show), data, Some(free)));
 }
 
 /// A text that is one of a few.
@@ -680,8 +731,7 @@ impl Dialog {
             return None;
         }
         let file = gtk!(gtk_file_chooser_get_filename(chooser.0.as_ptr()));
-        // SAFETY: GTK gives the text away.
-        let file = unsafe { take_text(file) };
-        (!file.is_empty()).then(|| file.into())
+        // SAFETY: GTK gives the path away.
+        unsafe { take_path(file) }
     }
 }

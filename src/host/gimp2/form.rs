@@ -1,9 +1,8 @@
 //! The dialog of GIMP 2.10: our own fields from the table of parameters, and three buttons.
 
-use crate::catalog;
 use crate::error::Result;
 use crate::host::gimp::ffi::c_string;
-use crate::host::gimp::form::{Form, Parts, Running};
+use crate::host::gimp::form::{Form, Parts, Running, model_rows};
 use crate::host::gimp::keys::Keys;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::widgets::{
@@ -71,8 +70,7 @@ impl Fields {
         let content = widgets::vertical();
         content.set_border(BORDER);
         dialog.content().pack_growing(&content);
-        let known = catalog::list(&session.folders);
-        let (prompt, model) = (TextArea::new(), Chooser::new(known.iter().map(|model| model.name.as_str())));
+        let (prompt, model) = (TextArea::new(), Chooser::new(model_rows(session.models())));
         let field = |param: &Param| match (param.id, param.domain) {
             ("prompt", _) => Field::Prompt(prompt.clone()),
             ("model", _) => Field::Model(model.clone()),

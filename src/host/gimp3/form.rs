@@ -1,10 +1,9 @@
 //! The dialog of GIMP 3: its own procedure dialog, which makes a field for each argument and brings the buttons.
 
 use super::config::{Config, property};
-use crate::catalog;
 use crate::error::Result;
 use crate::host::gimp::ffi::c_string;
-use crate::host::gimp::form::{Form, Parts, Running};
+use crate::host::gimp::form::{Form, Parts, Running, model_rows};
 use crate::host::gimp::keys::Keys;
 use crate::host::gimp::session::Session;
 use crate::host::gimp::widgets::{Chooser, Dialog, Labels, TextArea, Widget};
@@ -70,8 +69,7 @@ impl Fields {
         let dialog = Widget::own(unsafe { sys::gimp_procedure_dialog_new(procedure, config.object(), title) });
         gimp!(gimp_procedure_dialog_set_ok_label(dialog.as_ptr(), edit.as_ptr()));
         let prompt = TextArea::around(field(&dialog, "prompt", gimp!(gtk_text_view_get_type())));
-        let known = catalog::list(&session.folders);
-        let model = Chooser::new(known.iter().map(|model| model.name.as_str()));
+        let model = Chooser::new(model_rows(session.models()));
         config.bind_text("model", &model.entry.0);
         let (seed, labels) = (field(&dialog, "seed", gimp!(gimp_label_spin_get_type())), Labels::new());
         labels.add(&Widget::own(gimp!(gimp_labeled_get_label(seed.as_ptr()))));

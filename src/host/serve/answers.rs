@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::protocol::PROTOCOL;
-use crate::catalog;
+use crate::catalog::{self, Places};
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress};
 use crate::host::language::{language, translate};
@@ -13,27 +13,34 @@ use crate::image::LayerImage;
 use crate::params::{BUILTIN_MODEL, Params};
 use crate::text::Text;
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
 
 /// What comes first: all that a dialog needs.
-pub fn hello(folders: &[PathBuf]) -> Value {
+pub fn hello(places: &Places) -> Value {
+    let models = report::models_report(places, Some(policy::LOOKING), translate);
     json!({
         "event": "hello",
         "protocol": PROTOCOL,
         "version": env!("CARGO_PKG_VERSION"),
         "parameters": report::parameters_report(translate)["parameters"],
-        "models": report::models_report(folders, translate)["models"],
+        "models": models["models"],
+        "default_model": models["default"],
         "builtin_model": BUILTIN_MODEL,
         "last_values": last_values().map(|params| params.to_json()),
         "policy": policy(),
-        "texts": texts(),
+        "texts": texts(has_more(&models)),
         "translations": language().entries(),
     })
 }
 
 /// All models that can be named.
-pub fn models(folders: &[PathBuf]) -> Value {
-    json!({ "event": "models", "models": report::models_report(folders, translate)["models"] })
+pub fn models(places: &Places) -> Value {
+    json!({ "event": "models", "models": report::models_report(places, None, translate)["models"] })
+}
+
+/// Whether there is a model that can be used besides the built-in one.
+fn has_more(models: &Value) -> bool {
+    let is_other = |model: &Value| model["name"] != BUILTIN_MODEL && model["problem"].is_null();
+    models["models"].as_array().is_some_and(|models| models.iter().any(is_other))
 }
 
 /// What Krita's dialog does as GIMP's do.
@@ -53,19 +60,19 @@ fn policy() -> Value {
 }
 
 /// What Krita's dialog says as GIMP's do.
-fn texts() -> Value {
+fn texts(has_more_models: bool) -> Value {
     let button = |button: &&words::Button| {
         let texts = json!({ "label": translate(&button.label), "tooltip": translate(&button.tooltip) });
         (button.id.to_owned(), texts)
     };
-    let sentences = words::sentences().map(|(id, text)| (id.to_owned(), translate(&text).into()));
+    let sentences = words::sentences(has_more_models).map(|(id, text)| (id.to_owned(), translate(&text).into()));
     let buttons = ("buttons".to_owned(), words::BUTTONS.iter().map(button).collect::<Map<_, _>>().into());
     sentences.into_iter().chain([buttons]).collect::<Map<_, _>>().into()
 }
 
 /// What is known of the model that is called `name`, or why it cannot be used.
-pub fn named_model(name: &str, folders: &[PathBuf]) -> Value {
-    match catalog::find(name, folders) {
+pub fn named_model(name: &str, places: &Places) -> Value {
+    match catalog::look_up(name, places) {
         Ok(found) => json!({ "event": "model", "name": name, "model": report::model_report(&found, translate) }),
         Err(error) => {
             let message = translate(&error.text().sentence());

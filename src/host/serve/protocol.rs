@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
 
 /// Version of the protocol. It grows with every change that a host would notice.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Bytes of a message's line; a prompt of a thousand words is a hundredth of it.
 const MAX_LINE: u64 = 1 << 20;

@@ -176,7 +176,7 @@ class Dialog(QDialog):
         if params:
             self._form.write(params)
         else:
-            self._form.write_builtin_preset()
+            self._form.write_default_preset()
         prompt = self._form.fields["prompt"]
         prompt.text.selectAll()
         prompt.text.setFocus()

@@ -134,14 +134,30 @@ class Prompt(Field):
 
 
 class Model(Field):
-    """Name of an installed model, or a folder."""
+    """Name of a model of the list, or a path; those that cannot be used are gray, behind the others."""
 
-    def __init__(self, row, mnemonics, names, texts):
+    def __init__(self, row, mnemonics, models, texts):
         super().__init__(row)
         self._title = texts["choose_model"]
         self.choice = QComboBox()
         self.choice.setEditable(True)
-        self.choice.addItems(names)
+        # Names and reasons may be long, and would widen the whole window.
+        self.choice.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.choice.setMinimumContentsLength(16)
+        for model in sorted(models, key=lambda model: bool(model["problem"])):
+            if model["problem"]:
+                text = texts["unusable"].format(name=model["name"], reason=model["problem"])
+                self.choice.addItem(text)
+                item = self.choice.model().item(self.choice.count() - 1)
+                item.setEnabled(False)
+                item.setToolTip(text)
+            else:
+                self.choice.addItem(model["name"])
+        # The list is as wide as its texts, but no wider than they can be read.
+        room = 80 * self.choice.fontMetrics().averageCharWidth()
+        texts_width = self.choice.view().sizeHintForColumn(0) + 2 * self.choice.fontMetrics().height()
+        self.choice.view().setMinimumWidth(min(texts_width, room))
+        self.choice.view().setTextElideMode(Qt.TextElideMode.ElideRight)
         button = texts["buttons"]["browse"]
         browse = QPushButton(mnemonics.mark(button["label"]))
         self.put(self.choice, browse)
@@ -317,7 +333,7 @@ def make(row, mnemonics, hello):
     if row["id"] == "prompt":
         return Prompt(row, mnemonics, hello["texts"])
     if row["id"] == "model":
-        return Model(row, mnemonics, [model["name"] for model in hello["models"]], hello["texts"])
+        return Model(row, mnemonics, hello["models"], hello["texts"])
     if row["id"] == "seed":
         return Seed(row, mnemonics, hello)
     if row["kind"] == "switch":

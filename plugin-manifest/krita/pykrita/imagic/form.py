@@ -84,9 +84,9 @@ class Form(QTabWidget):
                 # The list of models shows its first one from the beginning, so nothing may have changed.
                 self._on_model()
 
-    def write_builtin_preset(self):
-        """The model that is always there, with what fits it."""
-        name = self._hello["builtin_model"]
+    def write_default_preset(self):
+        """The model that counts without a name, with what fits it."""
+        name = self._hello["default_model"]
         known = self._known_model(name)
         self.write(dict((known["params"] if known else None) or {}, model=name))
 
@@ -116,7 +116,8 @@ class Form(QTabWidget):
         self._description.setText(description)
         self._description.setVisible(bool(description))
         self.fields["prompt"].offer_examples(examples)
-        if model is not None and model["params"] and (self._model or {}).get("path") != model["path"]:
+        is_usable = model is not None and model["params"] and not model["problem"]
+        if is_usable and (self._model or {}).get("path") != model["path"]:
             self._model = model
             if self.fields["model"].value() != self._settled:
                 if self.fields["preset"].value() == "custom":

@@ -3,7 +3,7 @@
 import json
 
 # Version of the protocol that this package speaks.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class ProtocolError(Exception):
