@@ -115,12 +115,13 @@ First comes
    \"default_model\", \"builtin_model\", \"last_values\", \"policy\", \"texts\",
    \"translations\"}
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
---json' lists ('problem' says why one cannot be used), 'last_values' the parameters of the last edit or null,
-'policy' what all dialogs do alike: which strengths and how many seeds are
-compared, times, sizes; 'texts' what they say alike, the words on buttons among
-it, with places such as {seed} for values. Texts are in the language that
-LANGUAGE or the locale names; 'translations' has what a dialog may want to say
-besides, from English, and is empty where that is English.
+--json' lists ('problem' says why one cannot be used), 'default_model' the name
+of the one that counts without a name, 'last_values' the parameters of the last
+edit or null, 'policy' what all dialogs do alike: which strengths and how many
+seeds are compared, times, sizes; 'texts' what they say alike, the words on
+buttons among it, with places such as {seed} for values. Texts are in the
+language that LANGUAGE or the locale names; 'translations' has what a dialog may
+want to say besides, from English, and is empty where that is English.
 
   {\"do\": \"edit\", \"job\": 1, \"params\": {\"prompt\": \"...\"}, \"document\": \"...\",
    \"width\": W, \"height\": H, \"format\": \"bgra8\", \"bytes\": W*H*4}
