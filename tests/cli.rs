@@ -8,56 +8,17 @@ use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
-use support::{Home, QUICK, finish, install};
-
-/// Exit status, standard output, standard error.
-type Ran = (Option<i32>, String, String);
-
-/// The installed program of this home.
-fn program(home: &Home) -> PathBuf {
-    let folder = home.folder.join("program");
-    if !folder.exists() {
-        install(&folder);
-    }
-    folder.join("imagic-edit")
-}
-
-fn run(home: &Home, arguments: &[&str]) -> Ran {
-    let mut command = home.command(program(home));
-    command.args(arguments);
-    output(command)
-}
-
-fn output(command: Command) -> Ran {
-    let output = finish(command);
-    let text = |bytes| String::from_utf8(bytes).expect("everything printed is UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
+use support::{Home, QUICK, Ran, SmallDisk, output, picture, program, run, save};
 
 /// Runs `edit` with few steps and expects it to work.
 fn edit(home: &Home, arguments: &[&str]) -> Ran {
     let ran = run(home, &[&["edit"], arguments, &QUICK].concat());
     assert_eq!(ran.0, Some(0), "{arguments:?}: {}", ran.2);
     ran
-}
-
-/// A picture with some of everything: gradients, an edge, alpha from 0 to full.
-fn picture(width: u32, height: u32) -> DynamicImage {
-    let pixel = |x: u32, y: u32| {
-        let alpha = (x * 65535 / width.max(2)) as u16;
-        image::Rgba([(x * 900) as u16, (y * 700) as u16, if x > y { 60_000 } else { 3_000 }, alpha])
-    };
-    DynamicImage::ImageRgba16(image::ImageBuffer::from_fn(width, height, pixel))
-}
-
-fn save(home: &Home, name: &str, picture: &DynamicImage) -> Vec<u8> {
-    let path = home.folder.join(name);
-    picture.save(&path).expect("the picture can be written");
-    std::fs::read(path).expect("it was just written")
 }
 
 fn open(home: &Home, name: &str) -> DynamicImage {
@@ -561,37 +522,15 @@ fn what_is_no_file_in_the_cache_is_a_miss_and_nobody_waits_for_it_or_follows_it(
     assert_eq!(run(&home, &["cache", "clear"]).0, Some(0));
 }
 
-/// A disk of its own for tuned models; taken away in the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` after saying "skipped" where none can be made.
-    fn new(home: &Home, size: &str) -> Option<Self> {
-        let folder = home.folder.join("cache/imagic-edit");
-        std::fs::create_dir_all(&folder).expect("the home is writable");
-        let mount = ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"];
-        let made = Command::new("mount").args(mount).arg(&folder).stderr(Stdio::null()).status();
-        if made.is_ok_and(|status| status.success()) {
-            return Some(Self(folder));
-        }
-        println!("skipped: no disk can be made here; that takes root");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_cache_on_a_full_disk_costs_what_does_not_fit_and_not_the_edit() {
     let home = Home::new("small-disk");
     save(&home, "in.png", &picture(16, 16));
     // A tuned model has 560 KB, a resume point three times as much.
     for (size, tuned_fits) in [("900k", true), ("300k", false)] {
-        let Some(disk) = SmallDisk::new(&home, size) else { return };
+        let Some(disk) = SmallDisk::new(&home.folder.join("cache/imagic-edit"), &["size=", size].concat()) else {
+            return;
+        };
         let mut command = home.command(program(&home));
         command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png"]).args(QUICK);
         let (status, _, messages) = output({

@@ -22,7 +22,7 @@ pub fn limit(folder: &Path) -> u64 {
 
 /// What the user has set; `None` if nothing was.
 pub fn set_limit() -> Option<u64> {
-    let text = std::fs::read(file()?).ok()?;
+    let text = files::read(&file()?).ok()?;
     serde_json::from_slice::<Value>(&text).ok()?["cache_limit"].as_u64()
 }
 

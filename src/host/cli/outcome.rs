@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error};
+use crate::text::tell;
 use std::ffi::c_int;
 use std::io::Write;
 
@@ -32,7 +33,7 @@ impl Failure {
             Self::Unwell => return 1,
             Self::Stopped(signal) => ("stopped".to_owned(), 128 + signal),
         };
-        eprintln!("imagic-edit: {message}");
+        tell(format_args!("imagic-edit: {message}"));
         status
     }
 }
