@@ -20,6 +20,7 @@ pub mod picture;
 pub mod random;
 pub mod request;
 pub mod sampling;
+pub mod stop;
 pub mod store;
 pub mod tuned;
 pub mod tuning;

@@ -4,6 +4,7 @@
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Progress, Watch};
+use crate::engine::stop::{self, Stop};
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
@@ -74,6 +75,7 @@ impl Worker {
                 match task {
                     Task::Edit { request, cancel, reports } => {
                         let stopped = || cancel.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+                        let obeyed = Stop::new([cancel.clone(), stop.clone()]);
                         let mut watch = |progress| {
                             // The host may have dropped the job; then nobody listens, and `stopped` is true.
                             let _ = reports.send(Report::Progress(progress));
@@ -81,7 +83,10 @@ impl Worker {
                         };
                         let body = || panic_to_error(|| edit(&mut engine, &request, &mut watch));
                         let threads = request.params.threads as usize;
-                        let result = if stopped() { Err(Error::Cancelled) } else { in_pool(&mut pool, threads, body) };
+                        let result =
+                            if stopped() { Err(Error::Cancelled) } else { in_pool(&mut pool, threads, obeyed, body) };
+                        // Whatever it was doing then says in its own words that it was stopped.
+                        let result = result.map_err(|error| if stopped() { Error::Cancelled } else { error });
                         let _ = reports.send(Report::End(result.map(Box::new)));
                     }
                     Task::Estimate { request, answer } => {
@@ -143,7 +148,7 @@ impl Job {
         }
     }
 
-    /// Asks the edit to stop; it does so within one step.
+    /// Asks the edit to stop; it does so within a moment, or, once weights are being changed, within one step.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }
@@ -170,10 +175,12 @@ pub fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 }
 
 /// Calls `body` on one of `threads` threads that share its work (0: as many as the processor has), from `pool` if that
-/// has as many. Called from any other thread, every operation would take two switches of threads, a fifth of an edit.
+/// has as many, and that look at `stop` meanwhile. Called from any other thread, every operation would take two
+/// switches of threads, a fifth of an edit.
 fn in_pool<T: Send>(
     pool: &mut Option<(usize, ThreadPool)>,
     threads: usize,
+    stop: Stop,
     body: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
     if pool.as_ref().is_none_or(|(has, _)| *has != threads) {
@@ -190,6 +197,7 @@ fn in_pool<T: Send>(
         *pool = Some((threads, new));
     }
     let (_, pool) = pool.as_ref().expect("made above");
+    pool.broadcast(|_| stop::obey(Some(stop.clone())));
     pool.install(body)
 }
 

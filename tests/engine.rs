@@ -15,6 +15,7 @@ use imagic_edit::engine::store::digests::Digests;
 use imagic_edit::engine::tuning::mode::Mode;
 use imagic_edit::error::{Error, Hint, Result};
 use imagic_edit::image::LayerImage;
+use imagic_edit::job::{JobState, Worker};
 use imagic_edit::params::{LoraLayers, Params, PredictionType, TuningMode};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -23,7 +24,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
@@ -259,6 +260,102 @@ fn an_edit_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been() {
     assert!(rendered(&edit(&mut engine, &request()).expect("an edit")) == rendered(&whole));
 }
 
+#[test]
+fn an_edit_that_is_stopped_in_the_middle_of_a_step_goes_on_and_ends_as_if_it_had_not_been() {
+    for tuning_mode in [TuningMode::Full, TuningMode::Checkpointed, TuningMode::Lora] {
+        let mut request = request();
+        request.params.tuning_mode = tuning_mode;
+        (request.params.embedding_steps, request.params.tuning_steps) = (15, 15);
+        let started = Instant::now();
+        let whole = edit(&mut engine(None), &request).expect("an edit");
+        let took = started.elapsed();
+        // Both are threads of a worker's own, which look at the stop amid an operation.
+        let cache = Folder::new("middle");
+        let worker = Worker::start(careful_engine(&cache)).expect("a thread");
+        let (mut stopped, mut result) = (0, None);
+        for moment in (1..).map(|number: u32| took * (number * 37 % 100) / 100) {
+            let mut job = worker.submit(request.clone());
+            let started = Instant::now();
+            let ended = loop {
+                if stopped < 25 && started.elapsed() >= moment {
+                    job.cancel();
+                }
+                if let JobState::Ended(ended) = job.poll() {
+                    break ended;
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            };
+            match ended {
+                Err(Error::Cancelled) => stopped += 1,
+                ended => {
+                    result = Some(ended.expect("an edit"));
+                    break;
+                }
+            }
+        }
+        assert!(stopped > 0, "{tuning_mode:?}: nothing was stopped");
+        assert!(rendered(&result.expect("set above")) == rendered(&whole), "{tuning_mode:?}: other pixels");
+    }
+}
+
+#[test]
+fn while_a_stopped_edit_is_being_written_the_next_one_can_be_stopped() {
+    let cache = Folder::new("still-writing");
+    let mut engine = engine(Some(&cache));
+    // Who has it keeps others from writing for a second or two.
+    let gate = File::options().create(true).append(true).open(cache.0.join(".gate")).expect("a temporary folder");
+    let stopped = engine.edit(&request(), &mut |progress: Progress| {
+        if (progress.stage, progress.step) == (Stage::FineTune, 1) {
+            gate.lock().expect("nobody has it for long");
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(stopped, Err(Error::Cancelled)));
+    let mut told = Vec::new();
+    let next = engine.edit(&request(), &mut |progress: Progress| {
+        told.push(progress.stage);
+        // The first comes before the waiting.
+        if told.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(next, Err(Error::Cancelled)), "{told:?}");
+    assert_eq!(told, [Stage::LoadModel; 2], "it waited for the disk without a look at the stop");
+    gate.unlock().expect("it is ours");
+    let (_, first) = rest_of(&mut engine, &request());
+    assert_eq!(first, Some((Stage::FineTune, 1)), "what was stopped is lost");
+}
+
+#[test]
+fn after_a_panic_in_any_stage_the_next_edit_is_as_if_there_had_been_none() {
+    let mut request = request();
+    request.previews = 1;
+    let whole = edit(&mut engine(None), &request).expect("an edit");
+    let cache = Folder::new("panics");
+    for (stage, step) in [
+        (Stage::LoadModel, 0),
+        (Stage::OptimizeTextEmbedding, 0),
+        (Stage::OptimizeTextEmbedding, 2),
+        (Stage::FineTune, 0),
+        (Stage::FineTune, 2),
+        (Stage::Generate, 0),
+        (Stage::Generate, 2),
+    ] {
+        let mut engine = careful_engine(&cache);
+        let died = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            engine.edit(&request, &mut |progress: Progress| {
+                assert!((progress.stage, progress.step) != (stage, step), "as told");
+                ControlFlow::Continue(())
+            })
+        }));
+        assert!(died.is_err(), "it never came to step {step} of {stage:?}");
+        let next = edit(&mut engine, &request).expect("the next edit");
+        assert!(rendered(&next) == rendered(&whole), "{stage:?} {step}: other pixels");
+        drop(engine);
+        assert!(files_in(&cache).iter().all(|file| file.ends_with(".safetensors")), "{:?}", files_in(&cache));
+        cache::clear(&cache.0).expect("an empty cache");
+    }
+}
+
 /// On the processor; what stages A and B have done is written after every step.
 fn careful_engine(cache: &Folder) -> Engine {
     Engine::new(EngineOptions {
@@ -378,6 +475,13 @@ fn a_resume_point_serves_the_mode_that_fits_now() {
     assert!(engine(Some(&cache)).estimate(&request).expect("an estimate").goes_on.is_none());
 }
 
+/// As it is before its last bytes are written.
+fn without_digest(entry: &[u8]) -> Vec<u8> {
+    let before = br#"\"digest\":\""#;
+    let at = entry.windows(before.len()).position(|window| window == before).expect("a digest") + before.len();
+    [&entry[..at], &[b'0'; 64], &entry[at + 64..]].concat()
+}
+
 #[test]
 fn a_damaged_or_foreign_resume_point_is_a_miss_and_moved_aside() {
     let whole = edit(&mut engine(None), &request()).expect("an edit");
@@ -404,8 +508,17 @@ fn a_damaged_or_foreign_resume_point_is_a_miss_and_moved_aside() {
         ("empty", Vec::new()),
         ("truncated", good[..good.len() - 10].to_vec()),
         ("one bit of a value flipped", flipped(good.len() / 2)),
-        ("another edit's", foreign),
         ("no safetensors at all", vec![255; 100]),
+        // What a power cut leaves on a disk that keeps no order: a name before what is in the file, or a part of it.
+        ("nothing but its length", vec![0; good.len()]),
+        ("without its digest", without_digest(&good)),
+        ("without its first page", [&[0; 4096], &good[4096..]].concat()),
+        ("without its last page", [&good[..good.len() - 4096], &[0; 4096]].concat()),
+        ("with a page of another edit", {
+            let page = good.len() / 2 / 4096 * 4096;
+            [&good[..page], &foreign[page..page + 4096], &good[page + 4096..]].concat()
+        }),
+        ("another edit's", foreign),
     ] {
         std::fs::write(&file, bytes).expect("a damaged resume point");
         let (rest, first) = rest_of(&mut engine(Some(&cache)), &request());

@@ -12,6 +12,7 @@ use super::model::conditioning::Conditioning;
 use super::model::lora;
 use super::model::unet::{self, UNet};
 use super::request::{EditRequest, Stage, StepWatch, Tuned};
+use super::stop;
 use super::store::folder::Lock;
 use super::store::key::TuningKey;
 use super::store::resume::{self, Points, State};
@@ -142,14 +143,16 @@ impl TunedModels {
             Ok(TunedModel { e_opt: e_opt.clone(), unet, psnr: *psnr })
         });
         let key = begin.key(state.mode).clone();
-        if matches!(tuned, Err(Error::Cancelled)) {
+        if matches!(tuned, Err(Error::Cancelled)) || (tuned.is_err() && stop::asked()) {
             self.stopped = Some(Stopped::keep(key, state, request, machine, lock)?);
             return Err(Error::Cancelled);
         }
         let model = Arc::new(tuned?);
-        clock.notes.extend(points.failure().map(|error| {
-            text!("stopped, this edit could not go on in another program: {error}; free some space", error = &error)
-        }));
+        clock.notes.extend(
+            points
+                .failure()
+                .map(|error| text!("stopped, this edit could not go on in another program: {error}", error = &error)),
+        );
         self.last = Some((key.clone(), model.clone()));
         // What nothing was tuned of is made again at once.
         let steps = request.params.embedding_steps + request.params.tuning_steps;
@@ -278,7 +281,10 @@ impl TunedModels {
 
     /// Waits for what is being written, so that it and what is tuned now are not in memory at once.
     fn wait_for_disk(&mut self, clock: &mut Clock<'_, '_>) -> Result<()> {
-        while self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+        let is_written = |Stopped { unfinished, .. }: &Stopped| unfinished.is_finished();
+        while self.writing.as_ref().is_some_and(|writing| !writing.is_finished())
+            || !self.stopped.as_ref().is_none_or(is_written)
+        {
             clock.step(Stage::LoadModel, 0, 0, None)?;
             std::thread::sleep(LOOK);
         }
@@ -368,7 +374,7 @@ fn in_background<T: Send + 'static>(write: impl FnOnce() -> T + Send + 'static) 
 
 /// The note for a tuned model that cannot be written.
 fn not_kept(error: &Error) -> Text {
-    text!("the tuned model is kept only until this program closes: {error}; free some space", error = error)
+    text!("the tuned model is kept only until this program closes: {error}", error = error)
 }
 
 /// Does `work`, stages A and B from where `state` is; again in a lighter mode as long as memory runs short and there is

@@ -8,11 +8,12 @@
 use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::source::tensor_file::TensorFile;
 use crate::engine::request::EditRequest;
+use crate::engine::stop;
 use crate::engine::store::folder;
 use crate::engine::store::key::TuningKey;
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, STOPPED};
 use crate::files;
-use crate::text::Text;
+use crate::text::{self, Text};
 use candle_core::{Device, Storage, Tensor};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -45,6 +46,9 @@ impl Values<'_> {
     /// Those of one tensor, or the next ones of it.
     pub fn add(&mut self, values: &[f32]) -> std::io::Result<()> {
         for values in values.chunks(1 << 14) {
+            if stop::asked() {
+                return Err(std::io::Error::other(STOPPED));
+            }
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             self.hash.update(&bytes);
             self.out.write_all(&bytes)?;
@@ -171,13 +175,16 @@ impl Entry {
         let mut is_finite = true;
         for tensor in tensors.values() {
             let read = with_values(tensor, |values| {
-                for values in values.chunks(1 << 14) {
+                for values in values.chunks(1 << 14).take_while(|_| !stop::asked()) {
                     is_finite &= values.iter().all(|value| value.is_finite());
                     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                     hash.update(&bytes);
                 }
             });
             read.map_err(Refusal::bad)?;
+        }
+        if stop::asked() {
+            return Err(Refusal::Foreign(STOPPED.to_owned()));
         }
         if format!("{:x}", hash.finalize()).as_bytes() != &header[at..at + DIGEST_LENGTH] {
             return Err(Refusal::bad("its content does not fit its digest"));
@@ -255,6 +262,9 @@ pub fn conditioning(
 
 /// Says once, where a person may read it, that `path` is of no use, and moves it aside if it never will be.
 pub fn refuse(path: &Path, refusal: &Refusal) {
+    if stop::asked() {
+        return;
+    }
     let (Refusal::Foreign(reason) | Refusal::Bad(reason)) = refusal;
     tell(&Text::verbatim(format!("{} is not used: {reason}; tuning again", path.display())));
     if let Refusal::Bad(_) = refusal {
@@ -264,6 +274,5 @@ pub fn refuse(path: &Path, refusal: &Refusal) {
 
 /// Says what no answer to a host can say any more.
 pub fn tell(text: &Text) {
-    // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr(), "imagic-edit: {text}");
+    text::tell(format_args!("imagic-edit: {text}"));
 }

@@ -158,7 +158,15 @@ impl Tuning<'_, '_> {
         }
         let training = self.running();
         let tracked = training.network(|variable| variable.as_tensor().clone());
-        Ok(UNet::trained(config, &tracked, &training.adam)?.in_form(precision.training()))
+        let on_processor = training.variables.values().all(|variable| variable.device().is_cpu());
+        // Gradients of adapters are small: kept until the step's end, they let it be stopped anywhere in between. On a
+        // GPU a step is short.
+        let unet = if mode.trained() == Trained::Adapters && on_processor {
+            UNet::new(config, &tracked)?
+        } else {
+            UNet::trained(config, &tracked, &training.adam)?
+        };
+        Ok(unet.in_form(precision.training()))
     }
 
     /// The weights as stage B has left them.
@@ -237,7 +245,12 @@ impl Tuning<'_, '_> {
             let training = self.running();
             training.broken = true;
             training.adam.begin_step()?;
-            let loss = repeated.run(inputs.each_ref(), |inputs| training.adam.update(|| loss(inputs)))?;
+            let taken = repeated.run(inputs.each_ref(), |inputs| training.adam.update(|| loss(inputs)));
+            if matches!(taken, Err(Error::Cancelled)) {
+                // Stopped in the middle of the step, which is taken anew later.
+                training.broken = !training.adam.take_back_step();
+            }
+            let loss = taken?;
             let loss = loss.to_scalar::<f32>()?;
             training.broken = false;
             if !loss.is_finite() {
