@@ -4,6 +4,10 @@ set -euo pipefail
 export LC_ALL=C.UTF-8
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Relative ones do not count, as everywhere: they would mean another folder for every program.
+for variable in XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME GIMP2_DIRECTORY GIMP3_DIRECTORY; do
+    if [[ ${!variable-} != /* ]]; then unset "$variable"; fi
+done
 data=${XDG_DATA_HOME:-$HOME/.local/share}/imagic-edit
 config=${XDG_CONFIG_HOME:-$HOME/.config}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/imagic-edit
