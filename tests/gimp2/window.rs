@@ -202,18 +202,13 @@ fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_la
     screen.wait_until("the undo", || screen.shows(&image_with("4 layers")));
 }
 
-/// Makes the image of [`SELECTED`] indexed once there is a file "go", and RGB again once there is "back"; each time it
-/// says so.
-const CONVERTED: &str = r#"(let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "photo.png" "photo.png")))
-       (wait-for (lambda (name) (let again () (if (not (file-exists? name)) (again)))))
-       (say (lambda (name) (close-output-port (open-output-file name)))))
+/// Makes the image indexed once there is a file "go", and says so.
+const CONVERTED: &str = r#"(let ((image (car (gimp-file-load RUN-NONINTERACTIVE "photo.png" "photo.png"))))
   (gimp-display-new image)
-  (wait-for "go")
+  (let again () (if (not (file-exists? "go")) (again)))
   (gimp-image-convert-indexed image CONVERT-DITHER-NONE CONVERT-PALETTE-GENERATE 16 FALSE FALSE "")
-  (say "indexed")
-  (wait-for "back")
-  (gimp-image-convert-rgb image)
-  (say "rgb"))"#;
+  (gimp-displays-flush)
+  (close-output-port (open-output-file "indexed")))"#;
 
 #[test]
 fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
@@ -238,17 +233,17 @@ fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
     screen.write("patient");
     screen.keys(&["alt+e"]);
     screen.settle();
-    let ask = |go: &str, done: &str| {
-        std::fs::write(account.folder.join(go), "").expect("a temporary folder");
-        screen.wait_until(done, || account.folder.join(done).exists());
-    };
-    ask("go", "indexed");
+    std::fs::write(account.folder.join("go"), "").expect("a temporary folder");
+    screen.wait_until("the indexed image", || account.folder.join("indexed").exists());
     assert_eq!(tuned_models(&account.folder), 0, "the edit ended before the image was converted");
     screen.wait_until("the end of the edit", || tuned_models(&account.folder) == 1);
     std::thread::sleep(Duration::from_secs(2));
     screen.picture("1-indexed");
     assert!(screen.shows(&one), "an indexed image took a layer");
-    ask("back", "rgb");
+    // The conversion is undone.
+    screen.activate(&one);
+    screen.keys(&["ctrl+z"]);
+    screen.settle();
     screen.activate(DIALOG);
     screen.keys(&["alt+i"]);
     screen.wait_until("the inserted result", || screen.shows(&two));
