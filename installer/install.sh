@@ -288,6 +288,7 @@ trap record EXIT
 
 put 0644 "$built/libimagic_edit.so" "$data/libimagic_edit.so"
 put 0755 "$built/imagic-edit" "$data/imagic-edit"
+put 0644 "$root/installer/THIRD-PARTY.txt" "$data/THIRD-PARTY.txt"
 if [[ $cuda = yes ]]; then
     make_folder "$data/cuda"
     [[ -f $data/cuda/libcublas.so.13 ]] || "$root/installer/cuda-runtime.sh" "$data/cuda"

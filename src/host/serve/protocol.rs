@@ -138,7 +138,7 @@ pub fn read_in_background() -> error::Result<Receiver<Message>> {
 }
 
 /// `None` at the end, also where it comes amid a message: whoever wrote that is gone.
-fn next_message(input: &mut impl BufRead) -> Option<Message> {
+pub fn next_message(input: &mut impl BufRead) -> Option<Message> {
     let mut line = Vec::new();
     input.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
     if line.pop_if(|last| *last == b'\n').is_none() {
