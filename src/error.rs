@@ -38,6 +38,8 @@ pub enum Error {
     Host(Text),
     /// The machine has too little memory for what was asked.
     Memory(Text),
+    /// A tuning went wrong by its parameters: its loss rose.
+    Diverged(Text),
     /// A defect of ours or of a library: a tensor operation failed or the worker panicked.
     Engine(Text),
     /// The user stopped the job. Never shown as an error.
@@ -69,7 +71,11 @@ impl Error {
     /// What went wrong, for people.
     pub fn text(&self) -> Text {
         match self {
-            Self::Parameter(text) | Self::Image(text) | Self::Host(text) | Self::Memory(text) => text.clone(),
+            Self::Parameter(text)
+            | Self::Image(text)
+            | Self::Host(text)
+            | Self::Memory(text)
+            | Self::Diverged(text) => text.clone(),
             Self::Model { path, reason } => text!("model {path}: {reason}", path, reason = reason.clone()),
             Self::File { doing, path, source } => {
                 let problem = match doing {
