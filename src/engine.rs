@@ -25,7 +25,7 @@ pub mod store;
 pub mod tuned;
 pub mod tuning;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use base::BaseModel;
 use budget::clock::Clock;
 use budget::cost::{self, Estimate};
@@ -37,7 +37,7 @@ use model::source::Source;
 use request::{Edit, EditRequest, EngineOptions, Stage, Watch};
 use sampling::Sampler;
 use store::digests::Digests;
-use store::key::TuningKey;
+use store::key::Keys;
 use tuned::TunedModels;
 use tuning::mode::Mode;
 
@@ -67,8 +67,21 @@ impl Engine {
     /// Stages A and B run only if no tuned model is kept for this picture, prompt, tuning parameters and base model.
     /// When they are stopped, the next edit with the same of these goes on from there.
     pub fn edit(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
+        let log = self.machine.options.log;
+        log(&self.beginning(request));
+        let edit = self.run_stages(request, watch);
+        log(&match &edit {
+            Ok(_) => "done".to_owned(),
+            // Its values may be the user's own words.
+            Err(Error::Parameter(text)) => format!("refused: {}", text.key),
+            Err(error) => format!("failed: {error}"),
+        });
+        edit
+    }
+
+    fn run_stages(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         request.params.check()?;
-        let mut clock = Clock::new(&request.params, watch);
+        let mut clock = Clock::new(&request.params, self.machine.options.log, watch);
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let _at_work = self.machine.chosen().at_work();
         let was_loaded = self.load(request, &mut clock)?;
@@ -92,13 +105,39 @@ impl Engine {
         let (seconds, pace) = clock.finish([w * h, base.shapes.own_side().pow(2)], was_loaded);
         cost::remember(&machine.options, &base.fingerprint, pace);
         let [embedding_losses, tuning_losses] = found.losses;
-        let (notes, hint) = (clock.notes, clock.hint);
+        let (notes, hint) = (std::mem::take(&mut clock.notes), clock.hint);
         Ok(Edit { tuned: found.origin, seconds, embedding_losses, tuning_losses, notes, hint, picture })
     }
 
     /// Waits until what edits have left for later ones is on the disk.
     pub fn settle(&mut self) {
         self.tuned.settle();
+    }
+
+    /// What gives memory back that lies free: for each thread that has worked, when nothing was asked for a while.
+    pub fn give_back(&self) -> fn() {
+        self.machine.options.give_back
+    }
+
+    /// For the log: what is edited, on what.
+    fn beginning(&self, request: &EditRequest) -> String {
+        let chosen = self.machine.chosen();
+        let (params, layer) = (&request.params, &request.layer);
+        let whose = chosen.gpu.as_deref().unwrap_or("the processor");
+        let free =
+            self.machine.free_memory().map_or_else(String::new, |free| format!(", {} MB free", free / 1_000_000));
+        format!(
+            "edit of {}x{} pixels, resolution {}, batch {}, {}+{}+{} steps, {} tuning, on {whose}, {} threads{free}",
+            layer.width(),
+            layer.height(),
+            params.resolution,
+            params.batch_size,
+            params.embedding_steps,
+            params.tuning_steps,
+            params.sampling_steps,
+            params.tuning_mode,
+            params.threads,
+        )
     }
 
     /// What `request` would cost now; loads nothing.
@@ -109,7 +148,7 @@ impl Engine {
         let allowed = Mode::allowed(&request.params, chosen);
         let (loaded, prompt) = (self.loaded(&source, &fingerprint), &request.params.prompt);
         let tokens = loaded.map_or_else(|| base::tokens(&source, prompt), |base| base.tokens(prompt))?;
-        let keys = TuningKey::all(request, &tokens, allowed, &fingerprint);
+        let keys = Keys::of(request, &tokens, allowed, &fingerprint);
         let progress = self.tuned.progress(&keys, machine);
         let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
         let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");

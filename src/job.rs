@@ -15,9 +15,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Stack of the threads on which the engine runs: candle walks and drops its graph recursively.
 const STACK_BYTES: usize = 64 << 20;
+
+/// Time without work after which memory is given back: longer than a person thinks about the next strength, which wants
+/// the same again.
+const UNTIL_REST: Duration = Duration::from_secs(5);
 
 /// The engine's thread. Dropping it stops the running job and waits for the thread.
 pub struct Worker {
@@ -58,7 +63,7 @@ pub enum JobState {
 impl Worker {
     /// Starts the thread; `engine` moves there and stays.
     pub fn start(engine: Engine) -> Result<Self> {
-        Self::with(engine, Engine::edit, Engine::estimate)
+        Self::with(engine, Engine::edit, Engine::estimate, Engine::give_back)
     }
 
     /// Starts the thread with something that edits as `edit` says.
@@ -66,12 +71,30 @@ impl Worker {
         mut engine: E,
         edit: fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>,
         estimate: fn(&E, &EditRequest) -> Result<Estimate>,
+        give_back: fn(&E) -> fn(),
     ) -> Result<Self> {
         let (tasks, inbox) = unbounded();
         let shutdown = Arc::new(AtomicBool::new(false));
-        let (stop, mut pool) = (shutdown.clone(), None);
+        let (stop, mut pool) = (shutdown.clone(), None::<(usize, ThreadPool)>);
         let run = move || {
-            for task in inbox {
+            let mut is_resting = true;
+            loop {
+                let next = if is_resting { inbox.recv().ok() } else { inbox.recv_timeout(UNTIL_REST).ok() };
+                let task = match next {
+                    Some(task) => task,
+                    None if is_resting => break,
+                    None => {
+                        // Every thread has memory of its own that lies free.
+                        let give_back = give_back(&engine);
+                        give_back();
+                        if let Some((_, pool)) = &pool {
+                            pool.broadcast(|_| give_back());
+                        }
+                        is_resting = true;
+                        continue;
+                    }
+                };
+                is_resting = false;
                 match task {
                     Task::Edit { request, cancel, reports } => {
                         let stopped = || cancel.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
@@ -265,7 +288,7 @@ mod tests {
 
     #[test]
     fn an_edit_gets_the_threads_that_it_asks_for() {
-        let worker = Worker::with((), count, |_, _| Err(Error::Cancelled)).expect("a thread");
+        let worker = Worker::with((), count, |_, _| Err(Error::Cancelled), |_| || ()).expect("a thread");
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         for (threads, expected) in [(1, 1), (3, 3), (3, 3), (0, all), (2, 2)] {
             let mut request = request("count");
@@ -280,7 +303,7 @@ mod tests {
             "panic" => panic!("as told"),
             _ => Ok(Estimate { tuned: true, goes_on: None, seconds: Some(2.0), memory: None, on_gpu: false }),
         };
-        Worker::with((), obey, estimate).expect("a thread")
+        Worker::with((), obey, estimate, |_| || ()).expect("a thread")
     }
 
     fn end(mut job: Job) -> Result<Box<Edit>> {

@@ -344,7 +344,7 @@ impl Begin<'_> {
 
     /// Whether only a difference in a few bits is kept of what is tuned in `mode`.
     fn is_rounded(&self, mode: Mode) -> bool {
-        let is_large = self.base.shapes.network_bytes() > self.machine.options.exact_up_to;
+        let is_large = self.base.shapes.tuned_bytes() > self.machine.options.exact_up_to;
         is_large && !mode.trained().is_adapters()
     }
 

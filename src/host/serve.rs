@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
-mod protocol;
+pub(super) mod protocol;
 
 use crate::catalog;
 use crate::engine::Engine;
@@ -61,6 +61,7 @@ struct Server {
 /// Serves until standard input ends, which it does when the host closes it, ends or is killed.
 pub fn run() -> Result<()> {
     system::yield_to_other_programs();
+    system::be_killed_first();
     let worker = Worker::start(Engine::new(engine_options()?))?;
     let (running, estimates, results) = (Vec::new(), Vec::new(), VecDeque::new());
     let (outbox, folders) = (Outbox::open()?, model_folders());

@@ -61,6 +61,7 @@ impl Home {
             .env("XDG_CACHE_HOME", self.folder.join("cache"))
             .env("XDG_CONFIG_HOME", self.folder.join("config"))
             .env("XDG_DATA_HOME", self.folder.join("data"))
+            .env("XDG_STATE_HOME", self.folder.join("state"))
             .env("LC_ALL", "C.UTF-8")
             .env_remove("LANGUAGE")
             .env_remove("GIMP2_DIRECTORY")

@@ -99,6 +99,7 @@ impl Order {
 
 /// Edits the picture; the files of etas that were done stay when a later one fails or is stopped.
 pub fn run(order: &Order) -> Result<(), Failure> {
+    system::be_killed_first();
     let started = Instant::now();
     let (mut params, model) = catalog::params_of(&order.settings, &model_folders())?;
     let picture = picture::read(&order.input)?;

@@ -1,8 +1,10 @@
 //! Picture files of the command line: read a PNG, JPEG or WebP as a layer, write a layer as PNG; knows no edit.
 #![forbid(unsafe_code)]
 
+use super::help::size;
 use crate::error::{Doing, Error, Result};
 use crate::files::{self, Room};
+use crate::host::system;
 use crate::image::{LayerImage, MAX_AREA, MAX_SIDE};
 use crate::text::Text;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
@@ -37,6 +39,13 @@ impl Picture {
     }
 }
 
+/// Bytes of what a picture file has beside its pixels, unpacked: color profile, texts, one row of pixels. A file of 2
+/// MB can hold gigabytes of zeros in its profile.
+const MAX_EXTRAS: u64 = 64 << 20;
+
+/// Bytes of a color profile; those of printers have three million at most.
+const MAX_PROFILE: usize = 16 << 20;
+
 /// Reads the picture in `path`.
 pub fn read(path: &Path) -> Result<Picture> {
     let damaged = |error: ImageError| match error {
@@ -51,11 +60,10 @@ pub fn read(path: &Path) -> Result<Picture> {
         let reason = format!("{} is not a PNG, JPEG or WebP picture; save it as one of these", path.display());
         return Err(refused(reason));
     }
-    // Eight bytes a pixel and as much again for the decoder.
     let mut limits = Limits::no_limits();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_AREA * 16);
+    limits.max_alloc = Some(MAX_EXTRAS);
     reader.limits(limits);
 
     let mut decoder = reader.into_decoder().map_err(damaged)?;
@@ -67,12 +75,21 @@ pub fn read(path: &Path) -> Result<Picture> {
             path.display()
         )));
     }
+    check_memory(path, [width, height], decoder.total_bytes(), system::free_memory())?;
     let orientation = decoder.orientation().map_err(damaged)?;
     let profile = decoder.icc_profile().map_err(damaged)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     image.apply_orientation(orientation);
 
     let mut notes = Vec::new();
+    let profile = profile.filter(|profile| {
+        let fits = profile.len() <= MAX_PROFILE;
+        if !fits {
+            let size = profile.len() / 1_000_000;
+            notes.push(format!("the color profile has {size} MB, which is no profile; it is left out of the result"));
+        }
+        fits
+    });
     // Bytes 16 to 19 of an ICC profile name the color space of the pixels it describes.
     let profile = profile.filter(|profile| {
         let fits = profile.get(16..20) == Some(b"RGB ");
@@ -87,6 +104,26 @@ pub fn read(path: &Path) -> Result<Picture> {
     let layer = LayerImage::new(rgba.width(), rgba.height(), rgba.into_raw())
         .ok_or_else(|| refused(format!("{} has no pixels", path.display())))?;
     Ok(Picture { layer: layer.into(), sixteen_bits, alpha, profile, notes })
+}
+
+/// Refuses a picture of `width` times `height` pixels, which has so many bytes when it is `decoded`, before it takes
+/// memory that is not there.
+fn check_memory(path: &Path, [width, height]: [u32; 2], decoded: u64, free: Option<u64>) -> Result<()> {
+    // As a layer a pixel has 8 bytes; while it is edited as many again for the result, and 7 for the file.
+    const LAYER: u64 = 8;
+    const EDITED: u64 = 23;
+    let pixels = u64::from(width) * u64::from(height);
+    let need = (decoded + LAYER * pixels).max(EDITED * pixels);
+    match free {
+        Some(free) if need > free => Err(Error::Memory(Text::verbatim(format!(
+            "{} has {width}x{height} pixels, which take {} of memory, and {} can be had; scale it down or close other \
+             programs",
+            path.display(),
+            size(need),
+            size(free)
+        )))),
+        _ => Ok(()),
+    }
 }
 
 /// Writes `layer` to `path` as PNG with the depth, alpha channel and profile of `like`: either the whole file or none.

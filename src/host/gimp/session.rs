@@ -116,6 +116,7 @@ impl Session {
         gimp.start();
         let document = Document::open(gimp, image, layer)?;
         system::yield_to_other_programs();
+        system::be_killed_first();
         let worker = Worker::start(Engine::new(engine_options()?))?;
         let folders = model_folders();
         Ok(Self {
