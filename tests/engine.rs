@@ -1105,7 +1105,8 @@ fn a_large_network_is_kept_rounded_and_gives_the_same_bytes_cold_from_memory_and
         assert!(on(&edit(&mut rounding(None), &request).expect("an edit")) == on(&cold), "another one without a disk");
         let entry = cache::list(&cache.0).expect("the folder").pop().expect("an entry");
         let source = Source::open(&request.model_path).expect("a model");
-        let network = Shapes::new(&source, Family::of(&source).expect("a family")).expect("shapes").network_bytes();
+        let family = Family::of(&source).expect("a family");
+        let network = Shapes::new(&source, family, &candle_core::Device::Cpu).expect("shapes").tuned_bytes();
         println!("{} of {network} bytes", entry.bytes);
         // The tiny one has more biases and names than weights.
         assert!(entry.bytes < network / if builtin { 9 } else { 4 }, "{} of {network} bytes", entry.bytes);

@@ -9,6 +9,7 @@ use super::serve::protocol::{EditOrder, Request, next_message};
 use crate::catalog;
 use crate::engine::base;
 use crate::engine::budget::memory::Shapes;
+use crate::engine::device::Processor;
 use crate::engine::model::family::Family;
 use crate::engine::model::schedule::Schedule;
 use crate::engine::model::source::Source;
@@ -104,7 +105,8 @@ pub fn pictures(bytes: &[u8]) {
 fn look_at(model: &Path) {
     let _ = Source::other_format(model);
     let Ok(source) = Source::open(model) else { return };
-    let _ = Family::of(&source).and_then(|family| Shapes::new(&source, family));
+    let device = Processor::Cpu.choose().device;
+    let _ = Family::of(&source).and_then(|family| Shapes::new(&source, family, &device));
     let _ = Schedule::read(source.scheduler());
     let _ = base::tokens(&source, "a photo of a bird");
 }
