@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Kills edits at random moments and goes on with them until they end: no byte may be lost, and little time.
 
-    cargo build --release && benches/kills.py [--kills 100] [--seed 0] [--keep SECONDS] [--model FOLDER] \\
-        [--program FILE] [imagic-edit's options ...]
+    cargo build --release && benches/kills.py [--kills 100] [--seed 0] [--keep SECONDS] [--ways WAY ...] \\
+        [--model FOLDER] [--program FILE] [imagic-edit's options ...]
 
-Half of the edits run on the command line, half in `imagic-edit serve`, each in a home of its own. A process gets KILL,
-TERM, HUP or INT, or its input ends, at a moment drawn evenly from the time that a whole edit takes; the next process of
-the same edit goes on, until one ends. Its bytes are compared with those of an edit that nobody has killed. `--keep` is
-the time between resume points (IMAGIC_RESUME_SECONDS), the program's own unless it is given. Only the standard library
-is needed.
+The edits take turns: on the command line, in `imagic-edit serve`, and in a real GIMP 2.10 by its procedure, each in a
+home of its own. A process gets KILL, TERM, HUP or INT, or its input ends, at a moment drawn evenly from the time that a
+whole edit takes; in GIMP it is either GIMP itself or the plug-in, which is then GIMP's child. The next process of the
+same edit goes on, until one ends. Its bytes are compared with those of an edit that nobody has killed. `--keep` is the
+time between resume points (IMAGIC_RESUME_SECONDS), the program's own unless it is given. Only the standard library is
+needed, and gimp-console-2.10, which is left out with a line where it is not installed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -47,6 +49,18 @@ def png(path):
     head = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 6, 0, 0, 0)
     parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def only_pixels(picture):
+    """The header and the pixels of a PNG: GIMP also writes when it was saved."""
+    at, head, data = 8, b"", b""
+    while at < len(picture):
+        (length,) = struct.unpack(">I", picture[at : at + 4])
+        kind, body = picture[at + 4 : at + 8], picture[at + 8 : at + 8 + length]
+        head += body if kind == b"IHDR" else b""
+        data += body if kind == b"IDAT" else b""
+        at += length + 12
+    return head + zlib.decompress(data)
 
 
 class Home:
@@ -140,6 +154,96 @@ class Serve(Home):
         return result, went_on, time.perf_counter() - start
 
 
+# What GIMP does with the picture: opens it, edits its layer, saves the result alone.
+SCRIPT = """
+(let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "in.png" "in.png")))
+       (layer (car (gimp-image-get-active-layer image)))
+       (result (car (plug-in-imagic-edit RUN-NONINTERACTIVE image layer {prompt} {model} 0.8 0 FALSE {settings}))))
+  (file-png-save RUN-NONINTERACTIVE image result "out.png" "out.png" 0 9 0 0 0 0 0))
+"""
+
+
+class Gimp(Home):
+    """The edit by the procedure of the plug-in in GIMP 2.10."""
+
+    def __init__(self, folder, options):
+        super().__init__(folder, options)
+        self.environment["GIMP2_DIRECTORY"] = f"{folder}/profile"
+        plug_in = self.folder / "profile/plug-ins/imagic-edit"
+        plug_in.mkdir(parents=True)
+        for name in ("imagic-edit", "libimagic_edit.so"):
+            shutil.copy(Path(options.program).parent / name, plug_in / name)
+
+    def run(self, until=None):
+        """As on the command line."""
+        out = self.folder / "out.png"
+        pairs = zip(self.options.edit[::2], self.options.edit[1::2], strict=True)
+        settings = {name.removeprefix("--").replace("-", "_"): value for name, value in pairs}
+        # Those that are arguments of their own.
+        prompt = settings.pop("prompt")
+        texts = {"prompt": prompt, "model": self.options.model, "settings": json.dumps(settings)}
+        script = SCRIPT.format(**{name: json.dumps(text) for name, text in texts.items()})
+        gimp = ["gimp-console-2.10", "-i", "-d", "-f", "-s", "--batch-interpreter", "plug-in-script-fu-eval"]
+        # One that a killed GIMP was about to write.
+        out.unlink(missing_ok=True)
+        before = self.step()
+        start = time.perf_counter()
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(
+            [*gimp, "-b", script, "-b", "(gimp-quit 0)"], cwd=self.folder, env=self.environment, text=True, **pipes
+        )
+        killer = None
+        if until is not None:
+            killer = threading.Timer(until, self.kill, [process])
+            killer.start()
+        said, _ = process.communicate()
+        if killer is not None:
+            killer.cancel()
+        self.wait_for_plug_in()
+        took = time.perf_counter() - start
+        if process.returncode == 0 and out.exists():
+            return only_pixels(out.read_bytes()), before, took
+        if until is None:
+            raise SystemExit(f"failed: {said}")
+        return None, before, took
+
+    def kill(self, process):
+        """Ends GIMP or its child."""
+        plug_ins = self.plug_ins()
+        who = random.choice([process.pid, *plug_ins])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(who, random.choice(ENDINGS))
+
+    def plug_ins(self):
+        """The processes of the plug-in in this home."""
+        own = str(self.folder / "profile/plug-ins/imagic-edit/imagic-edit")
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "exe") == own:
+                    found.append(int(entry.name))
+        return found
+
+    def wait_for_plug_in(self):
+        """It outlives its GIMP for what it still has to write, but not for long."""
+        end = time.perf_counter() + 20
+        while self.plug_ins():
+            if time.perf_counter() > end:
+                raise SystemExit("failed: the plug-in outlives its GIMP")
+            time.sleep(0.05)
+
+    def step(self):
+        """Where the edit would go on."""
+        listed = subprocess.run(
+            [self.options.program, "cache", "list", "--json"], env=self.environment, capture_output=True, check=True
+        )
+        kept = json.loads(listed.stdout)["tuned_models"]
+        return max((entry["steps"][0] for entry in kept if entry["kind"] == "unfinished"), default=0)
+
+
+WAYS = [CommandLine, Serve, Gimp]
+
+
 def main():
     """Prints what came of it; exit status 1 if a byte was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,15 +251,21 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=float)
     parser.add_argument("--program", default=str(ROOT / "target/release/imagic-edit"))
+    parser.add_argument("--ways", nargs="+", choices=[way.__name__ for way in WAYS], help="all of them unless given")
     parser.add_argument("--model", default=str(ROOT / "models/scenes-64"))
     options, options.edit = parser.parse_known_args()
     if not options.edit:
         options.edit = ["--prompt", "a red ball on a beach", "--preset", "fast"]
     random.seed(options.seed)
+    ways = [way for way in WAYS if options.ways is None or way.__name__ in options.ways]
+    if Gimp in ways and shutil.which("gimp-console-2.10") is None:
+        print("skipped: gimp-console-2.10 is not installed")
+        ways.remove(Gimp)
+    of_way = dict.fromkeys(ways, 0)
     kills = edits = went_on = wrong = left = 0
     whole, took = {}, {}
     while kills < options.kills:
-        way = (CommandLine, Serve)[edits % 2]
+        way = ways[edits % len(ways)]
         if way not in whole:
             with tempfile.TemporaryDirectory() as folder:
                 whole[way], _, took[way] = way(folder, options).run()
@@ -165,6 +275,7 @@ def main():
                 result, step, _ = home.run(random.uniform(0, took[way]))
                 went_on += step > 0
                 kills += result is None
+                of_way[way] += result is None
             if result is None:
                 result, step, _ = home.run()
                 went_on += step > 0
@@ -172,7 +283,8 @@ def main():
             wrong += result != whole[way]
             names = [file.name for file in (Path(folder) / "cache/imagic-edit").iterdir()]
             left += sum(name.endswith((".part", ".resume", ".bad")) for name in names)
-        print(f"{kills} kills, {edits} edits, {went_on} went on, {wrong} wrong, {left} files left", flush=True)
+        each = ", ".join(f"{way.__name__} {count}" for way, count in of_way.items())
+        print(f"{kills} kills ({each}), {edits} edits, {went_on} went on, {wrong} wrong, {left} files left", flush=True)
     sys.exit(wrong > 0)
 
 

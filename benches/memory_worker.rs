@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 /// Between two looks at the resident size.
 const STEPS_BETWEEN: u32 = 100;
@@ -71,13 +70,7 @@ fn main() -> Result<()> {
     };
     FREE.store(free, Relaxed);
     let free_memory = || Some(FREE.load(Relaxed));
-    let mut engine = Engine::new(EngineOptions {
-        cache_folder: None,
-        cache_limit: 0,
-        resume_every: Duration::MAX,
-        free_memory,
-        processor: Processor::Cpu,
-    });
+    let mut engine = Engine::new(EngineOptions { cache_limit: 0, free_memory, ..EngineOptions::default() });
     let mut peaks: BTreeMap<&str, u64> = BTreeMap::new();
     let mut resident: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let edit = engine.edit(&request, &mut |progress| {

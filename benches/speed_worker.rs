@@ -30,7 +30,7 @@ use serde_json::{Map, Value};
 use std::io::{Write, stdin, stdout};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What is measured.
 #[derive(Deserialize)]
@@ -167,8 +167,14 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             let form = precision.training();
             let unet = UNet::new(&own, &unet::with_half_precision(&weights, form)?)?.in_form(form);
             let watch = &mut |stage, step, _, _| steps.took(stage, step);
-            let mut tuning =
-                Tuning { setting: &setting, training: &mut None, saved: &mut None, watch, keep: &mut |_| () };
+            let mut tuning = Tuning {
+                setting: &setting,
+                training: &mut None,
+                saved: &mut None,
+                before: &[],
+                watch,
+                keep: &mut |_| (),
+            };
             imagic::optimize_text_embedding(&unet, &x, &e, &mut tuning)?;
             Ok(steps.seconds)
         })),
@@ -183,7 +189,14 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
                 base,
                 &x,
                 &e,
-                &mut Tuning { setting: &setting, training: &mut None, saved: &mut None, watch, keep: &mut |_| () },
+                &mut Tuning {
+                    setting: &setting,
+                    training: &mut None,
+                    saved: &mut None,
+                    before: &[],
+                    watch,
+                    keep: &mut |_| (),
+                },
             )?;
             Ok(steps.seconds)
         })),
@@ -205,13 +218,7 @@ fn edit(job: Job, params: Params) -> Result<Operation> {
     let layer = LayerImage::from_rgba8(side as u32, side as u32, &picture(side)).expect("a square of that side");
     let (processor, model_path) = (job.processor(), job.model);
     let run = move || {
-        let options = EngineOptions {
-            cache_folder: None,
-            cache_limit: 0,
-            resume_every: Duration::MAX,
-            free_memory: || None,
-            processor: processor.clone(),
-        };
+        let options = EngineOptions { cache_limit: 0, processor: processor.clone(), ..EngineOptions::default() };
         let (layer, params, model_path) = (layer.clone().into(), params.clone(), model_path.clone());
         let document = String::new();
         let request =

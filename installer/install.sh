@@ -4,6 +4,10 @@ set -euo pipefail
 export LC_ALL=C.UTF-8
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Relative ones do not count, as everywhere: they would mean another folder for every program.
+for variable in XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME GIMP2_DIRECTORY GIMP3_DIRECTORY; do
+    if [[ ${!variable-} != /* ]]; then unset "$variable"; fi
+done
 data=${XDG_DATA_HOME:-$HOME/.local/share}/imagic-edit
 config=${XDG_CONFIG_HOME:-$HOME/.config}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/imagic-edit
@@ -284,6 +288,7 @@ trap record EXIT
 
 put 0644 "$built/libimagic_edit.so" "$data/libimagic_edit.so"
 put 0755 "$built/imagic-edit" "$data/imagic-edit"
+put 0644 "$root/installer/THIRD-PARTY.txt" "$data/THIRD-PARTY.txt"
 if [[ $cuda = yes ]]; then
     make_folder "$data/cuda"
     [[ -f $data/cuda/libcublas.so.13 ]] || "$root/installer/cuda-runtime.sh" "$data/cuda"

@@ -10,6 +10,7 @@ pub mod written;
 use crate::engine::about::About;
 use crate::engine::model::source::{Source, is_safetensors};
 use crate::error::{Doing, Error, Result};
+use crate::files;
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
 use crate::text::{Text, text};
 use headers::{Finding, Headers};
@@ -172,7 +173,7 @@ impl Model {
     fn open(name: &str, path: &Path) -> Result<Self> {
         let presets = if path.is_file() { path.with_extension(PRESET_FILE) } else { path.join(PRESET_FILE) };
         let wrong = |reason| Error::model(path, reason);
-        let about: Value = match std::fs::read(&presets) {
+        let about: Value = match files::read(&presets) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
                 wrong(text!("{file} is not valid JSON: {error}", file = PRESET_FILE, error = error.to_string()))
             })?,

@@ -21,11 +21,12 @@ pub mod picture;
 pub mod random;
 pub mod request;
 pub mod sampling;
+pub mod stop;
 pub mod store;
 pub mod tuned;
 pub mod tuning;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use base::BaseModel;
 use budget::clock::Clock;
 use budget::cost::{self, Estimate};
@@ -39,8 +40,8 @@ use request::{Edit, EditRequest, EngineOptions, Stage, Watch};
 use sampling::Sampler;
 use std::cell::RefCell;
 use store::digests::Digests;
-use store::key::TuningKey;
-use tuned::TunedModels;
+use store::key::Keys;
+use tuned::{Progress, TunedModels};
 use tuning::mode::Mode;
 
 /// Owns the loaded base model and what edits with it have left for the next ones.
@@ -73,8 +74,21 @@ impl Engine {
     /// Stages A and B run only if no tuned model is kept for this picture, prompt, tuning parameters and base model.
     /// When they are stopped, the next edit with the same of these goes on from there.
     pub fn edit(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
+        let log = self.machine.options.log;
+        log(&self.beginning(request));
+        let edit = self.run_stages(request, watch);
+        log(&match &edit {
+            Ok(_) => "done".to_owned(),
+            // Its values may be the user's own words.
+            Err(Error::Parameter(text)) => format!("refused: {}", text.key),
+            Err(error) => format!("failed: {error}"),
+        });
+        edit
+    }
+
+    fn run_stages(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         request.params.check()?;
-        let mut clock = Clock::new(&request.params, watch);
+        let mut clock = Clock::new(&request.params, self.machine.options.log, watch);
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let _at_work = self.machine.chosen().at_work();
         let was_loaded = self.load(request, &mut clock)?;
@@ -98,13 +112,39 @@ impl Engine {
         let (seconds, pace) = clock.finish([w * h, base.shapes.own_side().pow(2)], was_loaded);
         cost::remember(&machine.options, &base.fingerprint, pace);
         let [embedding_losses, tuning_losses] = found.losses;
-        let (notes, hint) = (clock.notes, clock.hint);
+        let (notes, hint) = (std::mem::take(&mut clock.notes), clock.hint);
         Ok(Edit { tuned: found.origin, seconds, embedding_losses, tuning_losses, notes, hint, picture })
     }
 
     /// Waits until what edits have left for later ones is on the disk.
     pub fn settle(&mut self) {
         self.tuned.settle();
+    }
+
+    /// What gives memory back that lies free: for each thread that has worked, when nothing was asked for a while.
+    pub fn give_back(&self) -> fn() {
+        self.machine.options.give_back
+    }
+
+    /// For the log: what is edited, on what.
+    fn beginning(&self, request: &EditRequest) -> String {
+        let chosen = self.machine.chosen();
+        let (params, layer) = (&request.params, &request.layer);
+        let whose = chosen.gpu.as_deref().unwrap_or("the processor");
+        let free =
+            self.machine.free_memory().map_or_else(String::new, |free| format!(", {} MB free", free / 1_000_000));
+        format!(
+            "edit of {}x{} pixels, resolution {}, batch {}, {}+{}+{} steps, {} tuning, on {whose}, {} threads{free}",
+            layer.width(),
+            layer.height(),
+            params.resolution,
+            params.batch_size,
+            params.embedding_steps,
+            params.tuning_steps,
+            params.sampling_steps,
+            params.tuning_mode,
+            params.threads,
+        )
     }
 
     /// What `request` would cost now. Loads nothing, and reads no whole file, which can take many seconds: nothing is
@@ -120,13 +160,12 @@ impl Engine {
         })?;
         let allowed = Mode::allowed(&request.params, chosen);
         let loaded = self.loaded(&source, &fingerprint).filter(|_| is_known);
-        let keys = if is_known {
+        let progress = if is_known {
             let tokens = self.tokens(&request.params.prompt, &source, loaded, &fingerprint)?;
-            TuningKey::all(request, &tokens, allowed, &fingerprint)
+            self.tuned.progress(&Keys::of(request, &tokens, allowed, &fingerprint), machine)
         } else {
-            Vec::new()
+            Progress::default()
         };
-        let progress = self.tuned.progress(&keys, machine);
         let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
         let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
         let task = Task { precision: chosen.precision, ..shapes.task(request) };

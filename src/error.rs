@@ -3,6 +3,7 @@
 
 use crate::text::{Text, Value, rounded, text};
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// `Result` with this crate's [`enum@Error`].
@@ -37,6 +38,8 @@ pub enum Error {
     Host(Text),
     /// The machine has too little memory for what was asked.
     Memory(Text),
+    /// A tuning went wrong by its parameters: its loss rose.
+    Diverged(Text),
     /// A defect of ours or of a library: a tensor operation failed or the worker panicked.
     Engine(Text),
     /// The user stopped the job. Never shown as an error.
@@ -68,18 +71,44 @@ impl Error {
     /// What went wrong, for people.
     pub fn text(&self) -> Text {
         match self {
-            Self::Parameter(text) | Self::Image(text) | Self::Host(text) | Self::Memory(text) => text.clone(),
+            Self::Parameter(text)
+            | Self::Image(text)
+            | Self::Host(text)
+            | Self::Memory(text)
+            | Self::Diverged(text) => text.clone(),
             Self::Model { path, reason } => text!("model {path}: {reason}", path, reason = reason.clone()),
-            Self::File { doing, path, source } => match doing {
-                Doing::Read => text!("cannot read {path}: {reason}", path, reason = source),
-                Doing::Write => text!("cannot write {path}: {reason}", path, reason = source),
-                Doing::Create => text!("cannot create {path}: {reason}", path, reason = source),
-                Doing::Remove => text!("cannot remove {path}: {reason}", path, reason = source),
-            },
+            Self::File { doing, path, source } => {
+                let problem = match doing {
+                    Doing::Read => text!("cannot read {path}: {reason}", path, reason = source),
+                    Doing::Write => text!("cannot write {path}: {reason}", path, reason = source),
+                    Doing::Create => text!("cannot create {path}: {reason}", path, reason = source),
+                    Doing::Remove => text!("cannot remove {path}: {reason}", path, reason = source),
+                };
+                match remedy(*doing, source.kind()) {
+                    Some(remedy) => problem.and_do(remedy),
+                    None => problem,
+                }
+            }
             Self::Engine(reason) => text!("the engine failed: {reason}", reason = reason.clone()),
             Self::Cancelled => text!("stopped"),
         }
     }
+}
+
+/// What a user can do about a file that the system refuses, where that is not plain from what it says.
+fn remedy(doing: Doing, kind: ErrorKind) -> Option<Text> {
+    Some(match kind {
+        ErrorKind::StorageFull => text!("free some space on this disk"),
+        ErrorKind::QuotaExceeded => text!("this account's share of the disk is used up; remove files of yours"),
+        ErrorKind::FileTooLarge => text!("neither this disk nor this account may have a file that large"),
+        ErrorKind::ReadOnlyFilesystem => text!("this disk can only be read; use another one"),
+        ErrorKind::PermissionDenied if doing == Doing::Read => text!("get the permission to read it"),
+        ErrorKind::PermissionDenied => text!("get the permission to write there, or use another folder"),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            text!("a file is in the place of a folder; move it away")
+        }
+        _ => return None,
+    })
 }
 
 impl From<&Error> for Value {
@@ -137,6 +166,9 @@ impl fmt::Display for Hint {
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         let text = sentence(&error);
+        if text.contains(STOPPED) {
+            return Self::Cancelled;
+        }
         // As CUDA's driver and cuBLAS call it.
         if ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|name| text.contains(name)) {
             return Self::Memory(text!("the GPU's memory was full"));
@@ -144,6 +176,9 @@ impl From<candle_core::Error> for Error {
         Self::Engine(Text::verbatim(text))
     }
 }
+
+/// What an operation says that was stopped in the middle.
+pub const STOPPED: &str = "the edit was stopped in the middle of an operation";
 
 /// A candle error without the stack trace that it carries where `RUST_BACKTRACE` is set: nothing for a user to read.
 pub fn sentence(error: &candle_core::Error) -> String {

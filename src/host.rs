@@ -5,6 +5,8 @@ mod cache_limit;
 pub mod capi;
 mod cli;
 mod entry;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gimp;
 mod gimp2;
 mod gimp2_sys;
@@ -15,6 +17,7 @@ mod installed;
 mod language;
 mod last_values;
 mod loader;
+mod log;
 mod other_programs;
 mod pixel_layout;
 mod policy;

@@ -4,6 +4,7 @@
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, EditRequest, Progress, Watch};
+use crate::engine::stop::{self, Stop};
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
@@ -14,9 +15,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Stack of the threads on which the engine runs: candle walks and drops its graph recursively.
 const STACK_BYTES: usize = 64 << 20;
+
+/// Time without work after which memory is given back: longer than a person thinks about the next strength, which wants
+/// the same again.
+const UNTIL_REST: Duration = Duration::from_secs(5);
 
 /// The engine's thread. Dropping it stops the running job and waits for the thread.
 pub struct Worker {
@@ -57,7 +63,7 @@ pub enum JobState {
 impl Worker {
     /// Starts the thread; `engine` moves there and stays.
     pub fn start(engine: Engine) -> Result<Self> {
-        Self::with(engine, Engine::edit, Engine::estimate)
+        Self::with(engine, Engine::edit, Engine::estimate, Engine::give_back)
     }
 
     /// Starts the thread with something that edits as `edit` says.
@@ -65,15 +71,34 @@ impl Worker {
         mut engine: E,
         edit: fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>,
         estimate: fn(&E, &EditRequest) -> Result<Estimate>,
+        give_back: fn(&E) -> fn(),
     ) -> Result<Self> {
         let (tasks, inbox) = unbounded();
         let shutdown = Arc::new(AtomicBool::new(false));
-        let (stop, mut pool) = (shutdown.clone(), None);
+        let (stop, mut pool) = (shutdown.clone(), None::<(usize, ThreadPool)>);
         let run = move || {
-            for task in inbox {
+            let mut is_resting = true;
+            loop {
+                let next = if is_resting { inbox.recv().ok() } else { inbox.recv_timeout(UNTIL_REST).ok() };
+                let task = match next {
+                    Some(task) => task,
+                    None if is_resting => break,
+                    None => {
+                        // Every thread has memory of its own that lies free.
+                        let give_back = give_back(&engine);
+                        give_back();
+                        if let Some((_, pool)) = &pool {
+                            pool.broadcast(|_| give_back());
+                        }
+                        is_resting = true;
+                        continue;
+                    }
+                };
+                is_resting = false;
                 match task {
                     Task::Edit { request, cancel, reports } => {
                         let stopped = || cancel.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+                        let obeyed = Stop::new([cancel.clone(), stop.clone()]);
                         let mut watch = |progress| {
                             // The host may have dropped the job; then nobody listens, and `stopped` is true.
                             let _ = reports.send(Report::Progress(progress));
@@ -81,7 +106,10 @@ impl Worker {
                         };
                         let body = || panic_to_error(|| edit(&mut engine, &request, &mut watch));
                         let threads = request.params.threads as usize;
-                        let result = if stopped() { Err(Error::Cancelled) } else { in_pool(&mut pool, threads, body) };
+                        let result =
+                            if stopped() { Err(Error::Cancelled) } else { in_pool(&mut pool, threads, obeyed, body) };
+                        // Whatever it was doing then says in its own words that it was stopped.
+                        let result = result.map_err(|error| if stopped() { Error::Cancelled } else { error });
                         let _ = reports.send(Report::End(result.map(Box::new)));
                     }
                     Task::Estimate { request, answer } => {
@@ -143,7 +171,7 @@ impl Job {
         }
     }
 
-    /// Asks the edit to stop; it does so within one step.
+    /// Asks the edit to stop; it does so within a moment, or, once weights are being changed, within one step.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }
@@ -170,10 +198,12 @@ pub fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 }
 
 /// Calls `body` on one of `threads` threads that share its work (0: as many as the processor has), from `pool` if that
-/// has as many. Called from any other thread, every operation would take two switches of threads, a fifth of an edit.
+/// has as many, and that look at `stop` meanwhile. Called from any other thread, every operation would take two
+/// switches of threads, a fifth of an edit.
 fn in_pool<T: Send>(
     pool: &mut Option<(usize, ThreadPool)>,
     threads: usize,
+    stop: Stop,
     body: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
     if pool.as_ref().is_none_or(|(has, _)| *has != threads) {
@@ -190,6 +220,7 @@ fn in_pool<T: Send>(
         *pool = Some((threads, new));
     }
     let (_, pool) = pool.as_ref().expect("made above");
+    pool.broadcast(|_| stop::obey(Some(stop.clone())));
     pool.install(body)
 }
 
@@ -257,7 +288,7 @@ mod tests {
 
     #[test]
     fn an_edit_gets_the_threads_that_it_asks_for() {
-        let worker = Worker::with((), count, |_, _| Err(Error::Cancelled)).expect("a thread");
+        let worker = Worker::with((), count, |_, _| Err(Error::Cancelled), |_| || ()).expect("a thread");
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         for (threads, expected) in [(1, 1), (3, 3), (3, 3), (0, all), (2, 2)] {
             let mut request = request("count");
@@ -272,7 +303,7 @@ mod tests {
             "panic" => panic!("as told"),
             _ => Ok(Estimate { tuned: true, goes_on: None, seconds: Some(2.0), memory: None, on_gpu: false }),
         };
-        Worker::with((), obey, estimate).expect("a thread")
+        Worker::with((), obey, estimate, |_| || ()).expect("a thread")
     }
 
     fn end(mut job: Job) -> Result<Box<Edit>> {

@@ -34,6 +34,7 @@
 //!  engine/picture/               pixels to tensors and back; what an edit touches
 //!  engine/ops/                   differentiable operations, Adam
 //!  engine/device/ random.rs      processor or GPU; every random number
+//!  engine/stop.rs                whether the edit is to stop, asked in the middle of long operations
 //!
 //!  leaves for all: params.rs, files.rs, error.rs, image.rs, text.rs
 //! ```
@@ -64,8 +65,9 @@
 //! - `unsafe` stands in `host`, in the launcher, once in `engine::ops` around the matrix product, and where CUDA is
 //!   called: the kernels in `engine::ops::gpu`, the driver in [`engine::device`].
 //! - Everything an edit needs is in its request and in what was chosen to compute on: the engine reads no environment.
-//!   Its globals are scratch memory of its operations, whose content no result depends on, and with a GPU the addresses
-//!   of CUDA's functions, which are found once, and candle's own switch for TF32, which is set when the GPU is opened.
+//!   Its globals are scratch memory of its operations, whose content no result depends on, for each thread what stops
+//!   its edit, and with a GPU the addresses of CUDA's functions, which are found once, and candle's own switch for
+//!   TF32, which is set when the GPU is opened.
 //! - Host functions are called only on the thread on which the host called us.
 //! - No network connection is opened, but by the command `models download`, in `host/cli/hub.rs`.
 //! - The document is only added to: new layers and a note in the document, in one undo step (Krita's undo leaves the
@@ -81,8 +83,9 @@
 //! settings goes on from there, in any program, to the same bytes. Resume points are written while it is tuned, tuned
 //! models behind the picture ([`engine::store`]); who tunes has a lock.
 //!
-//! **Progress and cancelling are one thing**: [`engine::request::Watch`] is called after every training and sampling
-//! step and answers whether to go on.
+//! **Progress and cancelling**: [`engine::request::Watch`] is called after every training and sampling step and answers
+//! whether to go on. A step may take minutes, so the worker also tells the threads of an edit what stops it
+//! ([`engine::stop`]), and operations look there; from a step's first changed weight on it is taken to its end.
 //!
 //! **Memory** is counted from shapes before anything is tuned ([`engine::budget::memory`]); the best mode that fits is
 //! taken, and those that train every weight give the same bytes ([`engine::tuning::mode`],

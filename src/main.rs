@@ -4,6 +4,7 @@
 
 use libloading::Library;
 use std::ffi::{CString, OsString, c_char, c_int};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
@@ -36,7 +37,8 @@ fn main() {
         }
     }
     let entry = load(&own_folder().join(LIBRARY)).unwrap_or_else(|message| {
-        eprintln!("imagic-edit: {message}");
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "imagic-edit: {message}");
         exit(1);
     });
     // The library keeps pointers into the arguments as long as the program runs, so nothing is freed.

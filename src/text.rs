@@ -5,6 +5,7 @@
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -60,6 +61,11 @@ impl Text {
     /// `next` behind it.
     pub fn and(self, next: Self) -> Self {
         Self { key: "{text} {next}", values: vec![("text", Value::Text(self)), ("next", Value::Text(next))] }
+    }
+
+    /// What to do about it behind it.
+    pub fn and_do(self, remedy: Self) -> Self {
+        Self { key: "{text}; {remedy}", values: vec![("text", Value::Text(self)), ("remedy", Value::Text(remedy))] }
     }
 
     /// `next` in the line below it.
@@ -191,6 +197,12 @@ impl From<&std::io::Error> for Value {
             _ => return Self::Verbatim(error.to_string()),
         })
     }
+}
+
+/// A line for whoever reads the program's messages. Where nobody can, that is no reason to stop, as it would be for
+/// `eprintln!`.
+pub fn tell(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// For programs, which read English.

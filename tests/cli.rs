@@ -8,56 +8,17 @@ use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
-use support::{Home, QUICK, finish, install};
-
-/// Exit status, standard output, standard error.
-type Ran = (Option<i32>, String, String);
-
-/// The installed program of this home.
-fn program(home: &Home) -> PathBuf {
-    let folder = home.folder.join("program");
-    if !folder.exists() {
-        install(&folder);
-    }
-    folder.join("imagic-edit")
-}
-
-fn run(home: &Home, arguments: &[&str]) -> Ran {
-    let mut command = home.command(program(home));
-    command.args(arguments);
-    output(command)
-}
-
-fn output(command: Command) -> Ran {
-    let output = finish(command);
-    let text = |bytes| String::from_utf8(bytes).expect("everything printed is UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
+use support::{Home, QUICK, Ran, SmallDisk, output, picture, program, run, save};
 
 /// Runs `edit` with few steps and expects it to work.
 fn edit(home: &Home, arguments: &[&str]) -> Ran {
     let ran = run(home, &[&["edit"], arguments, &QUICK].concat());
     assert_eq!(ran.0, Some(0), "{arguments:?}: {}", ran.2);
     ran
-}
-
-/// A picture with some of everything: gradients, an edge, alpha from 0 to full.
-fn picture(width: u32, height: u32) -> DynamicImage {
-    let pixel = |x: u32, y: u32| {
-        let alpha = (x * 65535 / width.max(2)) as u16;
-        image::Rgba([(x * 900) as u16, (y * 700) as u16, if x > y { 60_000 } else { 3_000 }, alpha])
-    };
-    DynamicImage::ImageRgba16(image::ImageBuffer::from_fn(width, height, pixel))
-}
-
-fn save(home: &Home, name: &str, picture: &DynamicImage) -> Vec<u8> {
-    let path = home.folder.join(name);
-    picture.save(&path).expect("the picture can be written");
-    std::fs::read(path).expect("it was just written")
 }
 
 fn open(home: &Home, name: &str) -> DynamicImage {
@@ -561,37 +522,15 @@ fn what_is_no_file_in_the_cache_is_a_miss_and_nobody_waits_for_it_or_follows_it(
     assert_eq!(run(&home, &["cache", "clear"]).0, Some(0));
 }
 
-/// A disk of its own for tuned models; taken away in the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` after saying "skipped" where none can be made.
-    fn new(home: &Home, size: &str) -> Option<Self> {
-        let folder = home.folder.join("cache/imagic-edit");
-        std::fs::create_dir_all(&folder).expect("the home is writable");
-        let mount = ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"];
-        let made = Command::new("mount").args(mount).arg(&folder).stderr(Stdio::null()).status();
-        if made.is_ok_and(|status| status.success()) {
-            return Some(Self(folder));
-        }
-        println!("skipped: no disk can be made here; that takes root");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_cache_on_a_full_disk_costs_what_does_not_fit_and_not_the_edit() {
     let home = Home::new("small-disk");
     save(&home, "in.png", &picture(16, 16));
     // A tuned model has 560 KB, a resume point three times as much.
     for (size, tuned_fits) in [("900k", true), ("300k", false)] {
-        let Some(disk) = SmallDisk::new(&home, size) else { return };
+        let Some(disk) = SmallDisk::new(&home.folder.join("cache/imagic-edit"), &["size=", size].concat()) else {
+            return;
+        };
         let mut command = home.command(program(&home));
         command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png"]).args(QUICK);
         let (status, _, messages) = output({
@@ -634,9 +573,140 @@ fn doctor_names_what_is_wrong_and_how_to_mend_it() {
     std::fs::create_dir_all(&cache).expect("the home is writable");
     std::fs::write(cache.join("imagic-edit"), "a file").expect("the home is writable");
     let (_, without_folder, _) = run(&home, &["doctor"]);
-    assert!(without_folder.split_whitespace().collect::<String>().contains("isnotafolder"), "{without_folder}");
+    let without_blanks = without_folder.split_whitespace().collect::<String>();
+    assert!(without_blanks.contains("isnotafolder") && !without_blanks.contains("usedin"), "{without_folder}");
     // Tiny, so that tuning it fits into any memory.
     assert!(joined.contains("scenes-64, an edit needs ") && !joined.contains("WRONG scenes-64"), "{text}");
+}
+
+#[test]
+fn doctor_finds_nothing_wrong_where_no_editor_is_and_an_edit_works() {
+    let home = Home::new("no-editor");
+    let mut command = home.command(program(&home));
+    let (status, text, _) = output({
+        command.arg("doctor").env("PATH", "/nowhere");
+        command
+    });
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("neither GIMP nor Krita is on the PATH"), "{text}");
+}
+
+#[test]
+fn the_log_tells_of_every_stage_and_of_no_text_and_doctor_bundles_it() {
+    let home = Home::new("log");
+    save(&home, "in.png", &picture(20, 16));
+    let log = home.folder.join("state/imagic-edit/log.txt");
+    edit(&home, &["in.png", "-o", "out.png", "--prompt", "a secret bird", "--private"]);
+    assert!(!log.exists(), "nothing is kept of a private edit");
+    edit(&home, &["in.png", "-o", "out.png", "--prompt", "a secret bird"]);
+    let (status, _, _) = run(&home, &["edit", "in.png", "-o", "out.png", "--prompt", "another", "--model", "none"]);
+    assert_eq!(status, Some(1));
+    let text = std::fs::read_to_string(&log).expect("a log");
+    let lines: Vec<&str> = text.lines().collect();
+    let said = |what: &str| lines.iter().any(|line| line.contains(what));
+    assert!(lines[0].contains(concat!("Z ", env!("CARGO_PKG_VERSION"))), "{text}");
+    assert!(said(" edit of 20x16 pixels, ") && said(" on the processor, ") && said(" MB free; "), "{text}");
+    assert!(said(" LoadModel: ") && said(" OptimizeTextEmbedding: ") && said(" FineTune: "), "{text}");
+    assert!(said(" steps 0 to 2, Full; ") && said(" Generate: ") && said(" done; ") && said(" MB, at most "), "{text}");
+    assert_eq!(log.metadata().expect("it is there").permissions().mode() & 0o777, 0o600);
+
+    let (_, told, _) = run(&home, &["doctor", "--report", "report.txt"]);
+    let report = std::fs::read_to_string(home.folder.join("report.txt")).expect("a report");
+    assert!(told.ends_with("wrote report.txt; read it before you send it\n"), "{told}");
+    for part in ["Imagic Edit ", "\nMachine\n", "  kernel: ", " OptimizeTextEmbedding: "] {
+        assert!(report.contains(part), "no {part} in {report}");
+    }
+    assert!(!report.contains("secret") && !report.contains("another"), "{report}");
+    assert!(!report.contains(&*home.folder.to_string_lossy()), "{report}");
+    run(&home, &["doctor", "--report", "report.txt", "--texts"]);
+    let report = std::fs::read_to_string(home.folder.join("report.txt")).expect("a report");
+    assert!(report.contains("a secret bird"), "{report}");
+    assert_eq!(run(&home, &["doctor", "--texts"]).0, Some(2));
+}
+
+/// The most memory that the last edit in this home had, in MB.
+fn most_memory(home: &Home) -> u64 {
+    let log = std::fs::read_to_string(home.folder.join("state/imagic-edit/log.txt")).expect("a log");
+    let last = log.lines().last().expect("a line");
+    let most = last.strip_suffix(" MB").and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    most.unwrap_or_else(|| panic!("{last}"))
+}
+
+#[test]
+fn a_color_profile_that_unpacks_to_hundreds_of_megabytes_takes_none_of_them() {
+    let home = Home::new("profile");
+    let profile = vec![0; 400_000_000];
+    let mut packed = flate2::write::ZlibEncoder::new(b"zeros\0\0".to_vec(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, &profile).expect("memory takes everything");
+    let content = packed.finish().expect("memory takes everything");
+    drop(profile);
+    save(&home, "in.png", &picture(20, 16));
+    let png = std::fs::read(home.folder.join("in.png")).expect("a picture");
+    let mut chunk = [b"iCCP", content.as_slice()].concat();
+    let mut crc = flate2::Crc::new();
+    crc.update(&chunk);
+    chunk = [&(content.len() as u32).to_be_bytes(), chunk.as_slice(), &crc.sum().to_be_bytes()].concat();
+    // Behind the signature and the header.
+    let with = [&png[..33], &chunk, &png[33..]].concat();
+    std::fs::write(home.folder.join("bomb.png"), with).expect("it can be written");
+    edit(&home, &["in.png", "-o", "out.png", "--prompt", "a bird"]);
+    let usual = most_memory(&home);
+    edit(&home, &["bomb.png", "-o", "out.png", "--prompt", "a bird"]);
+    let most = most_memory(&home);
+    assert!(most < usual + 150, "{most} MB instead of {usual} MB");
+}
+
+#[test]
+fn where_memory_is_limited_a_sentence_says_so_before_a_large_picture_is_decoded() {
+    let home = Home::new("limited");
+    let white: image::GrayImage = image::ImageBuffer::from_pixel(10_000, 10_000, image::Luma([255]));
+    save(&home, "large.png", &DynamicImage::ImageLuma8(white));
+    save(&home, "small.png", &picture(20, 16));
+    let installed = program(&home);
+    let limited = |limit: &str, picture: &str| {
+        let mut command = home.command("sh");
+        command.args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")]).arg(&installed);
+        command.args(["edit", picture, "-o", "out.png", "--prompt", "a bird"]).args(QUICK);
+        output(command)
+    };
+    let (status, _, errors) = limited("ulimit -v 2500000", "large.png");
+    assert_eq!(status, Some(1), "{errors}");
+    let sentence = "large.png has 10000x10000 pixels, which take 2.3 GB of memory, and ";
+    assert!(errors.contains(sentence) && errors.contains("scale it down"), "{errors}");
+    // In between it depends on what the allocator and the threads reserve; it never just dies.
+    let limits = ["-v 4000000", "-v 2500000", "-v 1500000", "-v 900000", "-v 500000", "-d 600000", "-d 300000"];
+    let ended = limits.map(|limit| {
+        // Otherwise only the first one tunes.
+        let _ = std::fs::remove_dir_all(home.folder.join("cache"));
+        let (status, _, errors) = limited(&format!("ulimit {limit}"), "small.png");
+        let is_told = status == Some(1) && errors.contains("close other programs");
+        assert!(status == Some(0) || is_told, "{limit}: {status:?} {errors}");
+        status
+    });
+    assert_eq!((ended[0], ended[4]), (Some(0), Some(1)));
+
+    // A control group, as a container has one.
+    let folder = Path::new("/sys/fs/cgroup/memory").join(format!("imagic-edit-{}", std::process::id()));
+    let (group, bytes) = match std::fs::create_dir(&folder) {
+        Ok(()) => (folder.clone(), "memory.limit_in_bytes"),
+        Err(_) => (Path::new("/sys/fs/cgroup").join(folder.file_name().expect("a name")), "memory.max"),
+    };
+    let made = group.is_dir() || std::fs::create_dir(&group).is_ok();
+    if !made || std::fs::write(group.join(bytes), "260000000").is_err() {
+        let _ = std::fs::remove_dir(&group);
+        return println!("skipped: this account may make no control group with a limit of memory");
+    }
+    let enter = format!("echo $$ > '{}'", group.join("cgroup.procs").display());
+    let (status, _, errors) = limited(&enter, "small.png");
+    assert_eq!(status, Some(0), "{errors}");
+    let (status, _, errors) = limited(&enter, "large.png");
+    assert_eq!(status, Some(1), "{errors}");
+    assert!(errors.contains(sentence), "{errors}");
+    let mut doctor = home.command("sh");
+    doctor.args(["-c", &format!("{enter} && exec \"$0\" doctor")]).arg(&installed);
+    let (_, text, _) = output(doctor);
+    assert!(text.contains("of memory free, as a control group allows"), "{text}");
+    std::fs::remove_dir(&group).expect("nobody is in it any more");
 }
 
 #[test]

@@ -99,7 +99,8 @@ fn stage_b_of_the_auxiliary_model_takes_the_same_steps() {
                 precision: Precision::F32,
             };
             let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
-            let mut tuning = Tuning { setting, training: &mut training, saved: &mut None, watch, keep: &mut |_| () };
+            let mut tuning =
+                Tuning { setting, training: &mut training, saved: &mut None, before: &[], watch, keep: &mut |_| () };
             let crops = Crops { large: x.clone(), small: small.clone() };
             let base = || Ok(model.weights.clone());
             let tuned = auxiliary::fine_tune(&model.enlarger, base, &crops, &e, &mut tuning).expect("stage B");

@@ -213,6 +213,26 @@ fn what_cannot_be_done_is_refused_with_the_remedy() {
     }
 }
 
+/// Many more are in `benches/kills.py`, whose part for GIMP this is.
+#[test]
+fn kills_of_gimp_or_of_its_plug_in_cost_no_bytes_and_leave_nothing_behind() {
+    if !can_run(&["gimp-console-2.10", "python3"]) {
+        return;
+    }
+    let account = Account::new("kills");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut kills = Command::new("python3");
+    kills.arg(root.join("benches/kills.py")).args(["--ways", "Gimp", "--kills", "6", "--seed", "3", "--keep", "0"]);
+    kills.arg("--program").arg(account.folder.join("profile/plug-ins/imagic-edit/imagic-edit"));
+    kills.arg("--model").arg(root.join("tests/fixtures/small-sd1/model"));
+    kills.args(["--prompt", "x", "--embedding-steps", "30", "--tuning-steps", "200", "--sampling-steps", "2"]);
+    let output = kills.output().expect("python3 starts");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().last().unwrap_or_default();
+    assert!(output.status.success() && last.ends_with(" 0 wrong, 0 files left"), "{said}");
+    assert!(!last.contains(" 0 went on"), "every edit began anew: {said}");
+}
+
 #[test]
 fn the_last_values_come_back() {
     if !can_run(&["gimp-console-2.10"]) {

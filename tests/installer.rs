@@ -40,7 +40,8 @@ fn installing_twice_is_as_once_and_uninstalling_leaves_only_what_the_user_made()
         assert!(std::env::var("IMAGIC_TEST_GIMP").as_deref() != Ok("1"), "gimp-console-2.10 is not installed");
         return println!("skipped: gimp-console-2.10 is not installed");
     }
-    let home = Home::new("installer");
+    // Two blanks, of which a word that is not quoted makes one.
+    let home = Home::new("installer  with blanks");
     // The stand-in for the model is not wanted here.
     std::fs::remove_dir_all(home.folder.join("data")).expect("it was just made");
 
@@ -52,6 +53,8 @@ fn installing_twice_is_as_once_and_uninstalling_leaves_only_what_the_user_made()
 
     let (status, text) = installer(&home, &["--no-packages"]);
     assert_eq!(status, Some(0), "{text}");
+    let strewn = home.folder.to_string_lossy().split("  ").next().map(Path::new).is_some_and(Path::exists);
+    assert!(!strewn, "the blanks in the home's name divide it");
     let installed = tree(&home);
     for plug_in in [PLUG_IN, PLUG_IN_3, PLUG_IN_FLATPAK] {
         for (file, mode) in [("imagic-edit", "-rwxr-xr-x"), ("libimagic_edit.so", "-rw-r--r--")] {

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Home, install};
+use support::{Home, install, run};
 
 /// The longest that all checks together may take.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -99,6 +99,9 @@ fn every_check_inside_krita_passes_and_quitting_during_an_edit_ends_the_engine()
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(!process.exists(), "the engine {engine} outlives Krita");
+    // Nothing else has written that the edit went so far: it ran for less than ten seconds.
+    let (_, list, _) = run(&home, &["cache", "list"]);
+    assert!(list.contains("quit (stopped at step "), "Krita's end was that of the edit: {list}");
 }
 
 #[test]

@@ -6,7 +6,6 @@ use half::{bf16, f16};
 use imagic_edit::catalog::{self, Places};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::base::BaseModel;
-use imagic_edit::engine::device::Processor;
 use imagic_edit::engine::model::family::{Family, STABLE_DIFFUSION_1};
 use imagic_edit::engine::model::source::{Part, Source};
 use imagic_edit::engine::model::tokenizer::Tokenizer;
@@ -249,11 +248,9 @@ fn edited(path: &Path, changes: &[(&str, Value)]) -> Vec<u16> {
         previews: 0,
     };
     let mut engine = Engine::new(EngineOptions {
-        cache_folder: None,
         cache_limit: 0,
         resume_every: std::time::Duration::MAX,
-        free_memory: || None,
-        processor: Processor::Cpu,
+        ..EngineOptions::default()
     });
     let edit = engine.edit(&request, &mut |_| ControlFlow::Continue(())).expect("an edit");
     edit.picture.on(&layer).0.rgba().to_vec()

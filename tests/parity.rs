@@ -37,7 +37,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
 
 /// What the engine computes on: the GPU where `IMAGIC_TEST_DEVICE` is cuda, or tf32 or bf16 for fewer bits than those
 /// of f32. `fused` is tf32 with attention by own kernels, for the card that is the processor (tests/cuda), where it has
@@ -100,7 +99,8 @@ fn denoising_loss(
 fn stage_a(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_tgt: &Conditioning) -> (Conditioning, Vec<f32>) {
     let unet = UNet::new(setting.config, base).expect("a U-Net").in_form(setting.precision.training());
     let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
-    let mut tuning = Tuning { setting, training: &mut training, saved: &mut None, watch, keep: &mut |_| () };
+    let mut tuning =
+        Tuning { setting, training: &mut training, saved: &mut None, before: &[], watch, keep: &mut |_| () };
     let e_opt = imagic::optimize_text_embedding(&unet, x, e_tgt, &mut tuning).expect("stage A");
     (e_opt, tuning.end())
 }
@@ -108,7 +108,8 @@ fn stage_a(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_tgt: &Conditioni
 /// Stage B and its losses.
 fn stage_b(setting: &Setting<'_>, base: &Weights, x: &Tensor, e_opt: &Conditioning) -> (Weights, Vec<f32>) {
     let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
-    let mut tuning = Tuning { setting, training: &mut training, saved: &mut None, watch, keep: &mut |_| () };
+    let mut tuning =
+        Tuning { setting, training: &mut training, saved: &mut None, before: &[], watch, keep: &mut |_| () };
     let tuned = imagic::fine_tune(|| Ok(base.clone()), x, e_opt, &mut tuning).expect("stage B");
     (tuned, tuning.end())
 }
@@ -762,13 +763,7 @@ fn check_text_to_image(name: &str, request: EditRequest, theirs: &Tensor) {
 }
 
 fn engine() -> Engine {
-    Engine::new(EngineOptions {
-        cache_folder: None,
-        cache_limit: 0,
-        resume_every: Duration::MAX,
-        free_memory: || None,
-        processor: processor(),
-    })
+    Engine::new(EngineOptions { cache_limit: 0, processor: processor(), ..EngineOptions::default() })
 }
 
 /// (1, 3, h, w) from -1 to 1 as an opaque layer's values.

@@ -199,6 +199,12 @@ impl BaseModel {
         Ok(weights)
     }
 
+    /// One tensor of the U-Net, read from the disk.
+    pub fn network_tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let shape = self.shapes.network().tensors[name].dims();
+        self.source.wanted_tensors(Part::UNet, |other| other == name, Bits::Stored, device)?.get(name, shape)
+    }
+
     /// The U-Net's weights for whoever changes them; they are read again for the next.
     pub fn take_network(&self, device: &Device) -> Result<Weights> {
         let shapes = self.shapes.network();

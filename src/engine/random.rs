@@ -41,6 +41,8 @@ pub enum Purpose {
     DetailSamples = 13,
     /// Start latents of the enlarged picture.
     DetailLatents = 14,
+    /// Noise with which it is looked what a network predicts.
+    Prediction = 15,
 }
 
 /// The golden ratio in 64 bits: SplitMix64's increment.

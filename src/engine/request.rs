@@ -30,6 +30,34 @@ pub struct EngineOptions {
     pub free_memory: fn() -> Option<u64>,
     /// What to compute on.
     pub processor: Processor,
+    /// Told of each stage that ends, in one line without the picture and without a word of the user's; does nothing
+    /// where nothing may be kept.
+    pub log: fn(&str),
+    /// Gives memory that nobody needs now back to the system; called when nothing was asked for a while.
+    pub give_back: fn(),
+    /// A network of more bytes is kept as its difference to the base model in three bits a weight
+    /// ([`crate::engine::store::difference`]).
+    pub exact_up_to: u64,
+}
+
+/// Bytes of the largest network that is kept exactly, with all its weights: that of the built-in model has 43 MB, that
+/// of Stable Diffusion 1.5 3.4 GB.
+pub const EXACT_UP_TO: u64 = 256 << 20;
+
+/// On the processor, with as much memory as it likes, keeping nothing on the disk.
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            cache_folder: None,
+            cache_limit: 1 << 30,
+            resume_every: Duration::MAX,
+            free_memory: || None,
+            processor: Processor::Cpu,
+            log: |_| (),
+            give_back: || (),
+            exact_up_to: EXACT_UP_TO,
+        }
+    }
 }
 
 /// Everything one edit needs; the engine reads nothing else.

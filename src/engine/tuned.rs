@@ -10,18 +10,26 @@ use super::imagic;
 use super::machine::Machine;
 use super::model::conditioning::Conditioning;
 use super::model::lora;
+use super::model::schedule::Prediction;
 use super::model::unet::{self, UNet};
 use super::request::{EditRequest, Stage, StepWatch, Tuned};
+use super::stop;
+use super::store::cache::Wanted;
+use super::store::difference::{self, Codes};
 use super::store::folder::Lock;
-use super::store::key::TuningKey;
+use super::store::key::{Keys, TuningKey};
 use super::store::resume::{self, Points, State};
 use super::store::{cache, entry};
 use super::tuning::mode::{Mode, Trained};
+use super::tuning::prediction;
 use super::tuning::training::{Setting, Tuning};
 use super::tuning::tuned_model::TunedModel;
 use super::tuning::unfinished::Unfinished;
 use crate::error::{Error, Result};
-use crate::text::{Text, text};
+use crate::params::PredictionType;
+use crate::text::{Text, rounded, text};
+use candle_core::Tensor;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -34,8 +42,8 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct TunedModels {
     last: Option<(TuningKey, Arc<TunedModel>)>,
-    /// The lock of the last one, which has still to be written.
-    unwritten: Option<Lock>,
+    /// The lock of the last one, which has still to be written, and how, where it was rounded.
+    unwritten: Option<(Lock, Codes)>,
     writing: Option<JoinHandle<Result<()>>>,
     stopped: Option<Stopped>,
 }
@@ -53,6 +61,7 @@ pub struct Found {
 }
 
 /// What is there already of a tuned model.
+#[derive(Default)]
 pub struct Progress {
     /// Whether it is there.
     pub tuned: bool,
@@ -76,7 +85,7 @@ struct Begin<'a> {
     request: &'a EditRequest,
     e_tgt: &'a Conditioning,
     machine: &'a Machine,
-    keys: Vec<(Trained, TuningKey)>,
+    keys: Keys,
     allowed: &'static [Mode],
 }
 
@@ -91,7 +100,7 @@ impl TunedModels {
         clock: &mut Clock<'_, '_>,
     ) -> Result<Found> {
         let allowed = Mode::allowed(&request.params, machine.chosen());
-        let keys = TuningKey::all(request, &base.tokens(&request.params.prompt)?, allowed, &base.fingerprint);
+        let keys = Keys::of(request, &base.tokens(&request.params.prompt)?, allowed, &base.fingerprint);
         let begin = Begin { base, request, e_tgt, machine, keys, allowed };
         let (mut state, lock) = loop {
             if let Some((trained, found)) = self.find(&begin) {
@@ -107,7 +116,7 @@ impl TunedModels {
         };
         clock.hint = request.hint(state.psnr);
         let mut points = Points::new(&machine.options, request);
-        let mut losses = [const { Vec::new() }; 2];
+        let (mut losses, mut codes) = ([const { Vec::new() }; 2], Codes::new());
         let tuned = in_lighter_modes(&mut state, request, machine, clock, |state, watch| {
             let Unfinished { mode, x, psnr, embedding, training, saved } = state;
             let (chosen, key) = (machine.chosen(), begin.key(*mode));
@@ -120,50 +129,72 @@ impl TunedModels {
                 precision: chosen.precision,
             };
             if embedding.is_none() {
+                let unet = frozen(setting, base, machine)?;
+                if training.is_none() && saved.is_none() {
+                    begin.check_prediction(&unet, x, watch)?;
+                }
                 let keep = &mut |training: &_| {
                     points.step(key, &State { x, psnr: *psnr, embedding: None, training: Some(training) });
                 };
-                let mut tuning = Tuning { setting, training, saved, watch, keep };
-                let e_opt = imagic::optimize_text_embedding(&frozen(setting, base, machine)?, x, e_tgt, &mut tuning)?;
+                let mut tuning = Tuning { setting, training, saved, before: &[], watch, keep };
+                let e_opt = imagic::optimize_text_embedding(&unet, x, e_tgt, &mut tuning)?;
                 *embedding = Some((e_opt, tuning.end()));
             }
             let embedding = embedding.as_ref();
             let keep = &mut |training: &_| {
                 points.step(key, &State { x, psnr: *psnr, embedding, training: Some(training) });
             };
-            let mut tuning = Tuning { setting, training, saved, watch, keep };
-            let (e_opt, embedding_losses) = embedding.expect("set above");
+            let (e_opt, before) = embedding.expect("set above");
+            let mut tuning = Tuning { setting, training, saved, before, watch, keep };
             let weights = || match mode.trained() {
                 Trained::Weights | Trained::WeightsInEightBits => base.take_network(machine.device()),
                 Trained::Adapters => base.network(machine.device()),
             };
-            let unet = imagic::fine_tune(weights, x, e_opt, &mut tuning)?;
-            losses = [embedding_losses.clone(), tuning.end()];
+            let mut unet = imagic::fine_tune(weights, x, e_opt, &mut tuning)?;
+            losses = [before.clone(), tuning.end()];
+            if begin.is_rounded(*mode) {
+                codes = difference::round(&mut unet, |name| base.network_tensor(name, machine.device()))?;
+            }
             Ok(TunedModel { e_opt: e_opt.clone(), unet, psnr: *psnr })
         });
         let key = begin.key(state.mode).clone();
-        if matches!(tuned, Err(Error::Cancelled)) {
+        if matches!(tuned, Err(Error::Cancelled)) || (tuned.is_err() && stop::asked()) {
             self.stopped = Some(Stopped::keep(key, state, request, machine, lock)?);
             return Err(Error::Cancelled);
         }
+        if let Err(error @ Error::Diverged(_)) = tuned {
+            if let Some(folder) = &machine.options.cache_folder {
+                resume::remove(folder, &key);
+            }
+            if state.embedding.is_some() {
+                // What stage A has made serves a tuning with another learning rate.
+                let embedding = begin.keys.embedding.clone();
+                self.stopped = Some(Stopped::keep(embedding, state, request, machine, lock)?);
+            }
+            return Err(error);
+        }
         let model = Arc::new(tuned?);
-        clock.notes.extend(points.failure().map(|error| {
-            text!("stopped, this edit could not go on in another program: {error}; free some space", error = &error)
-        }));
+        clock.notes.extend(
+            points
+                .failure()
+                .map(|error| text!("stopped, this edit could not go on in another program: {error}", error = &error)),
+        );
         self.last = Some((key.clone(), model.clone()));
         // What nothing was tuned of is made again at once.
         let steps = request.params.embedding_steps + request.params.tuning_steps;
-        self.unwritten = (steps > 0).then_some(lock);
+        self.unwritten = (steps > 0).then_some((lock, codes));
         Ok(Found { key, model, origin: Tuned::Now, losses })
     }
 
     /// Begins to write the model that was tuned last, unless it is on the disk, and if there is a folder for it.
     pub fn write(&mut self, request: &EditRequest, machine: &Machine) -> Result<()> {
-        let (Some(lock), Some((key, model))) = (self.unwritten.take(), self.last.clone()) else { return Ok(()) };
+        let (Some((lock, codes)), Some((key, model))) = (self.unwritten.take(), self.last.clone()) else {
+            return Ok(());
+        };
         let Some(folder) = machine.options.cache_folder.clone() else { return Ok(()) };
         let (request, limit) = (request.clone(), machine.options.cache_limit);
         self.writing = Some(in_background(move || {
-            let written = cache::store(&folder, limit, &key, &request, &model);
+            let written = cache::store(&folder, limit, &key, &request, (&model, &codes));
             match &written {
                 Ok(()) => resume::remove(&folder, &key),
                 Err(error) => entry::tell(&not_kept(error)),
@@ -175,13 +206,15 @@ impl TunedModels {
     }
 
     /// What there is for `keys`, in memory or on disk.
-    pub fn progress(&self, keys: &[(Trained, TuningKey)], machine: &Machine) -> Progress {
-        let asked = |kept: &TuningKey| keys.iter().any(|(_, key)| key == kept);
-        let in_memory = self.last.as_ref().is_some_and(|(key, _)| asked(key));
+    pub fn progress(&self, keys: &Keys, machine: &Machine) -> Progress {
+        let in_memory = self.last.as_ref().is_some_and(|(key, _)| keys.have(key));
         let folder = machine.options.cache_folder.as_ref();
-        let on_disk = || folder.is_some_and(|folder| keys.iter().any(|(_, key)| cache::holds(folder, key)));
-        let stopped = self.stopped.as_ref().filter(|stopped| asked(&stopped.key)).map(|stopped| stopped.steps);
-        let elsewhere = folder.and_then(|folder| keys.iter().find_map(|(_, key)| resume::steps(folder, key)));
+        let tuned = keys.tuned.iter().map(|(_, key)| key);
+        let on_disk = || folder.is_some_and(|folder| tuned.clone().any(|key| cache::holds(folder, key)));
+        let stopped = self.stopped.as_ref().filter(|stopped| keys.have(&stopped.key)).map(|stopped| stopped.steps);
+        let point =
+            |folder: &PathBuf| tuned.clone().chain([&keys.embedding]).find_map(|key| resume::steps(folder, key));
+        let elsewhere = folder.and_then(point);
         let steps = stopped.into_iter().chain(elsewhere).max_by_key(|steps| steps[0] + steps[1]);
         Progress { tuned: in_memory || on_disk(), steps: steps.unwrap_or_default() }
     }
@@ -200,7 +233,7 @@ impl TunedModels {
     fn find(&mut self, begin: &Begin<'_>) -> Option<(Trained, Found)> {
         let Begin { base, e_tgt, machine, keys, .. } = begin;
         if let Some((key, model)) = self.last.take()
-            && let Some((trained, _)) = keys.iter().find(|(_, asked)| *asked == key)
+            && let Some((trained, _)) = keys.tuned.iter().find(|(_, asked)| *asked == key)
         {
             self.last = Some((key.clone(), model.clone()));
             return Some((*trained, Found { key, model, origin: Tuned::InMemory, losses: Default::default() }));
@@ -208,8 +241,12 @@ impl TunedModels {
         let folder = machine.options.cache_folder.as_ref()?;
         let device = machine.device();
         let fitting = cache::Fitting { e: e_tgt, network: base.shapes.network(), device };
-        let (trained, key, model) = keys.iter().find_map(|(trained, key)| {
-            let model = cache::find(folder, key, &fitting, &mut || base.network(device))?;
+        let (trained, key, model) = keys.tuned.iter().find_map(|(trained, key)| {
+            let network = &mut |wanted| match wanted {
+                Wanted::Beside => base.network(device),
+                Wanted::Up => base.take_network(device),
+            };
+            let model = cache::find(folder, key, &fitting, network)?;
             Some((*trained, key.clone(), Arc::new(model)))
         })?;
         self.last = Some((key.clone(), model.clone()));
@@ -220,14 +257,14 @@ impl TunedModels {
     /// memory allows.
     fn choose_mode(&self, begin: &Begin<'_>) -> Result<(Mode, Option<Text>)> {
         let Begin { base, request, machine, keys, allowed, .. } = begin;
-        if let Some(stopped) = self.stopped.as_ref().filter(|stopped| begin.asks_for(&stopped.key)) {
+        if let Some(stopped) = self.stopped.as_ref().filter(|stopped| keys.have(&stopped.key)) {
             // Another mode may be asked for now; the keys say that it trains the same.
             return Ok((if allowed.contains(&stopped.mode) { stopped.mode } else { allowed[0] }, None));
         }
         let task = Task { precision: machine.chosen().precision, ..base.shapes.task(request) };
         let held = self.held(base, &task);
         let plan = |allowed: &[Mode]| Plan::new(&base.shapes, &task, allowed, held, machine.free_memory());
-        for (trained, key) in keys {
+        for (trained, key) in &keys.tuned {
             let folder = machine.options.cache_folder.as_ref();
             if folder.and_then(|folder| resume::steps(folder, key)).is_some() {
                 let modes: Vec<Mode> = allowed.iter().copied().filter(|mode| mode.trained() == *trained).collect();
@@ -252,7 +289,7 @@ impl TunedModels {
             // What was stopped of another edit is on the disk and gives its memory back; a thread that panicked has
             // said so.
             && let Ok(unfinished) = stopped.unfinished.join()
-            && begin.asks_for(&stopped.key)
+            && begin.keys.have(&stopped.key)
             && steps(stopped.steps) >= elsewhere
         {
             return Ok(Unfinished { mode, ..unfinished });
@@ -260,7 +297,9 @@ impl TunedModels {
         let task = base.shapes.task(request);
         let (network, x) = (base.shapes.network(), base.latents(task.size));
         let fitting = resume::Fitting { e: e_tgt, network, params: &request.params, x, device };
-        if let Some(unfinished) = folder.and_then(|folder| resume::find(folder, key, mode, &fitting)) {
+        let mut known = [key, &begin.keys.embedding].into_iter();
+        let found = folder.and_then(|folder| known.find_map(|key| resume::find(folder, key, mode, &fitting)));
+        if let Some(unfinished) = found {
             return Ok(unfinished);
         }
         let (x, psnr) = base.encode(request, task.size, device)?;
@@ -278,7 +317,10 @@ impl TunedModels {
 
     /// Waits for what is being written, so that it and what is tuned now are not in memory at once.
     fn wait_for_disk(&mut self, clock: &mut Clock<'_, '_>) -> Result<()> {
-        while self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+        let is_written = |Stopped { unfinished, .. }: &Stopped| unfinished.is_finished();
+        while self.writing.as_ref().is_some_and(|writing| !writing.is_finished())
+            || !self.stopped.as_ref().is_none_or(is_written)
+        {
             clock.step(Stage::LoadModel, 0, 0, None)?;
             std::thread::sleep(LOOK);
         }
@@ -298,11 +340,40 @@ impl Drop for TunedModels {
 impl Begin<'_> {
     fn key(&self, mode: Mode) -> &TuningKey {
         let of_mode = |(trained, _): &&(Trained, TuningKey)| *trained == mode.trained();
-        &self.keys.iter().find(of_mode).expect("there is a key for every allowed mode").1
+        &self.keys.tuned.iter().find(of_mode).expect("there is a key for every allowed mode").1
     }
 
-    fn asks_for(&self, kept: &TuningKey) -> bool {
-        self.keys.iter().any(|(_, key)| key == kept)
+    /// Whether only a difference in a few bits is kept of what is tuned in `mode`.
+    fn is_rounded(&self, mode: Mode) -> bool {
+        let is_large = self.base.shapes.tuned_bytes() > self.machine.options.exact_up_to;
+        is_large && !mode.trained().is_adapters()
+    }
+
+    /// Refuses a base model that shows to predict something else than its files say, unless the user has said what it
+    /// predicts.
+    fn check_prediction(&self, unet: &UNet, x: &Tensor, watch: &mut StepWatch<'_>) -> Result<()> {
+        let Self { base, request: EditRequest { params, .. }, e_tgt, .. } = self;
+        if params.prediction_type != PredictionType::Automatic || params.embedding_steps + params.tuning_steps == 0 {
+            return Ok(());
+        }
+        let go_on = &mut || watch(Stage::OptimizeTextEmbedding, 0, params.embedding_steps, None);
+        let found = prediction::mistaken(unet, &base.schedule, (x, e_tgt), params.tuning_seed, go_on)?;
+        let Some((other, [loss, otherwise])) = found else { return Ok(()) };
+        let names = |prediction| match prediction {
+            Prediction::V => PredictionType::V,
+            _ => PredictionType::Epsilon,
+        };
+        Err(Error::model(
+            base.source.path(),
+            text!(
+                "its files say that it predicts {said}, but its loss is {loss} then, and {otherwise} with {other}; set \
+                 the prediction type (--prediction-type) to {other}",
+                said = names(base.schedule.prediction).name(),
+                loss = rounded(loss.into(), 2),
+                otherwise = rounded(otherwise.into(), 2),
+                other = names(other).name()
+            ),
+        ))
     }
 
     /// What the user should know before the time is spent, if what is tuned in `mode` could not be kept.
@@ -310,6 +381,7 @@ impl Begin<'_> {
         let Self { base, request, machine, .. } = self;
         let folder = machine.options.cache_folder.as_ref()?;
         let bytes = match mode.trained() {
+            _ if self.is_rounded(mode) => difference::bytes(base.shapes.network()),
             Trained::Weights | Trained::WeightsInEightBits => base.shapes.tuned_bytes(),
             Trained::Adapters => {
                 let adapters = lora::shapes(base.shapes.network(), &request.params);
@@ -368,7 +440,7 @@ fn in_background<T: Send + 'static>(write: impl FnOnce() -> T + Send + 'static) 
 
 /// The note for a tuned model that cannot be written.
 fn not_kept(error: &Error) -> Text {
-    text!("the tuned model is kept only until this program closes: {error}; free some space", error = error)
+    text!("the tuned model is kept only until this program closes: {error}", error = error)
 }
 
 /// Does `work`, stages A and B from where `state` is; again in a lighter mode as long as memory runs short and there is

@@ -2,7 +2,9 @@
 
 pub mod backward;
 pub mod draw;
+pub mod losses;
 pub mod mode;
+pub mod prediction;
 pub mod training;
 pub mod tuned_model;
 pub mod unfinished;

@@ -8,7 +8,7 @@ use crate::text::text;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Unless the user says more: a tuned model of Stable Diffusion 1.5 has 3.4 GB, a resume point of it 10.
+/// Unless the user says more: a tuned model of Stable Diffusion 1.5 has 0.4 GB, a resume point of it 10.
 const MOST: u64 = 50_000_000_000;
 /// Unless the user says less: many adapters, or tuned models of the built-in model.
 const LEAST: u64 = 1_000_000_000;
@@ -22,7 +22,7 @@ pub fn limit(folder: &Path) -> u64 {
 
 /// What the user has set; `None` if nothing was.
 pub fn set_limit() -> Option<u64> {
-    let text = std::fs::read(file()?).ok()?;
+    let text = files::read(&file()?).ok()?;
     serde_json::from_slice::<Value>(&text).ok()?["cache_limit"].as_u64()
 }
 

@@ -329,6 +329,16 @@ pub unsafe extern "C" fn imagic_job_free(job: *mut ImagicJob) -> ImagicStatus {
     })
 }
 
+/// Options and a request of any kind, for [`crate::host::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(given) = serde_json::from_slice::<Map<String, Value>>(bytes) {
+        let _ = worker_options(given.clone());
+        let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
+        let _ = edit_request(given, layer, &Places::of([]));
+    }
+}
+
 fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Places), Failure> {
     let wrong = |key: &str, kind: &str| Failure::argument(format!("{key} in options_json must be {kind}"));
     let mut places = places();

@@ -9,7 +9,7 @@ mod help;
 mod hub;
 mod models;
 mod outcome;
-mod picture;
+pub(super) mod picture;
 mod progress;
 
 use super::cache_limit;
@@ -51,9 +51,24 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
         "models" => models::run(rest)?,
         "cache" => cache(Arguments::parse(rest, &["json"], &[])?)?,
         "doctor" => {
-            Arguments::parse(rest, &[], &[])?.no_more_words()?;
+            let arguments = Arguments::parse(rest, &["texts"], &["report"])?;
+            arguments.no_more_words()?;
             let (text, well) = doctor::examine();
             print(&text)?;
+            if let Some(file) = arguments.one("report")? {
+                let texts = if arguments.has("texts") {
+                    cache_list(
+                        &engine_options()?.cache_folder.expect("the command line keeps tuned models on disk"),
+                        false,
+                    )?
+                } else {
+                    String::new()
+                };
+                doctor::report(Path::new(file), &text, &texts)?;
+                print(&format!("\nwrote {}; read it before you send it\n", Path::new(file).display()))?;
+            } else if arguments.has("texts") {
+                return Err(Failure::Usage("--texts says what goes into a report: --report FILE".into()));
+            }
             return if well { Ok(()) } else { Err(Failure::Unwell) };
         }
         "serve" => {

@@ -2,6 +2,7 @@
 
 use super::{cli, gimp2, gimp3, system};
 use crate::job::panic_text;
+use crate::text::tell;
 use std::ffi::{CStr, OsString, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -28,12 +29,12 @@ pub unsafe extern "C" fn imagic_main(argc: c_int, argv: *mut *mut c_char) -> c_i
             Starter::Person => Ok(cli::run(&arguments).map_or_else(cli::Failure::tell, |()| 0)),
         };
         served.unwrap_or_else(|error| {
-            eprintln!("imagic-edit: {error}");
+            tell(format_args!("imagic-edit: {error}"));
             FAILED
         })
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        eprintln!("imagic-edit: this is a defect of Imagic Edit, please report it: {}", panic_text(&*panic));
+        tell(format_args!("imagic-edit: this is a defect of Imagic Edit, please report it: {}", panic_text(&*panic)));
         FAILED
     })
 }

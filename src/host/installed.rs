@@ -4,9 +4,9 @@ use crate::catalog::Places;
 use crate::catalog::headers::Headers;
 use crate::catalog::registry::Registry;
 use crate::engine::device::{Launches, Precision, Processor};
-use crate::engine::request::EngineOptions;
+use crate::engine::request::{EXACT_UP_TO, EngineOptions};
 use crate::error::{Error, Result};
-use crate::host::{cache_limit, other_programs, system};
+use crate::host::{cache_limit, log, other_programs, system};
 use crate::text::text;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
@@ -57,8 +57,17 @@ pub fn engine_options() -> Result<EngineOptions> {
 pub fn engine_options_in(cache_folder: Option<PathBuf>) -> Result<EngineOptions> {
     let processor = processor()?;
     let cache_limit = cache_folder.as_deref().map_or(0, cache_limit::limit);
-    let (resume_every, free_memory) = (resume_every()?, system::free_memory);
-    Ok(EngineOptions { cache_folder, cache_limit, resume_every, free_memory, processor })
+    Ok(EngineOptions {
+        // Where nothing is to be kept, there is no log either.
+        log: if cache_folder.is_some() { log::line } else { |_| () },
+        cache_folder,
+        cache_limit,
+        resume_every: resume_every()?,
+        free_memory: system::free_memory,
+        processor,
+        give_back: system::give_back_memory,
+        exact_up_to: EXACT_UP_TO,
+    })
 }
 
 /// Ten seconds, so that writing and a step included no more than fifteen are lost; or as many as the environment's

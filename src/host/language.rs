@@ -141,7 +141,8 @@ mod tests {
             ),
             (
                 Error::file(crate::error::Doing::Write, "/Done".as_ref())(std::io::Error::from_raw_os_error(28)),
-                "/Done kann nicht geschrieben werden: Kein Speicherplatz mehr auf dem Datenträger (Fehler 28)",
+                "/Done kann nicht geschrieben werden: Kein Speicherplatz mehr auf dem Datenträger (Fehler 28); \
+                 schaffen Sie dort Platz",
             ),
         ] {
             assert_eq!(german.render(&error.text()), wanted);

@@ -6,12 +6,11 @@ use crate::files;
 use crate::host::recipe::params_from;
 use crate::params::Params;
 use crate::text::text;
-use std::fs;
 use std::path::PathBuf;
 
 /// The parameters of the last edit in any document; `None` before the first.
 pub fn last_values() -> Option<Params> {
-    params_from(&serde_json::from_slice(&fs::read(last_values_file()?).ok()?).ok()?)
+    params_from(&serde_json::from_slice(&files::read(&last_values_file()?).ok()?).ok()?)
 }
 
 /// Keeps the parameters for the next edit, also in another session.

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
-mod protocol;
+pub(super) mod protocol;
 
 use crate::catalog::{self, Places};
 use crate::engine::Engine;
@@ -21,7 +21,7 @@ use crate::params::Params;
 use crate::text::Text;
 use answers::complaint;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use protocol::{EditOrder, Message, Request, say};
+use protocol::{EditOrder, Message, Outbox, Request};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ struct Wanted {
 
 struct Server {
     worker: Worker,
+    outbox: Outbox,
     places: Places,
     running: Vec<Running>,
     /// Estimates that were asked for, with their numbers.
@@ -59,16 +60,21 @@ struct Server {
 /// Serves until standard input ends, which it does when the host closes it, ends or is killed.
 pub fn run() -> Result<()> {
     system::yield_to_other_programs();
+    system::be_killed_first();
     let worker = Worker::start(Engine::new(engine_options()?))?;
     let (running, estimates, results) = (Vec::new(), Vec::new(), VecDeque::new());
-    let mut server = Server { worker, places: places(), running, estimates, picture: None, results };
-    // With the server its worker ends: when the running step is done, and what there is of a tuned model is on disk.
-    server.serve(&protocol::read_in_background()?)
+    let (outbox, places) = (Outbox::open()?, places());
+    let mut server = Server { worker, outbox, places, running, estimates, picture: None, results };
+    let served = server.serve(&protocol::read_in_background()?);
+    let Server { worker, outbox, .. } = server;
+    // The worker ends when the running step is done, and what there is of a tuned model is on disk.
+    drop(worker);
+    served.and(outbox.close())
 }
 
 impl Server {
     fn serve(&mut self, inbox: &Receiver<Message>) -> Result<()> {
-        say(&answers::hello(&self.places), &[])?;
+        self.outbox.say(&answers::hello(&self.places), &[]);
         loop {
             let message = if self.running.is_empty() && self.estimates.is_empty() {
                 inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -76,20 +82,20 @@ impl Server {
                 inbox.recv_timeout(POLL)
             };
             match message {
-                Ok(Ok((request, pixels))) => self.answer(request, &pixels)?,
+                Ok(Ok((request, pixels))) => self.answer(request, &pixels),
                 Ok(Err(reason)) => {
                     let reason = Text::verbatim(reason);
-                    say(&complaint(None, reason.clone()), &[])?;
+                    self.outbox.say(&complaint(None, reason.clone()), &[]);
                     return Err(Error::Host(reason));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            self.poll_jobs()?;
+            self.poll_jobs();
         }
     }
 
-    fn answer(&mut self, request: Map<String, Value>, pixels: &[u8]) -> Result<()> {
+    fn answer(&mut self, request: Map<String, Value>, pixels: &[u8]) {
         let job = request.get("job").and_then(Value::as_u64);
         let answered = match serde_json::from_value(Value::Object(request)) {
             Ok(Request::Edit(order)) => self.edit(order, pixels),
@@ -98,8 +104,14 @@ impl Server {
                 self.running.iter().filter(|one| one.wanted.number == job).for_each(|one| one.job.cancel());
                 Ok(())
             }
-            Ok(Request::Models) => say(&answers::models(&self.places), &[]),
-            Ok(Request::Model { name }) => say(&answers::named_model(&name, &self.places), &[]),
+            Ok(Request::Models) => {
+                self.outbox.say(&answers::models(&self.places), &[]);
+                Ok(())
+            }
+            Ok(Request::Model { name }) => {
+                self.outbox.say(&answers::named_model(&name, &self.places), &[]);
+                Ok(())
+            }
             Ok(Request::Remember { params: given }) => {
                 // The values with which the next dialog opens, in any host.
                 let mut params = Params::paper();
@@ -107,8 +119,9 @@ impl Server {
             }
             Err(error) => Err(wrong(format!("this message makes no sense: {error}"))),
         };
-        // Where nobody is left to hear it, that fails as well.
-        answered.or_else(|error| say(&complaint(job, error.text()), &[]))
+        if let Err(error) = answered {
+            self.outbox.say(&complaint(job, error.text()), &[]);
+        }
     }
 
     fn edit(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
@@ -120,7 +133,8 @@ impl Server {
         let (source, params) = (request.layer.clone(), request.params.clone());
         let wanted = Wanted { number, format, side };
         if let Some((_, known)) = self.results.iter().find(|(known, _)| *known == params) {
-            return wanted.tell(known, &source, &params);
+            wanted.tell(known, &source, &params, &self.outbox);
+            return Ok(());
         }
         self.running.push(Running { job: self.worker.submit(request), wanted, source, params, told: None });
         Ok(())
@@ -154,42 +168,45 @@ impl Server {
     }
 
     /// Tells what has changed.
-    fn poll_jobs(&mut self) -> Result<()> {
+    fn poll_jobs(&mut self) {
         for mut one in std::mem::take(&mut self.running) {
             let number = one.wanted.number;
             match one.job.poll() {
                 JobState::Running(progress) => {
-                    if let Some(progress) = progress.filter(|progress| one.told.as_ref() != Some(progress)) {
-                        one.tell_progress(progress)?;
+                    let is_new = |progress: &Progress| one.told.as_ref() != Some(progress);
+                    // A host that is behind hears of the next one.
+                    if let Some(progress) = progress.filter(is_new).filter(|_| !self.outbox.is_behind()) {
+                        one.tell_progress(progress, &self.outbox);
                     }
                     self.running.push(one);
                 }
                 JobState::Ended(Ok(edit)) => {
-                    one.wanted.tell(&edit, &one.source, &one.params)?;
+                    one.wanted.tell(&edit, &one.source, &one.params, &self.outbox);
                     // Another picture may have come meanwhile.
                     if self.picture.as_ref().is_some_and(|(picture, _)| Arc::ptr_eq(picture, &one.source)) {
                         self.results.truncate(KEPT_RESULTS - 1);
                         self.results.push_front((one.params, *edit));
                     }
                 }
-                JobState::Ended(Err(Error::Cancelled)) => say(&json!({ "event": "stopped", "job": number }), &[])?,
-                JobState::Ended(Err(error)) => say(&complaint(Some(number), error.text()), &[])?,
+                JobState::Ended(Err(Error::Cancelled)) => {
+                    self.outbox.say(&json!({ "event": "stopped", "job": number }), &[]);
+                }
+                JobState::Ended(Err(error)) => self.outbox.say(&complaint(Some(number), error.text()), &[]),
             }
         }
         for (number, estimating) in std::mem::take(&mut self.estimates) {
             match estimating.poll() {
                 None => self.estimates.push((number, estimating)),
-                Some(Ok(estimate)) => say(&answers::estimate(number, &estimate), &[])?,
-                Some(Err(error)) => say(&complaint(Some(number), error.text()), &[])?,
+                Some(Ok(estimate)) => self.outbox.say(&answers::estimate(number, &estimate), &[]),
+                Some(Err(error)) => self.outbox.say(&complaint(Some(number), error.text()), &[]),
             }
         }
-        Ok(())
     }
 }
 
 impl Running {
     /// With the pixels of a picture that has not been shown yet.
-    fn tell_progress(&mut self, progress: Progress) -> Result<()> {
+    fn tell_progress(&mut self, progress: Progress, outbox: &Outbox) {
         let mut message = answers::progress(self.wanted.number, &progress);
         let shown = self.told.as_ref().and_then(|told| told.preview.as_ref());
         let is_new = |preview: &&Arc<LayerImage>| !shown.is_some_and(|shown| Arc::ptr_eq(shown, preview));
@@ -200,19 +217,19 @@ impl Running {
             message["bytes"] = pixels.len().into();
         }
         self.told = Some(progress);
-        say(&message, &pixels)
+        outbox.say(&message, &pixels);
     }
 }
 
 impl Wanted {
     /// Renders the result at the size at which it is wanted.
-    fn tell(&self, edit: &Edit, source: &LayerImage, params: &Params) -> Result<()> {
+    fn tell(&self, edit: &Edit, source: &LayerImage, params: &Params, outbox: &Outbox) {
         let (result, _) = match self.side {
             Some(side) => edit.picture.on(&source.shrunk(side)),
             None => edit.picture.on(source),
         };
         let pixels = self.pixels(&result);
-        say(&answers::done(self.number, edit, params, source, &result, pixels.len()), &pixels)
+        outbox.say(&answers::done(self.number, edit, params, source, &result, pixels.len()), &pixels);
     }
 
     fn pixels(&self, picture: &LayerImage) -> Vec<u8> {

@@ -1,6 +1,8 @@
 //! What hosts ask the operating system: Ctrl+C, free memory, where our library lies, texts that need not be Unicode.
 //! The files in `system/` have the same functions, one for each kind of system.
 
+#[cfg(all(unix, not(target_os = "macos")))]
+mod limits;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -14,6 +16,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 pub use unix::*;
 #[cfg(windows)]
 pub use windows::*;
+
+unsafe extern "C" {
+    /// The allocator's own, see mimalloc.h: frees what the calling thread holds for later, and with `force` gives what
+    /// lies free back to the system.
+    fn mi_collect(force: bool);
+}
+
+/// Gives memory back to the system that lies free in the allocator.
+pub fn give_back_memory() {
+    // SAFETY: it may be called on any thread at any time.
+    unsafe { mi_collect(true) };
+}
 
 /// The launcher's file.
 pub const LAUNCHER: &str = if cfg!(windows) { "imagic-edit.exe" } else { "imagic-edit" };

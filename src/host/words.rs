@@ -114,6 +114,9 @@ pub fn new_layers(count: Value) -> Text {
 }
 pub const IS_LAYER: Text = text!("There is a layer of this already; another strength or seed gives another one.");
 
+/// Behind the reason why a result did not become a layer, while its document is there.
+pub const KEPT: Text = text!("The result is kept here: when that is mended, Insert makes a layer of it.");
+
 /// When a result was removed.
 pub const REMOVED: Text = text!("Removed. Undo brings back what was deleted.");
 
@@ -133,7 +136,7 @@ pub fn curve() -> Text {
 }
 
 /// All sentences by their names in `serve`'s greeting; the places for values are still in them.
-pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 22] {
+pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 23] {
     [
         ("first_edit", FIRST_EDIT),
         ("known_image", KNOWN_IMAGE),
@@ -153,6 +156,7 @@ pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 22] {
         ("new_layer", NEW_LAYER),
         ("new_layers", new_layers("{count}".into())),
         ("is_layer", IS_LAYER),
+        ("kept", KEPT),
         ("removed", REMOVED),
         ("result", result("{eta}".into(), "{seed}".into())),
         ("earlier_edit", earlier_edit("{text}".into(), "{eta}".into(), "{seed}".into())),

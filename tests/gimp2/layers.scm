@@ -146,4 +146,21 @@
   (check "a selection on an opaque layer" (car (gimp-drawable-type (edit image source "a red square" 0.7))) RGBA-IMAGE)
   (gimp-image-delete image))
 
+; A selection in a locked group: what is in it may not be painted on, and there is the result, whole.
+(let* ((image (image-with RGB RGB-IMAGE 40 30))
+       (group (car (gimp-layer-group-new image)))
+       (source (car (gimp-layer-new image 40 30 RGBA-IMAGE "locked" 100 LAYER-MODE-NORMAL)))
+       (result 0))
+  (gimp-image-insert-layer image group 0 0)
+  (gimp-image-insert-layer image source group 0)
+  (gimp-drawable-fill source FILL-WHITE)
+  (gimp-item-set-lock-content group TRUE)
+  (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 20 20 10 10)
+  (set! result (edit image source "a red square" 0.7))
+  (check "a locked group: the result is in it" (gimp-item-get-parent result) (list group))
+  (check "a locked group: inside" (pixel-of (car (gimp-layer-get-mask result)) 25 25) '(255))
+  (check "a locked group: outside" (pixel-of (car (gimp-layer-get-mask result)) 5 5) '(0))
+  (check "a locked group: it holds both" (car (gimp-item-get-children group)) 2)
+  (gimp-image-delete image))
+
 (finish)

@@ -202,6 +202,54 @@ fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_la
     screen.wait_until("the undo", || screen.shows(&image_with("4 layers")));
 }
 
+/// Makes the image indexed once there is a file "go", and says so.
+const CONVERTED: &str = r#"(let ((image (car (gimp-file-load RUN-NONINTERACTIVE "photo.png" "photo.png"))))
+  (gimp-display-new image)
+  (let again () (if (not (file-exists? "go")) (again)))
+  (gimp-image-convert-indexed image CONVERT-DITHER-NONE CONVERT-PALETTE-GENERATE 16 FALSE FALSE "")
+  (gimp-displays-flush)
+  (close-output-port (open-output-file "indexed")))"#;
+
+#[test]
+fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
+    if !can_run(&[&["gimp-2.10"], PROGRAMS.as_slice()].concat()) {
+        return;
+    }
+    let account = Account::new("window-converted");
+    account.add_model("patient", json!({ "embedding_steps": 1, "tuning_steps": 1500, "sampling_steps": 1 }));
+    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
+        .save(account.folder.join("photo.png"))
+        .expect("a picture");
+    let mut screen = Screen::start(&account.folder, "gimp2-converted");
+    let mut gimp = account.command("gimp-2.10");
+    gimp.args(["-n", "-s", "-d", "-b", CONVERTED]).current_dir(&account.folder);
+    screen.run(gimp);
+    let (one, two) = (image_with("1 layer"), image_with("2 layers"));
+    screen.activate(&one);
+    screen.keys(&["alt+r", "End", "Return"]);
+    screen.activate(DIALOG);
+    screen.write("a red square");
+    screen.keys(&["alt+m", "ctrl+a"]);
+    screen.write("patient");
+    screen.keys(&["alt+e"]);
+    screen.settle();
+    std::fs::write(account.folder.join("go"), "").expect("a temporary folder");
+    screen.wait_until("the indexed image", || account.folder.join("indexed").exists());
+    assert_eq!(tuned_models(&account.folder), 0, "the edit ended before the image was converted");
+    screen.wait_until("the end of the edit", || tuned_models(&account.folder) == 1);
+    std::thread::sleep(Duration::from_secs(2));
+    screen.picture("1-indexed");
+    assert!(screen.shows(&one), "an indexed image took a layer");
+    // The conversion is undone.
+    screen.activate(&one);
+    screen.keys(&["ctrl+z"]);
+    screen.settle();
+    screen.activate(DIALOG);
+    screen.keys(&["alt+i"]);
+    screen.wait_until("the inserted result", || screen.shows(&two));
+    screen.picture("2-inserted");
+}
+
 #[test]
 fn the_dialog_speaks_the_language_that_gimp_speaks() {
     if !can_run(&[&["gimp-2.10"], PROGRAMS.as_slice()].concat()) {

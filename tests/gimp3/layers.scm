@@ -157,6 +157,23 @@
   (save-picture (gimp-layer-get-mask (edit image source "a red square" 0.8)) GRAY "soft-mask.png")
   (gimp-image-delete image))
 
+; A selection in a locked group: what is in it may not be painted on, and there is the result, whole.
+(let* ((image (image-with RGB RGB-IMAGE 40 30))
+       (group (gimp-group-layer-new image "group"))
+       (source (new-layer image "locked" 40 30 RGBA-IMAGE))
+       (result 0))
+  (gimp-image-insert-layer image group 0 0)
+  (gimp-image-insert-layer image source group 0)
+  (gimp-drawable-fill source FILL-WHITE)
+  (gimp-item-set-lock-content group #t)
+  (gimp-item-set-lock-position group #t)
+  (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 20 20 10 10)
+  (set! result (edit image source "a red square" 0.7))
+  (check "a locked group: the result is in it" (gimp-item-get-parent result) group)
+  (check "a locked group: it has its mask" (> (gimp-layer-get-mask result) 0) #t)
+  (check "a locked group: it holds both" (vector-length (gimp-item-get-children group)) 2)
+  (gimp-image-delete image))
+
 ; Effects that are attached to a layer are part of what is edited: the tuned model of the plain layer does not serve it.
 (let* ((image (image-with RGB RGB-IMAGE 40 30)) (source (source-of image)))
   (edit image source "a red square" 0.7)

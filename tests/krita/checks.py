@@ -397,6 +397,27 @@ def a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top():
         assert "The edited layer is gone" in status(dialog), status(dialog)
 
 
+def a_document_that_is_scaled_cut_or_converted_during_an_edit_gets_its_result():
+    gray = application().profiles("GRAYA", "U16")[0]
+    check_change("scaled", lambda document: document.scaleImage(20, 20, 72, 72, "Bilinear"))
+    check_change("cut", lambda document: document.resizeImage(5, 5, 10, 10))
+    check_change("converted", lambda document: document.setColorSpace("GRAYA", "U16", gray))
+
+
+def check_change(name, change):
+    with Opened() as opened:
+        dialog = opened.dialog()
+        fill(dialog, prompt=name, tuning_steps=LONG)
+        button(dialog, "Edit").click()
+        wait_until("stage B", lambda: "B: " in dialog._bar.text())
+        change(opened.document)
+        opened.document.waitForDone()
+        wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
+        assert opened.layers() == ["Background", name + " (eta 0.7)"], (opened.layers(), status(dialog))
+        undo()
+        assert opened.layers() == ["Background"], opened.layers()
+
+
 def what_cannot_be_edited_is_refused_with_the_remedy():
     with Opened() as opened:
         document = opened.document
@@ -835,6 +856,7 @@ CHECKS = [
     stop_leaves_the_document_alone,
     a_document_that_is_closed_during_an_edit_gets_a_message,
     a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top,
+    a_document_that_is_scaled_cut_or_converted_during_an_edit_gets_its_result,
     what_cannot_be_edited_is_refused_with_the_remedy,
     strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted,
     the_cost_is_told_before_an_edit,

@@ -1,6 +1,7 @@
 //! What the tests of the built program and library share: a home of their own, with a model in it.
 #![allow(dead_code, reason = "every test uses its own part")]
 
+use image::DynamicImage;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,6 +61,7 @@ impl Home {
             .env("XDG_CACHE_HOME", self.folder.join("cache"))
             .env("XDG_CONFIG_HOME", self.folder.join("config"))
             .env("XDG_DATA_HOME", self.folder.join("data"))
+            .env("XDG_STATE_HOME", self.folder.join("state"))
             .env("LC_ALL", "C.UTF-8")
             .env_remove("LANGUAGE")
             .env_remove("GIMP2_DIRECTORY")
@@ -98,4 +100,72 @@ pub fn finish(mut command: Command) -> Output {
         std::thread::sleep(Duration::from_millis(10));
     }
     child.wait_with_output().expect("its output can be read")
+}
+
+/// Exit status, standard output, standard error.
+pub type Ran = (Option<i32>, String, String);
+
+/// The installed program of this home.
+pub fn program(home: &Home) -> PathBuf {
+    let folder = home.folder.join("program");
+    if !folder.exists() {
+        install(&folder);
+    }
+    folder.join("imagic-edit")
+}
+
+/// Runs the installed program of this home.
+pub fn run(home: &Home, arguments: &[&str]) -> Ran {
+    let mut command = home.command(program(home));
+    command.args(arguments);
+    output(command)
+}
+
+/// Runs to the end.
+pub fn output(command: Command) -> Ran {
+    let output = finish(command);
+    let text = |bytes| String::from_utf8(bytes).expect("everything printed is UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A picture with some of everything: gradients, an edge, alpha from 0 to full.
+pub fn picture(width: u32, height: u32) -> DynamicImage {
+    let pixel = |x: u32, y: u32| {
+        let alpha = (x * 65535 / width.max(2)) as u16;
+        image::Rgba([(x * 900) as u16, (y * 700) as u16, if x > y { 60_000 } else { 3_000 }, alpha])
+    };
+    DynamicImage::ImageRgba16(image::ImageBuffer::from_fn(width, height, pixel))
+}
+
+/// Writes a picture into the home; its bytes.
+pub fn save(home: &Home, name: &str, picture: &DynamicImage) -> Vec<u8> {
+    let path = home.folder.join(name);
+    picture.save(&path).expect("the picture can be written");
+    std::fs::read(path).expect("it was just written")
+}
+
+/// A disk of its own at a folder; taken away in the end.
+pub struct SmallDisk(pub PathBuf);
+
+impl SmallDisk {
+    /// With these options of tmpfs; `None` after saying "skipped" where none can be made.
+    pub fn new(folder: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(folder).expect("the home is writable");
+        let made = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(folder)
+            .stderr(Stdio::null())
+            .status();
+        if made.is_ok_and(|status| status.success()) {
+            return Some(Self(folder.to_owned()));
+        }
+        println!("skipped: no disk can be made here; that takes root");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }

@@ -13,8 +13,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// One edit's. What it still knows of the running stage when it is dropped goes into the log.
 pub struct Clock<'a, 'b> {
     watch: &'a mut Watch<'b>,
+    log: fn(&str),
+    mode: Option<Mode>,
+    /// Steps of the running stage that are done.
+    step: u32,
+    is_finished: bool,
     /// Steps of stages A, B and C, and the cost of one, in passes through the network for one item.
     costs: [(Stage, u32, f32); 3],
     /// The stage that runs, since when, and the steps that were done before.
@@ -33,7 +39,8 @@ pub struct Clock<'a, 'b> {
 }
 
 impl<'a, 'b> Clock<'a, 'b> {
-    pub fn new(params: &Params, watch: &'a mut Watch<'b>) -> Self {
+    /// For an edit with `params`; stages that end are told to `log`.
+    pub fn new(params: &Params, log: fn(&str), watch: &'a mut Watch<'b>) -> Self {
         // The best mode is the same one on every device.
         let [a, b, c] = passes(params, Mode::allowed(params, &Processor::Cpu.choose())[0]);
         let costs = [
@@ -42,12 +49,26 @@ impl<'a, 'b> Clock<'a, 'b> {
             (Stage::Generate, params.sampling_steps, c),
         ];
         let stage = (Stage::LoadModel, Instant::now(), 0);
-        let (seconds, notes) = (Vec::new(), Vec::new());
-        Self { watch, costs, stage, seconds, pace: None, paces: [None; 3], hint: None, preview: None, notes }
+        Self {
+            watch,
+            log,
+            mode: None,
+            step: 0,
+            is_finished: false,
+            costs,
+            stage,
+            seconds: Vec::new(),
+            pace: None,
+            paces: [None; 3],
+            hint: None,
+            preview: None,
+            notes: Vec::new(),
+        }
     }
 
     /// Stages A and B run in `mode` from here on.
     pub fn tunes_in(&mut self, params: &Params, mode: Mode) {
+        self.mode = Some(mode);
         for (stage, passes) in self.costs.iter_mut().zip(passes(params, mode)) {
             stage.2 = passes;
         }
@@ -68,6 +89,7 @@ impl<'a, 'b> Clock<'a, 'b> {
 
     pub fn step(&mut self, stage: Stage, step: u32, steps: u32, loss: Option<f32>) -> Result<()> {
         self.enter(stage, step);
+        self.step = step;
         let (mut done, mut all) = (0.0, 0.0);
         let mut before = true;
         for (index, (other, steps, cost)) in self.costs.into_iter().enumerate() {
@@ -102,7 +124,14 @@ impl<'a, 'b> Clock<'a, 'b> {
     }
 
     fn close(&mut self) {
-        self.seconds.push((self.stage.0, self.stage.1.elapsed().as_secs_f32()));
+        let (stage, began, first) = self.stage;
+        let seconds = began.elapsed().as_secs_f32();
+        self.seconds.push((stage, seconds));
+        let steps = if self.step > first { format!(", steps {first} to {}", self.step) } else { String::new() };
+        let is_tuning = matches!(stage, Stage::OptimizeTextEmbedding | Stage::FineTune);
+        let mode = self.mode.filter(|_| is_tuning).map_or_else(String::new, |mode| format!(", {mode:?}"));
+        (self.log)(&format!("{stage:?}: {seconds:.2} s{steps}{mode}"));
+        self.step = 0;
     }
 
     /// Seconds that each stage took, and the pace of this edit. `pixels`: those of the picture at the size at which the
@@ -110,6 +139,7 @@ impl<'a, 'b> Clock<'a, 'b> {
     pub fn finish(&mut self, [pixels, own_pixels]: [usize; 2], was_loaded: bool) -> (Vec<(Stage, f32)>, Pace) {
         let sampled = self.paces[2].unwrap_or_default() * self.costs[2].1 as f32 * self.costs[2].2;
         self.close();
+        self.is_finished = true;
         let took = |stage| self.seconds.iter().find(|(other, _)| *other == stage).map_or(0.0, |(_, seconds)| *seconds);
         let pace = Pace {
             pixels: pixels as f32,
@@ -119,5 +149,14 @@ impl<'a, 'b> Clock<'a, 'b> {
             decode: Some((took(Stage::Generate) - sampled).max(0.0)),
         };
         (std::mem::take(&mut self.seconds), pace)
+    }
+}
+
+/// Where `finish` was not called, the edit ended in the stage that runs.
+impl Drop for Clock<'_, '_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.close();
+        }
     }
 }

@@ -10,7 +10,6 @@ use crate::files;
 use crate::params::Params;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 /// File in the cache folder: a [`Pace`] for each base model, by its fingerprint.
@@ -125,5 +124,5 @@ pub fn remember(options: &EngineOptions, fingerprint: &str, new: Pace) {
 }
 
 fn read(folder: &Path) -> BTreeMap<String, Pace> {
-    fs::read(folder.join(FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    files::read(&folder.join(FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

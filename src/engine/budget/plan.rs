@@ -57,9 +57,9 @@ impl Plan {
 }
 
 /// Memory beside that of an edit, so that it can be begun: estimates err by some percent, and an editor has other
-/// things to do.
+/// things to do. A small edit, as one in a container of 256 MB, leaves half as much again.
 pub fn margin(need: u64) -> u64 {
-    (need / 10).max(2 * RESERVE)
+    (need / 10).max((2 * RESERVE).min(need / 2))
 }
 
 fn fits(need: u64, available: Option<u64>) -> bool {

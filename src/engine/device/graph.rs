@@ -178,7 +178,7 @@ mod gpu {
         fn give_up(&mut self, reason: &str) {
             static SAID: Once = Once::new();
             SAID.call_once(|| {
-                eprintln!("imagic-edit: steps are not replayed, which can be slower: {reason}");
+                crate::text::tell(format_args!("imagic-edit: steps are not replayed, which can be slower: {reason}"));
             });
             self.state = State::Eager;
             forget_errors(&self.device);

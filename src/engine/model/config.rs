@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error, Result};
+use crate::files;
 use crate::text::{Text, text};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ impl Config {
 
     /// Reads `file`; `None` where there is none.
     pub fn read_if_there(file: &Path) -> Result<Option<Self>> {
-        let bytes = match std::fs::read(file) {
+        let bytes = match files::read(file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::file(Doing::Read, file)(error)),

@@ -18,6 +18,7 @@ pub(in crate::engine) mod tensor_file;
 use crate::engine::model::config::Config;
 use crate::engine::model::weights::{Bits, Weights};
 use crate::error::{Doing, Error, Result};
+use crate::files;
 use crate::text::{Text, text};
 use candle_core::Device;
 use parts::{Network, Parts};
@@ -204,7 +205,7 @@ impl Source {
                     hash.update(format!("{number} {token}\n"));
                 }
                 for file in tokenizer.vocabulary.files() {
-                    let open = File::open(file).map_err(Error::file(Doing::Read, file))?;
+                    let open = files::open(file).map_err(Error::file(Doing::Read, file))?;
                     hash.update(digest(&open, file)?);
                 }
             }
@@ -274,7 +275,8 @@ fn licence_in(page: &Path) -> Option<String> {
 /// The version that Hugging Face's cache means by its folder `models--OWNER--NAME`.
 fn cached_version(folder: &Path) -> Option<PathBuf> {
     let versions = folder.join("snapshots");
-    let main = std::fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
+    let main = files::read(&folder.join("refs/main")).unwrap_or_default();
+    let main = String::from_utf8_lossy(&main);
     let named = versions.join(main.trim());
     if !main.trim().is_empty() && named.is_dir() {
         return Some(named);

@@ -3,9 +3,10 @@
 
 use crate::engine::model::config::Config;
 use crate::engine::model::source::{TokenizerFiles, Vocabulary};
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
+use crate::files;
 use crate::text::{Text, text};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::path::Path;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
@@ -116,7 +117,7 @@ fn byte_pair_encoding(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
             BPE::builder().vocab_and_merges(vocab, merges)
         }
         Vocabulary::Files { vocab, merges } => {
-            let (vocab, merges) = of_files(vocab, merges).map_err(wrong)?;
+            let (vocab, merges) = of_files(vocab, merges)?;
             BPE::builder().vocab_and_merges(vocab, merges)
         }
         Vocabulary::Json(file) => {
@@ -184,35 +185,40 @@ fn byte_characters() -> Vec<char> {
     (0..=u8::MAX).filter(printable).map(char::from).chain(stand_ins).collect()
 }
 
-/// Tokens and merges of `vocab.json` and `merges.txt`. The library would open only files whose paths are texts.
-fn of_files(vocab: &Path, merges: &Path) -> tokenizers::Result<(Vocab, Merges)> {
-    let tokens: Map<String, Value> = serde_json::from_slice(&std::fs::read(vocab)?)?;
-    let token = |(token, number): (String, Value)| Some((token, u32::try_from(number.as_u64()?).ok()?));
-    let tokens: Option<Vocab> = tokens.into_iter().map(token).collect();
-    let text = std::fs::read_to_string(merges)?;
+/// Tokens and merges of a `vocab.json` and a `merges.txt`.
+fn of_files(vocab: &Path, merges: &Path) -> Result<(Vocab, Merges)> {
+    let config = Config::read(vocab)?;
+    let tokens = tokens_of(config.content()).ok_or_else(|| config.error(NO_PAIRS))?;
+    let text = String::from_utf8(files::read(merges).map_err(Error::file(Doing::Read, merges))?);
+    let text = text.map_err(|_| Error::model(merges, NO_PAIRS))?;
     let pair = |line: &str| {
         let (first, second) = line.split_once(' ').filter(|(_, second)| !second.contains(' '))?;
         Some((first.to_owned(), second.to_owned()))
     };
-    let merges: Option<Merges> = text.lines().filter(|line| !line.starts_with("#version")).map(pair).collect();
-    Ok((tokens.ok_or("vocab.json must have a number for each token")?, merges.ok_or("merges.txt must have pairs")?))
+    let pairs = text.lines().filter(|line| !line.starts_with("#version")).map(pair).collect::<Option<Merges>>();
+    Ok((tokens, pairs.ok_or_else(|| Error::model(merges, NO_PAIRS))?))
+}
+
+/// What is wrong with a file that holds something else.
+const NO_PAIRS: Text = text!("has no vocabulary and merges of byte-pair encoding, as CLIP's has");
+
+/// Numbers by token.
+fn tokens_of(vocab: &Value) -> Option<Vocab> {
+    let token = |(token, number): (&String, &Value)| Some((token.clone(), u32::try_from(number.as_u64()?).ok()?));
+    vocab.as_object()?.iter().map(token).collect()
 }
 
 /// Tokens and merges of a `tokenizer.json`.
 fn of_json(config: &Config) -> Result<(Vocab, Merges)> {
     let model = config.value("model");
-    let vocab = model["vocab"].as_object().map(|vocab| {
-        let token = |(token, number): (&String, &Value)| Some((token.clone(), u32::try_from(number.as_u64()?).ok()?));
-        vocab.iter().map(token).collect::<Option<Vocab>>()
-    });
     // Pairs are lists of two in newer files, and lines in older ones.
     let pair = |pair: &Value| match pair {
         Value::String(line) => line.split_once(' ').map(|(first, second)| (first.to_owned(), second.to_owned())),
         pair => Some((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned())),
     };
     let merges = model["merges"].as_array().and_then(|merges| merges.iter().map(pair).collect::<Option<Merges>>());
-    match (vocab.flatten(), merges) {
+    match (tokens_of(&model["vocab"]), merges) {
         (Some(vocab), Some(merges)) => Ok((vocab, merges)),
-        _ => Err(config.error(text!("has no vocabulary and merges of byte-pair encoding, as CLIP's has"))),
+        _ => Err(config.error(NO_PAIRS)),
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::source::stored::Stored;
+use crate::engine::stop;
 use crate::error::{Error, Result};
 use crate::text::text;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
@@ -39,6 +40,7 @@ impl Weights {
         device: &Device,
     ) -> Result<Self> {
         let read = |(name, stored): (&String, &Stored)| {
+            stop::look()?;
             let tensor = stored.read(device).map_err(|error| unreadable(stored.path(), error))?;
             // Old checkpoints carry an integer tensor (position_ids) that is no weight.
             if !tensor.dtype().is_float() {

@@ -9,6 +9,7 @@
 use super::moments::MomentBits;
 use super::values::with_values;
 use crate::engine::device::Place;
+use crate::engine::stop;
 use crate::error::{Error, Result};
 use crate::text::Text;
 use candle_core::backend::{BackendDevice, BackendStorage};
@@ -102,6 +103,12 @@ impl Adam {
     /// gradient is an error: something cut the graph.
     pub fn update(&self, backward: impl FnOnce() -> Result<(Tensor, GradStore)>) -> Result<Tensor> {
         self.state().pass += 1;
+        let updated = self.update_by(backward);
+        stop::release();
+        updated
+    }
+
+    fn update_by(&self, backward: impl FnOnce() -> Result<(Tensor, GradStore)>) -> Result<Tensor> {
         let (loss, gradients) = backward()?;
         let state = &mut *self.state();
         // Those that no operation handed over.
@@ -114,6 +121,14 @@ impl Adam {
             variable.updated = state.pass;
         }
         Ok(loss)
+    }
+
+    /// Takes back a step that was begun and has changed no variable yet; whether that is so.
+    pub fn take_back_step(&self) -> bool {
+        let state = &mut *self.state();
+        let is_untouched = state.variables.values().all(|variable| variable.updated < state.pass);
+        state.step -= i32::from(is_untouched);
+        is_untouched
     }
 
     /// How many numbers each of the moments of `variable` has; none before the first step on a GPU.
@@ -195,6 +210,8 @@ impl State {
 
 impl Variable {
     fn update(&mut self, gradient: &[f32], lr: f64, step: i32) -> candle_core::Result<()> {
+        // From the first variable on the step is taken to its end.
+        stop::hold();
         let (size, root_of_bias_2) = sizes(lr, step);
         let pass = Step { size, root_of_bias_2, gradient, moments: Mutex::new(&mut self.moments) };
         self.variable.inplace_op1(&pass)

@@ -5,6 +5,7 @@ use super::gemm::{Matrix, Out, Threads, matmul};
 use super::operation::{Gradients, Lent, Op, Operation};
 use super::values::{exp, largest, sum, sum2, values, vectorized, wanted, with_values};
 use crate::engine::device::AttentionKernels;
+use crate::engine::stop;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -87,7 +88,7 @@ impl Sizes {
         self.for_each_head(out.chunks_mut(self.n * self.d).collect(), |index, out, threads| {
             let (k, v) = (self.head(k, index, self.m, 0, self.m), self.head(v, index, self.m, 0, self.m));
             let mut scores = vec![0.0; QUERY_ROWS.min(self.n) * self.m];
-            for (chunk, out) in out.chunks_mut(QUERY_ROWS * self.d).enumerate() {
+            for (chunk, out) in out.chunks_mut(QUERY_ROWS * self.d).enumerate().take_while(|_| !stop::asked()) {
                 let rows = out.len() / self.d;
                 let scores = &mut scores[..rows * self.m];
                 self.probabilities(self.head(q, index, self.n, chunk * QUERY_ROWS, rows), k, scores, threads);
@@ -106,7 +107,7 @@ impl Sizes {
             let (k, v) = (self.head(k, index, m, 0, m), self.head(v, index, m, 0, m));
             let mut p = vec![0.0; QUERY_ROWS.min(n) * m];
             let mut dp = p.clone();
-            for (chunk, dq) in dq.chunks_mut(QUERY_ROWS * d).enumerate() {
+            for (chunk, dq) in dq.chunks_mut(QUERY_ROWS * d).enumerate().take_while(|_| !stop::asked()) {
                 let (from, rows) = (chunk * QUERY_ROWS, dq.len() / d);
                 let (p, dp) = (&mut p[..rows * m], &mut dp[..rows * m]);
                 let (q, dout_rows) = (self.head(q, index, n, from, rows), self.head(dout, index, n, from, rows));

@@ -2,6 +2,7 @@
 //! widened block by block, into memory that stays in the cache; every sum is the one that it would be in f32.
 
 use super::values::{Numbers, with_buffer};
+use crate::engine::stop;
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -96,7 +97,7 @@ pub enum Threads {
 }
 
 /// `out = scale * a b` or `out += scale * a b`; `out` is row-major without gaps. At most one of `a` and `b` has 16
-/// bits.
+/// bits. Does nothing where the edit is to stop: nearly all of its time is spent here.
 pub fn matmul(out: &mut [f32], mode: Out, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "inner sizes");
@@ -144,6 +145,9 @@ impl Factors {
         let (m, n, k) = (a.rows, b.columns, a.columns);
         let (Numbers::F32(left), Numbers::F32(right)) = (a.data, b.data) else { unreachable!("they were widened") };
         assert!(k == b.rows && n <= stride && (m - 1) * stride + n <= out.len(), "{m}x{n} in {}", out.len());
+        if stop::asked() {
+            return;
+        }
         let parallelism = match self.threads {
             Threads::One => Parallelism::None,
             Threads::All => Parallelism::Rayon(rayon::current_num_threads()),

@@ -3,6 +3,7 @@
 
 use super::adam::Adam;
 use super::values::with_buffer;
+use crate::engine::stop;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(super) fn hand_over(
     }
     with_buffer(parameter.elem_count(), |gradient| {
         fill(gradient)?;
+        stop::look()?;
         match optimizer {
             Some(optimizer) if optimizer.trains(parameter) => optimizer.take(parameter, gradient).map(|()| None),
             _ => Tensor::from_slice(gradient, parameter.shape(), parameter.device()).map(Some),

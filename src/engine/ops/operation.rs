@@ -5,6 +5,7 @@
 //! without the feature `cuda` the implementation is the one below, which is never called.
 #![forbid(unsafe_code)]
 
+use crate::engine::stop;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
 };
@@ -63,7 +64,10 @@ impl<O> Op<O> {
     {
         match y.device() {
             Device::Cuda(_) => self.0.backward_on_gpu(inputs, y, &dy.contiguous()?),
-            _ => self.0.backward(inputs, y, dy),
+            _ => {
+                let made = self.0.backward(inputs, y, dy)?;
+                stop::look().map(|()| made)
+            }
         }
     }
 }
@@ -77,7 +81,8 @@ macro_rules! as_candle_calls_it {
             }
 
             fn cpu_fwd(&self, $($x: &CpuStorage, $layout: &Layout),+) -> Result<(CpuStorage, Shape)> {
-                self.0.forward([$(($x, $layout)),+])
+                let made = self.0.forward([$(($x, $layout)),+])?;
+                stop::look().map(|()| made)
             }
 
             fn cuda_fwd(&self, $($x: &CudaStorage, $layout: &Layout),+) -> Result<(CudaStorage, Shape)> {

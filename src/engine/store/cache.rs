@@ -5,7 +5,8 @@ use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::lora;
 use crate::engine::model::weights::Weights;
 use crate::engine::request::EditRequest;
-use crate::engine::store::entry::{self, Entry, Refusal};
+use crate::engine::store::difference::{self, Codes};
+use crate::engine::store::entry::{self, CODES, Entry, Refusal};
 use crate::engine::store::folder::{self, NewFile, RESUME, TUNED};
 use crate::engine::store::key::{FORMAT, TuningKey};
 use crate::engine::tuning::tuned_model::TunedModel;
@@ -15,6 +16,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// How the names of a network's tensors begin.
+const UNET: &str = "unet.";
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,13 +117,22 @@ pub struct Fitting<'a> {
     pub device: &'a Device,
 }
 
+/// What the base model's network is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Adapters, which are used beside it.
+    Beside,
+    /// A difference, which is added to it: it is used up.
+    Up,
+}
+
 /// The tuned model for `key`, read and verified; `None` if there is none or its file is damaged, which is said once.
-/// `base` reads the base model's network where adapters need it.
+/// `base` reads the base model's network where it is needed.
 pub fn find(
     folder: &Path,
     key: &TuningKey,
     fitting: &Fitting<'_>,
-    base: &mut dyn FnMut() -> Result<Weights>,
+    base: &mut dyn FnMut(Wanted) -> Result<Weights>,
 ) -> Option<TunedModel> {
     let file = path(folder, key);
     // Whatever is there: only `read` says what is wrong with it.
@@ -128,19 +141,29 @@ pub fn find(
     tuned.inspect_err(|refusal| entry::refuse(&file, refusal)).ok()
 }
 
-/// Writes `tuned` for `key`: nobody ever sees half of it. Least recently used files go until all fit into `limit`
-/// bytes.
-pub fn store(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, tuned: &TunedModel) -> Result<()> {
-    let tensors: BTreeMap<String, &Tensor> = entry::e_opt(&tuned.e_opt)
-        .chain(tuned.own_tensors().map(|(name, tensor)| (format!("unet.{name}"), tensor)))
-        .collect();
-    let shapes = entry::shapes_of(tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)));
+/// Writes `tuned` for `key`, those of its tensors that are rounded by their `codes`: nobody ever sees half of it. Least
+/// recently used files go until all fit into `limit` bytes.
+pub fn store(
+    folder: &Path,
+    limit: u64,
+    key: &TuningKey,
+    request: &EditRequest,
+    (tuned, codes): (&TunedModel, &Codes),
+) -> Result<()> {
+    let exact = tuned.own_tensors().filter(|(name, _)| !codes.contains_key(*name));
+    let tensors: BTreeMap<String, &Tensor> =
+        entry::e_opt(&tuned.e_opt).chain(exact.map(|(name, tensor)| (format!("{UNET}{name}"), tensor))).collect();
+    let mut shapes = entry::shapes_of(tensors.iter().map(|(name, tensor)| (name.clone(), *tensor)));
+    shapes.extend(codes.iter().map(|(name, codes)| (format!("{CODES}{name}"), vec![codes.len()])));
     let mut about = entry::about(key, request);
     (about["format"], about["psnr"]) = (json!(format()), json!(tuned.psnr));
     let file = path(folder, key);
     let mut new = NewFile::begin(folder)?;
     folder::make_room(folder, limit, entry::bytes(&about, &shapes), &file)?;
-    let written = entry::write(new.file(), &about, &shapes, |name, values| values.add_tensor(tensors[name]));
+    let written = entry::write(new.file(), &about, &shapes, |name, values| match name.strip_prefix(CODES) {
+        Some(name) => values.add_bytes(&codes[name]),
+        None => values.add_tensor(tensors[name]),
+    });
     written.map_err(entry::unwritten(&file))?;
     new.keep(&file)
 }
@@ -167,27 +190,39 @@ fn read(
     file: &Path,
     key: &TuningKey,
     fitting: &Fitting<'_>,
-    base: &mut dyn FnMut() -> Result<Weights>,
+    base: &mut dyn FnMut(Wanted) -> Result<Weights>,
 ) -> std::result::Result<TunedModel, Refusal> {
     let open = Entry::open(file)?;
     let mut tensors = open.read(key, &format())?;
     let place = |tensor: &Tensor| tensor.to_device(fitting.device).map_err(Refusal::bad);
     let psnr = open.about["psnr"].as_f64();
+    let mut base = |wanted| base(wanted).map_err(|error| Refusal::Foreign(error.to_string()));
     let mut unet = BTreeMap::new();
     if tensors.keys().any(|name| lora::is_adapter(name)) {
-        unet = base().map_err(|error| Refusal::Foreign(error.to_string()))?.tensors;
+        unet = base(Wanted::Beside)?.tensors;
         // The digest fits and the key names rank and layers, so that the network will find them to have its shapes.
         for (name, tensor) in &tensors {
-            if let Some(name) = name.strip_prefix("unet.") {
+            if let Some(name) = name.strip_prefix(UNET) {
                 unet.insert(name.to_owned(), place(tensor)?);
             }
         }
     } else {
+        let has_codes = tensors.keys().any(|name| name.starts_with(CODES));
+        let mut base = if has_codes { base(Wanted::Up)?.tensors } else { BTreeMap::new() };
         for (name, tensor) in &fitting.network.tensors {
-            match tensors.remove(&format!("unet.{name}")) {
-                Some(tuned) if tuned.shape() == tensor.shape() => unet.insert(name.clone(), place(&tuned)?),
+            let (exact, codes) = (tensors.remove(&format!("{UNET}{name}")), tensors.remove(&format!("{CODES}{name}")));
+            let tuned = match (exact, codes, base.remove(name)) {
+                (Some(exact), None, _) if exact.shape() == tensor.shape() => place(&exact)?,
+                (None, Some(codes), Some(base))
+                    if codes.elem_count() == difference::code_bytes(tensor.elem_count())
+                        && base.shape() == tensor.shape() =>
+                {
+                    let codes = entry::bytes_of(&codes).map_err(Refusal::bad)?;
+                    place(&difference::restore(&base, &codes).map_err(Refusal::bad)?)?
+                }
                 _ => return Err(Refusal::bad(format!("tensor {name} does not fit the base model"))),
             };
+            unet.insert(name.clone(), tuned);
         }
     }
     let e_opt = entry::conditioning(&tensors, fitting.e, fitting.device)?;

@@ -8,11 +8,12 @@
 use crate::engine::model::conditioning::Conditioning;
 use crate::engine::model::source::tensor_file::TensorFile;
 use crate::engine::request::EditRequest;
+use crate::engine::stop;
 use crate::engine::store::folder;
 use crate::engine::store::key::TuningKey;
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, STOPPED};
 use crate::files;
-use crate::text::Text;
+use crate::text::{self, Text};
 use candle_core::{Device, Storage, Tensor};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -28,6 +29,9 @@ const ABOUT: &str = "imagic-edit";
 const BEFORE_DIGEST: &[u8] = br#"\"digest\":\""#;
 /// Of SHA-256, in hexadecimal.
 const DIGEST_LENGTH: usize = 64;
+
+/// How the names of tensors of bytes begin; all others are of f32.
+pub const CODES: &str = "codes.";
 
 /// How the names of the parts of the optimized embedding begin.
 pub const E_OPT: &str = "e_opt.";
@@ -45,11 +49,20 @@ impl Values<'_> {
     /// Those of one tensor, or the next ones of it.
     pub fn add(&mut self, values: &[f32]) -> std::io::Result<()> {
         for values in values.chunks(1 << 14) {
+            if stop::asked() {
+                return Err(std::io::Error::other(STOPPED));
+            }
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             self.hash.update(&bytes);
             self.out.write_all(&bytes)?;
         }
         Ok(())
+    }
+
+    /// As [`Values::add`], of a tensor of bytes.
+    pub fn add_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.hash.update(bytes);
+        self.out.write_all(bytes)
     }
 
     /// As [`Values::add`], of a tensor wherever it is.
@@ -80,8 +93,14 @@ pub fn write(
 
 /// What [`write`] puts into a file.
 pub fn bytes(about: &Value, shapes: &Shapes) -> u64 {
-    let values: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
-    (header(about, shapes).0.len() + 4 * values) as u64
+    let values: usize = shapes.iter().map(|(name, shape)| stored(name, shape).1).sum();
+    (header(about, shapes).0.len() + values) as u64
+}
+
+/// The type of a tensor in safetensors' words, and its bytes.
+fn stored(name: &str, shape: &[usize]) -> (&'static str, usize) {
+    let elements = shape.iter().product::<usize>();
+    if name.starts_with(CODES) { ("U8", elements) } else { ("F32", 4 * elements) }
 }
 
 /// With its length before it, and where the digest goes, for which zeros stand there.
@@ -91,8 +110,9 @@ fn header(about: &Value, shapes: &Shapes) -> (Vec<u8>, usize) {
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ ABOUT: about.to_string() }))]);
     let mut at = 0;
     for (name, shape) in shapes {
-        let end = at + 4 * shape.iter().product::<usize>();
-        header.insert(name.clone(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [at, end] }));
+        let (dtype, bytes) = stored(name, shape);
+        let end = at + bytes;
+        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] }));
         at = end;
     }
     let mut text = Value::Object(header).to_string();
@@ -169,15 +189,22 @@ impl Entry {
             self.file.tensors(&Device::Cpu).map(|(name, tensor)| Ok((name, tensor?))).collect();
         let tensors = tensors.map_err(Refusal::bad)?;
         let mut is_finite = true;
-        for tensor in tensors.values() {
+        for (name, tensor) in &tensors {
+            if name.starts_with(CODES) {
+                hash.update(bytes_of(tensor).map_err(Refusal::bad)?);
+                continue;
+            }
             let read = with_values(tensor, |values| {
-                for values in values.chunks(1 << 14) {
+                for values in values.chunks(1 << 14).take_while(|_| !stop::asked()) {
                     is_finite &= values.iter().all(|value| value.is_finite());
                     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
                     hash.update(&bytes);
                 }
             });
             read.map_err(Refusal::bad)?;
+        }
+        if stop::asked() {
+            return Err(Refusal::Foreign(STOPPED.to_owned()));
         }
         if format!("{:x}", hash.finalize()).as_bytes() != &header[at..at + DIGEST_LENGTH] {
             return Err(Refusal::bad("its content does not fit its digest"));
@@ -197,6 +224,23 @@ impl Entry {
         self.file.read_at(&mut header, 0)?;
         Ok(header)
     }
+}
+
+/// A file of any kind, for `fuzz/`.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(bytes: &[u8]) {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(bytes).expect("it can be written");
+    if let Ok(entry) = Entry::open(file.path()) {
+        let format = entry.about["format"].as_str().unwrap_or_default().to_owned();
+        let _ = entry.read(&TuningKey::from(entry.about["key"].as_str().unwrap_or_default()), &format);
+    }
+    Entry::look(file.path());
+}
+
+/// The elements of a tensor of bytes.
+pub fn bytes_of(tensor: &Tensor) -> candle_core::Result<Vec<u8>> {
+    tensor.flatten_all()?.to_vec1()
 }
 
 /// Calls `f` with the values of `tensor`, which are copied where they do not lie in the computer's memory in one piece.
@@ -255,6 +299,9 @@ pub fn conditioning(
 
 /// Says once, where a person may read it, that `path` is of no use, and moves it aside if it never will be.
 pub fn refuse(path: &Path, refusal: &Refusal) {
+    if stop::asked() {
+        return;
+    }
     let (Refusal::Foreign(reason) | Refusal::Bad(reason)) = refusal;
     tell(&Text::verbatim(format!("{} is not used: {reason}; tuning again", path.display())));
     if let Refusal::Bad(_) = refusal {
@@ -264,6 +311,5 @@ pub fn refuse(path: &Path, refusal: &Refusal) {
 
 /// Says what no answer to a host can say any more.
 pub fn tell(text: &Text) {
-    // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr(), "imagic-edit: {text}");
+    text::tell(format_args!("imagic-edit: {text}"));
 }

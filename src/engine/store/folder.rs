@@ -6,13 +6,13 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error, Result};
-use crate::files;
+use crate::files::{self, Readers};
 use fs4::{FileExt, TryLockError};
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use tempfile::{Builder, NamedTempFile};
+use tempfile::NamedTempFile;
 
 /// How a tuned model's name ends.
 pub const TUNED: &str = "safetensors";
@@ -83,7 +83,7 @@ impl NewFile {
         files::private_folder(folder)?;
         let _gate = gate(folder);
         remove_orphans(folder);
-        let new = Builder::new().prefix(".").suffix(UNFINISHED).tempfile_in(folder);
+        let new = files::unfinished(folder, UNFINISHED, Readers::User);
         let new = new.map_err(Error::file(Doing::Write, folder))?;
         // Nobody else knows its name yet.
         let _ = FileExt::try_lock(new.as_file());

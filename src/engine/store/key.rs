@@ -7,7 +7,7 @@ use crate::params::{Affects, OptimizedEmbedding, PARAMS, PredictionType};
 use sha2::{Digest, Sha256};
 
 /// Changes whenever files of an older version must not be read: when their form or the numbers of tuning change.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Identifies what a model was tuned on: SHA-256 over pixels, text, tuning parameters and base model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,31 +18,44 @@ impl TuningKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
 
-    /// One for each thing that a mode of `allowed` may train, the better first. `fingerprint` is the base model's,
-    /// see [`crate::engine::model::source::Source::fingerprint`], and `tokens` are those of the prompt: blanks and case
-    /// are no other text to it.
-    pub fn all(request: &EditRequest, tokens: &[u32], allowed: &[Mode], fingerprint: &str) -> Vec<(Trained, Self)> {
+#[cfg(any(test, fuzzing))]
+impl From<&str> for TuningKey {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+/// What a request is kept under.
+pub struct Keys {
+    /// One for each thing that a mode of those that are allowed may train, the better first.
+    pub tuned: Vec<(Trained, TuningKey)>,
+    /// Of what stage A makes, whatever stage B does with it.
+    pub embedding: TuningKey,
+}
+
+impl Keys {
+    /// For `request`, whose modes are `allowed`. `fingerprint` is the base model's, see
+    /// [`crate::engine::model::source::Source::fingerprint`], and `tokens` are those of the prompt: blanks and case are
+    /// no other text to it.
+    pub fn of(request: &EditRequest, tokens: &[u32], allowed: &[Mode], fingerprint: &str) -> Self {
         let pixels = match request.layer_digest {
             Some(digest) => format!("{digest:016x}"),
             None => digest_of_pixels(request),
         };
-        let mut trained: Vec<Trained> = allowed.iter().map(|mode| mode.trained()).collect();
-        trained.dedup();
-        let key = |trained: Trained| {
+        let key = |what: &str, counts: &dyn Fn(&str) -> bool| {
             let mut hash = Sha256::new();
-            hash.update(format!("imagic-edit tuned model {FORMAT} {trained:?}\n{fingerprint}\n"));
+            hash.update(format!("imagic-edit {what}\n{fingerprint}\n"));
             for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
                 // The model counts by its fingerprint, which is also that of its VAE: another name or folder for the
-                // same weights is no change. The
-                // text counts by its tokens. How much memory the tuning takes changes no number.
+                // same weights is no change. The text counts by its tokens. How much memory the tuning takes changes no number.
                 let counts = match param.id {
                     "prompt" | "model" | "vae" | "tuning_mode" => false,
-                    "lora_rank" | "lora_layers" => trained.is_adapters(),
                     // Younger than the tuned models that people keep, which were tuned with the default.
                     "optimized_embedding" => request.params.optimized_embedding != OptimizedEmbedding::All,
                     "prediction_type" => request.params.prediction_type != PredictionType::Automatic,
-                    _ => true,
+                    id => counts(id),
                 };
                 if counts {
                     hash.update(format!("{}={}\n", param.id, request.params.get(param.id).unwrap_or_default()));
@@ -50,9 +63,25 @@ impl TuningKey {
             }
             hash.update(format!("{tokens:?}\n"));
             hash.update(format!("{}x{} {pixels}\n", request.layer.width(), request.layer.height()));
-            Self(format!("{:x}", hash.finalize()))
+            TuningKey(format!("{:x}", hash.finalize()))
         };
-        trained.into_iter().map(|trained| (trained, key(trained))).collect()
+        let of_adapters = |id: &str| ["lora_rank", "lora_layers"].contains(&id);
+        let mut trained: Vec<Trained> = allowed.iter().map(|mode| mode.trained()).collect();
+        trained.dedup();
+        let tuned = |trained: Trained| {
+            let counts = |id: &str| trained.is_adapters() || !of_adapters(id);
+            (trained, key(&format!("tuned model {FORMAT} {trained:?}"), &counts))
+        };
+        let of_stage_b = |id: &str| of_adapters(id) || ["tuning_steps", "tuning_lr"].contains(&id);
+        Self {
+            tuned: trained.into_iter().map(tuned).collect(),
+            embedding: key(&format!("embedding {FORMAT}"), &|id| !of_stage_b(id)),
+        }
+    }
+
+    /// Whether `key` is one of them.
+    pub fn have(&self, key: &TuningKey) -> bool {
+        *key == self.embedding || self.tuned.iter().any(|(_, tuned)| tuned == key)
     }
 }
 

@@ -182,7 +182,7 @@ pub fn write(folder: &Path, limit: u64, key: &TuningKey, request: &EditRequest, 
 
 fn too_large(bytes: u64, limit: u64) -> Error {
     Error::Host(text!(
-        "it needs {need} GB of the {limit} GB that tuned models may take",
+        "it needs {need} GB of the {limit} GB that tuned models may take; raise that with imagic-edit cache limit",
         need = gigabytes(bytes),
         limit = gigabytes(limit)
     ))
@@ -256,7 +256,7 @@ pub struct Points<'a> {
     last: Instant,
     /// What the last one took.
     took: Option<Duration>,
-    /// Why there are no more.
+    /// Why the last one was not: there may be room for the next one.
     failed: Option<Error>,
 }
 
@@ -269,7 +269,7 @@ impl<'a> Points<'a> {
     /// After a step: writes one if it is time for it.
     pub fn step(&mut self, key: &TuningKey, state: &State<'_>) {
         let EngineOptions { cache_folder: Some(folder), cache_limit, resume_every, .. } = self.options else { return };
-        if self.failed.is_some() || self.last.elapsed() < *resume_every {
+        if self.last.elapsed() < *resume_every {
             return;
         }
         let began = Instant::now();

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::draw::Draw;
+use super::losses;
 use super::mode::{Mode, Trained};
 use crate::engine::device::{Launches, Precision, RepeatedStep};
 use crate::engine::model::conditioning::{Conditioning, POOLED, TOKENS};
@@ -15,8 +16,8 @@ use crate::engine::ops::adam::Adam;
 use crate::engine::random::{Purpose, Stream};
 use crate::engine::request::{Stage, StepWatch};
 use crate::error::{Error, Result};
-use crate::params::{OptimizedEmbedding, Params};
-use crate::text::text;
+use crate::params::{OptimizedEmbedding, PARAMS, Params};
+use crate::text::{Text, rounded, text};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use std::collections::BTreeMap;
@@ -108,6 +109,8 @@ pub struct Tuning<'a, 'w> {
     pub training: &'a mut Option<Training>,
     /// What another process has done of it.
     pub saved: &'a mut Option<Saved>,
+    /// Losses of the same network that came before the stage.
+    pub before: &'a [f32],
     /// Told of every step.
     pub watch: &'a mut StepWatch<'w>,
     /// Told after `watch`, unless that has stopped the stage, so that what is done can be kept.
@@ -158,7 +161,15 @@ impl Tuning<'_, '_> {
         }
         let training = self.running();
         let tracked = training.network(|variable| variable.as_tensor().clone());
-        Ok(UNet::trained(config, &tracked, &training.adam)?.in_form(precision.training()))
+        let on_processor = training.variables.values().all(|variable| variable.device().is_cpu());
+        // Gradients of adapters are small: kept until the step's end, they let it be stopped anywhere in between. On a
+        // GPU a step is short.
+        let unet = if mode.trained() == Trained::Adapters && on_processor {
+            UNet::new(config, &tracked)?
+        } else {
+            UNet::trained(config, &tracked, &training.adam)?
+        };
+        Ok(unet.in_form(precision.training()))
     }
 
     /// The weights as stage B has left them.
@@ -215,7 +226,7 @@ impl Tuning<'_, '_> {
         loss: impl Fn([&Tensor; N]) -> Result<(Tensor, GradStore)>,
     ) -> Result<()> {
         let ended = self.take_steps(stage, steps, device, inputs, loss);
-        if self.running().broken {
+        if self.training.as_ref().is_some_and(|training| training.broken) {
             *self.training = None;
         }
         ended
@@ -237,18 +248,21 @@ impl Tuning<'_, '_> {
             let training = self.running();
             training.broken = true;
             training.adam.begin_step()?;
-            let loss = repeated.run(inputs.each_ref(), |inputs| training.adam.update(|| loss(inputs)))?;
+            let taken = repeated.run(inputs.each_ref(), |inputs| training.adam.update(|| loss(inputs)));
+            if matches!(taken, Err(Error::Cancelled)) {
+                // Stopped in the middle of the step, which is taken anew later.
+                training.broken = !training.adam.take_back_step();
+            }
+            let loss = taken?;
             let loss = loss.to_scalar::<f32>()?;
             training.broken = false;
-            if !loss.is_finite() {
-                return Err(Error::Engine(text!(
-                    "{stage}: the loss is {loss} at step {step}; lower the learning rate",
-                    stage = stage.label(),
-                    loss,
-                    step = step + 1
-                )));
-            }
             training.losses.push(loss);
+            let losses = &self.training.as_ref().expect("it runs").losses;
+            if let Some([start, now]) = losses::diverged(self.before, losses) {
+                // Of no use to anybody: variables and moments go.
+                *self.training = None;
+                return Err(Error::Diverged(diverged(stage, self.setting.params, step + 1, [start, now])));
+            }
             (self.watch)(stage, step + 1, steps, Some(loss))?;
             (self.keep)(self.training.as_ref().expect("it runs"));
         }
@@ -258,6 +272,25 @@ impl Tuning<'_, '_> {
     fn running(&mut self) -> &mut Training {
         self.training.as_mut().expect("`embedding` or `network` has begun it")
     }
+}
+
+/// What the user should know of a stage whose loss has gone from `start` to `now`.
+fn diverged(stage: Stage, params: &Params, step: u32, [start, now]: [f32; 2]) -> Text {
+    let (id, value) = match stage {
+        Stage::OptimizeTextEmbedding => ("embedding_lr", params.embedding_lr),
+        _ => ("tuning_lr", params.tuning_lr),
+    };
+    let label = PARAMS.iter().find(|param| param.id == id).map(|param| param.label.clone());
+    text!(
+        "{stage}: the loss went from {start} to {now} by step {step}, so it was stopped; the value of \"{label}\" is \
+         {value}, try a tenth of it",
+        stage = stage.label(),
+        start = rounded(start.into(), 2),
+        now = rounded(now.into(), 2),
+        step,
+        label = label.unwrap_or_default(),
+        value = value
+    )
 }
 
 /// Parts of the embedding that stage A optimizes, with their names.

@@ -31,7 +31,7 @@ impl Failure {
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         let status = match error {
-            Error::Parameter(_) => ImagicStatus::Parameter,
+            Error::Parameter(_) | Error::Diverged(_) => ImagicStatus::Parameter,
             Error::Model { .. } => ImagicStatus::Model,
             Error::Image(_) => ImagicStatus::Image,
             Error::File { .. } => ImagicStatus::File,

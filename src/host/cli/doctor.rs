@@ -7,16 +7,18 @@ use crate::catalog::{self, Model, Places};
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
 use crate::engine::device::WITH_CUDA;
-use crate::error::Error;
+use crate::error::{Doing, Error};
+use crate::files::{self, Room};
 use crate::host::installed::{
     data_folder, engine_options, engine_options_in, library_folder, model_folders, registry_file,
 };
 use crate::host::system::{self, LAUNCHER, LIBRARY};
-use crate::host::{request, wait};
+use crate::host::{log, request, wait};
 use crate::image::LayerImage;
 use crate::job::Worker;
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, Params};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,6 +47,34 @@ pub fn examine() -> (String, bool) {
     (findings.text, findings.well)
 }
 
+/// Writes `file` for whoever is to help: the `findings`, what the machine is, the log, and `texts` of the user's where
+/// there are any.
+pub fn report(file: &Path, findings: &str, texts: &str) -> Result<(), Error> {
+    let mut report = format!("{findings}\nSystem\n");
+    for (name, path) in [("system", "/etc/os-release"), ("kernel", "/proc/version")] {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).or(text.lines().next());
+        report += &format!("  {name}: {}\n", line.unwrap_or(std::env::consts::OS));
+    }
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("IMAGIC_") || name.starts_with("MIMALLOC_") || name.starts_with("RAYON_") {
+            report += &format!("  {name}={}\n", value.to_string_lossy());
+        }
+    }
+    report += "\nLog\n";
+    for file in log::files() {
+        // What is no text in it was not written by us.
+        report += &String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default());
+    }
+    if !texts.is_empty() {
+        report += &format!("\nTuned models\n{texts}");
+    }
+    files::write_whole_by(file, |new| {
+        new.write_all(log::without_home(&report).as_bytes()).map_err(Error::file(Doing::Write, file))
+    })
+}
+
 struct Findings {
     text: String,
     well: bool,
@@ -68,8 +98,10 @@ fn editors(findings: &mut Findings) {
         gimp(findings, "2.10", &["gimp-2.10", "gimp-console-2.10"], &gimp2_folders()),
         gimp(findings, "3", &["gimp-3.0", "gimp-3.2", "gimp-3", "gimp-console-3.0"], &gimp3_folders()),
     ];
-    if !found.contains(&true) {
-        findings.wrong("there is no GIMP on this machine", "sudo apt install gimp, then installer/install.sh");
+    if !found.contains(&true) && on_path("krita").is_none() {
+        // The command line edits without them.
+        let what = "neither GIMP nor Krita is on the PATH: pictures are edited on the command line";
+        findings.good(&format!("{what}; for them, install one, then {INSTALL}"));
     }
     krita(findings);
 }
@@ -178,7 +210,7 @@ fn copies(findings: &mut Findings) {
 
 fn machine(findings: &mut Findings) {
     if let Some(free) = system::free_memory() {
-        findings.good(&format!("{} of memory free", size(free)));
+        findings.good(&format!("{} of memory free{}", size(free), system::limited_by()));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = format!("processor with {cores} cores{}", vector_units());
@@ -271,16 +303,17 @@ fn cache(findings: &mut Findings) {
         Err(error) => return findings.wrong(&error.to_string(), "set HOME"),
     };
     let Some(folder) = options.cache_folder else { return };
-    let (used, limit) = (bytes_in(&folder), options.cache_limit);
-    findings.good(&format!("{} of at most {} used in {}", size(used), size(limit), folder.display()));
     // The folder is made by the first edit; until then its parents tell.
     let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     if !existing.is_dir() {
         return findings.wrong(&format!("{} is not a folder", existing.display()), "move it, or set XDG_CACHE_HOME");
     }
-    if existing.metadata().is_ok_and(|folder| folder.permissions().readonly()) {
-        findings.wrong(&format!("{} cannot be written", existing.display()), "make it writable, or set XDG_CACHE_HOME");
+    // A file is made there and removed: no permission tells of a file system that is read-only.
+    if let Err(error) = Room::for_file(&existing.join("imagic-edit"), 0) {
+        return findings.wrong(&error.to_string(), "make the folder writable, or set XDG_CACHE_HOME");
     }
+    let (used, limit) = (bytes_in(&folder), options.cache_limit);
+    findings.good(&format!("{} of at most {} used in {}", size(used), size(limit), folder.display()));
     match fs4::available_space(existing) {
         Ok(free) if free < LEAST_DISK => {
             let what = format!("{} of disk free, {} is the least that makes sense", size(free), size(LEAST_DISK));

@@ -10,11 +10,13 @@ use crate::catalog::written::text_of;
 use crate::engine::Engine;
 use crate::engine::request::{Edit, Tuned};
 use crate::error::{Error, Hint};
+use crate::files::Room;
 use crate::host::installed::{engine_options, engine_options_in, places};
 use crate::host::report::{FEW_STEPS, cost_text, duration, edit_report};
 use crate::host::{request, system, wait, wait_for_estimate};
 use crate::job::Worker;
 use crate::params::{PARAMS, Params};
+use crate::text::tell;
 use serde_json::{Map, Value, json};
 use std::ffi::{OsString, c_int};
 use std::ops::ControlFlow;
@@ -101,16 +103,17 @@ impl Order {
 
 /// Edits the picture; the files of etas that were done stay when a later one fails or is stopped.
 pub fn run(order: &Order) -> Result<(), Failure> {
+    system::be_killed_first();
     let started = Instant::now();
     let places = places();
     let (mut params, model) = catalog::params_of(&order.settings, &places)?;
     let picture = picture::read(&order.input)?;
     let etas = if order.etas.is_empty() { vec![params.eta] } else { order.etas.clone() };
-    for &eta in &etas {
-        picture::check_output(&order.output_for(eta), &order.input)?;
-    }
+    let rooms = etas.iter().map(|&eta| picture::check_output(&order.output_for(eta), &order.input, &picture));
+    // One for each output, which takes it in the end.
+    let mut rooms = rooms.collect::<Result<Vec<Room>, Error>>()?.into_iter();
     for note in &picture.notes {
-        eprintln!("note: {note}");
+        tell(format_args!("note: {note}"));
     }
     if places.headers.of(&model.path).is_ok_and(|about| about.few_steps) {
         eprintln!("hint: {FEW_STEPS}");
@@ -122,6 +125,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     let document = order.input.canonicalize().unwrap_or_else(|_| order.input.clone()).to_string_lossy().into_owned();
     let mut screen = Screen::default();
     let mut outputs = Vec::new();
+    let mut failed = None;
     for &eta in &etas {
         params.eta = eta;
         let output = order.output_for(eta);
@@ -129,7 +133,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         let request = request(picture.layer.clone(), document.clone(), params.clone(), model.clone());
         let estimate = wait_for_estimate(&worker.estimate(request.clone()))?;
         if estimate.goes_on.is_some() {
-            eprintln!("{}", cost_text(&estimate));
+            tell(cost_text(&estimate));
         }
         let edit = wait(worker.submit(request), |progress| {
             if stop_signal.load(Ordering::Relaxed) != 0 {
@@ -144,11 +148,22 @@ pub fn run(order: &Order) -> Result<(), Failure> {
             Err(Error::Cancelled) => return Err(Failure::Stopped(stop_signal.load(Ordering::Relaxed) as c_int)),
             edit => edit?,
         };
-        picture::write(&output, &edit.picture.on(&picture.layer).0, &picture)?;
+        let result = edit.picture.on(&picture.layer).0;
+        drop(rooms.next());
+        let output = match picture::write(&output, &result, &picture) {
+            Ok(()) => output,
+            // Nothing of an hour's work is lost for that.
+            Err(error) => {
+                let rescued = picture::write_elsewhere(&output, &result, &picture);
+                let Some(rescued) = rescued else { return Err(error.into()) };
+                failed = Some(error);
+                rescued
+            }
+        };
         screen.tell(edit.hint);
-        eprintln!("{}", summary(&output, &edit, eta, started.elapsed().as_secs_f32()));
+        tell(summary(&output, &edit, eta, started.elapsed().as_secs_f32()));
         for note in &edit.notes {
-            eprintln!("note: {note}");
+            tell(format_args!("note: {note}"));
         }
         let mut report = edit_report(&edit, &picture.layer, &params);
         report["path"] = json!(output.to_string_lossy());
@@ -163,7 +178,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         });
         print(&format!("{report:#}\n"))?;
     }
-    Ok(())
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn summary(output: &Path, edit: &Edit, eta: f64, seconds: f32) -> String {
@@ -188,7 +203,7 @@ impl Screen {
     fn tell(&mut self, hint: Option<Hint>) {
         if let Some(hint) = hint.filter(|_| hint != self.hint) {
             self.bar.clear();
-            eprintln!("hint: {hint}");
+            tell(format_args!("hint: {hint}"));
             self.hint = Some(hint);
         }
     }

@@ -93,12 +93,17 @@ follows the free disk: a fifth of it, at least 1 GB and at most 50 GB.
 "
         .to_owned(),
         "doctor" => "\
-imagic-edit doctor
+imagic-edit doctor [--report FILE [--texts]]
 
 Checks the installation: which host editors are there and whether the plug-in is
 installed in them, whether all installed copies are of one version, the
 processor, the models (each draws a tiny picture), memory, disk and cache.
 Says how to mend what is wrong; exit status 1 if something is.
+
+--report FILE also writes that into FILE, with the system's version and the log
+of the last edits: what each stage took, on what, and why one failed. There is
+no picture in it, and no text of yours unless you say --texts, which adds the
+list of tuned models.
 "
         .to_owned(),
         "serve" => "\

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Doing, Error};
-use crate::text::Text;
+use crate::text::{Text, tell};
 use std::ffi::c_int;
 use std::io::{IsTerminal, Write, stderr, stdin};
 
@@ -33,7 +33,7 @@ impl Failure {
             Self::Unwell => return 1,
             Self::Stopped(signal) => ("stopped".to_owned(), 128 + signal),
         };
-        eprintln!("imagic-edit: {message}");
+        tell(format_args!("imagic-edit: {message}"));
         status
     }
 }

@@ -407,7 +407,10 @@ impl Window {
                 self.layout.panel.untick();
                 self.list_earlier();
             }
-            Err(error) => self.tell(&Message::failure(&error)),
+            Err(error) => {
+                let message = self.session.borrow().not_inserted(&error);
+                self.tell(&message);
+            }
         }
     }
 

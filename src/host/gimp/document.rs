@@ -12,6 +12,7 @@ use crate::host::report::{layer_name, layer_name_in_group, short_prompt, stage_s
 use crate::image::{LayerImage, MAX_AREA};
 use crate::params::Params;
 use crate::text::{Text, text};
+use std::collections::VecDeque;
 
 /// The layer that an edit reads, and the place where its result goes.
 pub struct Document {
@@ -95,6 +96,11 @@ impl Document {
     /// Whether a result is a layer now.
     pub fn has(&self, result: &Outcome) -> bool {
         self.gimp.is_open(self.image) && result.layer.is_some_and(|layer| self.gimp.exists(layer))
+    }
+
+    /// Whether its image still is.
+    pub fn is_open(&self) -> bool {
+        self.gimp.is_open(self.image)
     }
 
     /// What the document remembers now.
@@ -204,7 +210,8 @@ impl Document {
         Ok(inserted)
     }
 
-    /// The new layers.
+    /// The new layers. Each is complete before it goes into the image, where a lock may forbid what is left to do; if
+    /// one finds no place, none stays.
     fn insert(&mut self, new: &[&Outcome], source: &LayerImage, history: &mut History) -> Result<Vec<Layer>> {
         let (gimp, image) = (self.gimp, self.image);
         let selected = gimp.selected_layers(image);
@@ -219,24 +226,22 @@ impl Document {
             self.note = Some(text!("The edited layer is gone, so the result lies on top of the image."));
             (None, 0, self.picture.bounds)
         };
-        let mut group = None;
-        if let [first, _, ..] = new {
-            let layer = gimp.new_group(image, &short_prompt(&first.params))?;
-            gimp.insert(image, layer, parent, position)?;
-            (parent, position) = (Some(layer), 0);
-            group = Some(gimp.tattoo(layer));
-        }
+        let group = match new {
+            [first, _, ..] => Some(gimp.new_group(image, &short_prompt(&first.params))?),
+            _ => None,
+        };
         let pictures: Vec<_> = new.iter().map(|outcome| outcome.edit.picture.on(source)).collect();
         let is_unchanged = pictures.iter().any(|(_, untouched)| !untouched.is_empty()) && self.has_pixels_as_read();
-        let mut results = Vec::new();
-        for (number, (Outcome { params, edit, .. }, (pixels, untouched))) in new.iter().zip(&pictures).enumerate() {
+        let mut unplaced = Unplaced { gimp, layers: group.into_iter().collect() };
+        for (Outcome { params, edit, .. }, (pixels, untouched)) in new.iter().zip(&pictures) {
             let name = if group.is_some() { layer_name_in_group(params) } else { layer_name(params) };
-            let layer = self.make(&name, pixels)?;
+            let layer = self.make(&name)?;
+            unplaced.layers.push_back(layer);
+            gimp.write_rgba(layer, self.part(), pixels.rgba());
             if is_unchanged {
                 // As they are: our 16 bits are less than a document can hold.
                 gimp.copy_pixels(self.source, layer, &rectangles(self.part(), untouched));
             }
-            gimp.insert(image, layer, parent, position + number as i32)?;
             gimp.set_offsets(layer, place.x, place.y)?;
             if let Some(selection) = &self.picture.selection {
                 gimp.mask_with(layer, selection.part, &selection.mask)?;
@@ -244,16 +249,36 @@ impl Document {
             let recipe = Recipe {
                 layer: gimp.tattoo(layer),
                 source: self.picture.tattoo,
-                group,
+                group: group.map(|group| gimp.tattoo(group)),
                 tuned: edit.tuned,
                 params: params.to_json(),
                 seconds: stage_seconds(edit),
             };
             gimp.set_parasite(Keeper::Layer(layer), PARASITE, &to_bytes(&recipe))?;
             history.push(recipe);
-            results.push(layer);
         }
-        gimp.set_parasite(Keeper::Image(image), PARASITE, &to_bytes(history))?;
+        let mut results = Vec::new();
+        let mut place_all = || {
+            while let Some(layer) = unplaced.layers.front().copied() {
+                gimp.insert(image, layer, parent, position)?;
+                unplaced.layers.pop_front();
+                results.push(layer);
+                if group == Some(layer) {
+                    (parent, position) = (Some(layer), 0);
+                } else {
+                    position += 1;
+                }
+            }
+            gimp.set_parasite(Keeper::Image(image), PARASITE, &to_bytes(history))
+        };
+        if let Err(error) = place_all() {
+            for layer in results.into_iter().rev() {
+                // One that cannot be removed either is there with its recipe, as after an undo of our note.
+                let _ = gimp.remove(image, layer);
+            }
+            return Err(error);
+        }
+        results.retain(|layer| group != Some(*layer));
 
         // Whatever the user works on stays selected, except that a result gives way to its source.
         let is_ours = |layer: &Layer| gimp.parasite(Keeper::Layer(*layer), PARASITE).is_some();
@@ -266,14 +291,11 @@ impl Document {
         Ok(results)
     }
 
-    /// A layer with the pixels of a result, not in the image yet.
-    fn make(&self, name: &str, pixels: &LayerImage) -> Result<Layer> {
+    /// An empty layer for a result, not in the image yet.
+    fn make(&self, name: &str) -> Result<Layer> {
         let Picture { bounds, has_alpha, .. } = &self.picture;
-        let (whole, part) = (bounds.at_origin(), self.part());
-        let size = [whole.width, whole.height];
-        let layer = self.gimp.new_layer(self.image, name, size, *has_alpha || part != whole)?;
-        self.gimp.write_rgba(layer, part, pixels.rgba());
-        Ok(layer)
+        let whole = bounds.at_origin();
+        self.gimp.new_layer(self.image, name, [whole.width, whole.height], *has_alpha || self.part() != whole)
     }
 
     /// What was read of the layer.
@@ -305,6 +327,18 @@ impl Document {
         drop(step);
         self.gimp.flush_displays();
         kept
+    }
+}
+
+/// Layers that are in no image yet; freed when dropped.
+struct Unplaced {
+    gimp: &'static dyn Library,
+    layers: VecDeque<Layer>,
+}
+
+impl Drop for Unplaced {
+    fn drop(&mut self) {
+        self.layers.iter().for_each(|&layer| self.gimp.delete(layer));
     }
 }
 

@@ -165,11 +165,9 @@ impl dyn Library {
         self.create_group(image, &c_string(name)).ok_or_else(|| self.refused(text!("make a layer group")))
     }
 
-    /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`. A
-    /// layer that finds no place is freed.
+    /// Puts `layer` into the stack below `parent` (`None`: the image itself), directly above what is at `position`.
     pub fn insert(&self, image: Image, layer: Layer, parent: Option<Layer>, position: i32) -> Result<()> {
-        let inserted = self.done(self.insert_layer(image, layer, parent, position), text!("insert the layer"));
-        inserted.inspect_err(|_| self.delete(layer))
+        self.done(self.insert_layer(image, layer, parent, position), text!("insert the layer"))
     }
 
     /// Takes `layer` out of the stack.

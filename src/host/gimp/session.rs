@@ -118,6 +118,7 @@ impl Session {
         gimp.start();
         let document = Document::open(gimp, image, layer)?;
         system::yield_to_other_programs();
+        system::be_killed_first();
         let worker = Worker::start(Engine::new(engine_options()?))?;
         Ok(Self {
             document,
@@ -306,16 +307,25 @@ impl Session {
         let mut look = Look { bar: Some((1.0, words::DONE)), has_loss: true, result, ..Look::default() };
         let layer = self.layer.clone().expect("read before it was edited");
         match purpose {
-            Purpose::Insert => {
-                self.insert(&[self.results.len() - 1])?;
-                look.message = Some(Message { tone, text: self.document.with_note(text) });
-                look.inserted = Some(params);
-            }
+            Purpose::Insert => match self.insert(&[self.results.len() - 1]) {
+                Ok(_) => {
+                    look.message = Some(Message { tone, text: self.document.with_note(text) });
+                    look.inserted = Some(params);
+                }
+                Err(error) => look.message = Some(self.not_inserted(&error)),
+            },
             Purpose::Compare => look.message = Some(self.compare_next(layer)?),
             Purpose::Look => look.message = Some(Message::info(words::ONLY_SHOWN)),
         }
         look.ended = !self.is_running();
         Ok(look)
+    }
+
+    /// Why a result is no layer; it can become one later where its image still is.
+    pub fn not_inserted(&self, error: &Error) -> Message {
+        let Message { tone, text } = Message::failure(error);
+        let text = if self.document.is_open() { text.and(words::KEPT) } else { text };
+        Message { tone, text }
     }
 
     /// Makes layers of results that are none, in a group when they are several, in one step of undo.

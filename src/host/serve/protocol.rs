@@ -6,10 +6,13 @@ use crate::error::{self, Doing, Error};
 use crate::host::pixel_layout::PixelFormat;
 use crate::image::MAX_AREA;
 use crate::job::start_thread;
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Version of the protocol. It grows with every change that a host would notice.
 pub const PROTOCOL: u32 = 4;
@@ -19,6 +22,12 @@ const MAX_LINE: u64 = 1 << 20;
 
 /// Bytes of the largest picture, as 16-bit RGBA.
 const MAX_PIXELS: u64 = MAX_AREA * 8;
+
+/// Bytes of a message that are written at once.
+const PART: usize = 64 << 10;
+
+/// A host that reads nothing for so long after it has closed its end of the input will not read any more.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a host asks for.
 #[derive(Deserialize)]
@@ -51,11 +60,65 @@ pub struct EditOrder {
 /// What came on standard input: a JSON object and the bytes that followed it, or why what follows cannot be told apart.
 pub type Message = Result<(Map<String, Value>, Vec<u8>), String>;
 
-/// One message to the host.
-pub fn say(message: &Value, pixels: &[u8]) -> error::Result<()> {
-    let mut out = stdout().lock();
-    let written = writeln!(out, "{message}").and_then(|()| out.write_all(pixels)).and_then(|()| out.flush());
-    written.map_err(Error::file(Doing::Write, "standard output".as_ref()))
+/// Messages to the host, in order. They are written on a thread of their own, so that a host that does not read stops
+/// nothing but what it is told.
+pub struct Outbox {
+    messages: Sender<Vec<u8>>,
+    /// Bytes that the host has taken.
+    taken: Arc<AtomicUsize>,
+    /// Comes when all is written, or why it cannot be.
+    end: Receiver<error::Result<()>>,
+}
+
+impl Outbox {
+    /// Starts the thread.
+    pub fn open() -> error::Result<Self> {
+        let (messages, waiting) = unbounded::<Vec<u8>>();
+        let (ended, end) = bounded(1);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = taken.clone();
+        let write = move || {
+            let mut written = Ok(());
+            for message in waiting {
+                for part in message.chunks(PART) {
+                    let mut out = stdout().lock();
+                    // Once it failed nobody is there any more to hear the rest.
+                    written = written.and_then(|()| out.write_all(part)).and_then(|()| out.flush());
+                    count.fetch_add(part.len(), Ordering::Relaxed);
+                }
+            }
+            // Nobody waits for it where the host has been given up.
+            let _ = ended.send(written.map_err(Error::file(Doing::Write, "standard output".as_ref())));
+        };
+        start_thread("imagic-answers", write).map(|_| Self { messages, taken, end })
+    }
+
+    /// One message, and the pixels that follow it.
+    pub fn say(&self, message: &Value, pixels: &[u8]) {
+        let message = [format!("{message}\n").as_bytes(), pixels].concat();
+        // The thread lives as long as this.
+        let _ = self.messages.send(message);
+    }
+
+    /// Whether the host has still to read what was said before.
+    pub fn is_behind(&self) -> bool {
+        !self.messages.is_empty()
+    }
+
+    /// Waits until the host has read everything, or reads no more.
+    pub fn close(self) -> error::Result<()> {
+        let Self { messages, taken, end } = self;
+        drop(messages);
+        loop {
+            let before = taken.load(Ordering::Relaxed);
+            match end.recv_timeout(PATIENCE) {
+                Ok(written) => return written,
+                Err(_) if taken.load(Ordering::Relaxed) > before => {}
+                // It ends with the process.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
 }
 
 /// A thread that reads messages while an edit runs; the channel closes with standard input.
@@ -75,7 +138,7 @@ pub fn read_in_background() -> error::Result<Receiver<Message>> {
 }
 
 /// `None` at the end, also where it comes amid a message: whoever wrote that is gone.
-fn next_message(input: &mut impl BufRead) -> Option<Message> {
+pub fn next_message(input: &mut impl BufRead) -> Option<Message> {
     let mut line = Vec::new();
     input.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
     if line.pop_if(|last| *last == b'\n').is_none() {

@@ -25,9 +25,42 @@ pub fn hangup() -> Option<c_int> {
 /// Bytes of memory that can be had without swapping; `None` where the system does not say.
 #[cfg(not(target_os = "macos"))]
 pub fn free_memory() -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    room().map(|room| room.bytes)
+}
+
+#[cfg(not(target_os = "macos"))]
+fn room() -> Option<super::limits::Room> {
+    super::limits::room(Path::new("/proc"), Path::new("/sys"))
+}
+
+/// Why [`free_memory`] is less than what the machine has; empty where it is not.
+pub fn limited_by() -> &'static str {
+    #[cfg(not(target_os = "macos"))]
+    return match room().map(|room| room.by) {
+        Some(super::limits::By::ControlGroup) => {
+            ", as a control group allows (a container's, a flatpak's or a session's)"
+        }
+        Some(super::limits::By::Ulimit) => ", as ulimit -v or -d allows",
+        _ => "",
+    };
+    #[cfg(target_os = "macos")]
+    ""
+}
+
+/// Bytes of memory that this process has, and that it had at most; `None` where the system does not say.
+pub fn own_memory() -> Option<[u64; 2]> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = |name| {
+        let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(rest.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    };
+    Some([line("VmRSS:")?, line("VmHWM:")?])
+}
+
+/// Where memory ends, Linux ends this program before any other: an editor may hold unsaved work.
+pub fn be_killed_first() {
+    // Where there is no such file, or it may not be written, everything only goes on as before.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
 }
 
 /// Bytes of memory that can be had without swapping; `None` where the system does not say.

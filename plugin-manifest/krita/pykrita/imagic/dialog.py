@@ -371,7 +371,8 @@ class Dialog(QDialog):
         except Refused as reason:
             self._bar.setFormat("")
             self._bar.setValue(0)
-            self._tell(FAILURE, str(reason))
+            kept = " " + self._texts["kept"] if self._source.is_open() else ""
+            self._tell(FAILURE, tr(str(reason)) + kept)
             return
         for result, layer in zip(results, layers):
             # The document has its pixels now.

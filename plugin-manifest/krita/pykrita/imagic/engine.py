@@ -5,12 +5,15 @@ import os
 from . import language
 from .language import tr
 from .protocol import PROTOCOL, ProtocolError, Reader, encode
-from .qt import QLocale, QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
+from .qt import QApplication, QLocale, QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
 
 # Put here by the installer, as a link.
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "imagic-edit")
 
 REMEDY = "run installer/install.sh again and restart Krita"
+
+# Milliseconds that the engine gets for its last step and for what it has to write when Krita ends.
+PATIENCE = 20000
 
 # How much of what the engine wrote on its error output is kept.
 KEPT_MESSAGES = 2000
@@ -31,6 +34,8 @@ class Engine(QObject):
         self.hello = None
         self._process = None
         self._reader = None
+        # Those whose input is closed already.
+        self._ending = []
         self._users = set()
         # Who listens, by job number.
         self._listeners = {}
@@ -39,6 +44,7 @@ class Engine(QObject):
         # again. The engine keeps one picture for all dialogs.
         self._sent, self._sent_with, self._taken = None, None, False
         self._messages = ""
+        QApplication.instance().aboutToQuit.connect(self._wait_for_all)
 
     def attach(self, user):
         """`user` needs the engine from now on."""
@@ -52,12 +58,27 @@ class Engine(QObject):
         """`user` needs it no more."""
         self._users.discard(user)
         if not self._users and self._process is not None:
-            # The engine ends when its input does.
-            process, self._process, self.hello = self._process, None, None
-            self._listeners.clear()
-            process.disconnect()
-            process.finished.connect(process.deleteLater)
-            process.closeWriteChannel()
+            self._let_end()
+
+    def _let_end(self):
+        # The engine ends when its input does.
+        process, self._process, self.hello = self._process, None, None
+        self._listeners.clear()
+        process.disconnect()
+        self._ending.append(process)
+        process.finished.connect(lambda: self._forget(process))
+        process.closeWriteChannel()
+
+    def _forget(self, process):
+        self._ending.remove(process)
+        process.deleteLater()
+
+    def _wait_for_all(self):
+        """Krita ends, and its children with it: what an edit has done so far is to be on the disk by then."""
+        if self._process is not None:
+            self._let_end()
+        for process in list(self._ending):
+            process.waitForFinished(PATIENCE)
 
     def edit(self, order, picture, listener):
         """Starts an edit of `picture` and returns its number; `listener(message, pixels)` hears of it until it has

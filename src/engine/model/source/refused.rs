@@ -4,6 +4,7 @@
 use crate::engine::model::config::Config;
 use crate::engine::model::source::tensor_file::TensorFile;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::text::{Text, text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -133,7 +134,7 @@ pub fn other_format(file: &Path) -> Option<Text> {
         _ => {}
     }
     let mut start = [0; 64];
-    let read = File::open(file).and_then(|mut file| read_start(&mut file, &mut start)).ok()?;
+    let read = files::open(file).and_then(|mut file| read_start(&mut file, &mut start)).ok()?;
     let start = &start[..read];
     let word = String::from_utf8_lossy(start).trim_start_matches('\u{feff}').trim_start().to_lowercase();
     Some(match start {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::sentence;
+use crate::files;
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -25,7 +26,7 @@ pub struct TensorFile {
 impl TensorFile {
     /// Reads the header and checks that the file is as long as it says.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(File::open(path)?, path)
+        Self::of(files::open(path)?, path)
     }
 
     /// As [`TensorFile::open`], of a file that is open.
