@@ -116,7 +116,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         tell(format_args!("note: {note}"));
     }
     if places.headers.of(&model.path).is_ok_and(|about| about.few_steps) {
-        eprintln!("hint: {FEW_STEPS}");
+        tell(format_args!("hint: {FEW_STEPS}"));
     }
 
     let stop_signal = system::stop_signal();
