@@ -122,6 +122,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The text in the file that [`open`] opens.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(io::Error::other)
+}
+
 fn only_file(file: File) -> io::Result<File> {
     let about = file.metadata()?;
     match (about.is_file(), about.is_dir()) {

@@ -110,7 +110,7 @@ fn written((path, (signature, finding)): (&PathBuf, &(u64, Finding))) -> Option<
 
 /// Another version may know more models.
 fn read(file: &Path) -> Option<Findings> {
-    let content: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let content: Value = serde_json::from_slice(&files::read(file).ok()?).ok()?;
     if content["version"] != env!("CARGO_PKG_VERSION") {
         return None;
     }

@@ -59,7 +59,7 @@ pub struct DownloadedFile {
 impl Registry {
     /// The content of `file`; nothing where there is none.
     pub fn read(file: &Path) -> Result<Self> {
-        let bytes = match std::fs::read(file) {
+        let bytes = match files::read(file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(Error::file(Doing::Read, file)(error)),

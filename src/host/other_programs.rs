@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::catalog::shelves::{Kind, Shelf};
+use crate::files;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -102,7 +103,7 @@ impl Folders {
 /// `base_path`, one behind the key or several in the lines below it.
 fn extra_checkpoints(file: &Path) -> Vec<PathBuf> {
     let is_short = file.metadata().is_ok_and(|about| about.is_file() && about.len() <= MOST_SETTINGS);
-    let text = if is_short { std::fs::read_to_string(file).unwrap_or_default() } else { String::new() };
+    let text = if is_short { files::read_text(file).unwrap_or_default() } else { String::new() };
     let (mut base, mut folders) = (PathBuf::new(), Vec::new());
     // How far the key stands in below which paths come.
     let mut list: Option<usize> = None;

@@ -140,6 +140,26 @@ fn only_one_file_opens_connections() {
     );
 }
 
+/// Whoever opens a pipe waits for the other end, and a device gives no end: `files::open` refuses both.
+#[test]
+fn files_are_opened_by_one_file() {
+    for (path, text) in sources(".") {
+        let path = path.to_string_lossy().replace("./", "");
+        // What the system tells of itself under /proc and /sys.
+        if path == "files.rs" || path.starts_with("host/system/") {
+            continue;
+        }
+        let without_tests = text.split("#[cfg(test)]\nmod tests").next().expect("a first part");
+        for line in code(without_tests) {
+            let opens = line.replace("TensorFile::open(", "").contains("File::open(");
+            assert!(
+                !opens && !line.contains("fs::read(") && !line.contains("fs::read_to_string("),
+                "src/{path}: {line}"
+            );
+        }
+    }
+}
+
 fn files() -> Files {
     Files::of(sources(".").into_iter().map(|(path, text)| (path.to_string_lossy().replace("./", ""), text)))
 }

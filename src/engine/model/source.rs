@@ -262,7 +262,7 @@ fn licence_in(page: &Path) -> Option<String> {
     // The head of a page is shorter.
     const HEAD: u64 = 16 << 10;
     let mut text = Vec::new();
-    File::open(page).ok()?.take(HEAD).read_to_end(&mut text).ok()?;
+    files::open(page).ok()?.take(HEAD).read_to_end(&mut text).ok()?;
     let text = String::from_utf8_lossy(&text);
     let mut lines = text.lines().map(str::trim_end);
     if lines.next() != Some("---") {

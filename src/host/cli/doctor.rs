@@ -52,7 +52,7 @@ pub fn examine() -> (String, bool) {
 pub fn report(file: &Path, findings: &str, texts: &str) -> Result<(), Error> {
     let mut report = format!("{findings}\nSystem\n");
     for (name, path) in [("system", "/etc/os-release"), ("kernel", "/proc/version")] {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let text = files::read_text(Path::new(path)).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).or(text.lines().next());
         report += &format!("  {name}: {}\n", line.unwrap_or(std::env::consts::OS));
     }
@@ -65,7 +65,7 @@ pub fn report(file: &Path, findings: &str, texts: &str) -> Result<(), Error> {
     report += "\nLog\n";
     for file in log::files() {
         // What is no text in it was not written by us.
-        report += &String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default());
+        report += &String::from_utf8_lossy(&files::read(&file).unwrap_or_default());
     }
     if !texts.is_empty() {
         report += &format!("\nTuned models\n{texts}");
@@ -125,7 +125,7 @@ fn krita(findings: &mut Findings) {
     // Where Qt keeps such files on each system.
     let folder = if cfg!(windows) { dirs::config_local_dir() } else { dirs::preference_dir() };
     let settings = folder.map(|folder| folder.join("kritarc")).unwrap_or_default();
-    let enabled = std::fs::read_to_string(&settings).is_ok_and(|text| is_enabled_in_krita(&text));
+    let enabled = files::read_text(&settings).is_ok_and(|text| is_enabled_in_krita(&text));
     if !enabled {
         let remedy =
             "in Krita choose Settings > Configure Krita > Python Plugin Manager > Imagic Edit, and start it again";
@@ -181,7 +181,7 @@ fn gimp_folders(variable: &str, versions: &[&str], system: &str) -> Vec<PathBuf>
 fn copies(findings: &mut Findings) {
     let own = library_folder();
     let folders = own.clone().into_iter().chain(data_folder()).chain(gimp2_folders()).chain(gimp3_folders());
-    let own_library = own.and_then(|folder| std::fs::read(folder.join(LIBRARY)).ok());
+    let own_library = own.and_then(|folder| files::read(&folder.join(LIBRARY)).ok());
     let mut seen = BTreeSet::new();
     for folder in folders {
         let (launcher, library) = (folder.join(LAUNCHER), folder.join(LIBRARY));
@@ -199,7 +199,7 @@ fn copies(findings: &mut Findings) {
             Some(version) if version != expected => {
                 findings.wrong(&format!("{shown} holds {version}, this is {expected}"), INSTALL)
             }
-            Some(_) if own_library.is_some() && std::fs::read(&library).ok() != own_library => {
+            Some(_) if own_library.is_some() && files::read(&library).ok() != own_library => {
                 findings.wrong(&format!("{shown} holds another build of the same version"), INSTALL);
             }
             Some(version) => findings.good(&format!("{version} in {shown}")),

@@ -4,6 +4,7 @@
 
 use super::outcome::said;
 use crate::error::{Doing, Error, Result};
+use crate::files;
 use crate::host::other_programs::hugging_face_home;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -84,7 +85,7 @@ impl Hub {
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()).trim_end_matches('/').to_owned();
         let token_file = variable("HF_TOKEN_PATH").map(PathBuf::from);
         let token_file = token_file.or_else(|| Some(hugging_face_home(variable, dirs::home_dir())?.join("token")));
-        let kept = || Some(std::fs::read_to_string(token_file?).ok()?.trim().to_owned());
+        let kept = || Some(files::read_text(&token_file?).ok()?.trim().to_owned());
         let token = text("HF_TOKEN").or_else(kept).filter(|token| !token.is_empty());
         let patience = match text("IMAGIC_DOWNLOAD_SECONDS") {
             None => PATIENCE,

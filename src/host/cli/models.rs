@@ -10,6 +10,7 @@ use crate::catalog::{self, Entry, Model, Origin, Places};
 use crate::engine::about::About;
 use crate::engine::store::digests::Digests;
 use crate::error::{Doing, Error, Result};
+use crate::files;
 use crate::host::installed::{places, registry_file};
 use crate::host::last_values::{last_values, remember_values};
 use crate::host::report::{FEW_STEPS, models_report, origin_text};
@@ -17,7 +18,7 @@ use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, PARAMS, Params, Preset};
 use crate::text::Text;
 use serde_json::{Map, Value};
 use std::ffi::OsString;
-use std::fs::{File, remove_dir, remove_file};
+use std::fs::{remove_dir, remove_file};
 use std::path::{Path, PathBuf};
 
 pub fn run(arguments: &[OsString]) -> std::result::Result<(), Failure> {
@@ -278,7 +279,7 @@ fn check(names: &[&str]) -> std::result::Result<(), Failure> {
 fn damaged(path: &Path, download: &Download) -> Result<Option<String>> {
     for file in &download.files {
         let at: PathBuf = if path.is_file() { path.to_owned() } else { path.join(&file.name) };
-        let open = File::open(&at).map_err(Error::file(Doing::Read, &at))?;
+        let open = files::open(&at).map_err(Error::file(Doing::Read, &at))?;
         let sha256 = Digests::new(None).of(&open, &at, &mut || Ok(()))?;
         if sha256 != file.sha256 {
             return Ok(Some(format!(

@@ -10,6 +10,7 @@ use crate::engine::model::source::tensor_file::TensorFile;
 use crate::engine::model::source::{folder, inferred, published, refused};
 use crate::engine::model::weights::unreadable;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::text::{Text, text};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -298,7 +299,7 @@ impl Original {
     fn parameterization(&self) -> Option<&'static str> {
         const MOST: u64 = 1 << 16;
         let mut text = String::new();
-        let beside = std::fs::File::open(self.file.path().with_extension("yaml")).ok()?;
+        let beside = files::open(&self.file.path().with_extension("yaml")).ok()?;
         beside.take(MOST).read_to_string(&mut text).ok()?;
         let value = text.lines().find_map(|line| line.trim().strip_prefix("parameterization:"))?;
         match value.trim().trim_matches(['"', '\'']) {
