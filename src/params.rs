@@ -388,7 +388,7 @@ parameters! {
         }
         /// What the base model predicts.
         prediction_type: PredictionType = PredictionType::Automatic, "the model" {
-            label: text!("Prediction type"),
+            label: text!("Prediction"),
             help: text!(
                 "What the base model predicts; automatic takes what its files say. If results are only noise, try the \
                  others."

@@ -49,7 +49,8 @@ impl Keys {
             hash.update(format!("imagic-edit {what}\n{fingerprint}\n"));
             for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
                 // The model counts by its fingerprint, which is also that of its VAE: another name or folder for the
-                // same weights is no change. The text counts by its tokens. How much memory the tuning takes changes no number.
+                // same weights is no change. The text counts by its tokens. How much memory the tuning takes changes no
+                // number.
                 let counts = match param.id {
                     "prompt" | "model" | "vae" | "tuning_mode" => false,
                     // Younger than the tuned models that people keep, which were tuned with the default.
