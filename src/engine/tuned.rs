@@ -5,7 +5,7 @@
 use super::base::BaseModel;
 use super::budget::clock::Clock;
 use super::budget::memory::Task;
-use super::budget::plan::{Plan, RESERVE};
+use super::budget::plan::{self, Plan};
 use super::imagic;
 use super::machine::Machine;
 use super::model::conditioning::Conditioning;
@@ -117,7 +117,9 @@ impl TunedModels {
         clock.hint = request.hint(state.psnr);
         let mut points = Points::new(&machine.options, request);
         let (mut losses, mut codes) = ([const { Vec::new() }; 2], Codes::new());
-        let tuned = in_lighter_modes(&mut state, request, machine, clock, |state, watch| {
+        let task = Task { precision: machine.chosen().precision, ..base.shapes.task(request) };
+        let reserve = |mode| Ok(plan::reserve(base.shapes.needs(&task, mode)?.peak()));
+        let tuned = in_lighter_modes(&mut state, request, machine, clock, reserve, |state, watch| {
             let Unfinished { mode, x, psnr, embedding, training, saved } = state;
             let (chosen, key) = (machine.chosen(), begin.key(*mode));
             let setting = &Setting {
@@ -443,13 +445,14 @@ fn not_kept(error: &Error) -> Text {
     text!("the tuned model is kept only until this program closes: {error}", error = error)
 }
 
-/// Does `work`, stages A and B from where `state` is; again in a lighter mode as long as memory runs short and there is
-/// one.
+/// Does `work`, stages A and B from where `state` is; again in a lighter mode as long as less than `reserve` of memory
+/// is left and there is one.
 fn in_lighter_modes(
     state: &mut Unfinished,
     request: &EditRequest,
     machine: &Machine,
     clock: &mut Clock<'_, '_>,
+    reserve: impl Fn(Mode) -> Result<u64>,
     mut work: impl FnMut(&mut Unfinished, &mut StepWatch<'_>) -> Result<TunedModel>,
 ) -> Result<TunedModel> {
     // The allocator gives memory of the mode before back only by and by.
@@ -457,13 +460,13 @@ fn in_lighter_modes(
     let allowed = Mode::allowed(&request.params, machine.chosen());
     loop {
         clock.tunes_in(&request.params, state.mode);
-        let can_lighten = state.mode.lighter(allowed).is_some();
+        let (can_lighten, reserve) = (state.mode.lighter(allowed).is_some(), reserve(state.mode)?);
         let mut steps = 0;
         let tuned = work(state, &mut |stage, step, all, loss| {
             clock.step(stage, step, all, loss)?;
             steps += 1;
             match machine.free_memory() {
-                Some(free) if free < RESERVE && can_lighten && steps > SETTLING => {
+                Some(free) if free < reserve && can_lighten && steps > SETTLING => {
                     Err(Error::Memory(text!("{left} MB of memory were left", left = free / 1_000_000)))
                 }
                 _ => Ok(()),

@@ -202,13 +202,17 @@ fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_la
     screen.wait_until("the undo", || screen.shows(&image_with("4 layers")));
 }
 
-/// Makes the image indexed once there is a file "go", and says so.
+/// Makes the image indexed once there is a file "go", and RGB again once there is a file "back"; says so.
 const CONVERTED: &str = r#"(let ((image (car (gimp-file-load RUN-NONINTERACTIVE "photo.png" "photo.png"))))
   (gimp-display-new image)
   (let again () (if (not (file-exists? "go")) (again)))
   (gimp-image-convert-indexed image CONVERT-DITHER-NONE CONVERT-PALETTE-GENERATE 16 FALSE FALSE "")
   (gimp-displays-flush)
-  (close-output-port (open-output-file "indexed")))"#;
+  (close-output-port (open-output-file "indexed"))
+  (let again () (if (not (file-exists? "back")) (again)))
+  (gimp-image-convert-rgb image)
+  (gimp-displays-flush)
+  (close-output-port (open-output-file "rgb")))"#;
 
 #[test]
 fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
@@ -240,10 +244,8 @@ fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
     std::thread::sleep(Duration::from_secs(2));
     screen.picture("1-indexed");
     assert!(screen.shows(&one), "an indexed image took a layer");
-    // The conversion is undone.
-    screen.activate(&one);
-    screen.keys(&["ctrl+z"]);
-    screen.settle();
+    std::fs::write(account.folder.join("back"), "").expect("a temporary folder");
+    screen.wait_until("the image in RGB", || account.folder.join("rgb").exists());
     screen.activate(DIALOG);
     screen.keys(&["alt+i"]);
     screen.wait_until("the inserted result", || screen.shows(&two));

@@ -6,8 +6,8 @@ use crate::engine::tuning::mode::Mode;
 use crate::error::{Error, Result};
 use crate::text::{Text, gigabytes, text};
 
-/// Bytes that system and editor need to go on; with less an edit goes over to a lighter mode.
-pub const RESERVE: u64 = 128 << 20;
+/// Bytes that system and editor need to go on.
+const RESERVE: u64 = 128 << 20;
 
 /// How an edit will be tuned, and what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,12 @@ impl Plan {
 /// things to do. A small edit, as one in a container of 256 MB, leaves half as much again.
 pub fn margin(need: u64) -> u64 {
     (need / 10).max((2 * RESERVE).min(need / 2))
+}
+
+/// Free memory below which an edit that needs `need` bytes goes over to a lighter mode: at most half of what it was
+/// begun with beside its need, or it would go over although all is as foreseen.
+pub fn reserve(need: u64) -> u64 {
+    RESERVE.min(margin(need) / 2)
 }
 
 fn fits(need: u64, available: Option<u64>) -> bool {
