@@ -739,13 +739,14 @@ def a_file_with_an_embedded_profile_keeps_it_and_its_pixels():
 def a_model_brings_its_preset_but_never_over_settings_that_were_written():
     with Opened() as opened:
         dialog = opened.dialog()
-        form, preset = dialog._form, dialog._hello["models"][0]["params"]
-        folder = dialog._hello["models"][0]["path"]
+        builtin = dialog._hello["builtin_model"]
+        model = next(model for model in dialog._hello["models"] if model["name"] == builtin)
+        form, preset, folder = dialog._form, model["params"], model["path"]
         # A folder is in no list, so the engine has to say what fits it.
         form.write(dict(preset, model=folder + "/.", guidance=3.5, eta=0.25))
         wait_until("the model", lambda: (form._model or {}).get("path", "").endswith("/."))
         assert (form.fields["eta"].value(), form.fields["guidance"].value()) == (0.25, "3.5")
-        form.fields["model"].set_value(dialog._hello["builtin_model"])
+        form.fields["model"].set_value(builtin)
         assert float(form.fields["guidance"].value()) == preset["guidance"], "the preset did not come"
 
 
