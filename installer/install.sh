@@ -52,7 +52,7 @@ it again brings everything up to date.
   --no-packages  install no packages: stop where one is missing
   --uninstall    remove what was installed; models that you added and tuned
                  models (in $cache) are kept
-  --purge        with --uninstall: remove tuned models and settings too
+  --purge        with --uninstall: remove tuned models, settings and log too
 END
 }
 
@@ -158,8 +158,8 @@ if [[ $uninstall = yes ]]; then
         say "Imagic Edit is not installed: there is no $manifest."
     fi
     if [[ $purge = yes ]]; then
-        rm -rf -- "$cache" "$config/imagic-edit"
-        say "Tuned models and settings are removed."
+        rm -rf -- "$cache" "$config/imagic-edit" "${XDG_STATE_HOME:-$HOME/.local/state}/imagic-edit"
+        say "Tuned models, settings and log are removed."
     elif [[ -d $cache ]]; then
         say "Kept: tuned models in $cache ($(du -sh "$cache" | cut -f1)); --purge removes them."
     fi

@@ -105,7 +105,9 @@ impl Worker {
                             if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                         };
                         let body = || panic_to_error(|| edit(&mut engine, &request, &mut watch));
-                        let threads = request.params.threads as usize;
+                        // A thousand on two cores wait for each other for minutes.
+                        let most = std::thread::available_parallelism().map_or(usize::MAX, |cores| 4 * cores.get());
+                        let threads = (request.params.threads as usize).min(most);
                         let result =
                             if stopped() { Err(Error::Cancelled) } else { in_pool(&mut pool, threads, obeyed, body) };
                         // Whatever it was doing then says in its own words that it was stopped.

@@ -467,12 +467,12 @@ fn one_tuned_model_is_removed_by_its_letters_and_the_limit_is_set() {
     assert!(status == Some(0) && limit.contains("may take 1.5 GB (as it was set)"), "{limit}");
     assert!(run(&home, &["cache", "limit"]).1.contains("1.5 GB"));
     assert!(run(&home, &["cache", "limit", "automatic"]).1.contains("a fifth of the free disk"));
-    for wrong in ["much", "-1", "5 apples"] {
+    for wrong in ["much", "-1", "5", "5 apples"] {
         let (status, _, messages) = run(&home, &["cache", "limit", "--", wrong]);
         assert!(status == Some(2) && messages.contains("must be a size such as 20GB"), "{wrong}: {messages}");
     }
     // So little that nothing but the last one fits.
-    run(&home, &["cache", "limit", "1"]);
+    run(&home, &["cache", "limit", "1 B"]);
     edit(&home, &["in.png", "--prompt", "a blue door", "-o", "out.png"]);
     let (_, list, _) = run(&home, &["cache", "list"]);
     assert!(list.contains("a blue door") && list.contains("\n1 tuned models"), "{list}");
@@ -618,6 +618,8 @@ fn the_log_tells_of_every_stage_and_of_no_text_and_doctor_bundles_it() {
     }
     assert!(!report.contains("secret") && !report.contains("another"), "{report}");
     assert!(!report.contains(&*home.folder.to_string_lossy()), "{report}");
+    let (status, _, messages) = run(&home, &["doctor", "--report", "in.png"]);
+    assert!(status == Some(1) && messages.contains("in.png is there already and no report"), "{messages}");
     run(&home, &["doctor", "--report", "report.txt", "--texts"]);
     let report = std::fs::read_to_string(home.folder.join("report.txt")).expect("a report");
     assert!(report.contains("a secret bird"), "{report}");

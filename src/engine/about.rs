@@ -51,7 +51,8 @@ impl About {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let names = [name.as_ref(), source.note("modelspec.title").unwrap_or_default()];
         let few_steps = names.iter().any(|name| FEW_STEPS.iter().any(|word| name.to_lowercase().contains(word)));
-        let inpainting = source.config(Part::UNet).usize("in_channels", Some(family.latent_channels))?;
+        let channels = |key| source.config(Part::UNet).usize(key, Some(family.latent_channels));
+        let inpainting = channels("in_channels")? > channels("out_channels")?;
         Ok(Self {
             family: family.name.to_owned(),
             bytes: source.bytes(),
@@ -59,7 +60,7 @@ impl About {
             prediction: prediction.map(str::to_owned),
             licence: source.licence(),
             few_steps,
-            inpainting: inpainting > family.latent_channels,
+            inpainting,
         })
     }
 }
@@ -75,6 +76,9 @@ mod tests {
         let one = about("small-sd1");
         assert_eq!((one.family.as_str(), one.prediction.as_deref()), ("Stable Diffusion 1", Some("epsilon")));
         assert!(one.bytes > 100_000 && one.side > 0 && one.licence.is_none() && !one.few_steps && !one.inpainting);
+        // Its latents have other channels than those of its family.
+        let builtin = About::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/scenes-64")).expect("a model");
+        assert!(!builtin.inpainting);
         assert_eq!(about("small-v").prediction.as_deref(), Some("v_prediction"));
         assert_eq!(about("small-sdxl").family, "Stable Diffusion XL");
         assert!(About::of(&models.join("adam8.safetensors")).is_err());

@@ -141,7 +141,7 @@ fn bytes(text: &str) -> Result<Option<u64>, Failure> {
     let upper = text.to_uppercase();
     let number = upper.trim_end_matches(|letter: char| letter.is_alphabetic());
     let unit = match &upper[number.len()..] {
-        "" | "B" => Some(1.0),
+        "B" => Some(1.0),
         "MB" | "M" => Some(1e6),
         "GB" | "G" => Some(1e9),
         "TB" | "T" => Some(1e12),

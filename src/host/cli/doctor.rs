@@ -17,6 +17,7 @@ use crate::host::{log, request, wait};
 use crate::image::LayerImage;
 use crate::job::Worker;
 use crate::params::{BUILTIN_MODEL, DEFAULT_PRESET, Params};
+use crate::text::Text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -50,6 +51,12 @@ pub fn examine() -> (String, bool) {
 /// Writes `file` for whoever is to help: the `findings`, what the machine is, the log, and `texts` of the user's where
 /// there are any.
 pub fn report(file: &Path, findings: &str, texts: &str) -> Result<(), Error> {
+    // Nobody's picture, whatever was mistyped.
+    if file.exists() && !files::read(file).is_ok_and(|old| old.starts_with(b"Imagic Edit ")) {
+        let name = file.display();
+        let reason = format!("{name} is there already and no report; choose another name");
+        return Err(Error::Host(Text::verbatim(reason)));
+    }
     let mut report = format!("{findings}\nSystem\n");
     for (name, path) in [("system", "/etc/os-release"), ("kernel", "/proc/version")] {
         let text = files::read_text(Path::new(path)).unwrap_or_default();

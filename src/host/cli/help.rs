@@ -225,7 +225,7 @@ fn parameter(param: &Param, defaults: &Params) -> String {
         Domain::Choice { options } => ("NAME", options.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")),
     };
     let default = match defaults.get(param.id) {
-        Some(value) if value == "" => "required".to_owned(),
+        Some(value) if value == "" => if param.id == "prompt" { "required" } else { "" }.to_owned(),
         Some(value) => format!("default {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
         None => String::new(),
     };
