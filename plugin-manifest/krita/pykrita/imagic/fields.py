@@ -257,23 +257,6 @@ class Whole(Field):
         self.number.setValue(int(value))
 
 
-class Number(Field):
-    """A number of any size; the engine says what is wrong with it."""
-
-    def __init__(self, row):
-        super().__init__(row)
-        self.text = QLineEdit()
-        self.text.setMinimumWidth(_narrow(self.text))
-        self.put(self.text)
-        self.text.textChanged.connect(lambda _: self.changed.emit())
-
-    def value(self):
-        return self.text.text().strip().replace(",", ".")
-
-    def set_value(self, value):
-        self.text.setText(_localized(str(value)))
-
-
 class Text(Field):
     """A short text, such as a path."""
 
@@ -289,6 +272,16 @@ class Text(Field):
 
     def set_value(self, value):
         self.text.setText(value)
+
+
+class Number(Text):
+    """A number of any size; the engine says what is wrong with it."""
+
+    def value(self):
+        return super().value().replace(",", ".")
+
+    def set_value(self, value):
+        super().set_value(_localized(str(value)))
 
 
 class Switch(Field):
