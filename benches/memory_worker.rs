@@ -106,7 +106,9 @@ fn name(stage: Stage) -> &'static str {
         Stage::LoadModel | Stage::Wait => "load",
         Stage::OptimizeTextEmbedding => "A",
         Stage::FineTune => "B",
+        Stage::FineTuneDetail => "detail B",
         Stage::Generate => "C",
+        Stage::Enlarge => "detail C",
     }
 }
 

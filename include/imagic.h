@@ -75,7 +75,11 @@ typedef enum imagic_stage {
     /* Stage B. */
     IMAGIC_STAGE_FINE_TUNE = 3,
     /* Stage C. */
-    IMAGIC_STAGE_GENERATE = 4
+    IMAGIC_STAGE_GENERATE = 4,
+    /* Stage B of the model that enlarges. */
+    IMAGIC_STAGE_FINE_TUNE_DETAIL = 5,
+    /* Stage C of the model that enlarges. */
+    IMAGIC_STAGE_ENLARGE = 6
 } imagic_stage;
 
 /* Layout of one pixel. Alpha is straight; colors are sRGB. */

@@ -4,14 +4,16 @@
 //! |---|---|---|
 //! | A: optimize the text embedding | [`imagic::optimize_text_embedding`] | [`tuned`] |
 //! | B: fine-tune the model | [`imagic::fine_tune`] | [`tuned`] |
-//! | B and C of the super-resolution models | [`auxiliary`], not there yet | |
+//! | B of the super-resolution model | [`auxiliary::fine_tune`] | [`tuned`], for [`detail`] |
 //! | C: interpolate and generate | [`imagic::interpolate`], [`imagic::generate`] | [`sampling`] |
+//! | C of the super-resolution model | [`imagic::sample`] with [`auxiliary::tiles`] | [`detail`] |
 #![deny(unsafe_code)]
 
 pub mod about;
 pub mod auxiliary;
 pub mod base;
 pub mod budget;
+pub mod detail;
 pub mod device;
 pub mod imagic;
 pub mod machine;
@@ -32,10 +34,12 @@ use budget::clock::Clock;
 use budget::cost::{self, Estimate};
 use budget::memory::{Shapes, Task};
 use budget::plan::Plan;
+use detail::{Detail, Enlargement};
 use machine::Machine;
 use model::family::Family;
 use model::source::Source;
 use model::tokenizer::Tokenizer;
+use picture::pixels::Picture;
 use request::{Edit, EditRequest, EngineOptions, Stage, Watch};
 use sampling::Sampler;
 use std::cell::RefCell;
@@ -51,6 +55,8 @@ pub struct Engine {
     base: Option<BaseModel>,
     tuned: TunedModels,
     sampler: Sampler,
+    /// What enlarged the last edit.
+    detail: Detail,
     /// Of the model that was estimated last without being loaded, by its fingerprint: it takes longer to make than the
     /// rest of an estimate.
     tokenizer: RefCell<Option<(String, Tokenizer)>>,
@@ -65,6 +71,7 @@ impl Engine {
             base: None,
             tuned: TunedModels::default(),
             sampler: Sampler::default(),
+            detail: Detail::default(),
             tokenizer: RefCell::default(),
         }
     }
@@ -92,20 +99,37 @@ impl Engine {
         clock.step(Stage::LoadModel, 0, 0, None)?;
         let _at_work = self.machine.chosen().at_work();
         let was_loaded = self.load(request, &mut clock)?;
-        let Self { machine, base, tuned, sampler, .. } = self;
+        let Self { machine, digests, base, tuned, sampler, detail, .. } = self;
         let base = base.as_mut().expect("loaded above");
         base.predict_as(request.params.prediction_type, machine.device())?;
         let base = &*base;
 
         let (e_tgt, note) = base.embed(&request.params.prompt, base.shapes.task(request).size)?;
         clock.notes.extend(note);
-        let found = tuned.find_or_make(base, request, &e_tgt, machine, &mut clock)?; // stages A and B
+        let enlargement = Enlargement::of(request, &base.shapes, machine.device(), &mut |file, path| {
+            digests.of(file, path, &mut || clock.step(Stage::LoadModel, 0, 0, None))
+        })?;
+        let enlargement = enlargement.as_ref();
+        clock.enlarges(enlargement.map_or([(0, 0.0); 2], |with| with.costs(request, &base.shapes)));
+        let found = tuned.find_or_make(base, request, &e_tgt, None, machine, &mut clock)?; // stages A and B
         clock.tuned(found.origin);
         // Kept with the tuned model: measuring again would take longer than stage C with large layers.
         clock.hint = request.hint(found.model.psnr);
-        let picture = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock); // stage C
+        if enlargement.is_some() {
+            // What comes now may take as long again, and may be killed.
+            tuned.write(request, machine)?;
+        }
+        let picture = (|| {
+            let network = detail.network(enlargement, request, machine, &mut clock)?; // stage B of the auxiliary model
+            let (mut pixels, mask) = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock)?; // stage C
+            if let Some((with, network)) = enlargement.zip(network) {
+                pixels = detail.enlarge(with, &pixels, mask.as_ref(), &network, request, &mut clock)?; // and its own
+            }
+            Picture::of(&pixels).map(|picture| Picture::counting(picture, mask))
+        })();
         // Behind the picture, and also where that was stopped.
         tuned.write(request, machine)?;
+        detail.write(enlargement, request, machine)?;
         let picture = picture?;
 
         let (w, h) = base.shapes.task(request).size;
@@ -119,6 +143,7 @@ impl Engine {
     /// Waits until what edits have left for later ones is on the disk.
     pub fn settle(&mut self) {
         self.tuned.settle();
+        self.detail.settle();
     }
 
     /// What gives memory back that lies free: for each thread that has worked, when nothing was asked for a while.
@@ -173,7 +198,11 @@ impl Engine {
         let plan = || Plan::new(shapes, &task, allowed, held, machine.free_memory());
         let memory = (!progress.tuned).then(plan).transpose()?;
         let is_loaded = loaded.is_some();
-        let estimate = cost::estimate(&machine.options, request, &fingerprint, memory, is_loaded, progress.steps)?;
+        let detail = self.detail.passes(request, shapes, machine, &mut |file, path| {
+            Ok(self.digests.at_hand(file, path).unwrap_or_default())
+        })?;
+        let of = (progress.steps, detail);
+        let estimate = cost::estimate(&machine.options, request, &fingerprint, memory, is_loaded, of)?;
         Ok(Estimate { on_gpu: chosen.gpu.is_some(), ..estimate })
     }
 

@@ -20,10 +20,11 @@
 //!                 catalog.rs     which base models can be chosen
 //!                 engine.rs      the order of the stages, and what is kept between edits
 //!
+//!  engine/detail.rs              the auxiliary model of one edit
 //!  engine/sampling.rs            stage C of one edit
 //!  engine/tuned.rs               stages A and B of one edit, or what is kept of them; memory that runs short
+//!  engine/auxiliary.rs           the paper's super-resolution model: how it sees, its stage B, tiles
 //!  engine/imagic.rs              THE PAPER: A, B, C and their loss
-//!  engine/auxiliary.rs           the paper's super-resolution models: not there yet, and where they belong
 //!  engine/base.rs                a base model, loaded
 //!  engine/store/                 tuned models and resume points on disk
 //!  engine/budget/                memory and time: counted before, measured after
@@ -55,7 +56,8 @@
 //!    [`TunedModels::find_or_make`](engine::tuned::TunedModels::find_or_make), which runs
 //!    [`engine::imagic::optimize_text_embedding`] and [`engine::imagic::fine_tune`] where no tuned model is kept, and
 //!    [`Sampler::draw`](engine::sampling::Sampler::draw), which runs [`engine::imagic::interpolate`] and
-//!    [`engine::imagic::generate`].
+//!    [`engine::imagic::generate`]. Where a model enlarges the edit, [`engine::detail`] does the same for it: stage B
+//!    before the picture is drawn, stage C after it.
 //! 5. The host adapter renders the [`engine::request::Edit`]'s picture at the layer's size and inserts it as a new
 //!    layer with its recipe.
 //!

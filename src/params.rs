@@ -91,6 +91,17 @@ choices! {
         /// Those of the tokens; that of the whole text stays the target's.
         Tokens = "tokens", text!("Tokens only");
     }
+    /// What enlarges the edit to the layer's size.
+    Detail {
+        /// A tuned model where the base model has one for it or one is named; otherwise the picture is only resized.
+        Automatic = "automatic", text!("Automatic");
+        /// The picture is only resized.
+        Off = "off", text!("Off");
+        /// A model, as it is.
+        Pretrained = "pretrained", text!("With a model, not tuned");
+        /// A model that is tuned on the layer, as in the paper.
+        Tuned = "tuned", text!("With a model, tuned on the layer");
+    }
     /// Layers that get an adapter.
     LoraLayers {
         /// Those of attention.
@@ -302,6 +313,37 @@ parameters! {
         }
     }
     advanced: true, affects: Generation {
+        /// What enlarges the edit to the layer's size.
+        detail: Detail = Detail::Automatic, "paper, section 3.2" {
+            label: text!("Detail"),
+            help: text!(
+                "What gives the edit the layer's size: a second model that paints fine detail, tuned on the layer \
+                 or not, or plain resizing (off). Automatic tunes where the base model comes with such a model or \
+                 one is named."
+            ),
+            domain: Domain::Choice { options: Detail::OPTIONS },
+        }
+        /// File or folder of the model that enlarges; empty: the one that comes with the base model.
+        enlarger: String = String::new(), "the model" {
+            label: text!("Detail model"),
+            help: text!(
+                "The model that enlarges the edit: a .safetensors file or a folder of Stable Diffusion's x4 upscaler; \
+                 empty takes the one that comes with the base model."
+            ),
+            domain: Domain::Text,
+        }
+        /// Adam steps of the model that enlarges.
+        detail_steps: u32 = 1500, "paper, section 4 (Imagen)" {
+            label: text!("Detail tuning steps"),
+            help: text!("Steps in which the model that enlarges is tuned on the layer."),
+            domain: Domain::Integer { min: 0, max: 100_000 },
+        }
+        /// Learning rate of the model that enlarges.
+        detail_lr: f64 = 5e-7, "as in stage B" {
+            label: text!("Detail learning rate"),
+            help: text!("Adam's learning rate for the model that enlarges; 20 times as much in the tuning mode lora."),
+            domain: Domain::Real { min: 0.0, max: 1.0 },
+        }
         /// Weight of classifier-free guidance in stage C; 1 is none.
         guidance: f64 = 7.5, "Stable Diffusion pipeline of diffusers" {
             label: text!("Guidance"),
@@ -437,6 +479,8 @@ impl Params {
                 embedding_lr: 2e-2,
                 tuning_steps: 75,
                 tuning_lr: 5e-6,
+                detail_steps: 75,
+                detail_lr: 5e-6,
                 batch_size: 4,
                 sampling_steps: 25,
                 ..Self::paper()
@@ -444,7 +488,16 @@ impl Params {
             // What the implementations of Imagic for Stable Diffusion settled on: diffusers,
             // examples/community/imagic_stable_diffusion.py.
             Preset::Balanced | Preset::Custom => {
-                Self { embedding_steps: 500, embedding_lr: 1e-3, tuning_steps: 1000, tuning_lr: 2e-6, ..Self::paper() }
+                let (tuning_steps, tuning_lr) = (1000, 2e-6);
+                Self {
+                    embedding_steps: 500,
+                    embedding_lr: 1e-3,
+                    tuning_steps,
+                    tuning_lr,
+                    detail_steps: tuning_steps,
+                    detail_lr: tuning_lr,
+                    ..Self::paper()
+                }
             }
         };
         Self { preset, ..own }

@@ -8,7 +8,9 @@ use imagic_edit::engine::auxiliary::tiles::Tiled;
 use imagic_edit::engine::auxiliary::{self, Crops, Enlarger};
 use imagic_edit::engine::device::{Launches, Precision};
 use imagic_edit::engine::imagic;
+use imagic_edit::engine::model::codec::Codec;
 use imagic_edit::engine::model::conditioning::Conditioning;
+use imagic_edit::engine::model::family::UPSCALER_X4;
 use imagic_edit::engine::model::guidance::{Guided, Predict};
 use imagic_edit::engine::model::schedule::Schedule;
 use imagic_edit::engine::model::source::{Part, Source};
@@ -78,7 +80,6 @@ fn stage_b_of_the_auxiliary_model_takes_the_same_steps() {
     let reference = Reference::open();
     let facts = &reference.facts["tuning"];
     let number = |key: &str| facts[key].as_u64().expect("a number") as u32;
-    assert_eq!(number("levels"), auxiliary::LEVELS);
     let params = Params {
         tuning_steps: number("steps"),
         tuning_lr: facts["lr"].as_f64().expect("a rate"),
@@ -101,7 +102,8 @@ fn stage_b_of_the_auxiliary_model_takes_the_same_steps() {
             let (mut training, watch) = (None, &mut |_, _, _, _| Ok(()));
             let mut tuning =
                 Tuning { setting, training: &mut training, saved: &mut None, before: &[], watch, keep: &mut |_| () };
-            let crops = Crops { large: x.clone(), small: small.clone() };
+            let crops = Crops { large: x.clone(), seen: small.clone() };
+            assert_eq!(model.enlarger.levels, number("levels"));
             let base = || Ok(model.weights.clone());
             let tuned = auxiliary::fine_tune(&model.enlarger, base, &crops, &e, &mut tuning).expect("stage B");
             (tuned, tuning.end())
@@ -145,7 +147,7 @@ fn a_picture_is_enlarged_as_by_the_pipeline_of_diffusers() {
     let mut guided = Guided::new(&unet, &e, &e_null, guidance, Launches::Eager).expect("a network");
     let whole = enlarge(&mut |x_t, t| guided.predict(x_t, t).expect("a prediction"));
     reference.check("pipeline", 1e-5, [("latent", whole.clone())]);
-    let picture = model.enlarger.codec.decode(&whole).expect("a picture");
+    let picture = model.codec.decode(&whole).expect("a picture");
     let picture = ((picture / 2.0).and_then(|picture| picture + 0.5)).and_then(|picture| picture.clamp(0f32, 1f32));
     reference.check("pipeline", 1e-5, [("pt", picture.expect("a picture"))]);
 
@@ -215,6 +217,7 @@ struct Model {
     weights: Weights,
     schedule: Schedule,
     enlarger: Enlarger,
+    codec: Codec,
 }
 
 /// What the script draws for a model.
@@ -329,12 +332,13 @@ impl Model {
         }
         let source = Source::open_enlarger(&folder).expect("a model that enlarges");
         assert!(Source::open(&folder).is_err(), "it is no base model");
-        let enlarger = Enlarger::read(&source, &DEVICE).expect("a model that enlarges");
+        let config = UNetConfig::read(&source, &UPSCALER_X4).expect("a configuration");
         Self {
-            config: enlarger.config.clone(),
+            config,
             weights: source.tensors(Part::UNet, &DEVICE).expect("weights"),
-            schedule: enlarger.schedule.clone(),
-            enlarger,
+            schedule: Schedule::read(source.scheduler()).expect("a schedule"),
+            enlarger: Enlarger::read(&source).expect("a model that enlarges"),
+            codec: Codec::read(&source, &UPSCALER_X4, &DEVICE).expect("a codec"),
         }
     }
 

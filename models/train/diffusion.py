@@ -200,7 +200,9 @@ class Training:
         batch: int = 32,
         device: str = "cpu",
         compiled: bool = False,
+        half: bool = True,
     ):
+        self.half = half
         self.tokenizer, self.channels, self.set = tokenizer, channels, training_set
         self.batch, self.device = batch, device
         self.text_encoder = build_text_encoder(tokenizer).to(device)
@@ -262,7 +264,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         x_t, v, t, ids = self._noisy_batch()
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             v_pred = self.predict(x_t, t, self.text_encoder(ids)[0]).sample
         loss = (v_pred.float() - v).square().mean()
         self.optimizer.zero_grad()
@@ -288,7 +290,7 @@ class Training:
 
     def soften_attention(self):
         x_t, _, t, ids = self._noisy_batch()
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             soften_attention(self.unet, score_spreads(self.unet, x_t, t, self.text_encoder(ids)[0]))
 
     def _noisy_batch(self):
@@ -361,6 +363,11 @@ def main():
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
     parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
     parser.add_argument("--compile", action="store_true", help="minutes at the start, then faster steps")
+    parser.add_argument(
+        "--f32",
+        action="store_true",
+        help="no bfloat16: 1.5 times as fast on processors with AVX-512 but without AMX, and slower on those with it",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1, help="that draw the pictures of a new chunk")
     options = parser.parse_args()
@@ -379,7 +386,8 @@ def main():
     vae = AutoencoderKL.from_pretrained(work / "vae").to(options.device)
     judge = classifier.load()
     training_set = TrainingSet(work / "latents", vae, tokenizer, options.device, options.processes)
-    training = Training(tokenizer, options.channels, training_set, options.batch, options.device, options.compile)
+    half = not options.f32
+    training = Training(tokenizer, options.channels, training_set, options.batch, options.device, options.compile, half)
     run, branch = work / "diffusion.pt", work / "cool-down.pt"
     checkpoint = branch if options.cool_down else run
     if checkpoint.exists() and not (options.cool_down and is_outdated(branch, run)):

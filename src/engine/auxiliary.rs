@@ -5,78 +5,103 @@
 //! | stage | code |
 //! |---|---|
 //! | B, on crops of the layer beside what is left of them in small, at e_tgt | [`fine_tune`] |
-//! | C, at e_tgt again, tile by tile on one canvas | [`tiles::Tiled`] for [`imagic::generate`] |
+//! | C, at e_tgt again, tile by tile on one canvas | [`tiles::Tiled`] for [`imagic::sample`] |
 //!
 //! The network is a diffusion model like the base model. It sees the small picture, with noise of a level that it is
 //! told, beside x_t ([`Enlarger::condition`]): the form of Stable Diffusion's x4 upscaler and, with pixels for latents,
 //! of Imagen. There is no model to enlarge the result once more, as Imagen has one that is not tuned.
 //!
-//! [`imagic::generate`]: super::imagic::generate
+//! [`imagic::sample`]: super::imagic::sample
 #![forbid(unsafe_code)]
 
 pub mod tiles;
 
 use super::imagic::denoising_loss;
-use super::model::codec::Codec;
 use super::model::conditioning::Conditioning;
-use super::model::family::UPSCALER_X4;
 use super::model::schedule::Schedule;
-use super::model::source::Source;
-use super::model::unet::{UNet, UNetConfig};
+use super::model::source::{Part, Source};
+use super::model::unet::UNet;
 use super::model::weights::Weights;
 use super::random::{Purpose, Stream};
 use super::request::Stage;
 use super::tuning::draw::Draw;
 use super::tuning::training::Tuning;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 
-/// A model that enlarges pictures, without its network and its text encoder.
+/// How a model that enlarges sees the small picture, and how it draws the large one.
 pub struct Enlarger {
-    /// Of its network.
-    pub config: UNetConfig,
-    /// Between the large picture and what the network works on.
-    pub codec: Codec,
-    /// Noise of the large picture.
-    pub schedule: Schedule,
-    /// Noise of the small one.
+    /// What it sees of the small picture.
+    pub sees: Sees,
+    /// Sides of the large picture are this many times those of the small one.
+    pub factor: usize,
+    /// It was trained with noise levels of the small picture below this one.
+    pub levels: u32,
+    /// The noise level while it draws.
+    pub level: u32,
+    /// The first timestep of stage C, which begins with the plain enlargement and its noise; `None`: with pure noise.
+    pub start: Option<u32>,
+    /// Steps of stage C, of those of all timesteps.
+    pub steps: u32,
+    /// Guidance of stage C.
+    pub guidance: f64,
+    /// Noise of the small picture.
     low_schedule: Schedule,
 }
 
-/// The x4 upscaler was trained with noise levels below this one (Stability-AI/stablediffusion,
-/// `configs/stable-diffusion/x4-upscaling.yaml`, `max_noise_level`).
-pub const LEVELS: u32 = 350;
+/// What a model that enlarges sees of the small picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// Its pixels, at a place of x_t each, as Stable Diffusion's x4 upscaler does.
+    Pixels,
+    /// The latents of its plain enlargement, as the model does that comes with the built-in one (models/train): what
+    /// that has already need not be found again, after Yue et al., "ResShift", arXiv 2307.12348.
+    Latents,
+}
 
-/// What stage B sees of the layer: crops of it in both sizes, of the same places.
+/// What stage B sees of the layer: crops of it, and of what the network sees of the small picture, of the same places.
 pub struct Crops {
     /// As the network works on them, (n, c, h, w).
     pub large: Tensor,
-    /// Pixels from -1 to 1, (n, 3, h, w).
-    pub small: Tensor,
+    /// What it sees beside them, (n, k, h, w).
+    pub seen: Tensor,
 }
 
 impl Enlarger {
     /// Of the model in `source`, which enlarges.
-    pub fn read(source: &Source, device: &Device) -> Result<Self> {
-        let config = UNetConfig::read(source, &UPSCALER_X4)?;
+    pub fn read(source: &Source) -> Result<Self> {
+        let (unet, pipeline) = (source.config(Part::UNet), source.pipeline());
+        let channels = |key| unet.value(key).as_u64().unwrap_or_default();
+        let sees = if channels("in_channels") == 2 * channels("out_channels") { Sees::Latents } else { Sees::Pixels };
+        let number = |key, default| Ok::<_, Error>(pipeline.usize(key, Some(default))? as u32);
+        let start = pipeline.has("start_timestep").then(|| number("start_timestep", 0)).transpose()?;
         Ok(Self {
-            codec: Codec::read(source, &UPSCALER_X4, device)?,
-            schedule: Schedule::read(source.scheduler())?,
+            factor: match sees {
+                Sees::Pixels => 1 << (source.config(Part::Vae).list("block_out_channels", 0, None)?.len() - 1),
+                Sees::Latents => 4,
+            },
+            sees,
+            // Stability-AI/stablediffusion, `configs/stable-diffusion/x4-upscaling.yaml`.
+            levels: number("max_noise_level", 350)?.max(1),
+            // The pipeline of diffusers; its 75 steps are cut to what samplers of today need.
+            level: number("noise_level", 20)?,
+            guidance: pipeline.f64("guidance_scale", 9.0)?,
+            steps: number("sampling_steps", 20)?.max(1),
+            start,
             low_schedule: Schedule::read(source.low_res_scheduler())?,
-            config,
         })
     }
 
-    /// What the network is conditioned on beside the text `e`, whose items are as many: the `small` picture, (b or 1,
-    /// 3, h, w), with `noise`, (b, 3, h, w), of the noise levels that `scales` and `class` stand for.
+    /// What the network is conditioned on beside the text `e`, whose items are as many: what it has `seen` of the small
+    /// picture, (b or 1, k, h, w), with `noise`, (b, k, h, w), of the noise levels that `scales` and `class` stand for.
     pub fn condition(
         &self,
         e: &Conditioning,
-        small: &Tensor,
+        seen: &Tensor,
         noise: &Tensor,
         Levels { scales, class }: &Levels,
     ) -> Result<Conditioning> {
-        let beside = self.low_schedule.add_noise(small, noise, scales)?;
+        let beside = self.low_schedule.add_noise(seen, noise, scales)?;
         Ok(Conditioning { beside: Some(beside), class: Some(class.clone()), ..e.clone() })
     }
 
@@ -86,6 +111,14 @@ impl Enlarger {
             scales: Tensor::from_vec(self.low_schedule.scales(levels), (2, levels.len(), 1, 1, 1), device)?,
             class: Tensor::from_vec(unet.classes(levels), (levels.len(), ()), device)?,
         })
+    }
+
+    /// The timesteps of stage C by `schedule`, and the number of steps of which they are the last ones.
+    pub fn timesteps(&self, schedule: &Schedule) -> (u32, Vec<u32>) {
+        let all = schedule.training_timesteps();
+        let start = self.start.map_or(all - 1, |start| start.min(all - 1));
+        let steps = (f64::from(self.steps) * f64::from(all) / f64::from(start + 1)).round() as u32;
+        (steps, schedule.timesteps(steps).into_iter().filter(|&t| t <= start).collect())
     }
 }
 
@@ -110,10 +143,13 @@ pub fn fine_tune(
     let setting = tuning.setting;
     let (params, schedule, batch) = (setting.params, setting.schedule, setting.params.batch_size);
     let (n, device) = (crops.large.dims()[0] as u32, crops.large.device().clone());
+    // Those that stage C begins after are never asked for.
+    let range = enlarger.start.map_or(schedule.training_timesteps(), |start| start + 1);
     let inputs = |step: u32| {
         let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
-        let timesteps = stream(Purpose::DetailTimesteps).timesteps(batch, schedule.training_timesteps());
-        let levels = enlarger.levels(&unet, &stream(Purpose::DetailLevels).timesteps(batch, LEVELS), &Device::Cpu)?;
+        let timesteps = stream(Purpose::DetailTimesteps).timesteps(batch, range);
+        let levels = stream(Purpose::DetailLevels).timesteps(batch, enlarger.levels);
+        let levels = enlarger.levels(&unet, &levels, &Device::Cpu)?;
         // One place for each step: the items of a batch differ by their noise.
         let place = stream(Purpose::DetailCrops).timesteps(1, n)[0] as usize;
         let of = |all: &Tensor| all.narrow(0, place, 1);
@@ -128,17 +164,17 @@ pub fn fine_tune(
             noise(Purpose::DetailNoise, &crops.large)?,
             levels.scales,
             levels.class,
-            noise(Purpose::DetailSmallNoise, &crops.small)?,
+            noise(Purpose::DetailSmallNoise, &crops.seen)?,
             of(&crops.large)?,
-            of(&crops.small)?,
+            of(&crops.seen)?,
         ])
     };
     let e = e_tgt.repeat(batch as usize)?;
     let activations = setting.mode.activations();
-    tuning.minimize_with(Stage::FineTune, params.tuning_steps, &device, inputs, |inputs| {
-        let [sinusoids, scales, noise, low_scales, class, low_noise, large, small] = inputs;
+    tuning.minimize_with(Stage::FineTuneDetail, params.tuning_steps, &device, inputs, |inputs| {
+        let [sinusoids, scales, noise, low_scales, class, low_noise, large, seen] = inputs;
         let levels = Levels { scales: low_scales.clone(), class: class.clone() };
-        let e = enlarger.condition(&e, small, low_noise, &levels)?;
+        let e = enlarger.condition(&e, seen, low_noise, &levels)?;
         denoising_loss(&unet, large, &e, &Draw { schedule, sinusoids, scales, noise, activations })
     })?;
     Ok(tuning.tuned())

@@ -49,6 +49,11 @@ impl BaseModel {
     /// Reads the model in `source` and checks that its parts fit each other.
     pub fn read(source: Source, fingerprint: String, device: &Device) -> Result<Self> {
         let family = Family::of(&source)?;
+        Self::of_family(family, source, fingerprint, device)
+    }
+
+    /// The same of a model that is known to be of `family`.
+    pub fn of_family(family: &Family, source: Source, fingerprint: String, device: &Device) -> Result<Self> {
         let shapes = Shapes::new(&source, family, device)?;
         let codec = Codec::read(&source, family, device)?;
         let (latents, unet) = (codec.channels, shapes.config.out_channels);
@@ -142,7 +147,7 @@ impl BaseModel {
     /// For an inpainting model: that it may paint everywhere, and latents of gray, which is what is left of the
     /// picture. Unlike in diffusers their mean, because a sample would be one more random number of every edit.
     fn beside(&self, (w, h): (usize, usize)) -> Result<Option<Tensor>> {
-        if self.shapes.config.in_channels == self.codec.channels {
+        if self.shapes.config.in_channels != 2 * self.codec.channels + 1 {
             return Ok(None);
         }
         if let Some((size, beside)) = &*self.beside.borrow()
@@ -216,7 +221,11 @@ impl BaseModel {
 
 /// What makes the tokens of [`BaseModel::tokens`], of the model in `source`, which is not loaded.
 pub fn tokenizer(source: &Source) -> Result<Tokenizer> {
-    let family = Family::of(source)?;
+    tokenizer_of(Family::of(source)?, source)
+}
+
+/// The same of a model that is known to be of `family`.
+pub fn tokenizer_of(family: &Family, source: &Source) -> Result<Tokenizer> {
     let config = ClipConfig::read(source.config(Part::TextEncoder), family.tokens)?;
     let files = source.tokenizer(Part::TextEncoder);
     Tokenizer::new(files, family.pad_token, config.positions, config.vocabulary)

@@ -79,9 +79,21 @@ pub fn generate(
     shape: &[usize],
     watch: &mut SampleWatch<'_>,
 ) -> Result<Tensor> {
-    let mut x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(shape, unet.device())?;
-    for (step, t) in schedule.timesteps(params.sampling_steps).into_iter().enumerate() {
-        let next = schedule.step(&unet.predict(&x_t, t)?, t, params.sampling_steps, &x_t)?;
+    let x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(shape, unet.device())?;
+    let timesteps = schedule.timesteps(params.sampling_steps);
+    sample(unet, schedule, (params.sampling_steps, &timesteps), x_t, watch)
+}
+
+/// DDIM from `x_t`, of the first of `timesteps`, which are the last ones of those of `steps` steps.
+pub fn sample(
+    unet: &mut impl Predict,
+    schedule: &Schedule,
+    (steps, timesteps): (u32, &[u32]),
+    mut x_t: Tensor,
+    watch: &mut SampleWatch<'_>,
+) -> Result<Tensor> {
+    for (step, &t) in timesteps.iter().enumerate() {
+        let next = schedule.step(&unet.predict(&x_t, t)?, t, steps, &x_t)?;
         x_t = next.x_t;
         watch(step as u32 + 1, &next.pred_x0)?;
     }

@@ -37,8 +37,6 @@ pub enum Purpose {
     DetailSmallNoise = 11,
     /// Which crops of the layer it sees.
     DetailCrops = 12,
-    /// Noise of the VAE's samples of these crops.
-    DetailSamples = 13,
     /// Start latents of the enlarged picture.
     DetailLatents = 14,
     /// Noise with which it is looked what a network predicts.

@@ -4,9 +4,9 @@
 use crate::engine::device::Processor;
 use crate::engine::model::source::Source;
 use crate::engine::picture::pixels::Picture;
-use crate::error::{Hint, Result};
+use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
-use crate::params::Params;
+use crate::params::{Detail, Params};
 use crate::text::{Text, text};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,22 @@ impl EditRequest {
         Source::with_vae(&self.model_path, vae.map(Path::new))
     }
 
+    /// The files of the model that enlarges the edit, and whether it is tuned; `None` where nothing does.
+    pub fn enlarger(&self) -> Result<Option<(Source, bool)>> {
+        let tunes = self.params.detail != Detail::Pretrained;
+        let chosen = Some(self.params.enlarger.trim()).filter(|chosen| !chosen.is_empty());
+        let place = chosen.map(PathBuf::from).or_else(|| Source::companion(&self.model_path));
+        match (self.params.detail, place) {
+            (Detail::Off, _) | (Detail::Automatic, None) => Ok(None),
+            (_, Some(place)) => Ok(Some((Source::open_enlarger(&place)?, tunes))),
+            (asked, None) => Err(Error::Parameter(text!(
+                "detail is {asked}, and no model that enlarges comes with this base model; name one (--enlarger), or \
+                 set detail to off",
+                asked = asked.name()
+            ))),
+        }
+    }
+
     /// The hint for a picture that the base model's codec gives back at `psnr` dB, if it needs one.
     pub fn hint(&self, psnr: Option<f64>) -> Option<Hint> {
         let (psnr, familiar_psnr) = (psnr?, self.familiar_psnr?);
@@ -107,8 +123,12 @@ pub enum Stage {
     OptimizeTextEmbedding,
     /// Stage B.
     FineTune,
+    /// Stage B of the model that enlarges.
+    FineTuneDetail,
     /// Stage C.
     Generate,
+    /// Stage C of the model that enlarges.
+    Enlarge,
 }
 
 impl Stage {
@@ -119,7 +139,9 @@ impl Stage {
             Self::Wait => text!("Waiting for the same edit in another program"),
             Self::OptimizeTextEmbedding => text!("A: optimizing the text embedding"),
             Self::FineTune => text!("B: fine-tuning the model"),
+            Self::FineTuneDetail => text!("B: fine-tuning the detail model"),
             Self::Generate => text!("C: generating"),
+            Self::Enlarge => text!("C: painting the detail"),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::machine::Machine;
 use super::model::conditioning::Conditioning;
 use super::model::guidance::Guided;
 use super::model::unet::{self, UNet};
-use super::picture::pixels::Picture;
+use super::picture::pixels::{Mask, Picture};
 use super::picture::untouched;
 use super::request::{EditRequest, Stage};
 use super::store::key::TuningKey;
@@ -45,7 +45,8 @@ struct Drawing<'a> {
 }
 
 impl Sampler {
-    /// The picture that `tuned` draws for `request`, whose text is `e_tgt`.
+    /// The picture that `tuned` draws for `request`, whose text is `e_tgt`, (1, 3, h, w) from about -1 to 1; and how
+    /// much it counts where, if the layer's own pixels are to be kept.
     pub fn draw(
         &mut self,
         base: &BaseModel,
@@ -54,7 +55,7 @@ impl Sampler {
         tuned: &Found,
         machine: &Machine,
         clock: &mut Clock<'_, '_>,
-    ) -> Result<Picture> {
+    ) -> Result<(Tensor, Option<Mask>)> {
         let params = &request.params;
         let key = (tuned.key.clone(), params.seed, params.guidance.to_bits(), params.sampling_steps);
         let mut reconstruction = self.reconstruction.take().filter(|(known, _)| *known == key).map(|(_, known)| known);
@@ -78,13 +79,10 @@ impl Sampler {
             reconstruction = Some(drawing.at(0.0, 0, 0, machine, clock)?);
         }
         let edited = drawing.at(params.eta, drawing.all_steps - steps, request.previews, machine, clock)?;
-        let mut picture = Picture::of(&edited)?;
-        if params.keep_untouched {
-            let reconstruction = reconstruction.as_ref().unwrap_or(&edited);
-            picture.mask = Some(untouched::touched(&edited, reconstruction, &request.layer)?);
-        }
+        let touched = |reconstruction| untouched::touched(&edited, reconstruction, &request.layer);
+        let mask = params.keep_untouched.then(|| touched(reconstruction.as_ref().unwrap_or(&edited))).transpose()?;
         self.reconstruction = reconstruction.map(|reconstruction| (key, reconstruction));
-        Ok(picture)
+        Ok((edited, mask))
     }
 }
 

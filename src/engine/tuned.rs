@@ -2,6 +2,7 @@
 //! stopped and go over to lighter modes where memory runs short.
 #![forbid(unsafe_code)]
 
+use super::auxiliary::{self, Crops, Enlarger};
 use super::base::BaseModel;
 use super::budget::clock::Clock;
 use super::budget::memory::Task;
@@ -87,6 +88,24 @@ struct Begin<'a> {
     machine: &'a Machine,
     keys: Keys,
     allowed: &'static [Mode],
+    enlarging: Option<&'a Enlarging<'a>>,
+}
+
+/// What else stage B of a model that enlarges needs, which is the model of the edit then; it has no stage A.
+pub struct Enlarging<'a> {
+    /// How it sees the small picture.
+    pub enlarger: &'a Enlarger,
+    /// What it sees of the layer.
+    pub crops: &'a Crops,
+    /// Width and height of the large picture that they are of.
+    pub size: (usize, usize),
+}
+
+impl Enlarging<'_> {
+    /// The fingerprint to tell what is tuned of the model of that `fingerprint`.
+    pub fn fingerprint(fingerprint: &str, (w, h): (usize, usize)) -> String {
+        format!("{fingerprint} for {w}x{h}")
+    }
 }
 
 impl TunedModels {
@@ -96,12 +115,15 @@ impl TunedModels {
         base: &BaseModel,
         request: &EditRequest,
         e_tgt: &Conditioning,
+        enlarging: Option<&Enlarging<'_>>,
         machine: &Machine,
         clock: &mut Clock<'_, '_>,
     ) -> Result<Found> {
         let allowed = Mode::allowed(&request.params, machine.chosen());
-        let keys = Keys::of(request, &base.tokens(&request.params.prompt)?, allowed, &base.fingerprint);
-        let begin = Begin { base, request, e_tgt, machine, keys, allowed };
+        let fingerprint = |with: &Enlarging<'_>| Enlarging::fingerprint(&base.fingerprint, with.size);
+        let fingerprint = enlarging.map_or(base.fingerprint.clone(), fingerprint);
+        let keys = Keys::of(request, &base.tokens(&request.params.prompt)?, allowed, &fingerprint);
+        let begin = Begin { base, request, e_tgt, machine, keys, allowed, enlarging };
         let (mut state, lock) = loop {
             if let Some((trained, found)) = self.find(&begin) {
                 clock.notes.extend(trained.note_if_kept(allowed[0].trained()));
@@ -114,12 +136,14 @@ impl TunedModels {
             clock.notes.extend(note.into_iter().chain(begin.note_without_room(mode)));
             break (self.begin(&begin, mode)?, lock);
         };
-        clock.hint = request.hint(state.psnr);
+        if enlarging.is_none() {
+            clock.hint = request.hint(state.psnr);
+        }
         let mut points = Points::new(&machine.options, request);
         let (mut losses, mut codes) = ([const { Vec::new() }; 2], Codes::new());
         let task = Task { precision: machine.chosen().precision, ..base.shapes.task(request) };
         let reserve = |mode| Ok(plan::reserve(base.shapes.needs(&task, mode)?.peak()));
-        let tuned = in_lighter_modes(&mut state, request, machine, clock, reserve, |state, watch| {
+        let tuned = in_lighter_modes(&mut state, &begin, clock, reserve, |state, watch| {
             let Unfinished { mode, x, psnr, embedding, training, saved } = state;
             let (chosen, key) = (machine.chosen(), begin.key(*mode));
             let setting = &Setting {
@@ -152,7 +176,12 @@ impl TunedModels {
                 Trained::Weights | Trained::WeightsInEightBits => base.take_network(machine.device()),
                 Trained::Adapters => base.network(machine.device()),
             };
-            let mut unet = imagic::fine_tune(weights, x, e_opt, &mut tuning)?;
+            let mut unet = match enlarging {
+                Some(Enlarging { enlarger, crops, .. }) => {
+                    auxiliary::fine_tune(enlarger, weights, crops, e_opt, &mut tuning)?
+                }
+                None => imagic::fine_tune(weights, x, e_opt, &mut tuning)?,
+            };
             losses = [before.clone(), tuning.end()];
             if begin.is_rounded(*mode) {
                 codes = difference::round(&mut unet, |name| base.network_tensor(name, machine.device()))?;
@@ -297,12 +326,20 @@ impl TunedModels {
             return Ok(Unfinished { mode, ..unfinished });
         }
         let task = base.shapes.task(request);
-        let (network, x) = (base.shapes.network(), base.latents(task.size));
+        let (network, mut x) = (base.shapes.network(), base.latents(task.size));
+        if let Some(Enlarging { crops, .. }) = begin.enlarging {
+            x.copy_from_slice(crops.large.dims());
+        }
         let fitting = resume::Fitting { e: e_tgt, network, params: &request.params, x, device };
         let mut known = [key, &begin.keys.embedding].into_iter();
         let found = folder.and_then(|folder| known.find_map(|key| resume::find(folder, key, mode, &fitting)));
         if let Some(unfinished) = found {
             return Ok(unfinished);
+        }
+        if let Some(Enlarging { crops, .. }) = begin.enlarging {
+            base.network(device)?;
+            let embedding = Some(((*e_tgt).clone(), Vec::new()));
+            return Ok(Unfinished { mode, x: crops.large.clone(), psnr: None, embedding, training: None, saved: None });
         }
         let (x, psnr) = base.encode(request, task.size, device)?;
         base.codec.forget_encoder();
@@ -449,17 +486,16 @@ fn not_kept(error: &Error) -> Text {
 /// is left and there is one.
 fn in_lighter_modes(
     state: &mut Unfinished,
-    request: &EditRequest,
-    machine: &Machine,
+    begin: &Begin<'_>,
     clock: &mut Clock<'_, '_>,
     reserve: impl Fn(Mode) -> Result<u64>,
     mut work: impl FnMut(&mut Unfinished, &mut StepWatch<'_>) -> Result<TunedModel>,
 ) -> Result<TunedModel> {
     // The allocator gives memory of the mode before back only by and by.
     const SETTLING: u32 = 3;
-    let allowed = Mode::allowed(&request.params, machine.chosen());
+    let Begin { request, machine, allowed, enlarging, .. } = *begin;
     loop {
-        clock.tunes_in(&request.params, state.mode);
+        clock.tunes_in(&request.params, state.mode, enlarging.is_some());
         let (can_lighten, reserve) = (state.mode.lighter(allowed).is_some(), reserve(state.mode)?);
         let mut steps = 0;
         let tuned = work(state, &mut |stage, step, all, loss| {

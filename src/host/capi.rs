@@ -445,7 +445,9 @@ fn progress_of(state: &State) -> ImagicProgress {
                 Stage::Wait => ImagicStage::Waiting,
                 Stage::OptimizeTextEmbedding => ImagicStage::OptimizeTextEmbedding,
                 Stage::FineTune => ImagicStage::FineTune,
+                Stage::FineTuneDetail => ImagicStage::FineTuneDetail,
                 Stage::Generate => ImagicStage::Generate,
+                Stage::Enlarge => ImagicStage::Enlarge,
             };
             answer.stage = stage as u32;
             (answer.step, answer.steps) = (progress.step, progress.steps);

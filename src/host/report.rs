@@ -174,7 +174,9 @@ pub fn stage_id(stage: Stage) -> &'static str {
         Stage::Wait => "wait",
         Stage::OptimizeTextEmbedding => "optimize_text_embedding",
         Stage::FineTune => "fine_tune",
+        Stage::FineTuneDetail => "fine_tune_detail",
         Stage::Generate => "generate",
+        Stage::Enlarge => "enlarge",
     }
 }
 

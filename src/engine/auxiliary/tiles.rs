@@ -120,6 +120,38 @@ fn on_canvas(tile: &Tensor, (y, x): (usize, usize), (height, width): (usize, usi
     Ok(tile.pad_with_zeros(2, y, height - h - y)?.pad_with_zeros(3, x, width - w - x)?)
 }
 
+/// A canvas of (height, width) places made tile by tile, squares of `side` as those of [`Tiled`]: `tile` gets (y, x)
+/// and (height, width) of one and gives (1, c, n h, n w). They are joined with the same weights, into (1, c, n height,
+/// n width).
+pub fn joined(
+    (height, width): (usize, usize),
+    side: usize,
+    mut tile: impl FnMut((usize, usize), (usize, usize)) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let size = (side.min(height), side.min(width));
+    if size == (height, width) {
+        return tile((0, 0), size);
+    }
+    let mut sums: Option<(Tensor, Tensor)> = None;
+    for y in places(height, side) {
+        for x in places(width, side) {
+            let part = tile((y, x), size)?;
+            let (_, _, h, w) = part.dims4()?;
+            let n = h / size.0;
+            let down = Tensor::from_vec(weights(h), (1, 1, h, 1), part.device())?;
+            let weights = down.broadcast_mul(&Tensor::from_vec(weights(w), (1, 1, 1, w), part.device())?)?;
+            let on_canvas = |part: &Tensor| on_canvas(part, (y * n, x * n), (height * n, width * n));
+            let part = (on_canvas(&part.broadcast_mul(&weights)?)?, on_canvas(&weights)?);
+            sums = Some(match sums {
+                Some((sum, all)) => ((sum + part.0)?, (all + part.1)?),
+                None => part,
+            });
+        }
+    }
+    let (sum, weights) = sums.expect("there is a tile");
+    Ok(sum.broadcast_div(&weights)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,15 +21,16 @@ pub struct Clock<'a, 'b> {
     /// Steps of the running stage that are done.
     step: u32,
     is_finished: bool,
-    /// Steps of stages A, B and C, and the cost of one, in passes through the network for one item.
-    costs: [(Stage, u32, f32); 3],
+    /// Steps of stages A, B and C, and the cost of one, in passes through the network for one item; between them and
+    /// last the same of B and C of the model that enlarges, in passes of the base model that take about as long.
+    costs: [(Stage, u32, f32); 5],
     /// The stage that runs, since when, and the steps that were done before.
     stage: (Stage, Instant, u32),
     seconds: Vec<(Stage, f32)>,
     /// Seconds per pass, from the stage that runs.
     pace: Option<f32>,
-    /// Seconds per pass of stages A, B and C that ran here.
-    paces: [Option<f32>; 3],
+    /// The same of each stage that ran here.
+    paces: [Option<f32>; 5],
     /// Goes with every step from now on.
     pub hint: Option<Hint>,
     /// Goes with every step from now on.
@@ -46,7 +47,9 @@ impl<'a, 'b> Clock<'a, 'b> {
         let costs = [
             (Stage::OptimizeTextEmbedding, params.embedding_steps, a),
             (Stage::FineTune, params.tuning_steps, b),
+            (Stage::FineTuneDetail, 0, 0.0),
             (Stage::Generate, params.sampling_steps, c),
+            (Stage::Enlarge, 0, 0.0),
         ];
         let stage = (Stage::LoadModel, Instant::now(), 0);
         Self {
@@ -59,18 +62,19 @@ impl<'a, 'b> Clock<'a, 'b> {
             stage,
             seconds: Vec::new(),
             pace: None,
-            paces: [None; 3],
+            paces: [None; 5],
             hint: None,
             preview: None,
             notes: Vec::new(),
         }
     }
 
-    /// Stages A and B run in `mode` from here on.
-    pub fn tunes_in(&mut self, params: &Params, mode: Mode) {
+    /// Stages A and B run in `mode` from here on; or, with no stage A, stage B of the model that enlarges.
+    pub fn tunes_in(&mut self, params: &Params, mode: Mode, enlarges: bool) {
         self.mode = Some(mode);
-        for (stage, passes) in self.costs.iter_mut().zip(passes(params, mode)) {
-            stage.2 = passes;
+        let [a, b, _] = passes(params, mode);
+        if !enlarges {
+            (self.costs[0].2, self.costs[1].2) = (a, b);
         }
     }
 
@@ -82,9 +86,22 @@ impl<'a, 'b> Clock<'a, 'b> {
         }
     }
 
+    /// Stage B of the model that enlarges did not have to run.
+    pub fn detail_tuned(&mut self, origin: Tuned) {
+        if origin != Tuned::Now {
+            self.costs[2].1 = 0;
+        }
+    }
+
     /// Stage C takes `steps` steps.
     pub fn samples(&mut self, steps: u32) {
-        self.costs[2].1 = steps;
+        self.costs[3].1 = steps;
+    }
+
+    /// The edit is enlarged by a model: steps of its stages B and C, and what one costs.
+    pub fn enlarges(&mut self, [b, c]: [(u32, f32); 2]) {
+        self.costs[2] = (Stage::FineTuneDetail, b.0, b.1);
+        self.costs[4] = (Stage::Enlarge, c.0, c.1);
     }
 
     pub fn step(&mut self, stage: Stage, step: u32, steps: u32, loss: Option<f32>) -> Result<()> {
@@ -128,7 +145,7 @@ impl<'a, 'b> Clock<'a, 'b> {
         let seconds = began.elapsed().as_secs_f32();
         self.seconds.push((stage, seconds));
         let steps = if self.step > first { format!(", steps {first} to {}", self.step) } else { String::new() };
-        let is_tuning = matches!(stage, Stage::OptimizeTextEmbedding | Stage::FineTune);
+        let is_tuning = matches!(stage, Stage::OptimizeTextEmbedding | Stage::FineTune | Stage::FineTuneDetail);
         let mode = self.mode.filter(|_| is_tuning).map_or_else(String::new, |mode| format!(", {mode:?}"));
         (self.log)(&format!("{stage:?}: {seconds:.2} s{steps}{mode}"));
         self.step = 0;
@@ -137,7 +154,8 @@ impl<'a, 'b> Clock<'a, 'b> {
     /// Seconds that each stage took, and the pace of this edit. `pixels`: those of the picture at the size at which the
     /// model worked, and at the model's own.
     pub fn finish(&mut self, [pixels, own_pixels]: [usize; 2], was_loaded: bool) -> (Vec<(Stage, f32)>, Pace) {
-        let sampled = self.paces[2].unwrap_or_default() * self.costs[2].1 as f32 * self.costs[2].2;
+        let [a, b, detail, c, enlarging] = self.paces;
+        let sampled = c.unwrap_or_default() * self.costs[3].1 as f32 * self.costs[3].2;
         self.close();
         self.is_finished = true;
         let took = |stage| self.seconds.iter().find(|(other, _)| *other == stage).map_or(0.0, |(_, seconds)| *seconds);
@@ -145,7 +163,8 @@ impl<'a, 'b> Clock<'a, 'b> {
             pixels: pixels as f32,
             own_pixels: own_pixels as f32,
             load: (!was_loaded).then(|| took(Stage::LoadModel)),
-            passes: self.paces,
+            passes: [a, b, c],
+            detail: [detail, enlarging].map(|pace| pace.unwrap_or_default()),
             decode: Some((took(Stage::Generate) - sampled).max(0.0)),
         };
         (std::mem::take(&mut self.seconds), pace)

@@ -44,6 +44,9 @@ pub struct Pace {
     pub load: Option<f32>,
     /// Seconds per pass of stages A, B and C; see [`passes`].
     pub passes: [Option<f32>; 3],
+    /// The same of B and C of the model that enlarges; 0 where it never ran.
+    #[serde(default)]
+    pub detail: [f32; 2],
     /// Seconds to decode and scale the result.
     pub decode: Option<f32>,
 }
@@ -59,14 +62,15 @@ pub fn passes(params: &Params, mode: Mode) -> [f32; 3] {
     [(2.0 + again) * batch, (2.0 + again + weights) * batch, passes]
 }
 
-/// What `request` costs when `done` steps of stages A and B have been taken already.
+/// What `request` costs when `done` steps of stages A and B have been taken already, with `detail` passes of stages B
+/// and C of the model that enlarges.
 pub fn estimate(
     options: &EngineOptions,
     request: &EditRequest,
     fingerprint: &str,
     memory: Option<Plan>,
     is_loaded: bool,
-    done: [u32; 2],
+    (done, detail): ([u32; 2], [f32; 2]),
 ) -> Result<Estimate> {
     let tuned = memory.is_none();
     let pace = options.cache_folder.as_deref().and_then(|folder| read(folder).remove(fingerprint));
@@ -77,8 +81,18 @@ pub fn estimate(
         goes_on,
         memory,
         on_gpu: false,
-        seconds: pace.and_then(|pace| seconds(&pace, &request.params, memory.map(|plan| plan.mode), is_loaded, done)),
+        seconds: pace.and_then(|pace| {
+            let enlarging = enlarging(&pace, detail)?;
+            let mode = memory.map(|plan| plan.mode);
+            Some(enlarging + seconds(&pace, &request.params, mode, is_loaded, done)?)
+        }),
     })
+}
+
+/// Seconds for so many passes of stages B and C of the model that enlarges; `None` where one that has to run never ran.
+fn enlarging(pace: &Pace, passes: [f32; 2]) -> Option<f32> {
+    let stage = |(pace, passes): (f32, f32)| (passes == 0.0 || pace > 0.0).then_some(pace * passes);
+    pace.detail.into_iter().zip(passes).map(stage).sum()
 }
 
 /// `None` where a stage that has to run never ran. `mode`: how it is tuned; `None` if it is already.
@@ -117,6 +131,9 @@ pub fn remember(options: &EngineOptions, fingerprint: &str, new: Pace) {
         *kept = new.or(kept.map(|seconds| seconds * scale));
     }
     (kept.pixels, kept.own_pixels) = (new.pixels, new.own_pixels);
+    for (kept, new) in kept.detail.iter_mut().zip(new.detail).filter(|(_, new)| *new > 0.0) {
+        *kept = new;
+    }
     kept.load = new.load.or(kept.load);
     kept.decode = new.decode.or(kept.decode);
     let bytes = serde_json::to_vec_pretty(&paces).expect("numbers and texts always become JSON");

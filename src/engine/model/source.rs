@@ -90,6 +90,12 @@ impl Source {
         Ok(Self { path: path.to_owned(), parts: Arc::new(parts), has_chosen_vae })
     }
 
+    /// The model that enlarges which comes with the base model at `path`, if one does.
+    pub fn companion(path: &Path) -> Option<PathBuf> {
+        let companion = whole(path).join(folder::COMPANION);
+        folder::is_model(&companion).then_some(companion)
+    }
+
     /// The whole model that `path` is a piece of or an entry to.
     pub fn place(path: &Path) -> PathBuf {
         whole(path)
@@ -110,11 +116,14 @@ impl Source {
         self.parts.networks.len() > part as usize
     }
 
-    /// Whether it is a model that enlarges a picture: its network sees that, in red, green and blue, beside x_t.
+    /// Whether it is a model that enlarges a picture: its network sees that beside x_t, in red, green and blue, or as
+    /// latents and is told how much noise there is in it.
     fn enlarges(&self) -> bool {
-        let channels = |key| self.config(Part::UNet).value(key).as_u64();
+        let unet = self.config(Part::UNet);
+        let channels = |key| unet.value(key).as_u64();
         let beside = channels("in_channels").zip(channels("out_channels"));
-        beside.is_some_and(|(input, output)| input.checked_sub(output) == Some(3))
+        let told = unet.value("num_class_embeds").as_u64().is_some_and(|classes| classes > 0);
+        beside.is_some_and(|(input, output)| input.checked_sub(output) == Some(3) || told && input == 2 * output)
             || self.pipeline().text("_class_name", "").contains("Upscale")
     }
 
@@ -214,7 +223,7 @@ impl Source {
         if self.enlarges() {
             hash.update(self.parts.low_res_scheduler.to_json());
         }
-        if self.has(Part::TextEncoder2) {
+        if self.has(Part::TextEncoder2) || self.enlarges() {
             hash.update(self.parts.pipeline.to_json());
         }
         Ok(format!("{:x}", hash.finalize()))

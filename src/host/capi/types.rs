@@ -69,6 +69,10 @@ pub enum ImagicStage {
     FineTune = 3,
     /// Stage C.
     Generate = 4,
+    /// Stage B of the model that enlarges.
+    FineTuneDetail = 5,
+    /// Stage C of the model that enlarges.
+    Enlarge = 6,
 }
 
 /// Layout of one pixel. Alpha is straight; colors are sRGB.

@@ -30,24 +30,33 @@ pub fn is_xl(path: &Path) -> Option<bool> {
     Some(config.value("addition_embed_type") == "text_time")
 }
 
-/// Opens the base model in the folder `path`, with `vae` in place of its own if it is given.
+/// Name of the folder of a model that enlarges, in that of the base model with which it comes.
+pub const COMPANION: &str = "enlarger";
+
+/// Opens the base model in the folder `path`, with `vae` in place of its own if it is given. A companion takes what it
+/// lacks from its base model.
 pub fn open(path: &Path, mut vae: Option<Network>) -> Result<Parts> {
     refused::check_folder(path)?;
-    let is_there = |part: &Part| *part != Part::TextEncoder2 || path.join(part.folder()).is_dir();
+    let base = path.parent().filter(|_| path.file_name().is_some_and(|name| name == COMPANION));
+    let inner = |name: &str| match base {
+        Some(base) if !path.join(name).is_dir() => base.join(name),
+        _ => path.join(name),
+    };
+    let is_there = |part: &Part| *part != Part::TextEncoder2 || inner(part.folder()).is_dir();
     let parts = Part::ALL.into_iter().filter(is_there);
     let network = |part: Part| match vae.take_if(|_| part == Part::Vae) {
         Some(vae) => Ok(vae),
-        None => network(&path.join(part.folder())),
+        None => network(&inner(part.folder())),
     };
     let networks: Vec<_> = parts.map(network).collect::<Result<_>>()?;
     let tokenizers = if networks.len() == Part::ALL.len() { &["tokenizer", "tokenizer_2"][..] } else { &["tokenizer"] };
-    let scheduler = path.join("scheduler/scheduler_config.json");
+    let scheduler = inner("scheduler").join("scheduler_config.json");
     let low_res_scheduler = Config::read_if_there(&path.join("low_res_scheduler/scheduler_config.json"))?;
     let pipeline = path.join("model_index.json");
     let scheduler = Config::read_if_there(&scheduler)?.unwrap_or_else(|| published::scheduler(&scheduler));
     Ok(Parts {
         networks,
-        tokenizers: tokenizers.iter().map(|name| tokenizer(&path.join(name))).collect::<Result<_>>()?,
+        tokenizers: tokenizers.iter().map(|name| tokenizer(&inner(name))).collect::<Result<_>>()?,
         low_res_scheduler: low_res_scheduler.unwrap_or_else(|| scheduler.clone()),
         scheduler,
         pipeline: Config::read_if_there(&pipeline)?.unwrap_or_else(|| Config::new(&pipeline, Value::Null)),

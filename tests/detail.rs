@@ -1,0 +1,278 @@
+//! Edits that a second model enlarges, from pixels to pixels on small random models: what is tuned when, what is kept,
+//! where a stopped edit goes on.
+
+use candle_core::{DType, Device, Tensor};
+use imagic_edit::engine::Engine;
+use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Stage, Tuned};
+use imagic_edit::error::Result;
+use imagic_edit::image::LayerImage;
+use imagic_edit::params::{Detail, Params};
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
+/// A base model of 16 pixels with a companion in its folder.
+struct Models {
+    folder: TempDir,
+}
+
+impl Models {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model"), folder.path());
+        let models = Self { folder };
+        let pipeline = json!({
+            "start_timestep": 600, "max_noise_level": 10, "noise_level": 2, "sampling_steps": 3, "guidance_scale": 1.0,
+        });
+        models.write_enlarger("enlarger", 4, &pipeline);
+        models
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// The base model's network, that sees `beside` more channels and is told of noise.
+    fn write_enlarger(&self, name: &str, beside: usize, pipeline: &Value) {
+        let (base, folder) = (self.folder.path(), self.folder.path().join(name));
+        std::fs::create_dir_all(folder.join("unet")).expect("a folder");
+        std::fs::write(folder.join("model_index.json"), pipeline.to_string()).expect("a file");
+        let config = std::fs::read(base.join("unet/config.json")).expect("a configuration");
+        let mut config: Value = serde_json::from_slice(&config).expect("JSON");
+        (config["in_channels"], config["num_class_embeds"]) = (json!(4 + beside), json!(10));
+        std::fs::write(folder.join("unet/config.json"), config.to_string()).expect("a file");
+        let mut tensors = candle_core::safetensors::load(base.join(WEIGHTS), &Device::Cpu).expect("weights");
+        let seen = tensors["conv_in.weight"].narrow(1, 0, beside).and_then(|part| part * 0.5).expect("weights");
+        let conv_in = Tensor::cat(&[&tensors["conv_in.weight"], &seen], 1).expect("weights");
+        let width = tensors["time_embedding.linear_2.bias"].dims()[0];
+        let table = Tensor::arange(0f32, 10.0 * width as f32, &Device::Cpu).and_then(|table| table.sin());
+        let table = table.and_then(|table| table.reshape((10, width))?.to_dtype(DType::F32)).expect("a table");
+        tensors.insert("conv_in.weight".into(), conv_in);
+        tensors.insert("class_embedding.weight".into(), table);
+        candle_core::safetensors::save(&tensors, folder.join(WEIGHTS)).expect("a file");
+    }
+
+    fn request(&self, detail: Detail) -> EditRequest {
+        let params = Params {
+            prompt: "a photo of a bird".into(),
+            embedding_steps: 2,
+            tuning_steps: 2,
+            detail_steps: 3,
+            detail_lr: 1e-4,
+            sampling_steps: 2,
+            detail,
+            ..Params::paper()
+        };
+        EditRequest {
+            layer: layer(72, 56).into(),
+            params,
+            model_path: self.path(),
+            familiar_psnr: None,
+            document: "document".into(),
+            layer_digest: None,
+            previews: 0,
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a copied file");
+        }
+    }
+}
+
+/// A picture with some structure.
+fn layer(width: u32, height: u32) -> LayerImage {
+    let pixel = |i: u32| {
+        let (x, y) = (i % width, i / width);
+        [(x * 900) as u16, (y * 1100) as u16, ((x ^ y) * 500) as u16, u16::MAX]
+    };
+    LayerImage::new(width, height, (0..width * height).flat_map(pixel).collect()).expect("a layer")
+}
+
+/// With everything that is done written after every step.
+fn engine(cache: Option<&TempDir>) -> Engine {
+    Engine::new(EngineOptions {
+        cache_folder: cache.map(|folder| folder.path().to_owned()),
+        resume_every: Duration::ZERO,
+        ..EngineOptions::default()
+    })
+}
+
+/// The edit, and the first step that was told of each stage that ran.
+fn edit(engine: &mut Engine, request: &EditRequest) -> Result<(Edit, Vec<(Stage, u32)>)> {
+    let mut stages: Vec<(Stage, u32)> = Vec::new();
+    let edit = engine.edit(request, &mut |progress| {
+        if stages.last().is_none_or(|(stage, _)| *stage != progress.stage) {
+            stages.push((progress.stage, progress.step));
+        }
+        ControlFlow::Continue(())
+    })?;
+    stages.retain(|(stage, _)| ![Stage::LoadModel, Stage::Wait].contains(stage));
+    Ok((edit, stages))
+}
+
+fn size(edit: &Edit) -> (u32, u32) {
+    let picture = edit.picture.opaque();
+    (picture.width(), picture.height())
+}
+
+const FRESH: [(Stage, u32); 5] = [
+    (Stage::OptimizeTextEmbedding, 0),
+    (Stage::FineTune, 0),
+    (Stage::FineTuneDetail, 0),
+    (Stage::Generate, 0),
+    (Stage::Enlarge, 0),
+];
+
+#[test]
+fn an_edit_is_enlarged_by_the_model_that_comes_with_the_base_model_tuned_once() {
+    let (models, cache) = (Models::new(), tempfile::tempdir().expect("a folder"));
+    let request = models.request(Detail::Automatic);
+    let mut first = engine(Some(&cache));
+    let (cold, stages) = edit(&mut first, &request).expect("an edit");
+    assert_eq!((stages.as_slice(), cold.tuned), (&FRESH[..], Tuned::Now));
+    let (small, _) = edit(&mut engine(None), &models.request(Detail::Off)).expect("an edit");
+    let (w, h) = size(&small);
+    assert_eq!(size(&cold), (4 * w, 4 * h));
+    let same = |other: &Edit| cold.picture.opaque() == other.picture.opaque();
+    let (warm, stages) = edit(&mut first, &request).expect("an edit");
+    assert!(stages == FRESH[3..] && warm.tuned == Tuned::InMemory && same(&warm));
+    first.settle();
+    let (kept, stages) = edit(&mut engine(Some(&cache)), &request).expect("an edit");
+    assert!(stages == FRESH[3..] && kept.tuned == Tuned::OnDisk && same(&kept));
+    assert!(same(&edit(&mut engine(None), &request).expect("an edit").0), "without a cache");
+
+    let changed = |change: &dyn Fn(&mut Params)| {
+        let mut request = request.clone();
+        change(&mut request.params);
+        let (edit, stages) = edit(&mut engine(Some(&cache)), &request).expect("an edit");
+        assert!(!same(&edit), "the same picture");
+        stages.into_iter().map(|(stage, _)| stage).collect::<Vec<_>>()
+    };
+    let drawn = [Stage::Generate, Stage::Enlarge];
+    assert_eq!(changed(&|params| params.eta = 0.2), drawn);
+    assert_eq!(changed(&|params| params.seed = 3), drawn);
+    assert_eq!(changed(&|params| params.detail = Detail::Pretrained), drawn);
+    assert_eq!(changed(&|params| params.detail = Detail::Off), drawn[..1]);
+    let detail = [Stage::FineTuneDetail, Stage::Generate, Stage::Enlarge];
+    assert_eq!(changed(&|params| params.detail_lr = 2e-4), detail, "the base model's tuning is kept");
+    assert_eq!(changed(&|params| params.detail_steps = 4), detail);
+}
+
+#[test]
+fn where_nothing_enlarges_an_edit_it_is_what_it_was() {
+    let models = Models::new();
+    let mut engine = engine(None);
+    let (off, _) = edit(&mut engine, &models.request(Detail::Off)).expect("an edit");
+    // A layer that is no larger than the base model's pictures.
+    let mut small = models.request(Detail::Automatic);
+    small.layer = layer(16, 16).into();
+    let (small, stages) = edit(&mut engine, &small).expect("an edit");
+    assert_eq!((size(&small), stages.len()), ((16, 16), 3));
+    let mut request = models.request(Detail::Automatic);
+    std::fs::remove_dir_all(models.path().join("enlarger")).expect("removed");
+    let (without, _) = edit(&mut engine, &request).expect("an edit");
+    assert!(without.picture.opaque() == off.picture.opaque());
+    request.params.detail = Detail::Tuned;
+    let error = edit(&mut engine, &request).expect_err("no model that enlarges").to_string();
+    assert!(error.contains("detail is tuned") && error.contains("--enlarger"), "{error}");
+    request.params.enlarger = models.path().join("no such file").display().to_string();
+    let error = edit(&mut engine, &request).expect_err("no such file").to_string();
+    assert!(error.contains("no such file"), "{error}");
+    request.params.enlarger = models.path().display().to_string();
+    let error = edit(&mut engine, &request).expect_err("a base model").to_string();
+    assert!(error.contains("is not a model that enlarges"), "{error}");
+}
+
+#[test]
+fn an_edit_that_dies_while_its_detail_is_tuned_goes_on_there_to_the_same_bytes() {
+    let (models, cache) = (Models::new(), tempfile::tempdir().expect("a folder"));
+    let request = models.request(Detail::Tuned);
+    let (whole, _) = edit(&mut engine(None), &request).expect("an edit");
+    let mut mortal = engine(Some(&cache));
+    let died = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        mortal.edit(&request, &mut |progress| {
+            assert!(progress.stage != Stage::FineTuneDetail || progress.step != 2, "as told");
+            ControlFlow::Continue(())
+        })
+    }));
+    assert!(died.is_err());
+    drop(mortal);
+    let (rest, stages) = edit(&mut engine(Some(&cache)), &request).expect("the rest");
+    assert!(matches!(stages[..], [(Stage::FineTuneDetail, 1 | 2), ..]), "{stages:?}");
+    assert!(rest.picture.opaque() == whole.picture.opaque());
+
+    // Stopped by its user: the base model's tuning is not lost, and the detail's goes on.
+    let cache = tempfile::tempdir().expect("a folder");
+    let mut stopped = engine(Some(&cache));
+    let result = stopped.edit(&request, &mut |progress| {
+        let is_there = progress.stage == Stage::FineTuneDetail && progress.step == 2;
+        if is_there { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(result.is_err());
+    drop(stopped);
+    let (rest, stages) = edit(&mut engine(Some(&cache)), &request).expect("the rest");
+    assert_eq!(stages, [(Stage::FineTuneDetail, 2), (Stage::Generate, 0), (Stage::Enlarge, 0)]);
+    assert!(rest.picture.opaque() == whole.picture.opaque());
+}
+
+#[test]
+fn a_model_that_sees_pixels_enlarges_to_the_layers_own_size() {
+    let models = Models::new();
+    models.write_enlarger("upscaler", 3, &json!({ "_class_name": "StableDiffusionUpscalePipeline" }));
+    for part in ["vae", "text_encoder", "tokenizer", "scheduler"] {
+        copy(&models.path().join(part), &models.path().join("upscaler").join(part));
+    }
+    let mut request = models.request(Detail::Automatic);
+    request.params.enlarger = models.path().join("upscaler").display().to_string();
+    request.layer = layer(120, 84).into();
+    // 10 noise levels in its table, and not the 350 of the x4 upscaler.
+    let index = json!({ "_class_name": "StableDiffusionUpscalePipeline", "max_noise_level": 10, "noise_level": 2 });
+    std::fs::write(models.path().join("upscaler/model_index.json"), index.to_string()).expect("a file");
+    let (edited, stages) = edit(&mut engine(None), &request).expect("an edit");
+    assert_eq!(stages, FRESH);
+    // Twice the smallest picture that the network takes and that is half of the layer.
+    assert_eq!(size(&edited), (120, 84));
+}
+
+#[test]
+fn only_what_an_edit_touches_is_painted_and_the_rest_is_the_layers_own() {
+    let models = Models::new();
+    let mut request = models.request(Detail::Pretrained);
+    (request.params.keep_untouched, request.params.eta) = (true, 0.0);
+    let (kept, _) = edit(&mut engine(None), &request).expect("an edit");
+    let (layer, untouched) = kept.picture.on(&request.layer);
+    assert!(layer == *request.layer && untouched.iter().all(|&untouched| untouched), "at eta 0 nothing is touched");
+}
+
+#[test]
+fn what_an_edit_costs_counts_its_detail() {
+    let (models, cache) = (Models::new(), tempfile::tempdir().expect("a folder"));
+    let mut engine = engine(Some(&cache));
+    let request = models.request(Detail::Tuned);
+    let seconds = |engine: &Engine, detail| {
+        let mut request = request.clone();
+        (request.params.detail, request.params.seed) = (detail, 9);
+        engine.estimate(&request).expect("an estimate").seconds
+    };
+    assert_eq!(seconds(&engine, Detail::Tuned), None, "nothing is known before the first edit");
+    edit(&mut engine, &request).expect("an edit");
+    let [off, tuned] = [Detail::Off, Detail::Tuned].map(|detail| seconds(&engine, detail).expect("seconds"));
+    assert!(off < tuned, "{off} and {tuned}");
+    let mut longer = request.clone();
+    longer.params.detail_steps = 3000;
+    let longer = engine.estimate(&longer).expect("an estimate").seconds.expect("seconds");
+    assert!(tuned < longer, "{tuned} and {longer}");
+}
