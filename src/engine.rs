@@ -40,7 +40,7 @@ use model::family::Family;
 use model::source::Source;
 use model::tokenizer::Tokenizer;
 use picture::pixels::Picture;
-use request::{Edit, EditRequest, EngineOptions, Stage, Watch};
+use request::{Edit, EditRequest, EngineOptions, Stage, Tuned, Watch};
 use sampling::Sampler;
 use std::cell::RefCell;
 use store::digests::Digests;
@@ -137,7 +137,9 @@ impl Engine {
         cost::remember(&machine.options, &base.fingerprint, pace);
         let [embedding_losses, tuning_losses] = found.losses;
         let (notes, hint) = (std::mem::take(&mut clock.notes), clock.hint);
-        Ok(Edit { tuned: found.origin, seconds, embedding_losses, tuning_losses, notes, hint, picture })
+        let tuned_detail = seconds.iter().any(|(stage, _)| *stage == Stage::FineTuneDetail);
+        let tuned = if tuned_detail { Tuned::Now } else { found.origin };
+        Ok(Edit { tuned, seconds, embedding_losses, tuning_losses, notes, hint, picture })
     }
 
     /// Waits until what edits have left for later ones is on the disk.
@@ -196,12 +198,15 @@ impl Engine {
         let task = Task { precision: chosen.precision, ..shapes.task(request) };
         let held = loaded.map_or(0, |base| self.tuned.held(base, &task));
         let plan = || Plan::new(shapes, &task, allowed, held, machine.free_memory());
-        let memory = (!progress.tuned).then(plan).transpose()?;
+        let mut memory = (!progress.tuned).then(plan).transpose()?;
         let is_loaded = loaded.is_some();
-        let detail = self.detail.passes(request, shapes, machine, &mut |file, path| {
+        let detail = self.detail.outlook(request, shapes, machine, &mut |file, path| {
             Ok(self.digests.at_hand(file, path).unwrap_or_default())
         })?;
-        let of = (progress.steps, detail);
+        if let Some(plan) = &mut memory {
+            plan.need = plan.need.max(detail.need);
+        }
+        let of = (progress.steps, detail.passes);
         let estimate = cost::estimate(&machine.options, request, &fingerprint, memory, is_loaded, of)?;
         Ok(Estimate { on_gpu: chosen.gpu.is_some(), ..estimate })
     }

@@ -57,6 +57,22 @@ impl Models {
         candle_core::safetensors::save(&tensors, folder.join(WEIGHTS)).expect("a file");
     }
 
+    /// Has the network in `folder` see `inputs` channels and make red, green and blue.
+    fn work_on_pixels(&self, folder: &str, inputs: usize) {
+        let folder = self.path().join(folder);
+        let config = std::fs::read(folder.join("unet/config.json")).expect("a configuration");
+        let mut config: Value = serde_json::from_slice(&config).expect("JSON");
+        (config["in_channels"], config["out_channels"]) = (json!(inputs), json!(3));
+        std::fs::write(folder.join("unet/config.json"), config.to_string()).expect("a file");
+        let mut tensors = candle_core::safetensors::load(folder.join(WEIGHTS), &Device::Cpu).expect("weights");
+        for (name, at, channels) in [("conv_in.weight", 1, inputs), ("conv_out.weight", 0, 3), ("conv_out.bias", 0, 3)]
+        {
+            let part = tensors[name].narrow(at, 0, channels).and_then(|part| part.contiguous()).expect("channels");
+            tensors.insert(name.into(), part);
+        }
+        candle_core::safetensors::save(&tensors, folder.join(WEIGHTS)).expect("a file");
+    }
+
     fn request(&self, detail: Detail) -> EditRequest {
         let params = Params {
             prompt: "a photo of a bird".into(),
@@ -245,6 +261,26 @@ fn a_model_that_sees_pixels_enlarges_to_the_layers_own_size() {
     assert_eq!(stages, FRESH);
     // Twice the smallest picture that the network takes and that is half of the layer.
     assert_eq!(size(&edited), (120, 84));
+}
+
+/// Imagen's form: base model and the one that enlarges both work on pixels.
+#[test]
+fn models_without_an_autoencoder_edit_pixels_in_all_stages() {
+    let models = Models::new();
+    models.work_on_pixels("", 3);
+    models.work_on_pixels("enlarger", 6);
+    std::fs::remove_dir_all(models.path().join("vae")).expect("removed");
+    let cache = tempfile::tempdir().expect("a folder");
+    let request = models.request(Detail::Automatic);
+    let mut first = engine(Some(&cache));
+    let (cold, stages) = edit(&mut first, &request).expect("an edit");
+    assert_eq!(stages, FRESH);
+    // The network's 8 places are 8 pixels; the layer of 72 x 56 has the shape of 10 x 6, which is enlarged.
+    let (w, h) = size(&cold);
+    assert_eq!((w % 8, h % 8), (0, 0));
+    drop(first);
+    let (kept, stages) = edit(&mut engine(Some(&cache)), &request).expect("an edit");
+    assert!(stages == FRESH[3..] && kept.picture.opaque() == cold.picture.opaque());
 }
 
 #[test]

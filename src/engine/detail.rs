@@ -6,7 +6,8 @@ use super::auxiliary::{Crops, Enlarger, Sees};
 use super::base::{self, BaseModel};
 use super::budget::clock::Clock;
 use super::budget::cost;
-use super::budget::memory::Shapes;
+use super::budget::memory::{Shapes, Task};
+use super::budget::plan::Plan;
 use super::imagic;
 use super::machine::Machine;
 use super::model::conditioning::Conditioning;
@@ -42,6 +43,15 @@ pub struct Enlargement {
     small: (usize, usize),
     /// Those of the large one.
     pub large: (usize, usize),
+}
+
+/// What enlarging an edit would take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outlook {
+    /// Passes of stages B and C, in those of the base model.
+    pub passes: [f32; 2],
+    /// Bytes of the whole process while it is tuned; 0 where that need not be.
+    pub need: u64,
 }
 
 /// The model that enlarged the last edit, and what edits with it have left for the next ones.
@@ -187,25 +197,30 @@ impl Detail {
         enlargement.map_or(Ok(()), |enlargement| self.tuned.write(&enlargement.request(request), machine))
     }
 
-    /// Passes of stages B and C that `request` would take now, in those of the base model of the shapes `base`.
-    /// `digest` knows the digests of files that have been read.
-    pub fn passes(
+    /// What `request` would take now beside what the base model of the shapes `base` does. `digest` knows the digests of
+    /// files that have been read.
+    pub fn outlook(
         &self,
         request: &EditRequest,
         base: &Shapes,
         machine: &Machine,
         digest: &mut dyn FnMut(&File, &Path) -> Result<String>,
-    ) -> Result<[f32; 2]> {
+    ) -> Result<Outlook> {
         let chosen = machine.chosen();
-        let Some(with) = Enlargement::of(request, base, &chosen.device, digest)? else { return Ok([0.0; 2]) };
+        let Some(with) = Enlargement::of(request, base, &chosen.device, digest)? else { return Ok(Outlook::default()) };
         let [(steps, b), (sampling_steps, c)] = with.costs(request, base);
         let own = with.request(request);
         let tokens = base::tokenizer_of(&UPSCALER_X4, &with.source)?.tokenize(&own.params.prompt)?.ids;
         let fingerprint = Enlarging::fingerprint(&with.fingerprint, with.large);
-        let keys = Keys::of(&own, &tokens, Mode::allowed(&own.params, chosen), &fingerprint);
+        let allowed = Mode::allowed(&own.params, chosen);
+        let keys = Keys::of(&own, &tokens, allowed, &fingerprint);
         let progress = self.tuned.progress(&keys, machine);
         let left = if progress.tuned { 0 } else { steps - progress.steps[1].min(steps) };
-        Ok([b * left as f32, c * sampling_steps as f32])
+        let task = Task { precision: chosen.precision, ..with.shapes.task(&own) };
+        let plan = || Plan::new(&with.shapes, &task, allowed, 0, machine.free_memory());
+        // Meanwhile the base model's tuned network is kept for stage C.
+        let need = if left > 0 { plan()?.need + base.tuned_bytes() } else { 0 };
+        Ok(Outlook { passes: [b * left as f32, c * sampling_steps as f32], need })
     }
 
     /// Waits until what edits have left for later ones is on the disk.

@@ -175,7 +175,7 @@ pub type Watch<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tuned {
-    /// Stages A and B ran.
+    /// Stages A and B ran, or that of the model that enlarges.
     Now,
     /// Still in memory from an earlier edit.
     InMemory,

@@ -1,4 +1,4 @@
-//! Between pixels and what the U-Net works on: the latents of a variational autoencoder (VAE).
+//! Between pixels and what the U-Net works on: the latents of a variational autoencoder (VAE), or the pixels themselves.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::family::Family;
@@ -14,31 +14,42 @@ use std::cell::RefCell;
 /// Pixels to latents and back. The U-Net's latents are those of the VAE minus `shift_factor`, times `scaling_factor`,
 /// so that they have about unit variance.
 pub struct Codec {
+    /// `None` for a U-Net that works on pixels, as Imagen's do.
+    vae: Option<Vae>,
+    scaling_factor: f64,
+    shift_factor: f64,
+    /// Channels of the latents; 4 for SD, 3 for pixels.
+    pub channels: usize,
+    /// Side of a latent's square in pixels; 8 for SD, 1 for pixels.
+    pub downsampling: usize,
+}
+
+struct Vae {
     source: Source,
     device: Device,
     config: VaeConfig,
     /// While a picture is to be encoded.
     encoder: RefCell<Option<Encoder>>,
     decoder: Decoder,
-    scaling_factor: f64,
-    shift_factor: f64,
-    /// Channels of the latents; 4 for SD.
-    pub channels: usize,
-    /// Side of a latent's square in pixels; 8 for SD.
-    pub downsampling: usize,
 }
 
 impl Codec {
     /// Reads the decoder of `source`. The encoder is read when it is needed, but its shapes are checked now.
     pub fn read(source: &Source, family: &Family, device: &Device) -> Result<Self> {
-        let codec = Self::shapes(source, family, device)?;
-        let weights = source.wanted_tensors(Part::Vae, Decoder::has, Bits::Stored, device)?;
-        let decoder = Decoder::new(&codec.config, &weights)?;
-        Ok(Self { decoder, encoder: RefCell::default(), ..codec })
+        let mut codec = Self::shapes(source, family, device)?;
+        if let Some(vae) = &mut codec.vae {
+            let weights = source.wanted_tensors(Part::Vae, Decoder::has, Bits::Stored, device)?;
+            vae.decoder = Decoder::new(&vae.config, &weights)?;
+            vae.encoder = RefCell::default();
+        }
+        Ok(codec)
     }
 
     /// The codec of `source` without values.
     pub fn shapes(source: &Source, family: &Family, device: &Device) -> Result<Self> {
+        if source.works_on_pixels() {
+            return Ok(Self { vae: None, scaling_factor: 1.0, shift_factor: 0.0, channels: 3, downsampling: 1 });
+        }
         let config = source.config(Part::Vae);
         config.require("latents_mean", &[])?;
         config.require("latents_std", &[])?;
@@ -55,34 +66,43 @@ impl Codec {
         }
         let weights = source.shapes(Part::Vae, device)?;
         Ok(Self {
-            encoder: RefCell::new(Some(Encoder::new(&vae, &weights)?)),
-            decoder: Decoder::new(&vae, &weights)?,
-            source: source.clone(),
-            device: device.clone(),
             scaling_factor,
             shift_factor: config.f64("shift_factor", 0.0)?,
             channels: vae.latent_channels,
             downsampling: vae.downsampling,
-            config: vae,
+            vae: Some(Vae {
+                encoder: RefCell::new(Some(Encoder::new(&vae, &weights)?)),
+                decoder: Decoder::new(&vae, &weights)?,
+                source: source.clone(),
+                device: device.clone(),
+                config: vae,
+            }),
         })
     }
 
     /// Gives the encoder's memory back; it is read again for the next picture.
     pub fn forget_encoder(&self) {
-        self.encoder.take();
+        if let Some(vae) = &self.vae {
+            vae.encoder.take();
+        }
     }
 
     /// The distribution of the VAE's latents of `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of `downsampling`.
     pub fn encode(&self, pixels: &Tensor) -> Result<Gaussian> {
-        let encoder = match self.encoder.take() {
+        let Some(vae) = &self.vae else {
+            // Themselves, for certain.
+            let logvar = pixels.zeros_like()?.affine(1.0, f64::NEG_INFINITY)?;
+            return Ok(Gaussian { mean: pixels.clone(), logvar });
+        };
+        let encoder = match vae.encoder.take() {
             Some(encoder) => encoder,
             None => {
-                let weights = self.source.wanted_tensors(Part::Vae, Encoder::has, Bits::Stored, &self.device)?;
-                Encoder::new(&self.config, &weights)?
+                let weights = vae.source.wanted_tensors(Part::Vae, Encoder::has, Bits::Stored, &vae.device)?;
+                Encoder::new(&vae.config, &weights)?
             }
         };
         let latents = encoder.encode(pixels);
-        self.encoder.replace(Some(encoder));
+        vae.encoder.replace(Some(encoder));
         latents
     }
 
@@ -96,18 +116,25 @@ impl Codec {
 
     /// Latents as the U-Net makes them, (b, channels, h, w), to pixels from about -1 to 1, (b, 3, h, w).
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decoder.decode(&((latents / self.scaling_factor)? + self.shift_factor)?)
+        match &self.vae {
+            Some(vae) => vae.decoder.decode(&((latents / self.scaling_factor)? + self.shift_factor)?),
+            None => Ok(latents.clone()),
+        }
     }
 
     /// Counts what [`Codec::encode`] needs for pixels of that shape, where the encoder is there.
     pub fn trace_encode(&self, pixels: Size, trace: &mut Trace) {
-        if let Some(encoder) = &*self.encoder.borrow() {
+        if let Some(vae) = &self.vae
+            && let Some(encoder) = &*vae.encoder.borrow()
+        {
             encoder.trace(pixels, trace);
         }
     }
 
     /// Counts what [`Codec::decode`] needs for latents of that shape.
     pub fn trace_decode(&self, latents: Size, trace: &mut Trace) {
-        self.decoder.trace(latents, trace);
+        if let Some(vae) = &self.vae {
+            vae.decoder.trace(latents, trace);
+        }
     }
 }

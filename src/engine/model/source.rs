@@ -127,6 +127,11 @@ impl Source {
             || self.pipeline().text("_class_name", "").contains("Upscale")
     }
 
+    /// Whether it has no autoencoder, and its network works on pixels.
+    pub fn works_on_pixels(&self) -> bool {
+        self.network(Part::Vae).tensors.is_empty()
+    }
+
     /// The configuration of `part`, which the model has, in diffusers' words.
     pub fn config(&self, part: Part) -> &Config {
         &self.network(part).config

@@ -46,6 +46,12 @@ pub fn open(path: &Path, mut vae: Option<Network>) -> Result<Parts> {
     let parts = Part::ALL.into_iter().filter(is_there);
     let network = |part: Part| match vae.take_if(|_| part == Part::Vae) {
         Some(vae) => Ok(vae),
+        None if part == Part::Vae && works_on_pixels(&inner) => Ok(Network {
+            config: Config::new(&inner("vae"), Value::Null),
+            path: inner("vae"),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        }),
         None => network(&inner(part.folder())),
     };
     let networks: Vec<_> = parts.map(network).collect::<Result<_>>()?;
@@ -61,6 +67,12 @@ pub fn open(path: &Path, mut vae: Option<Network>) -> Result<Parts> {
         scheduler,
         pipeline: Config::read_if_there(&pipeline)?.unwrap_or_else(|| Config::new(&pipeline, Value::Null)),
     })
+}
+
+/// Whether a model without an autoencoder needs none: its network makes red, green and blue, as Imagen's do.
+fn works_on_pixels(inner: &impl Fn(&str) -> PathBuf) -> bool {
+    let unet = || Config::read(&inner(Part::UNet.folder()).join("config.json")).ok();
+    !inner(Part::Vae.folder()).is_dir() && unet().is_some_and(|unet| unet.value("out_channels") == 3)
 }
 
 /// The autoencoder in `folder`, which is its own or that of a model.
