@@ -3,6 +3,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use imagic_edit::engine::Engine;
+use imagic_edit::engine::auxiliary::Enlarger;
+use imagic_edit::engine::model::schedule::Schedule;
+use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Stage, Tuned};
 use imagic_edit::error::Result;
 use imagic_edit::image::LayerImage;
@@ -261,6 +264,19 @@ fn a_model_that_sees_pixels_enlarges_to_the_layers_own_size() {
     assert_eq!(stages, FRESH);
     // Twice the smallest picture that the network takes and that is half of the layer.
     assert_eq!(size(&edited), (120, 84));
+}
+
+#[test]
+fn sampling_takes_the_last_of_the_timesteps_as_the_training_does() {
+    let models = Models::new();
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/scenes-64");
+    copy(&built_in.join("scheduler"), &models.path().join("enlarger/scheduler"));
+    models.write_enlarger("enlarger", 4, &json!({ "start_timestep": 600, "sampling_steps": 10 }));
+    let source = Source::open_enlarger(&models.path().join("enlarger")).expect("a model that enlarges");
+    let schedule = Schedule::read(source.scheduler()).expect("a schedule");
+    let (steps, timesteps) = Enlarger::read(&source).expect("a model that enlarges").timesteps(&schedule);
+    // Those of `models/train/test_enlarger.py`.
+    assert_eq!((steps, timesteps), (17, vec![587, 528, 470, 411, 352, 293, 234, 175, 117, 58]));
 }
 
 /// Imagen's form: base model and the one that enlarges both work on pixels.
