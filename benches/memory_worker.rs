@@ -55,6 +55,7 @@ fn main() -> Result<()> {
         document: String::new(),
         previews: 0,
         layer_digest: None,
+        selection: None,
     };
     let source = Source::open(&request.model_path)?;
     let shapes = Shapes::new(&source, Family::of(&source)?, &Device::Cpu)?;

@@ -221,8 +221,16 @@ fn edit(job: Job, params: Params) -> Result<Operation> {
         let options = EngineOptions { cache_limit: 0, processor: processor.clone(), ..EngineOptions::default() };
         let (layer, params, model_path) = (layer.clone().into(), params.clone(), model_path.clone());
         let document = String::new();
-        let request =
-            EditRequest { layer, params, model_path, familiar_psnr: None, document, layer_digest: None, previews: 0 };
+        let request = EditRequest {
+            layer,
+            selection: None,
+            params,
+            model_path,
+            familiar_psnr: None,
+            document,
+            layer_digest: None,
+            previews: 0,
+        };
         Engine::new(options).edit(&request, &mut |_| ControlFlow::Continue(()))?;
         Ok(())
     };

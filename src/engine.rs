@@ -103,6 +103,7 @@ impl Engine {
         let base = base.as_mut().expect("loaded above");
         base.predict_as(request.params.prediction_type, machine.device())?;
         let base = &*base;
+        let request = &request.seen(base.shapes.own_side());
 
         let (e_tgt, note) = base.embed(&request.params.prompt, base.shapes.task(request).size)?;
         clock.notes.extend(note);
@@ -125,7 +126,7 @@ impl Engine {
             if let Some((with, network)) = enlargement.zip(network) {
                 pixels = detail.enlarge(with, &pixels, mask.as_ref(), &network, request, &mut clock)?; // and its own
             }
-            Picture::of(&pixels).map(|picture| Picture::counting(picture, mask))
+            request.picture(&pixels).map(|picture| Picture::counting(picture, mask))
         })();
         // Behind the picture, and also where that was stopped.
         tuned.write(request, machine)?;
@@ -187,14 +188,15 @@ impl Engine {
         })?;
         let allowed = Mode::allowed(&request.params, chosen);
         let loaded = self.loaded(&source, &fingerprint).filter(|_| is_known);
+        let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
+        let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
+        let request = &request.seen(shapes.own_side());
         let progress = if is_known {
             let tokens = self.tokens(&request.params.prompt, &source, loaded, &fingerprint)?;
             self.tuned.progress(&Keys::of(request, &tokens, allowed, &fingerprint), machine)
         } else {
             Progress::default()
         };
-        let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
-        let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
         let task = Task { precision: chosen.precision, ..shapes.task(request) };
         let held = loaded.map_or(0, |base| self.tuned.held(base, &task));
         let plan = || Plan::new(shapes, &task, allowed, held, machine.free_memory());

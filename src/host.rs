@@ -41,7 +41,7 @@ use std::sync::Arc;
 /// The request for an edit of `layer` with `params`, which have been checked, by `model`, which they name.
 pub fn request(layer: Arc<LayerImage>, document: String, params: Params, model: Model) -> EditRequest {
     let Model { path: model_path, familiar_psnr, .. } = model;
-    EditRequest { layer, layer_digest: None, params, model_path, familiar_psnr, document, previews: 0 }
+    EditRequest { layer, selection: None, layer_digest: None, params, model_path, familiar_psnr, document, previews: 0 }
 }
 
 /// Waits for an estimate.

@@ -1,8 +1,8 @@
 //! The picture of one layer as it travels between host and engine; knows neither.
 #![forbid(unsafe_code)]
 
-use image::imageops::thumbnail;
-use image::{ImageBuffer, Rgba};
+use image::imageops::{crop_imm, replace, thumbnail};
+use image::{ImageBuffer, Luma, Rgb, Rgba};
 
 /// Largest side of a layer that is accepted, in pixels; GIMP's own limit is 524,288, but four 16-bit
 /// channels of that would not fit into memory.
@@ -10,6 +10,42 @@ pub const MAX_SIDE: u32 = 65_536;
 
 /// Largest area of a layer that is accepted, in pixels (about 2 GiB as 16-bit RGBA).
 pub const MAX_AREA: u64 = 1 << 28;
+
+/// Colors without transparency.
+pub type Rgb16 = ImageBuffer<Rgb<u16>, Vec<u16>>;
+
+/// One value for each pixel, 0 to 65535.
+pub type Gray16 = ImageBuffer<Luma<u16>, Vec<u16>>;
+
+/// One value for each pixel, 0 to 1.
+pub type Mask = ImageBuffer<Luma<f32>, Vec<f32>>;
+
+/// A rectangle of a picture, in pixels from its upper left corner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Of its left side.
+    pub x: u32,
+    /// Of its upper side.
+    pub y: u32,
+    /// At least 1.
+    pub width: u32,
+    /// At least 1.
+    pub height: u32,
+}
+
+impl Part {
+    /// The same middle and the sides `lengths`, moved into a picture of the size `within` and cut to it.
+    pub fn grown(self, lengths: [u32; 2], within: [u32; 2]) -> Self {
+        let along = |start: u32, own: u32, length: u32, room: u32| {
+            let length = length.min(room);
+            let first = i64::from(start) - (i64::from(length) - i64::from(own)).div_euclid(2);
+            (first.clamp(0, i64::from(room - length)) as u32, length)
+        };
+        let (x, width) = along(self.x, self.width, lengths[0], within[0]);
+        let (y, height) = along(self.y, self.height, lengths[1], within[1]);
+        Self { x, y, width, height }
+    }
+}
 
 /// One layer's pixels: sRGB with its usual transfer curve, straight alpha, 16 bits per channel, row by row.
 ///
@@ -53,6 +89,18 @@ impl LayerImage {
         Self { pixels: thumbnail(&self.pixels, length(self.width()), length(self.height())) }
     }
 
+    /// What lies in `part`, which lies in the picture.
+    pub fn cut(&self, part: Part) -> Self {
+        Self { pixels: crop_imm(&self.pixels, part.x, part.y, part.width, part.height).to_image() }
+    }
+
+    /// The picture as `part` of one of the size `whole`, which is transparent elsewhere.
+    pub fn placed(&self, part: Part, whole: [u32; 2]) -> Self {
+        let mut pixels = ImageBuffer::new(whole[0], whole[1]);
+        replace(&mut pixels, &self.pixels, part.x.into(), part.y.into());
+        Self { pixels }
+    }
+
     /// The pixels, for the `image` crate's operations.
     pub fn pixels(&self) -> &ImageBuffer<Rgba<u16>, Vec<u16>> {
         &self.pixels
@@ -79,6 +127,19 @@ mod tests {
             assert!(LayerImage::new(width, height, vec![0; len]).is_none(), "{width}x{height} with {len} values");
         }
         assert!(LayerImage::new(1, 1, vec![0; 4]).is_some());
+    }
+
+    #[test]
+    fn a_part_grows_around_its_middle_and_stays_in_the_picture() {
+        let grown = |x, width, length| {
+            let part = Part { x, y: 0, width, height: 1 }.grown([length, 1], [100, 1]);
+            (part.x, part.width)
+        };
+        assert_eq!(grown(40, 20, 40), (30, 40));
+        assert_eq!(grown(5, 20, 40), (0, 40), "moved in from the left");
+        assert_eq!(grown(75, 20, 40), (60, 40), "moved in from the right");
+        assert_eq!(grown(40, 20, 200), (0, 100), "cut to the picture");
+        assert_eq!(grown(40, 21, 21), (40, 21), "as it was");
     }
 
     #[test]

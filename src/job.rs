@@ -254,6 +254,7 @@ mod tests {
             model_path: "none".into(),
             familiar_psnr: None,
             document,
+            selection: None,
             layer_digest: None,
             previews: 0,
         }

@@ -32,7 +32,7 @@
 //!  engine/tuning/                Adam's loop, the backward pass, the ways to tune
 //!  engine/request.rs             what host and engine say to each other
 //!  engine/model/                 files, family, tokenizer, text encoder, codec, U-Net, schedule, conditioning
-//!  engine/picture/               pixels to tensors and back; what an edit touches
+//!  engine/picture/               pixels to tensors and back; a selection; what an edit touches
 //!  engine/ops/                   differentiable operations, Adam
 //!  engine/device/ random.rs      processor or GPU; every random number
 //!  engine/stop.rs                whether the edit is to stop, asked in the middle of long operations

@@ -419,6 +419,15 @@ parameters! {
             help: text!("The model works on as many pixels as a square of this side has; 0 takes the model's own."),
             domain: Domain::Integer { min: 0, max: 2048 },
         }
+        /// What the model sees around a selection, in percent of its longer side; 0 is automatic.
+        margin: u32 = 0, "ours" {
+            label: text!("Margin"),
+            help: text!(
+                "How much the model sees around a selection on each side, in percent of the selection's longer side; 0 \
+                 takes what the model sees well."
+            ),
+            domain: Domain::Integer { min: 0, max: 100 },
+        }
         /// What stage A optimizes, in the Stable Diffusion XL family.
         optimized_embedding: OptimizedEmbedding = OptimizedEmbedding::All, "ours, docs/MODELS.md" {
             label: text!("Embeddings"),

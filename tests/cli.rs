@@ -438,6 +438,73 @@ fn tuned_models_are_listed_and_cleared() {
     assert!(run(&home, &["cache", "list"]).1.starts_with("0 tuned models"));
 }
 
+/// Gray, of 40 x 30 pixels: white in a rectangle, or soft around it.
+fn mask(soft: bool) -> DynamicImage {
+    let value = |x: u32, y: u32| {
+        let inside = (x as i32 - 9).min(25 - x as i32).min(y as i32 - 7).min(22 - y as i32).max(0) as u16;
+        image::Luma([if soft { inside.min(6) * 10_922 } else { inside.min(1) * u16::MAX }])
+    };
+    DynamicImage::ImageLuma16(image::ImageBuffer::from_fn(40, 30, value))
+}
+
+#[test]
+fn a_selection_is_edited_in_its_surroundings_and_what_is_not_selected_stays() {
+    let home = Home::new("selection");
+    let input = picture(40, 30);
+    save(&home, "in.png", &input);
+    let input = input.into_rgba16();
+    let with = |selection: &str, more: &[&str]| {
+        let fixed = ["in.png", "--prompt", "a blue bird", "-o", "out.png", "--selection", selection];
+        let (_, _, messages) = edit(&home, &[&fixed, more].concat());
+        (open(&home, "out.png").into_rgba16(), messages)
+    };
+    for (name, soft) in [("hard.png", false), ("soft.png", true)] {
+        save(&home, name, &mask(soft));
+        let (edited, _) = with(name, &[]);
+        let mut changed = 0;
+        for ((x, y, value), new) in mask(soft).into_luma16().enumerate_pixels().zip(edited.pixels()) {
+            let own = input.get_pixel(x, y);
+            assert!(value.0[0] > 0 || own == new, "{name}: {own:?} at {x}, {y} became {new:?}");
+            assert_eq!(own[3], new[3], "{name}: alpha at {x}, {y}");
+            changed += u32::from(own != new);
+        }
+        assert!(changed > 150, "{name}: {changed} pixels changed");
+    }
+
+    // Another margin is another picture to the model; the same one is known, however soft the selection is.
+    assert!(with("soft.png", &[]).1.contains("tuned earlier"));
+    let (narrow, messages) = with("hard.png", &["--margin", "10"]);
+    assert!(messages.contains("tuned now"), "{messages}");
+    assert!(narrow != with("hard.png", &[]).0, "the margin shows nowhere");
+
+    // All of it is as good as none.
+    save(&home, "all.png", &DynamicImage::ImageLuma8(image::ImageBuffer::from_pixel(40, 30, image::Luma([255]))));
+    let (all, _) = with("all.png", &[]);
+    let (_, _, messages) = edit(&home, &["in.png", "--prompt", "a blue bird", "-o", "none.png"]);
+    assert!(messages.contains("tuned earlier"), "{messages}");
+    assert!(all == open(&home, "none.png").into_rgba16());
+}
+
+#[test]
+fn a_selection_that_fits_no_picture_is_refused_with_the_remedy() {
+    let home = Home::new("selection-refused");
+    save(&home, "in.png", &picture(40, 30));
+    save(&home, "small.png", &DynamicImage::new_luma8(20, 15));
+    save(&home, "black.png", &DynamicImage::new_luma8(40, 30));
+    save(&home, "colored.png", &picture(40, 30));
+    for (name, message) in [
+        ("small.png", "small.png has 20x15 pixels, must have 40x30 as in.png; scale or crop it"),
+        ("black.png", "black.png selects nothing; paint white what is to be edited"),
+        ("colored.png", "must be gray: white where the picture is to be edited, black elsewhere"),
+        ("none.png", "none.png"),
+    ] {
+        let arguments = ["edit", "in.png", "--prompt", "x", "-o", "out.png", "--selection", name];
+        let (status, _, messages) = run(&home, &arguments);
+        assert!(status == Some(1) && messages.contains(message), "{name}: {messages}");
+    }
+    assert!(!home.folder.join("out.png").exists());
+}
+
 #[test]
 fn one_tuned_model_is_removed_by_its_letters_and_the_limit_is_set() {
     let home = Home::new("remove");

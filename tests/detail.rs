@@ -93,6 +93,7 @@ impl Models {
             model_path: self.path(),
             familiar_psnr: None,
             document: "document".into(),
+            selection: None,
             layer_digest: None,
             previews: 0,
         }

@@ -92,7 +92,16 @@ fn request() -> EditRequest {
         ..Params::paper()
     };
     let (layer, document) = (layer(40, 30).into(), "document".into());
-    EditRequest { layer, params, model_path: fixture(), familiar_psnr: None, document, layer_digest: None, previews: 0 }
+    EditRequest {
+        layer,
+        params,
+        model_path: fixture(),
+        familiar_psnr: None,
+        document,
+        selection: None,
+        layer_digest: None,
+        previews: 0,
+    }
 }
 
 /// What the edit's layer is: the size of that of every request here.

@@ -109,10 +109,8 @@ fn what_needs_no_krita_is_right_without_it() {
     if !can_run(&["python3"]) {
         return;
     }
-    for (file, count) in [("test_protocol.py", "Ran 3 tests"), ("test_untouched.py", "Ran 1 test ")] {
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/krita").join(file);
-        let output = Command::new("python3").arg("-B").arg(tests).output().expect("python3 starts");
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains(count), "{text}");
-    }
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/krita/test_protocol.py");
+    let output = Command::new("python3").arg("-B").arg(tests).output().expect("python3 starts");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("Ran 3 tests"), "{text}");
 }

@@ -240,6 +240,7 @@ fn edited(path: &Path, changes: &[(&str, Value)]) -> Vec<u16> {
     let layer = std::sync::Arc::new(LayerImage::new(64, 64, rgba).expect("a layer"));
     let request = EditRequest {
         layer: layer.clone(),
+        selection: None,
         layer_digest: None,
         params,
         model_path: path.to_owned(),

@@ -830,6 +830,7 @@ impl Reference {
             model_path: self.source.path().to_owned(),
             familiar_psnr: None,
             document: String::new(),
+            selection: None,
             layer_digest: None,
             previews: 0,
         }

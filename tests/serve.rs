@@ -305,7 +305,7 @@ fn the_greeting_has_all_that_a_dialog_needs() {
     let home = Home::new("serve-hello");
     home.add_model("other", r#"{"preset": {"eta": 0.9}, "description": "Draws noise."}"#);
     let (mut engine, hello) = Engine::start(&home);
-    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(4)));
+    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(5)));
     let ids: Vec<_> = hello["parameters"].as_array().expect("a list").iter().map(|row| row["id"].clone()).collect();
     assert_eq!(ids, imagic_edit::params::PARAMS.iter().map(|param| json!(param.id)).collect::<Vec<_>>());
     assert_eq!(hello["models"][0]["name"], "other");
@@ -426,7 +426,7 @@ fn what_makes_no_sense_is_answered_and_the_next_message_is_understood() {
         (json!({ "do": "stop" }), json!(null), "missing field `job`"),
         (json!({ "do": "remember", "params": { "eta": 9 } }), json!(null), "Eta is 9, must be 0 to 2."),
         (edit(&|m| m["format"] = json!("cmyk")), json!(5), "unknown variant `cmyk`"),
-        (edit(&|m| m["height"] = json!(null)), json!(5), "Width, height, format and bytes belong together"),
+        (edit(&|m| m["height"] = json!(null)), json!(5), "Width, height, format, selection and bytes belong"),
         (json!({ "do": "edit", "job": 5, "params": quick("x") }), json!(5), "No picture has come yet; give width"),
         (edit(&|m| m["height"] = json!(2)), json!(5), "8 bytes of pixels came, 2x2 pixels are 16."),
         (edit(&|m| m["width"] = json!(0)), json!(5), "The picture has 0x1 pixels, must have 1 to"),

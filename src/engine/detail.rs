@@ -15,13 +15,14 @@ use super::model::family::UPSCALER_X4;
 use super::model::source::Source;
 use super::model::unet::UNet;
 use super::model::weights::Weights;
-use super::picture::pixels::{self, Mask, Picture};
+use super::picture::pixels::{self, Picture};
 use super::random::{Purpose, Stream};
 use super::request::{EditRequest, Stage};
 use super::store::key::Keys;
 use super::tuned::{Enlarging, TunedModels};
 use super::tuning::mode::Mode;
 use crate::error::Result;
+use crate::image::Mask;
 use crate::params::Params;
 use candle_core::{Device, Tensor};
 use std::cell::{Cell, RefCell};
@@ -247,7 +248,7 @@ impl Detail {
         clock.step(Stage::Enlarge, 0, all, None)?;
         let picture = Picture::of(small)?;
         if request.previews > 0 {
-            clock.preview = Some(Arc::new(picture.opaque()));
+            clock.preview = Some(Arc::new(request.picture(small)?.forming()));
         }
         let plain = pixels::to_tensor(&picture.opaque(), *large, device)?;
         let seen = match enlarger.sees {

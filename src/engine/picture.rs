@@ -1,4 +1,5 @@
 //! Between layers of pixels and the tensors that networks read and make.
 
 pub mod pixels;
+pub mod selection;
 pub mod untouched;

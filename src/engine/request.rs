@@ -4,6 +4,7 @@
 use crate::engine::device::Processor;
 use crate::engine::model::source::Source;
 use crate::engine::picture::pixels::Picture;
+use crate::engine::picture::selection::Selection;
 use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
 use crate::params::{Detail, Params};
@@ -65,6 +66,8 @@ impl Default for EngineOptions {
 pub struct EditRequest {
     /// The picture x.
     pub layer: Arc<LayerImage>,
+    /// What of it is to be edited, in a picture of its size; `None` is everything.
+    pub selection: Option<Selection>,
     /// Differs for layers with different pixels. From a host whose conversion to `layer` is not exact, so that a layer
     /// is known again by what it is and not by how it was converted; `None` where `layer` itself tells.
     pub layer_digest: Option<u64>,
@@ -102,6 +105,36 @@ impl EditRequest {
                 asked = asked.name()
             ))),
         }
+    }
+
+    /// The same request for what a model whose own pictures have the side `own_side` sees of the layer, and the
+    /// selection in it; itself where all is selected.
+    pub fn seen(&self, own_side: usize) -> Self {
+        let side = if self.params.resolution == 0 { own_side } else { self.params.resolution as usize };
+        let Some(selection) = self.selection.as_ref().filter(|selection| !selection.is_whole()) else {
+            return Self { selection: None, ..self.clone() };
+        };
+        let window = selection.window(self.params.margin, side);
+        // FNV-1a: the same for each version of the program, because tuned models are kept under it.
+        let place = [window.x, window.y, window.width, window.height];
+        let placed = |digest: u64| {
+            place.iter().fold(digest, |digest, &at| (digest ^ u64::from(at)).wrapping_mul(0x100_0000_01b3))
+        };
+        Self {
+            layer: self.layer.cut(window).into(),
+            layer_digest: self.layer_digest.map(placed),
+            selection: Some(selection.seen_in(window, self.layer.clone())),
+            ..self.clone()
+        }
+    }
+
+    /// The picture in `pixels`, (1, 3, h, w) from about -1 to 1, of what was [seen](Self::seen) for this request.
+    pub fn picture(&self, pixels: &Tensor) -> Result<Picture> {
+        let picture = Picture::of(pixels)?;
+        Ok(match &self.selection {
+            Some(selection) => picture.around(selection, &self.layer),
+            None => picture,
+        })
     }
 
     /// The hint for a picture that the base model's codec gives back at `psnr` dB, if it needs one.
@@ -164,7 +197,8 @@ pub struct Progress {
     /// What the user should know; there from the first step of stage A on, or of stage C where the model is tuned
     /// already.
     pub hint: Option<Hint>,
-    /// The picture as it forms in stage C, at the size at which the model works; the same one until the next is made.
+    /// The picture as it forms in stage C, about at the size at which the model works, with a selection in its place in
+    /// the layer; the same one until the next is made.
     pub preview: Option<Arc<LayerImage>>,
 }
 

@@ -9,13 +9,13 @@ use super::machine::Machine;
 use super::model::conditioning::Conditioning;
 use super::model::guidance::Guided;
 use super::model::unet::{self, UNet};
-use super::picture::pixels::{Mask, Picture};
 use super::picture::untouched;
 use super::request::{EditRequest, Stage};
 use super::store::key::TuningKey;
 use super::tuned::Found;
 use super::tuning::tuned_model::TunedModel;
 use crate::error::Result;
+use crate::image::Mask;
 use crate::params::Params;
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ type ReconstructionKey = (TuningKey, u32, u64, u32);
 /// One edit, on its way from noise to pixels.
 struct Drawing<'a> {
     base: &'a BaseModel,
+    request: &'a EditRequest,
     params: &'a Params,
     tuned: &'a TunedModel,
     unet: UNet,
@@ -64,6 +65,7 @@ impl Sampler {
         let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
         let drawing = Drawing {
             base,
+            request,
             params,
             tuned: &tuned.model,
             unet: network(base, &tuned.model, machine)?,
@@ -89,7 +91,7 @@ impl Sampler {
 impl Drawing<'_> {
     /// The picture at `eta`, (1, 3, h, w), after `done` steps of others; shows `previews` pictures on the way.
     fn at(&self, eta: f64, done: u32, previews: u32, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Tensor> {
-        let Self { base, params, tuned, unet, e_tgt, e_null, shape, steps, all_steps } = self;
+        let Self { base, params, tuned, unet, e_tgt, e_null, shape, steps, all_steps, .. } = self;
         let e_bar = imagic::interpolate(e_tgt, &tuned.e_opt, eta)?;
         let launches = machine.chosen().launches;
         let mut guided = Guided::new(unet, &e_bar, e_null, params.guidance, launches)?;
@@ -97,8 +99,8 @@ impl Drawing<'_> {
             // Spread evenly, none at the end, where the result itself comes.
             let is_due = |step: u32| (step * (previews + 1) / steps).min(previews);
             if previews > 0 && is_due(step) > is_due(step - 1) {
-                let picture = Picture::of(&base.codec.decode(pred_x0)?)?;
-                clock.preview = Some(Arc::new(picture.opaque()));
+                let picture = self.request.picture(&base.codec.decode(pred_x0)?)?;
+                clock.preview = Some(Arc::new(picture.forming()));
             }
             clock.step(Stage::Generate, done + step, *all_steps, None)
         };

@@ -11,6 +11,7 @@ mod models;
 mod outcome;
 pub(super) mod picture;
 mod progress;
+mod selection;
 
 use super::cache_limit;
 use super::installed::engine_options;

@@ -8,6 +8,7 @@ pub(super) mod protocol;
 
 use crate::catalog::{self, Places};
 use crate::engine::Engine;
+use crate::engine::picture::selection::Selection;
 use crate::engine::request::{Edit, EditRequest, Progress};
 use crate::error::{Error, Result};
 use crate::host::installed::{engine_options, places};
@@ -51,8 +52,8 @@ struct Server {
     running: Vec<Running>,
     /// Estimates that were asked for, with their numbers.
     estimates: Vec<(u64, Estimating)>,
-    /// The picture that came last, with its format.
-    picture: Option<(Arc<LayerImage>, PixelFormat)>,
+    /// The picture that came last, with what is selected of it and its format.
+    picture: Option<(Arc<LayerImage>, Option<Selection>, PixelFormat)>,
     /// Its latest results, so that one that was looked at becomes a layer without another edit.
     results: VecDeque<(Params, Edit)>,
 }
@@ -150,21 +151,32 @@ impl Server {
     fn request(&mut self, order: EditOrder, pixels: &[u8]) -> Result<(EditRequest, PixelFormat)> {
         if let (Some(width), Some(height), Some(format)) = (order.width, order.height, order.format) {
             let layout = Layout::new(format, width, height, None).map_err(Error::Image)?;
-            if pixels.len() != layout.bytes {
-                let (got, expected) = (pixels.len(), layout.bytes);
+            let selected = if order.selection { width as usize * height as usize } else { 0 };
+            if pixels.len() != layout.bytes + selected {
+                let (got, expected) = (pixels.len(), layout.bytes + selected);
                 return Err(wrong(format!("{got} bytes of pixels came, {width}x{height} pixels are {expected}")));
             }
-            self.picture = Some((layout.read(pixels).map_err(Error::Image)?.into(), format));
+            let (pixels, coverage) = pixels.split_at(layout.bytes);
+            let selection = order.selection.then(|| {
+                let coverage = coverage.iter().map(|&value| u16::from(value) * 257).collect();
+                Selection::new(width, height, coverage).ok_or_else(|| wrong("nothing is selected"))
+            });
+            let selection = selection.transpose()?;
+            self.picture = Some((layout.read(pixels).map_err(Error::Image)?.into(), selection, format));
             self.results.clear();
-        } else if order.width.is_some() || order.height.is_some() || order.format.is_some() || !pixels.is_empty() {
-            return Err(wrong("width, height, format and bytes belong together; give all or none"));
+        } else if [order.width, order.height].iter().any(Option::is_some)
+            || order.format.is_some()
+            || order.selection
+            || !pixels.is_empty()
+        {
+            return Err(wrong("width, height, format, selection and bytes belong together; give all or none"));
         }
-        let Some((layer, format)) = self.picture.clone() else {
+        let Some((layer, selection, format)) = self.picture.clone() else {
             return Err(wrong("no picture has come yet; give width, height, format and bytes"));
         };
         let (params, model) = catalog::params_of(&order.params, &self.places)?;
         let request = request(layer, order.document, params, model);
-        Ok((EditRequest { previews: order.previews, ..request }, format))
+        Ok((EditRequest { selection, previews: order.previews, ..request }, format))
     }
 
     /// Tells what has changed.
@@ -183,7 +195,7 @@ impl Server {
                 JobState::Ended(Ok(edit)) => {
                     one.wanted.tell(&edit, &one.source, &one.params, &self.outbox);
                     // Another picture may have come meanwhile.
-                    if self.picture.as_ref().is_some_and(|(picture, _)| Arc::ptr_eq(picture, &one.source)) {
+                    if self.picture.as_ref().is_some_and(|(picture, ..)| Arc::ptr_eq(picture, &one.source)) {
                         self.results.truncate(KEPT_RESULTS - 1);
                         self.results.push_front((one.params, *edit));
                     }
@@ -222,14 +234,21 @@ impl Running {
 }
 
 impl Wanted {
-    /// Renders the result at the size at which it is wanted.
+    /// Renders the result: in its place to be looked at, or as a layer and how much of it is to be seen.
     fn tell(&self, edit: &Edit, source: &LayerImage, params: &Params, outbox: &Outbox) {
-        let (result, _) = match self.side {
-            Some(side) => edit.picture.on(&source.shrunk(side)),
-            None => edit.picture.on(source),
+        let longest = source.width().max(source.height());
+        let (result, share) = match self.side.filter(|&side| side < longest) {
+            Some(side) => (edit.picture.on(&source.shrunk(side)).0, None),
+            None => edit.picture.apart(source),
         };
-        let pixels = self.pixels(&result);
-        outbox.say(&answers::done(self.number, edit, params, source, &result, pixels.len()), &pixels);
+        let mut pixels = self.pixels(&result);
+        let has_mask = share.is_some();
+        pixels.extend(
+            share.iter().flat_map(|share| share.as_raw()).map(|share| (share * f32::from(u8::MAX)).round() as u8),
+        );
+        let mut message = answers::done(self.number, edit, params, source, &result, pixels.len());
+        message["mask"] = has_mask.into();
+        outbox.say(&message, &pixels);
     }
 
     fn pixels(&self, picture: &LayerImage) -> Vec<u8> {

@@ -48,22 +48,24 @@
   (check "the precision stays" (car (gimp-image-get-precision image)) PRECISION-FLOAT-LINEAR)
   (gimp-image-delete image))
 
-;; At eta 0, with what the edit does not touch kept, the result is the source in every precision: not a value differs.
+;; At eta 0, with what the edit does not touch kept, a mask hides all of the result, and not a value differs.
 (define profile "file:///usr/share/color/icc/ghostscript/a98.icc")
 
 (define (check-untouched sentence base type precision with-profile)
   (let* ((image (car (gimp-image-new-with-precision 40 30 base precision)))
          (source (car (gimp-layer-new image 40 30 type "source" 100 LAYER-MODE-NORMAL)))
-         (result 0) (histogram 0))
+         (result 0) (before 0) (histogram 0))
     (gimp-image-insert-layer image source 0 0)
     (if with-profile (gimp-image-set-color-profile-from-file image profile))
     (plug-in-plasma RUN-NONINTERACTIVE image source 3 2.5)
+    (set! before (car (gimp-layer-new-from-visible image image "before")))
     (set! result (car (plug-in-imagic-edit RUN-NONINTERACTIVE image source "a red square" "" 0 7 TRUE "")))
     (check (string-append sentence ": alpha") (car (gimp-drawable-type result)) (car (gimp-drawable-type source)))
     (check (string-append sentence ": precision") (car (gimp-image-get-precision image)) precision)
     (set! histogram (gimp-drawable-histogram source HISTOGRAM-VALUE 0 1))
     (check (string-append sentence ": there is something to lose") (> (cadr histogram) 0) #t)
-    (gimp-layer-set-mode result LAYER-MODE-DIFFERENCE)
+    (gimp-image-insert-layer image before 0 0)
+    (gimp-layer-set-mode before LAYER-MODE-DIFFERENCE)
     (set! result (car (gimp-layer-new-from-visible image image "difference")))
     (gimp-image-insert-layer image result 0 0)
     (set! histogram (gimp-drawable-histogram result HISTOGRAM-VALUE 0 1))
@@ -123,7 +125,7 @@
   (check "the text stays text" (car (gimp-item-is-text-layer text)) TRUE)
   (gimp-image-delete image))
 
-; A selection: the result covers it alone, softly where it is soft.
+; A selection: the result covers it alone, softly inside of its border, and more so where it is soft.
 (let* ((image (image-with RGB RGBA-IMAGE 40 30)) (source (source-of image)) (result 0) (mask 0))
   (gimp-layer-set-offsets source 10 10)
   (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 20 20 10 10)
@@ -132,7 +134,9 @@
   (check "a selection: size and offsets" (size-of result) (size-of source))
   (check "a selection: inside" (pixel-of mask 15 15) '(255))
   (check "a selection: outside" (pixel-of mask 5 5) '(0))
-  (check "a selection: nothing is there outside" (list-ref (pixel-of result 5 5) 3) 0)
+  (check "a selection: its border is soft inside" (< 0 (car (pixel-of mask 10 15)) 255) #t)
+  (check "a selection: what the model saw around it is there" (list-ref (pixel-of result 8 15) 3) 255)
+  (check "a selection: nothing is there where it saw nothing" (list-ref (pixel-of result 38 15) 3) 0)
   (check "a selection: the picture inside" (list-ref (pixel-of result 15 15) 3) 255)
   (check "a selection: the layer is painted on, not its mask" (car (gimp-layer-get-edit-mask result)) FALSE)
   (check "a selection: it stays" (car (gimp-selection-is-empty image)) FALSE)

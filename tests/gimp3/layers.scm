@@ -46,7 +46,7 @@
   (check "the precision stays" (gimp-image-get-precision image) PRECISION-FLOAT-LINEAR)
   (gimp-image-delete image))
 
-;; At eta 0, with what the edit does not touch kept, the result is the source in every precision: not a value differs.
+;; At eta 0, with what the edit does not touch kept, a mask hides all of the result, and not a value differs.
 (define profile "/usr/share/color/icc/ghostscript/a98.icc")
 
 ; Mean and deviation.
@@ -57,17 +57,19 @@
 (define (check-untouched sentence base type precision with-profile)
   (let* ((image (gimp-image-new-with-precision 40 30 base precision))
          (source (new-layer image "source" 40 30 type))
-         (result 0) (difference 0))
+         (result 0) (before 0) (difference 0))
     (gimp-image-insert-layer image source 0 0)
     (if with-profile (gimp-image-set-color-profile-from-file image profile))
     (gimp-drawable-merge-new-filter source "gegl:plasma" "" LAYER-MODE-REPLACE 1.0 "turbulence" 2.5 "seed" 3)
     (check (string-append sentence ": there is something to lose") (> (cadr (values-of source)) 0) #t)
+    (set! before (gimp-layer-new-from-visible image image "before"))
     (set! result
       (plug-in-imagic-edit #:image image #:drawables (vector source) #:prompt "a red square" #:eta 0 #:seed 7
                            #:keep-untouched #t))
     (check (string-append sentence ": alpha") (gimp-drawable-type result) (gimp-drawable-type source))
     (check (string-append sentence ": precision") (gimp-image-get-precision image) precision)
-    (gimp-layer-set-mode result LAYER-MODE-DIFFERENCE)
+    (gimp-image-insert-layer image before 0 0)
+    (gimp-layer-set-mode before LAYER-MODE-DIFFERENCE)
     (set! difference (gimp-layer-new-from-visible image image "difference"))
     (gimp-image-insert-layer image difference 0 0)
     (check (string-append sentence ": mean and deviation of the difference") (values-of difference) '(0.0 0.0))
@@ -141,7 +143,7 @@
     (check "the link stays a link" (gimp-item-id-is-link-layer link) #t)
     (gimp-image-delete image)))
 
-; A selection: the result covers it alone, softly where it is soft.
+; A selection: the result covers it alone, softly inside of its border, and more so where it is soft.
 (let* ((image (image-with RGB RGB-IMAGE 40 30)) (source (source-of image)) (result 0))
   (gimp-layer-set-offsets source 10 10)
   (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 20 20 10 10)

@@ -249,7 +249,7 @@ def a_document_of_floats_is_edited():
 def a_selection_becomes_a_mask():
     with Opened() as opened:
         before = opened.pixels()
-        # Two rectangles: a single one needs no mask, because the layer is cut to it.
+        # Two rectangles.
         selection = krita_selection(8, 6, 20, 10)
         selection.add(krita_selection(8, 12, 6, 8))
         opened.document.setSelection(selection)
@@ -262,10 +262,18 @@ def a_selection_becomes_a_mask():
         assert [mask.type() for mask in masks] == ["transparencymask"], masks
         coverage = bytes(masks[0].pixelData(0, 0, WIDTH, HEIGHT))
         wanted = bytes(selection.pixelData(0, 0, WIDTH, HEIGHT))
-        assert coverage == wanted, "the mask is not the selection"
+        # Soft inside of its border.
+        assert [bool(value) for value in coverage] == [bool(value) for value in wanted], "the mask is not the selection"
+        assert 0 < coverage[WIDTH * 10 + 8] < 255 == coverage[WIDTH * 11 + 18], "the border is hard"
         picture = bytes(opened.document.pixelData(0, 0, WIDTH, HEIGHT))
         outside = [at for at, covered in enumerate(wanted) if not covered]
         assert all(picture[4 * at : 4 * at + 4] == before[4 * at : 4 * at + 4] for at in outside), "changed outside"
+        # The dialog shows it in its place: the surroundings are the layer's.
+        shown, layer = dialog._area.shown(), dialog._work.picture
+        assert (shown.width(), shown.height()) == (layer.area.width(), layer.area.height()), layer.area
+        assert (shown.width(), shown.height()) == (WIDTH, HEIGHT), layer.area
+        assert shown.pixelColor(0, 0) == dialog._area._original.pixelColor(0, 0), "the preview is not in its place"
+        assert any(shown.pixelColor(x, 10) != dialog._area._original.pixelColor(x, 10) for x in range(8, 28))
         undo()
         assert opened.layers() == ["Background"], opened.layers()
         # One step brings both back.
@@ -687,16 +695,21 @@ def what_is_not_touched_stays_bit_for_bit():
     ):
         for is_opaque in (False, True):
             with Opened(model, depth, profile, is_opaque) as opened:
-                before = opened.pixels()
+                before, shown = opened.pixels(), seen(opened.document)
                 assert profile in ("", opened.document.colorProfile()), opened.document.colorProfile()
                 dialog = opened.dialog()
                 fill(dialog, eta=0, keep_untouched=True)
                 press_edit(dialog)
-                result = opened.document.topLevelNodes()[1]
                 what = (model, depth, opened.document.colorProfile(), is_opaque, status(dialog))
-                assert opened.pixels(result) == before and opened.pixels() == before, what
+                # A mask lets nothing of the result be seen.
+                assert len(opened.layers()) == 2 and seen(opened.document) == shown, what
+                assert opened.pixels() == before, what
                 if depth == "F32":
                     assert "16-bit sRGB without what is brighter than white" in status(dialog), status(dialog)
+
+
+def seen(document):
+    return bytes(document.pixelData(0, 0, WIDTH, HEIGHT))
 
 
 def a_file_with_an_embedded_profile_keeps_it_and_its_pixels():
@@ -711,7 +724,7 @@ def a_file_with_an_embedded_profile_keeps_it_and_its_pixels():
     try:
         profile, layer = document.colorProfile(), document.topLevelNodes()[0]
         assert "sRGB" not in profile and document.colorDepth() == "U16", (profile, document.colorDepth())
-        before = bytes(layer.pixelData(0, 0, WIDTH, HEIGHT))
+        before, shown = bytes(layer.pixelData(0, 0, WIDTH, HEIGHT)), seen(document)
         application().action("imagic_edit").trigger()
         wait_until("the dialog", lambda: dialogs())
         dialog = dialogs()[-1]
@@ -720,7 +733,7 @@ def a_file_with_an_embedded_profile_keeps_it_and_its_pixels():
         press_edit(dialog)
         layer, result = document.topLevelNodes()
         assert result.colorProfile() == profile and profile in status(dialog), status(dialog)
-        assert bytes(result.pixelData(0, 0, WIDTH, HEIGHT)) == before, "the pixels are others"
+        assert seen(document) == shown, "the pixels are others"
         # Without the switch only the way to sRGB and back is measured.
         picture = Source(document, layer).read()
         report = {"tuned": "now", "params": {"prompt": "same", "eta": 0, "seed": 0}, "seconds": {}}

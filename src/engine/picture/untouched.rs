@@ -5,9 +5,9 @@
 //! reconstruct; that is no edit. At eta 0 an edit is its reconstruction and touches nothing.
 #![forbid(unsafe_code)]
 
-use crate::engine::picture::pixels::{Mask, to_tensor};
+use crate::engine::picture::pixels::to_tensor;
 use crate::error::Result;
-use crate::image::LayerImage;
+use crate::image::{LayerImage, Mask};
 use candle_core::Tensor;
 use image::Luma;
 use image::imageops::blur;

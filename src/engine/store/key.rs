@@ -50,9 +50,9 @@ impl Keys {
             for param in PARAMS.iter().filter(|param| param.affects == Affects::Tuning) {
                 // The model counts by its fingerprint, which is also that of its VAE: another name or folder for the
                 // same weights is no change. The text counts by its tokens. How much memory the tuning takes changes no
-                // number.
+                // number. A margin shows in the pixels.
                 let counts = match param.id {
-                    "prompt" | "model" | "vae" | "tuning_mode" => false,
+                    "prompt" | "model" | "vae" | "tuning_mode" | "margin" => false,
                     // Younger than the tuned models that people keep, which were tuned with the default.
                     "optimized_embedding" => request.params.optimized_embedding != OptimizedEmbedding::All,
                     "prediction_type" => request.params.prediction_type != PredictionType::Automatic,

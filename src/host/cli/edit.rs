@@ -5,10 +5,11 @@ use super::arguments::Arguments;
 use super::outcome::{Failure, print};
 use super::picture;
 use super::progress::Bar;
+use super::selection;
 use crate::catalog;
 use crate::catalog::written::text_of;
 use crate::engine::Engine;
-use crate::engine::request::{Edit, Tuned};
+use crate::engine::request::{Edit, EditRequest, Tuned};
 use crate::error::{Error, Hint};
 use crate::files::Room;
 use crate::host::installed::{engine_options, engine_options_in, places};
@@ -28,6 +29,8 @@ use std::time::Instant;
 pub struct Order {
     input: PathBuf,
     output: PathBuf,
+    /// A picture of what is to be edited; `None` is everything.
+    selection: Option<PathBuf>,
     /// Values by parameter id, all but eta.
     settings: Map<String, Value>,
     /// Empty: the one of the preset.
@@ -41,7 +44,7 @@ impl Order {
     /// Reads the arguments after `edit`.
     pub fn parse(arguments: &[OsString]) -> Result<Self, Failure> {
         let names: Vec<String> = PARAMS.iter().map(|param| param.id.replace('_', "-")).collect();
-        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output"]).collect();
+        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output", "selection"]).collect();
         let arguments = Arguments::parse(arguments, &["json", "private"], &options)?;
         let usage = |message: &str| Failure::Usage(message.to_owned());
 
@@ -57,6 +60,7 @@ impl Order {
         if !output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
             return Err(usage(&format!("the result is a PNG file; end {} with .png", output.display())));
         }
+        let selection = arguments.one("selection")?.map(PathBuf::from);
         let mut etas = Vec::new();
         let mut settings = Map::new();
         for (param, name) in PARAMS.iter().zip(&names) {
@@ -84,7 +88,7 @@ impl Order {
             return Err(usage("say what the picture should become: --prompt TEXT"));
         }
         let (json, private) = (arguments.has("json"), arguments.has("private"));
-        Ok(Self { input, output, settings, etas, json, private })
+        Ok(Self { input, output, selection, settings, etas, json, private })
     }
 
     /// The file for `eta`: the output itself unless there are several.
@@ -108,6 +112,8 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     let places = places();
     let (mut params, model) = catalog::params_of(&order.settings, &places)?;
     let picture = picture::read(&order.input)?;
+    let selection =
+        order.selection.as_ref().map(|path| selection::read(path, &picture.layer, &order.input)).transpose()?;
     let etas = if order.etas.is_empty() { vec![params.eta] } else { order.etas.clone() };
     let rooms = etas.iter().map(|&eta| picture::check_output(&order.output_for(eta), &order.input, &picture));
     // One for each output, which takes it in the end.
@@ -131,6 +137,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         let output = order.output_for(eta);
         let started = Instant::now();
         let request = request(picture.layer.clone(), document.clone(), params.clone(), model.clone());
+        let request = EditRequest { selection: selection.clone(), ..request };
         let estimate = wait_for_estimate(&worker.estimate(request.clone()))?;
         if estimate.goes_on.is_some() {
             tell(cost_text(&estimate));

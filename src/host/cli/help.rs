@@ -113,10 +113,10 @@ For programs, such as the Krita plug-in, that want the engine in a process of
 its own: if it dies, the program lives. Both sides send messages: one line, a
 JSON object, and after it as many bytes of pixels as its 'bytes' says (no
 'bytes', no pixels). Errors and progress come as texts for people. Standard
-input ends: serve ends, whatever runs. Protocol version 4:
+input ends: serve ends, whatever runs. Protocol version 5:
 
 First comes
-  {\"event\": \"hello\", \"protocol\": 4, \"version\", \"parameters\", \"models\",
+  {\"event\": \"hello\", \"protocol\": 5, \"version\", \"parameters\", \"models\",
    \"default_model\", \"builtin_model\", \"last_values\", \"policy\", \"texts\",
    \"translations\"}
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
@@ -132,18 +132,22 @@ want to say besides, from English, and is empty where that is English.
    \"width\": W, \"height\": H, \"format\": \"bgra8\", \"bytes\": W*H*4}
 Missing parameters come from the model's preset. Formats: rgba8, bgra8, rgba16,
 bgra16 (numbers in the machine's byte order); straight alpha, sRGB. Without
-width, height, format and bytes the picture that came last is meant. Edits run
-one after the other; each is answered by any number of
+width, height, format and bytes the picture that came last is meant. With
+\"selection\": true W*H more bytes follow, how much of each pixel is selected;
+the picture is to reach as far around that as it is long, so that the model sees
+its surroundings. Edits run one after the other; each is answered by any number
+of
   {\"event\": \"progress\", \"job\", \"stage\", \"step\", \"steps\", \"loss\", \"fraction\",
    \"seconds_left\", \"text\", \"hint\"}
       with \"previews\": N in the order up to N times also \"preview\": {\"width\",
       \"height\"} and \"bytes\": the picture as it forms follows, in the same format
 and then by one of
   {\"event\": \"done\", \"job\", \"name\", \"summary\", \"report\", \"width\",
-   \"height\", \"bytes\"}
+   \"height\", \"mask\", \"bytes\"}
       the edited pixels follow, in the same format; 'name' is for the layer.
+      With 'mask' W*H more bytes follow: how much of the edit is to be seen.
       With \"side\": N in the order they are no larger than N on a side, to be
-      looked at; the same order without it then brings all of them at once
+      looked at, in their place; the same order without it then brings all
   {\"event\": \"stopped\", \"job\"}
   {\"event\": \"failed\", \"job\", \"message\"}
 
@@ -188,6 +192,10 @@ Options:
   -o, --output OUT.png
       Where the result goes. With several --eta each value gets its own file:
       OUT-eta0.60.png.
+  --selection MASK.png
+      Edit a part: a gray picture of the size of IN, white where it is to be
+      edited and black where it stays as it is. The model sees the part in its
+      surroundings (--margin), so the text may speak of all that is to be seen.
   --private
       Keep nothing: no tuned model, no resume point. Another --eta tunes again
       unless it is given in the same call.

@@ -95,17 +95,6 @@ impl Buffer {
         }
     }
 
-    /// Takes pixels of `source` as they are, where both have the same format.
-    pub fn copy(&self, source: &Self, parts: &[Rectangle]) {
-        if self.0.is_null() || source.0.is_null() {
-            return;
-        }
-        for part in parts.iter().map(|&part| gegl(part)) {
-            // SAFETY: both buffers are ours; GEGL copies only what lies in both.
-            unsafe { sys::gegl_buffer_copy(source.0, &part, OUTSIDE, self.0, &part) };
-        }
-    }
-
     /// Differs for different pixels in `part`, told apart as finely as the buffer can hold them.
     pub fn digest(&self, part: Rectangle) -> u64 {
         let mut hasher = DefaultHasher::new();

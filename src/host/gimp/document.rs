@@ -4,12 +4,13 @@
 
 use super::buffer::Rectangle;
 use super::library::{Image, Keeper, Kind, Layer, Library, ProgressBar};
+use crate::engine::picture::selection::{Selection, surroundings};
 use crate::engine::request::Edit;
 use crate::error::{Error, Result};
 use crate::host::language::translate;
 use crate::host::recipe::{History, PARASITE, Recipe, to_bytes};
 use crate::host::report::{layer_name, layer_name_in_group, short_prompt, stage_seconds};
-use crate::image::{LayerImage, MAX_AREA};
+use crate::image::{LayerImage, MAX_AREA, Part};
 use crate::params::Params;
 use crate::text::{Text, text};
 use std::collections::VecDeque;
@@ -35,6 +36,8 @@ struct Picture {
     bounds: Rectangle,
     has_alpha: bool,
     tattoo: u32,
+    /// What was read of it: all, or a selection in its surroundings.
+    part: Rectangle,
     selection: Option<Selection>,
     /// Of the pixels that were read, to tell whether they are the same later.
     digest: u64,
@@ -46,12 +49,6 @@ pub struct Outcome {
     pub edit: Edit,
     /// Its layer, once it has become one; undo may have taken that back.
     pub layer: Option<Layer>,
-}
-
-/// The selected part of the layer.
-struct Selection {
-    part: Rectangle,
-    mask: Vec<u16>,
 }
 
 impl Document {
@@ -139,7 +136,7 @@ impl Document {
         results.find_map(place).unwrap_or(self.source)
     }
 
-    /// Pixels of the layer, cut to the selection's bounds if there is one.
+    /// Pixels of the layer; with a selection those of it and of its surroundings.
     pub fn read_layer(&mut self) -> Result<LayerImage> {
         if !self.gimp.is_open(self.image) {
             return Err(Error::Host(text!("the image was closed; open it and choose Filters > Imagic Edit again")));
@@ -149,20 +146,7 @@ impl Document {
                 "the layer was deleted; click another one and choose Filters > Imagic Edit again"
             )));
         }
-        let mut picture = Picture::of(self.gimp, self.source);
-        let Rectangle { x, y, .. } = picture.bounds;
-        let mut part = picture.bounds.at_origin();
-        if let Some(selection) = self.gimp.selection(self.image) {
-            part = self.gimp.selected_part(self.source).ok_or_else(|| {
-                Error::Host(text!(
-                    "the selection lies outside of the layer; choose Select > None, or select a part of the layer"
-                ))
-            })?;
-            let mask = self.gimp.read_mask(selection, Rectangle { x: x + part.x, y: y + part.y, ..part });
-            picture.selection = Some(Selection { part, mask });
-        }
-        let refuse = || {
-            let Rectangle { width, height, .. } = part;
+        let refuse = |Rectangle { width, height, .. }: Rectangle| {
             Error::Image(text!(
                 "{width} x {height} pixels are to be edited, must be {min} to {max}; select a part of the layer",
                 width,
@@ -171,16 +155,41 @@ impl Document {
                 max = MAX_AREA
             ))
         };
+        let mut picture = Picture::of(self.gimp, self.source);
+        let whole = picture.bounds;
+        if let Some(selection) = self.gimp.selection(self.image) {
+            let outside = || {
+                Error::Host(text!(
+                    "the selection lies outside of the layer; choose Select > None, or select a part of the layer"
+                ))
+            };
+            let selected = self.gimp.selected_part(self.source).ok_or_else(outside)?;
+            if selected.area() as u64 > MAX_AREA {
+                return Err(refuse(selected));
+            }
+            let part = surroundings(part_of(selected), [whole.width as u32, whole.height as u32]);
+            let Part { x, y, width, height } = part;
+            picture.part = Rectangle { x: x as i32, y: y as i32, width: width as i32, height: height as i32 };
+            let of_image = Rectangle { x: whole.x + picture.part.x, y: whole.y + picture.part.y, ..picture.part };
+            let selection = Selection::new(width, height, self.gimp.read_mask(selection, of_image));
+            picture.selection = Some(selection.ok_or_else(outside)?).filter(|selection| !selection.is_whole());
+        }
+        let part = picture.part;
         // Checked before the memory is asked for.
         if part.area() as u64 > MAX_AREA {
-            return Err(refuse());
+            return Err(refuse(part));
         }
         picture.digest = self.gimp.digest(self.source, part);
         let rgba = self.gimp.read_rgba(self.source, part);
-        let layer = LayerImage::new(part.width as u32, part.height as u32, rgba).ok_or_else(refuse)?;
+        let layer = LayerImage::new(part.width as u32, part.height as u32, rgba).ok_or_else(|| refuse(part))?;
         // Only now: after a refusal the results that are there still belong to what was read before.
         self.picture = picture;
         Ok(layer)
+    }
+
+    /// What is selected of the pixels that were read last; `None` is everything.
+    pub fn selection(&self) -> Option<&Selection> {
+        self.picture.selection.as_ref()
     }
 
     /// Of the pixels that were read last. GIMP converts the same pixels a little differently from one time to the next.
@@ -230,21 +239,18 @@ impl Document {
             [first, _, ..] => Some(gimp.new_group(image, &short_prompt(&first.params))?),
             _ => None,
         };
-        let pictures: Vec<_> = new.iter().map(|outcome| outcome.edit.picture.on(source)).collect();
-        let is_unchanged = pictures.iter().any(|(_, untouched)| !untouched.is_empty()) && self.has_pixels_as_read();
         let mut unplaced = Unplaced { gimp, layers: group.into_iter().collect() };
-        for (Outcome { params, edit, .. }, (pixels, untouched)) in new.iter().zip(&pictures) {
+        for Outcome { params, edit, .. } in new {
             let name = if group.is_some() { layer_name_in_group(params) } else { layer_name(params) };
             let layer = self.make(&name)?;
             unplaced.layers.push_back(layer);
-            gimp.write_rgba(layer, self.part(), pixels.rgba());
-            if is_unchanged {
-                // As they are: our 16 bits are less than a document can hold.
-                gimp.copy_pixels(self.source, layer, &rectangles(self.part(), untouched));
-            }
+            let (pixels, share) = edit.picture.apart(source);
+            gimp.write_rgba(layer, self.picture.part, pixels.rgba());
             gimp.set_offsets(layer, place.x, place.y)?;
-            if let Some(selection) = &self.picture.selection {
-                gimp.mask_with(layer, selection.part, &selection.mask)?;
+            if let Some(share) = share {
+                let values: Vec<u16> =
+                    share.pixels().map(|share| (share.0[0] * f32::from(u16::MAX)).round() as u16).collect();
+                gimp.mask_with(layer, self.picture.part, &values)?;
             }
             let recipe = Recipe {
                 layer: gimp.tattoo(layer),
@@ -295,18 +301,9 @@ impl Document {
     fn make(&self, name: &str) -> Result<Layer> {
         let Picture { bounds, has_alpha, .. } = &self.picture;
         let whole = bounds.at_origin();
-        self.gimp.new_layer(self.image, name, [whole.width, whole.height], *has_alpha || self.part() != whole)
-    }
-
-    /// What was read of the layer.
-    fn part(&self) -> Rectangle {
-        self.picture.selection.as_ref().map_or(self.picture.bounds.at_origin(), |selection| selection.part)
-    }
-
-    fn has_pixels_as_read(&self) -> bool {
-        self.gimp.exists(self.source)
-            && self.gimp.bounds(self.source).has_size_of(self.picture.bounds)
-            && self.gimp.digest(self.source, self.part()) == self.picture.digest
+        // Of what the model did not see there is nothing.
+        let has_alpha = *has_alpha || self.picture.part != whole || self.picture.selection.is_some();
+        self.gimp.new_layer(self.image, name, [whole.width, whole.height], has_alpha)
     }
 
     /// Deletes the layer of an edit of this document, if it is there, and forgets the edit, in one step of undo. The
@@ -342,51 +339,21 @@ impl Drop for Unplaced {
     }
 }
 
-/// The pixels of `part` that are marked, as rectangles of one row, or as one where all are.
-fn rectangles(part: Rectangle, marked: &[bool]) -> Vec<Rectangle> {
-    if !marked.is_empty() && marked.iter().all(|&marked| marked) {
-        return vec![part];
-    }
-    let mut all = Vec::new();
-    for (row, marked) in marked.chunks(part.width.max(1) as usize).enumerate() {
-        let mut x = 0;
-        for run in marked.chunk_by(|before, after| before == after) {
-            let width = run.len() as i32;
-            if run[0] {
-                all.push(Rectangle { x: part.x + x, y: part.y + row as i32, width, height: 1 });
-            }
-            x += width;
-        }
-    }
-    all
+/// What libgimp reports is never negative.
+fn part_of(Rectangle { x, y, width, height }: Rectangle) -> Part {
+    Part { x: x as u32, y: y as u32, width: width as u32, height: height as u32 }
 }
 
 impl Picture {
     fn of(gimp: &dyn Library, source: Layer) -> Self {
+        let bounds = gimp.bounds(source);
         Self {
-            bounds: gimp.bounds(source),
+            bounds,
+            part: bounds.at_origin(),
             has_alpha: gimp.has_alpha(source),
             tattoo: gimp.tattoo(source),
             selection: None,
             digest: 0,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marked_pixels_are_rows_of_rectangles_within_the_part() {
-        let part = Rectangle { x: 5, y: 7, width: 3, height: 2 };
-        let row = |x, y, width| Rectangle { x, y, width, height: 1 };
-        assert_eq!(
-            rectangles(part, &[true, false, true, true, true, false]),
-            [row(5, 7, 1), row(7, 7, 1), row(5, 8, 2)]
-        );
-        assert_eq!(rectangles(part, &[true; 6]), [part]);
-        assert_eq!(rectangles(part, &[false; 6]), []);
-        assert_eq!(rectangles(part, &[]), []);
     }
 }

@@ -223,12 +223,6 @@ impl dyn Library {
         self.update(layer, part);
     }
 
-    /// Copies pixels between layers of the same size, whatever the image's precision is.
-    pub fn copy_pixels(&self, from: Layer, to: Layer, parts: &[Rectangle]) {
-        self.seen(from, |buffer| self.buffer(to).copy(buffer, parts));
-        self.update(to, self.bounds(to).at_origin());
-    }
-
     /// Differs for layers with different pixels, told apart as finely as the image can hold them.
     pub fn digest(&self, layer: Layer, part: Rectangle) -> u64 {
         self.seen(layer, |buffer| buffer.digest(part))

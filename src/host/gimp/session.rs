@@ -7,6 +7,7 @@ use super::library::{Image, Layer, Library};
 use crate::catalog::{self, Entry, Model, Places};
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
+use crate::engine::picture::selection::Selection;
 use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
 use crate::host::installed::{engine_options, places};
@@ -38,6 +39,8 @@ pub struct Session {
     queue: VecDeque<Params>,
     /// The layer as it was read last.
     pub layer: Option<Arc<LayerImage>>,
+    /// What of it is selected.
+    selection: Option<Selection>,
     digest: u64,
     small_layer: Option<LayerImage>,
     /// Every result of `layer`, oldest first.
@@ -128,6 +131,7 @@ impl Session {
             running: None,
             queue: VecDeque::new(),
             layer: None,
+            selection: None,
             digest: 0,
             small_layer: None,
             results: Vec::new(),
@@ -192,12 +196,15 @@ impl Session {
         let layer = self.document.read_layer()?;
         let digest = self.document.digest();
         let is_known = |known: &&Arc<LayerImage>| {
-            self.digest == digest && (known.width(), known.height()) == (layer.width(), layer.height())
+            self.digest == digest
+                && (known.width(), known.height()) == (layer.width(), layer.height())
+                && self.selection.as_ref() == self.document.selection()
         };
         if let Some(known) = self.layer.as_ref().filter(is_known) {
             return Ok(known.clone());
         }
         self.digest = digest;
+        self.selection = self.document.selection().cloned();
         self.results.clear();
         self.small_layer = Some(layer.shrunk(SHOWN_SIDE));
         let layer = Arc::new(layer);
@@ -210,7 +217,8 @@ impl Session {
         params.check()?;
         let model = catalog::find(&params.model, &self.places)?;
         let request = request(layer, self.document.history().document, params.clone(), model);
-        Ok(EditRequest { layer_digest: Some(self.digest), previews: PREVIEWS, ..request })
+        let selection = self.selection.clone();
+        Ok(EditRequest { selection, layer_digest: Some(self.digest), previews: PREVIEWS, ..request })
     }
 
     /// Number of the result with these parameters.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Version of the protocol. It grows with every change that a host would notice.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Bytes of a message's line; a prompt of a thousand words is a hundredth of it.
 const MAX_LINE: u64 = 1 << 20;
@@ -55,6 +55,9 @@ pub struct EditOrder {
     pub width: Option<u32>,
     pub height: Option<u32>,
     pub format: Option<PixelFormat>,
+    /// Whether how much of each pixel is selected follows them, a byte each.
+    #[serde(default)]
+    pub selection: bool,
 }
 
 /// What came on standard input: a JSON object and the bytes that followed it, or why what follows cannot be told apart.

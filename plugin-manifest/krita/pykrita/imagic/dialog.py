@@ -325,7 +325,8 @@ class Dialog(QDialog):
         self._bar.setValue(BAR)
         self._bar.setFormat(self._texts["done"])
         if job.purpose == WHOLE:
-            next(one for one in self._to_insert if one.pixels is None).pixels = result.pixels
+            lacking = next(one for one in self._to_insert if one.pixels is None)
+            lacking.pixels, lacking.mask = result.pixels, result.mask
             self._insert(self._to_insert)
             return
         self._strip.put(job.params, result, self._caption(result))
@@ -365,7 +366,7 @@ class Dialog(QDialog):
             if len(results) > 1:
                 # The group has the text already.
                 name = "eta {:g}, seed {}".format(report["params"]["eta"], report["params"]["seed"])
-            edits.append(Edited(result.picture, name, result.pixels, report))
+            edits.append(Edited(result.picture, name, result.pixels, report, result.mask))
         try:
             layers, note = self._source.insert(edits, group, self._hello["policy"]["remembered_runs"])
         except Refused as reason:
@@ -376,7 +377,7 @@ class Dialog(QDialog):
             return
         for result, layer in zip(results, layers):
             # The document has its pixels now.
-            result.layer, result.pixels = layer, None
+            result.layer, result.pixels, result.mask = layer, None, None
         self._mark_layers()
         self._offer_earlier()
         self._engine.ask({"do": "remember", "params": last["report"]["params"]})

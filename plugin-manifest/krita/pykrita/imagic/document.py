@@ -9,7 +9,6 @@ from krita import Krita
 
 from .language import tr
 from .qt import QByteArray, QRect
-from .untouched import restored
 from .workshop import SRGB, SRGB8, SRGB16, Refused, Space, Workshop, converted, new_mask
 
 # Name of the annotation that keeps the history, as GIMP's parasite does.
@@ -51,8 +50,8 @@ class Picture(collections.namedtuple("Picture", "area space pixels own_space own
         return {"width": self.area.width(), "height": self.area.height(), "format": FORMATS[self.space]}
 
 
-# One picture that becomes a layer, and how it was made.
-Edited = collections.namedtuple("Edited", "picture name pixels report")
+# One picture that becomes a layer, how it was made, and how much of each pixel is to be seen (or None), a byte each.
+Edited = collections.namedtuple("Edited", "picture name pixels report mask", defaults=(None,))
 
 
 class Source:
@@ -115,8 +114,8 @@ class Source:
         return {"version": 1, "document": self._first_id, "runs": []}
 
     def read(self, known=None):
-        """The pixels of the layer, cut to canvas and selection, in sRGB; `known` itself, if they still are what was
-        read then."""
+        """The pixels of the layer, cut to the canvas, or to a selection and its surroundings, in sRGB; `known` itself,
+        if they still are what was read then."""
         if not self.is_open():
             raise Refused("The document was closed; open it and choose Filter > Imagic Edit again.")
         node = self.node()
@@ -127,11 +126,14 @@ class Source:
             raise Refused(tr("The layer “{}” is empty inside the canvas; click one with a picture.", node.name()))
         selection, coverage = self.document.selection(), None
         if selection is not None:
-            area &= QRect(selection.x(), selection.y(), selection.width(), selection.height())
-            coverage = b"" if area.isEmpty() else bytes(selection.pixelData(*area.getRect()))
-            if not any(coverage):
+            selected = area & QRect(selection.x(), selection.y(), selection.width(), selection.height())
+            if selected.isEmpty() or not any(bytes(selection.pixelData(*selected.getRect()))):
                 remedy = "choose Select > Deselect, or select a part of the layer"
                 raise Refused(tr("The selection lies outside of the layer; {}.", tr(remedy)))
+            area = _surroundings(selected, area)
+            coverage = bytes(selection.pixelData(*area.getRect()))
+            if not coverage.strip(b"\xff"):
+                coverage = None
         pixels = bytes(node.pixelData(*area.getRect()))
         space = Space(node.colorModel(), node.colorDepth(), node.colorProfile())
         if known is not None and (known.area, known.own_space, known.coverage, known.own_pixels) == (
@@ -230,7 +232,7 @@ class Source:
         return node
 
     def _make_layers(self, edits, group_name):
-        """The result, or a group of them, as a layer of no document yet, with the selection as its mask."""
+        """The result, or a group of them, as a layer of no document yet, with what is to be seen of it as its mask."""
         document, picture = self.document, edits[0].picture
         rectangle = picture.area.getRect()
         own = Space(document.colorModel(), document.colorDepth(), document.colorProfile())
@@ -239,17 +241,24 @@ class Source:
             layers = [workshop.add(edit.name, edit.pixels, group) for edit in edits]
             workshop.convert(own)
             for layer, edit in zip(layers, edits):
-                if edit.report["params"].get("keep_untouched") and picture.own_space == own != picture.space:
-                    there = bytes(layer.pixelData(*rectangle))
-                    count = picture.area.width() * picture.area.height()
-                    kept = restored(there, picture.own_pixels, edit.pixels, picture.pixels, count)
-                    layer.setPixelData(QByteArray(kept), *rectangle)
-                if picture.coverage is not None and picture.coverage.strip(b"\xff"):
+                if edit.mask is not None:
                     mask = new_mask()
                     layer.addChildNode(mask, None)
-                    mask.setName("Selection")
-                    mask.setPixelData(QByteArray(picture.coverage), *rectangle)
+                    mask.setName("Edited part")
+                    mask.setPixelData(QByteArray(edit.mask), *rectangle)
             return (group or layers[0]).duplicate()
+
+
+def _surroundings(selected, layer):
+    """What the engine gets of a layer in which that rectangle is selected: as much around it as it is long, so that the
+    model can see its surroundings; moved into the layer and cut to it. As for GIMP: src/engine/picture/selection.rs."""
+    margin = max(selected.width(), selected.height())
+    grown = selected.adjusted(-margin, -margin, margin, margin)
+    grown.moveTo(
+        max(min(grown.x(), layer.x() + layer.width() - grown.width()), layer.x()),
+        max(min(grown.y(), layer.y() + layer.height() - grown.height()), layer.y()),
+    )
+    return grown & layer
 
 
 def _id(node):

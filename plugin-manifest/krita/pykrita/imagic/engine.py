@@ -97,8 +97,8 @@ class Engine(QObject):
         self._listeners[self._last_job] = listener
         message, pixels = dict(order, do=what, job=self._last_job), b""
         if picture is not self._sent or not self._taken:
-            message.update(picture.layout())
-            pixels = picture.pixels
+            message.update(picture.layout(), selection=picture.coverage is not None)
+            pixels = picture.pixels + (picture.coverage or b"")
             self._sent, self._sent_with, self._taken = picture, self._last_job, False
         self.ask(message, pixels)
         return self._last_job

@@ -3,7 +3,7 @@
 import json
 
 # Version of the protocol that this package speaks.
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 class ProtocolError(Exception):

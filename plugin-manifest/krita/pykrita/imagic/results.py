@@ -4,7 +4,7 @@ nor widgets."""
 import json
 import sys
 
-from .qt import QImage, QSize, Qt
+from .qt import QImage, QPainter, QSize, Qt
 
 # So many are kept, as small pictures: two strips, and some that were only looked at.
 MOST = 32
@@ -18,8 +18,13 @@ class Result:
 
     def __init__(self, picture, params, message, pixels):
         self.picture, self.params, self.message = picture, params, message
-        size = {"width": message["width"], "height": message["height"]}
-        self.image = image(pixels, dict(picture.layout(), **size))
+        layout = dict(picture.layout(), width=message["width"], height=message["height"])
+        # How much of each pixel is to be seen comes behind them.
+        count = layout["width"] * layout["height"] if message["mask"] else 0
+        pixels, self.mask = pixels[: len(pixels) - count], pixels[len(pixels) - count :] if count else None
+        self.image = image(pixels, layout)
+        if self.mask is not None:
+            self.image = _in_place(self.image, self.mask, picture)
         # Those of the whole picture, where they came; the engine has them a while.
         self.pixels = pixels if len(pixels) == len(picture.pixels) else None
         # The lasting name of its layer, once it is one.
@@ -54,11 +59,28 @@ def image(pixels, layout):
         # The upper bytes are enough for a screen of 8 bits.
         pixels = pixels[1 if sys.byteorder == "little" else 0 :: 2]
     # Either way a copy, because Qt does not keep the bytes alive.
-    whole = QImage(pixels, width, height, 4 * width, QImage.Format.Format_ARGB32)
-    if max(width, height) <= LARGEST_IMAGE:
+    return _fitting(QImage(pixels, width, height, 4 * width, QImage.Format.Format_ARGB32))
+
+
+def _fitting(whole):
+    if max(whole.width(), whole.height()) <= LARGEST_IMAGE:
         return whole.copy()
     largest, smooth = QSize(LARGEST_IMAGE, LARGEST_IMAGE), Qt.TransformationMode.SmoothTransformation
     return whole.scaled(largest, Qt.AspectRatioMode.KeepAspectRatio, smooth)
+
+
+def _in_place(edited, mask, picture):
+    """The image `edited` on that of `picture`, as far as `mask` lets it be seen."""
+    there = image(picture.pixels, picture.layout())
+    width, height = picture.area.width(), picture.area.height()
+    painter = QPainter(edited)
+    painter.setCompositionMode(QPainter.CompositionMode.CompositionMode_DestinationIn)
+    painter.drawImage(0, 0, _fitting(QImage(mask, width, height, width, QImage.Format.Format_Alpha8)))
+    painter.end()
+    painter = QPainter(there)
+    painter.drawImage(0, 0, edited)
+    painter.end()
+    return there
 
 
 def _key(params):
