@@ -162,15 +162,18 @@ impl Picture {
 pub fn with_colors_of(pixels: &Tensor, plain: &Tensor) -> Result<Tensor> {
     /// Pixels over which colors are compared.
     const WIDE: usize = 16;
+    /// Differences are from -RANGE to RANGE, where images hold values from 0 to 1.
+    const RANGE: f32 = 2.0;
     let (_, _, h, w) = pixels.dims4()?;
     let difference = (plain - pixels)?.flatten_all()?.to_vec1::<f32>()?;
     let coarse = |length: usize| length.div_ceil(WIDE) as u32;
     let planes = difference.chunks(h * w).map(|plane| {
-        let plane = Mask::from_raw(w as u32, h as u32, plane.to_vec()).expect("one value for each pixel");
+        let plane = plane.iter().map(|value| value / (2.0 * RANGE) + 0.5).collect();
+        let plane = Mask::from_raw(w as u32, h as u32, plane).expect("one value for each pixel");
         let coarse = resize(&plane, coarse(w), coarse(h), FilterType::Triangle);
         resize(&coarse, w as u32, h as u32, FilterType::CatmullRom).into_raw()
     });
-    let planes: Vec<f32> = planes.flatten().collect();
+    let planes: Vec<f32> = planes.flatten().map(|value| (value - 0.5) * (2.0 * RANGE)).collect();
     Ok((pixels + Tensor::from_vec(planes, pixels.dims(), pixels.device())?)?)
 }
 
