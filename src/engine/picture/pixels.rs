@@ -1,6 +1,7 @@
 //! Between a layer and the tensors the model works on: size, value range, transparency, likeness.
 #![forbid(unsafe_code)]
 
+use crate::engine::picture::rim::without_white;
 use crate::engine::picture::selection::Selection;
 use crate::error::{Error, Result};
 use crate::image::{Gray16, LayerImage, Mask, Rgb16};
@@ -139,9 +140,9 @@ impl Picture {
         let (width, height) = (source.width(), source.height());
         let seen = self.selection.as_ref().map(|selection| selection.seen(width, height));
         let (w, h) = seen.map_or((width, height), |seen| (seen.width, seen.height));
-        let edited = resize(&self.rgb, w, h, FilterType::CatmullRom);
         let window = seen.map(|seen| source.cut(seen));
         let window = window.as_ref().unwrap_or(source);
+        let edited = resize(without_white(&self.rgb, window).as_ref(), w, h, FilterType::CatmullRom);
         let mask = self.mask.as_ref().map(|mask| resize(mask, w, h, FilterType::Triangle));
         let with_alpha = |edited: Rgb16, source: &LayerImage| {
             let pixels = edited.pixels().zip(source.rgba().chunks_exact(4));
