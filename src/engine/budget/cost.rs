@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// File in the cache folder: a [`Pace`] for each base model, by its fingerprint.
+/// File in the cache folder: [`Pace`]s of base models, by [`key`].
 const FILE: &str = "pace.json";
 
-/// Base models whose pace is kept.
-const MAX_MODELS: usize = 50;
+/// Paces that are kept.
+const MAX_PACES: usize = 200;
 
 /// What an edit will cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,7 +73,8 @@ pub fn estimate(
     (done, detail): ([u32; 2], [f32; 2]),
 ) -> Result<Estimate> {
     let tuned = memory.is_none();
-    let pace = options.cache_folder.as_deref().and_then(|folder| read(folder).remove(fingerprint));
+    let paces = options.cache_folder.as_deref().map(read).unwrap_or_default();
+    let pace = pace(&paces, fingerprint, &request.params);
     let steps = [done[0] + done[1], request.params.embedding_steps + request.params.tuning_steps];
     let goes_on = (!tuned && steps[0] > 0).then_some(steps);
     Ok(Estimate {
@@ -95,6 +96,37 @@ fn enlarging(pace: &Pace, passes: [f32; 2]) -> Option<f32> {
     pace.detail.into_iter().zip(passes).map(stage).sum()
 }
 
+/// What is known of the base model's pace at the size of `params`: that of the size which is nearest, and where a stage
+/// never ran at it that of the next one. A pass at a much smaller size says little of a larger one.
+fn pace(paces: &BTreeMap<String, Pace>, fingerprint: &str, params: &Params) -> Option<Pace> {
+    let of_model = paces.iter().filter(|(key, _)| key.split('@').next() == Some(fingerprint));
+    let mut of_model: Vec<Pace> = of_model.map(|(_, pace)| *pace).collect();
+    let wanted = working_pixels(params, of_model.first()?.own_pixels);
+    let distance = |pace: &Pace| (pace.pixels.max(1.0) / wanted.max(1.0)).ln().abs();
+    of_model.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
+    let nearest_first = |kept: Pace, other: Pace| Pace {
+        load: kept.load.or(other.load),
+        passes: [0, 1, 2].map(|stage| {
+            let scaled = other.passes[stage].map(|seconds| seconds * kept.pixels / other.pixels.max(1.0));
+            kept.passes[stage].or(scaled)
+        }),
+        detail: [0, 1].map(|stage| if kept.detail[stage] > 0.0 { kept.detail[stage] } else { other.detail[stage] }),
+        decode: kept.decode.or(other.decode),
+        ..kept
+    };
+    of_model.into_iter().reduce(nearest_first)
+}
+
+/// Pixels on which the model works.
+fn working_pixels(params: &Params, own_pixels: f32) -> f32 {
+    if params.resolution == 0 { own_pixels } else { (params.resolution as f32).powi(2) }
+}
+
+/// One for sizes that differ by less than a half.
+fn key(fingerprint: &str, pixels: f32) -> String {
+    format!("{fingerprint}@{}", (pixels.max(1.0).log2() * 2.0).round())
+}
+
 /// `None` where a stage that has to run never ran. `mode`: how it is tuned; `None` if it is already.
 fn seconds(pace: &Pace, params: &Params, mode: Option<Mode>, is_loaded: bool, done: [u32; 2]) -> Option<f32> {
     let [a, b, c] = passes(params, mode.unwrap_or(Mode::Full));
@@ -104,7 +136,7 @@ fn seconds(pace: &Pace, params: &Params, mode: Option<Mode>, is_loaded: bool, do
         stages.push((pace.passes[0], params.embedding_steps.saturating_sub(done[0]), a));
         stages.push((pace.passes[1], params.tuning_steps.saturating_sub(done[1]), b));
     }
-    let pixels = if params.resolution == 0 { pace.own_pixels } else { (params.resolution as f32).powi(2) };
+    let pixels = working_pixels(params, pace.own_pixels);
     // Passes of another size take about as much longer as the picture has more pixels.
     let scale = pixels / pace.pixels.max(1.0);
     let stage = |(pace, steps, cost): (Option<f32>, u32, f32)| match steps {
@@ -122,10 +154,11 @@ fn seconds(pace: &Pace, params: &Params, mode: Option<Mode>, is_loaded: bool, do
 pub fn remember(options: &EngineOptions, fingerprint: &str, new: Pace) {
     let Some(folder) = options.cache_folder.as_deref() else { return };
     let mut paces = read(folder);
-    if paces.len() >= MAX_MODELS && !paces.contains_key(fingerprint) {
+    let key = key(fingerprint, new.pixels);
+    if paces.len() >= MAX_PACES && !paces.contains_key(&key) {
         paces.clear();
     }
-    let kept = paces.entry(fingerprint.to_owned()).or_default();
+    let kept = paces.entry(key).or_default();
     let scale = if kept.pixels > 0.0 { new.pixels / kept.pixels } else { 1.0 };
     for (kept, new) in kept.passes.iter_mut().zip(new.passes) {
         *kept = new.or(kept.map(|seconds| seconds * scale));
@@ -142,4 +175,28 @@ pub fn remember(options: &EngineOptions, fingerprint: &str, new: Pace) {
 
 fn read(folder: &Path) -> BTreeMap<String, Pace> {
     files::read(&folder.join(FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_at_another_size_does_not_spoil_the_estimate() {
+        let (load, detail, decode) = (Some(1.0), [0.0; 2], None);
+        let pace = |pixels: f32, passes| Pace { pixels, own_pixels: 4096.0, load, passes, detail, decode };
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = EngineOptions { cache_folder: Some(folder.path().to_owned()), ..EngineOptions::default() };
+        remember(&options, "model", pace(4096.0, [Some(0.5), Some(1.0), Some(0.25)]));
+        let at = |resolution: u32| {
+            let params = Params { resolution, ..Params::paper() };
+            super::pace(&read(folder.path()), "model", &params).expect("a pace").passes.map(Option::unwrap)
+        };
+        assert_eq!(at(0), [0.5, 1.0, 0.25]);
+        // A pass on few pixels takes longer than its share, and only stage C ran.
+        remember(&options, "model", pace(64.0, [None, None, Some(0.1)]));
+        assert_eq!(at(0), [0.5, 1.0, 0.25]);
+        assert_eq!(at(8), [0.5 / 64.0, 1.0 / 64.0, 0.1]);
+        assert!(super::pace(&read(folder.path()), "other", &Params::paper()).is_none());
+    }
 }
