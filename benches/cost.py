@@ -153,6 +153,7 @@ def main():
                     options.prompt,
                     "-o",
                     f"{folder}/out.png",
+                    "--force",
                     "--eta",
                     eta,
                     *more,

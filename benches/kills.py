@@ -93,7 +93,7 @@ class CommandLine(Home):
     def run(self, until=None):
         """(result or None, where it went on, seconds); something ends it after `until` seconds."""
         out = self.folder / "out.png"
-        arguments = ["edit", "in.png", "-o", "out.png", "--model", self.options.model, *self.options.edit]
+        arguments = ["edit", "in.png", "--force", "-o", "out.png", "--model", self.options.model, *self.options.edit]
         start = time.perf_counter()
         process = self.start(arguments)
         killer = None

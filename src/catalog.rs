@@ -310,6 +310,10 @@ pub fn name_of(path: &Path) -> String {
 pub fn find(name: &str, places: &Places) -> Result<Model> {
     let path = path_of(name);
     if path.exists() {
+        if !path.is_file() && !path.is_dir() {
+            let reason = text!("is neither a file nor a folder; choose a .safetensors file, or a diffusers folder");
+            return Err(Error::model(&path, reason));
+        }
         return Model::open(&text_of(&path), &path);
     }
     let missing = |reason: Text| Error::model(&path, Source::other_format(&path).unwrap_or(reason));
@@ -335,6 +339,9 @@ pub fn find(name: &str, places: &Places) -> Result<Model> {
     if path.components().count() > 1 {
         return Err(missing(text!("there is no such file or folder")));
     }
-    let folders = places.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
+    let mut folders: Vec<String> = places.folders.iter().map(|folder| folder.display().to_string()).collect();
+    // An installation looks where it is installed, and beside its library, which may be the same.
+    folders.dedup();
+    let folders = folders.join(" or ");
     Err(missing(text!("no such model in {folders}; run the installer or choose a file or folder", folders)))
 }

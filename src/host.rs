@@ -35,11 +35,14 @@ use crate::error::Result;
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState};
 use crate::params::Params;
+use crate::text::plain;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// The request for an edit of `layer` with `params`, which have been checked, by `model`, which they name.
+/// The request for an edit of `layer` with `params`, which have been checked, by `model`, which they name. Its target
+/// text is a plain one, so that what nobody sees in it changes nothing.
 pub fn request(layer: Arc<LayerImage>, document: String, params: Params, model: Model) -> EditRequest {
+    let params = Params { prompt: plain(&params.prompt), ..params };
     let Model { path: model_path, familiar_psnr, .. } = model;
     EditRequest { layer, selection: None, layer_digest: None, params, model_path, familiar_psnr, document, previews: 0 }
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::text::{Text, text};
+use crate::text::{Text, clipped, plain, text};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -184,8 +184,9 @@ impl Param {
     /// `value` as the field takes it: numbers may come as text, and truth values as numbers or text. Refuses other
     /// kinds and what is outside of the range.
     fn accept(&self, value: &Value) -> Result<Value> {
-        let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        let given = clipped(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        let is_whole = matches!(self.domain, Domain::Integer { .. });
+        let number = value.as_f64().or_else(|| number_in(value.as_str()?, is_whole));
         let id = self.id;
         let accepted = match self.domain {
             Domain::Text if value.is_string() => Ok(value.clone()),
@@ -220,6 +221,20 @@ impl Param {
     pub fn is_of_preset(&self) -> bool {
         self.advanced && self.affects != Affects::Nothing
     }
+}
+
+/// The number that `text` is, with a decimal point or comma; where it has to be a whole one 1.000 and 1,000 are none,
+/// because they are a thousand to some and one to others.
+fn number_in(text: &str, is_whole: bool) -> Option<f64> {
+    let text = text.trim();
+    let (before, after) = text.split_once([',', '.']).unwrap_or((text, ""));
+    if text.len() == before.len() {
+        return text.parse().ok();
+    }
+    if is_whole && after.len() == 3 && after.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    format!("{before}.{after}").parse().ok()
 }
 
 /// Largest seed; GIMP has only signed numbers of 32 bits.
@@ -540,7 +555,7 @@ impl Params {
 
     /// Refuses a blank prompt or model, and what is outside of its range: fields can be set without [`Params::set`].
     pub fn check(&self) -> Result<()> {
-        if self.prompt.trim().is_empty() {
+        if plain(&self.prompt).is_empty() {
             return Err(Error::Parameter(text!("the target text is empty; write what the picture should become")));
         }
         if self.model.trim().is_empty() {

@@ -161,6 +161,36 @@ pub fn sentence(text: &str) -> String {
     first.chain(letters).chain(stop.chars()).collect()
 }
 
+/// What somebody wrote, cut where it is long, so that a message stays one.
+pub fn clipped(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", text[..end].trim_end()),
+        None => text.to_owned(),
+    }
+}
+
+/// What somebody wrote, as a model shall read it: letters that nobody sees are gone, quotation marks are those of a
+/// typewriter, and between words there is one blank.
+pub fn plain(text: &str) -> String {
+    // Soft hyphens, letters without width, and which way a text runs.
+    let hidden = [
+        '\u{ad}'..='\u{ad}',
+        '\u{200b}'..='\u{200f}',
+        '\u{202a}'..='\u{202e}',
+        '\u{2060}'..='\u{2064}',
+        '\u{feff}'..='\u{feff}',
+    ];
+    let is_hidden = |letter: &char| hidden.iter().any(|range| range.contains(letter));
+    let typed = |letter: char| match letter {
+        '\u{2018}'..='\u{201b}' | '\u{2032}' => '\'',
+        '\u{201c}'..='\u{201f}' | '\u{2033}' => '"',
+        other => other,
+    };
+    let shown: String = text.chars().filter(|letter| !is_hidden(letter)).map(typed).collect();
+    shown.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// `number` with as many digits after the decimal sign.
 pub fn rounded(number: f64, digits: usize) -> Value {
     Value::Number(format!("{number:.digits$}"))

@@ -16,7 +16,7 @@ use support::{Home, QUICK, Ran, SmallDisk, output, picture, program, run, save};
 
 /// Runs `edit` with few steps and expects it to work.
 fn edit(home: &Home, arguments: &[&str]) -> Ran {
-    let ran = run(home, &[&["edit"], arguments, &QUICK].concat());
+    let ran = run(home, &[&["edit", "--force"], arguments, &QUICK].concat());
     assert_eq!(ran.0, Some(0), "{arguments:?}: {}", ran.2);
     ran
 }
@@ -56,7 +56,7 @@ fn a_text_without_tuning_becomes_the_picture_of_diffusers_pipeline() {
             ("--eta", "1".to_owned()),
         ];
         let options = options.iter().flat_map(|(name, value)| [*name, value.as_str()]);
-        let arguments: Vec<&str> = ["edit", "any.png", "-o", "out.png"].into_iter().chain(options).collect();
+        let arguments: Vec<&str> = ["edit", "any.png", "--force", "-o", "out.png"].into_iter().chain(options).collect();
         let (status, _, errors) = run(&home, &arguments);
         assert_eq!(status, Some(0), "{}: {errors}", folder.display());
         let ours = image::open(home.folder.join("out.png")).expect("a picture").into_rgb16();
@@ -107,27 +107,38 @@ fn an_edit_keeps_size_depth_and_alpha_and_leaves_the_input_alone() {
 #[test]
 fn a_picture_of_one_pixel_can_be_edited() {
     let home = Home::new("pixel");
-    save(&home, "in.png", &picture(1, 1));
+    save(&home, "in.png", &picture(1, 1).to_rgb8().into());
     edit(&home, &["in.png", "--prompt", "snow", "-o", "out.png"]);
     assert_eq!((open(&home, "out.png").width(), open(&home, "out.png").height()), (1, 1));
 }
 
+/// What is in the profile is looked at in `src/host/cli/picture/tests.rs`.
 #[test]
-fn a_color_profile_for_rgb_is_kept_and_another_one_is_left_out_with_a_note() {
-    let home = Home::new("profile");
-    for (space, kept) in [(b"RGB ", true), (b"GRAY", false)] {
-        let mut profile = vec![0; 200];
-        profile[16..20].copy_from_slice(space);
-        let file = std::fs::File::create(home.folder.join("in.png")).expect("the home is writable");
-        let mut encoder = PngEncoder::new(file);
-        encoder.set_icc_profile(profile.clone()).expect("PNG has profiles");
-        picture(16, 16).write_with_encoder(encoder).expect("the picture can be written");
-        let (_, _, messages) = edit(&home, &["in.png", "--prompt", "snow", "-o", "out.png"]);
-        assert_eq!(messages.contains("profile is not one for RGB"), !kept, "{messages}");
-        let reader = ImageReader::open(home.folder.join("out.png")).expect("the result is there");
-        let found = reader.into_decoder().expect("it is a PNG").icc_profile().expect("its profile can be read");
-        assert_eq!(found, kept.then_some(profile));
+fn a_color_profile_is_kept_in_every_format_and_one_that_is_none_is_left_out_with_a_note() {
+    let home = Home::new("profiles");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures/adobergb.png");
+    let profile = |path: &Path| {
+        if path.extension().is_some_and(|extension| extension == "tif") {
+            let file = std::fs::File::open(path).expect("the picture is there");
+            return tiff::decoder::Decoder::new(file).expect("a TIFF").get_tag_u8_vec(tiff::tags::Tag::IccProfile).ok();
+        }
+        let reader = ImageReader::open(path).expect("the picture is there");
+        reader.into_decoder().expect("it can be read").icc_profile().expect("its profile can be read")
+    };
+    let expected = profile(&fixture);
+    assert!(expected.is_some());
+    for output in ["out.png", "out.jpg", "out.webp", "out.tif"] {
+        let (_, _, messages) = edit(&home, &[fixture.to_str().expect("a path"), "--prompt", "snow", "-o", output]);
+        assert!(!messages.contains("note: "), "{messages}");
+        assert_eq!(profile(&home.folder.join(output)), expected, "{output}");
     }
+    let file = std::fs::File::create(home.folder.join("in.png")).expect("the home is writable");
+    let mut encoder = PngEncoder::new(file);
+    encoder.set_icc_profile(vec![0; 200]).expect("PNG has profiles");
+    picture(16, 16).write_with_encoder(encoder).expect("the picture can be written");
+    let (_, _, messages) = edit(&home, &["in.png", "--prompt", "snow", "-o", "out.png"]);
+    assert!(messages.contains("note: the color profile cannot be read"), "{messages}");
+    assert_eq!(profile(&home.folder.join("out.png")), None);
 }
 
 #[test]
@@ -207,7 +218,8 @@ fn wrong_usage_is_answered_with_a_remedy_and_status_2() {
     check(&["edit", "in.png", "--prompt", "x"], "say where the result goes: -o OUT.png");
     check(&["edit", "in.png", "-o", "out.png"], "say what the picture should become: --prompt TEXT");
     check(&["edit", "in.png", "-o", "out.png", "--prompt", " "], "say what the picture should become");
-    check(&["edit", "in.png", "-o", "out.jpg", "--prompt", "x"], "end out.jpg with .png");
+    check(&["edit", "in.png", "-o", "out.bmp", "--prompt", "x"], "end out.bmp with .png, .jpg, .webp or .tif");
+    check(&["edit", "in.png", "-o", "out", "--prompt", "x"], "a PNG, JPEG, WebP or TIFF file");
     check(&["edit", "in.png", "b.png", "-o", "out.png", "--prompt", "x"], "b.png is one too many");
     check(&["edit", "in.png", "--promt", "x"], "there is no option --promt; did you mean --prompt?");
     check(&["edit", "in.png", "--tunning-steps=3"], "there is no option --tunning-steps; did you mean --tuning-steps?");
@@ -216,6 +228,20 @@ fn wrong_usage_is_answered_with_a_remedy_and_status_2() {
     check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--seed", "1", "--seed", "2"], "--seed is given twice");
     check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--eta", "1", "--eta", "1.0"], "--eta 1 is given twice");
     check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--eta", "-1"], "eta is -1, must be 0 to 2");
+    check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--strength", "3"], "eta is 3, must be 0 to 2");
+    check(
+        &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--eta", "1", "--strength", "1,0"],
+        "--eta 1 is given twice",
+    );
+    check(&["edit", "in.png", "-o", "a.png", "--prompt", "\u{200b}\u{feff}"], "say what the picture should become");
+    check(
+        &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--resolution", "7"],
+        "resolution is 7, must be 16 or more, or 0 for the model's own",
+    );
+    check(
+        &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--sampling-steps", "1.000"],
+        "sampling_steps is 1.000, must be a whole number",
+    );
     check(&["edit", "in.png", "-o", "a.png", "--prompt", "x", "--seed", "nan"], "seed is nan, must be a whole number");
     check(
         &["edit", "in.png", "-o", "a.png", "--prompt", "x", "--preset", "slow"],
@@ -245,13 +271,19 @@ fn what_cannot_be_done_is_said_with_the_reason_and_status_1_and_nothing_is_writt
         assert_eq!(home.files(), files, "{input} {output} {more:?}");
     };
     check("missing.png", "out.png", &[], "cannot read missing.png: No such file");
-    check("cut.png", "out.png", &[], "cannot read cut.png");
-    check("text.png", "out.png", &[], "text.png is not a PNG, JPEG or WebP picture");
+    check("cut.png", "out.png", &[], "cut.png ends before the picture does");
+    check("text.png", "out.png", &[], "text.png is not a PNG, JPEG, WebP, TIFF or GIF picture");
+    check("in.png", "cut.png", &[], "cut.png is there already; name another file, or replace it with --force");
+    check("in.png", "in.png", &["--force"], "the output in.png is the input");
     check("in.png", "in.png", &[], "the output in.png is the input");
     check("in.png", "link.png", &[], "the output link.png is the input");
     check("in.png", "nowhere/out.png", &[], "cannot write nowhere/out.png: No such file");
     check("in.png", "in.png/out.png", &[], "cannot write in.png/out.png: Not a directory");
     check("in.png", "out.png", &["--model", "dreams"], "model dreams: no such model in");
+    check("in.png", "out.png", &["--model", "/dev/null"], "model /dev/null: is neither a file nor a folder; choose");
+    check("in.png", "out.png", &["--model", "in.png"], "model in.png: this is a picture, not a model; choose");
+    check(".", "out.png", &[], ". is a folder; name a picture in it");
+    check("/dev/null", "out.png", &[], "/dev/null is a pipe or a device; name a picture file");
     check("in.png", "out.png", &["--model", "/no/model"], "model /no/model: there is no such file or folder");
     check(
         "in.png",
@@ -274,7 +306,7 @@ fn a_full_disk_leaves_the_old_output_and_no_rest() {
         .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"])
         .arg(program(&home))
         .args(["edit", "in.png", "--prompt", "x"]);
-    shell.args(["-o", "out.png", "--eta", "0.3"]).args(QUICK);
+    shell.args(["-o", "out.png", "--eta", "0.3", "--force"]).args(QUICK);
     let (status, _, messages) = output(shell);
     assert_eq!(status, Some(1), "{messages}");
     assert!(messages.contains("cannot write out.png: File too large"), "{messages}");
@@ -296,6 +328,49 @@ fn ctrl_c_stops_within_a_step_with_status_130_and_leaves_nothing() {
     assert_eq!(messages.last().as_deref(), Some("imagic-edit: stopped"));
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
     assert_eq!(home.files(), ["in.png"]);
+}
+
+#[test]
+fn a_second_ctrl_c_costs_nothing() {
+    let home = Home::new("twice");
+    save(&home, "in.png", &picture(64, 64));
+    let start = || {
+        let mut command = home.command(program(&home));
+        command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png", "--embedding-steps", "100000"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut messages = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+        assert!(messages.any(|line| line.starts_with("A: ")), "it never came to stage A");
+        (child, messages)
+    };
+    let (mut child, messages) = start();
+    for _ in 0..2 {
+        let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill is there");
+        assert!(kill.success());
+    }
+    let messages: Vec<String> = messages.collect();
+    assert!(messages.iter().any(|line| line.starts_with("stopping within a step")), "{messages:?}");
+    assert_eq!(messages.last().map(String::as_str), Some("imagic-edit: stopped"));
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let (_, list, _) = run(&home, &["cache", "list"]);
+    assert!(list.contains("(stopped at step "), "{list}");
+}
+
+#[test]
+fn what_nobody_sees_in_a_text_changes_nothing_and_what_other_programs_read_in_it_is_named() {
+    let home = Home::new("texts");
+    save(&home, "in.png", &picture(16, 16));
+    let tuned = |prompt: &str| {
+        let (_, json, messages) = edit(&home, &["in.png", "--prompt", prompt, "-o", "out.png", "--json"]);
+        let report: Value = serde_json::from_str(&json).expect("it prints JSON");
+        (report["outputs"][0]["tuned"].as_str().expect("a word").to_owned(), messages)
+    };
+    assert_eq!(tuned("a dog's ball").0, "now");
+    for same in ["a dog\u{2019}s ball", " a dog's  ball\u{200b}", "a\u{a0}dog's \u{feff}ball"] {
+        let (tuned, messages) = tuned(same);
+        assert!(tuned == "on_disk" && !messages.contains("note: "), "{same:?}: {tuned} {messages}");
+    }
+    let (_, messages) = tuned("a (blue:1.4) car, BREAK <lora:foo:0.8>");
+    assert!(messages.contains("note: (blue:1.4), <lora:foo:0.8>, BREAK means nothing here"), "{messages}");
 }
 
 /// An edit of some seconds that keeps what it has done after every step.
@@ -519,14 +594,23 @@ fn one_tuned_model_is_removed_by_its_letters_and_the_limit_is_set() {
     assert_eq!(red["picture"], serde_json::json!([16, 16]));
     let id = red["id"].as_str().expect("letters").to_owned();
     let (status, list, _) = run(&home, &["cache", "list"]);
-    let line =
-        format!("          {id}  16x16  {}\n", home.folder.canonicalize().expect("a home").join("in.png").display());
+    let line = format!(
+        "          {id}  in.png  16x16  {}\n",
+        home.folder.canonicalize().expect("a home").join("in.png").display()
+    );
     assert!(status == Some(0) && list.contains(&line), "{list}");
     let (status, _, messages) = run(&home, &["cache", "remove", &id, "none"]);
     assert!(status == Some(1) && messages.contains("no tuned model none; imagic-edit cache list"), "{messages}");
     assert_eq!(run(&home, &["cache", "remove", &id]).0, Some(0));
     let (_, list, _) = run(&home, &["cache", "list"]);
     assert!(list.contains("a green door") && !list.contains("a red door"), "{list}");
+    edit(&home, &["in.png", "--prompt", "a red door", "-o", "out.png"]);
+    let (status, removed, _) = run(&home, &["cache", "remove", "in.png"]);
+    assert!(status == Some(0) && removed.starts_with("removed 2, "), "{removed}");
+    assert!(run(&home, &["cache", "list"]).1.starts_with("0 tuned models"));
+    for prompt in ["a green door", "a red door"] {
+        edit(&home, &["in.png", "--prompt", prompt, "-o", "out.png"]);
+    }
 
     let (status, limit, _) = run(&home, &["cache", "limit"]);
     assert!(status == Some(0) && limit.contains("a fifth of the free disk"), "{limit}");
@@ -599,7 +683,7 @@ fn a_cache_on_a_full_disk_costs_what_does_not_fit_and_not_the_edit() {
             return;
         };
         let mut command = home.command(program(&home));
-        command.args(["edit", "in.png", "--prompt", "x", "-o", "out.png"]).args(QUICK);
+        command.args(["edit", "--force", "in.png", "--prompt", "x", "-o", "out.png"]).args(QUICK);
         let (status, _, messages) = output({
             command.env("IMAGIC_RESUME_SECONDS", "0");
             command
@@ -735,12 +819,12 @@ fn where_memory_is_limited_a_sentence_says_so_before_a_large_picture_is_decoded(
     let limited = |limit: &str, picture: &str| {
         let mut command = home.command("sh");
         command.args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")]).arg(&installed);
-        command.args(["edit", picture, "-o", "out.png", "--prompt", "a bird"]).args(QUICK);
+        command.args(["edit", "--force", picture, "-o", "out.png", "--prompt", "a bird"]).args(QUICK);
         output(command)
     };
     let (status, _, errors) = limited("ulimit -v 2500000", "large.png");
     assert_eq!(status, Some(1), "{errors}");
-    let sentence = "large.png has 10000x10000 pixels, which take 2.3 GB of memory, and ";
+    let sentence = "large.png has 10000x10000 pixels, which take 3.1 GB of memory, and ";
     assert!(errors.contains(sentence) && errors.contains("scale it down"), "{errors}");
     // In between it depends on what the allocator and the threads reserve; it never just dies.
     let limits = ["-v 4000000", "-v 2500000", "-v 1500000", "-v 900000", "-v 500000", "-d 600000", "-d 300000"];

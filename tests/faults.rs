@@ -17,7 +17,7 @@ use support::{Home, QUICK, Ran, SmallDisk, finish, install, model, output, pictu
 /// An edit whose resume points are written after every step, from `in.png`.
 fn edit(home: &Home, options: &[&str]) -> Command {
     let mut command = home.command(program(home));
-    command.args(["edit", "in.png", "--prompt", "x", "--embedding-steps", "5", "--sampling-steps", "2"]);
+    command.args(["edit", "--force", "in.png", "--prompt", "x", "--embedding-steps", "5", "--sampling-steps", "2"]);
     command.args(options).env("IMAGIC_RESUME_SECONDS", "0");
     command
 }
@@ -298,7 +298,7 @@ fn pipes_and_devices_are_refused_and_never_waited_for() {
         assert!(messages.contains(reason), "{input} {out} {options:?}: {messages}");
     };
     for input in ["pipe.png", "device.png"] {
-        refused(input, "out.png", &[], &format!("cannot read {input}: it is not a file"));
+        refused(input, "out.png", &[], &format!("{input} is a pipe or a device; name a picture file"));
     }
     refused("in.png", "pipe.png", &[], "pipe.png is a pipe or a device; name another file");
     pipe(&home.folder.join("model.safetensors"));
@@ -328,7 +328,7 @@ fn links_that_somebody_has_planted_are_not_followed() {
     save(&home, "in.png", &picture(16, 16));
     let victim = home.folder.join("victim");
     std::fs::write(&victim, "precious").expect("the home is writable");
-    let quick = [&["edit", "in.png", "--prompt", "x", "-o", "out.png"], &QUICK[..]].concat();
+    let quick = [&["edit", "--force", "in.png", "--prompt", "x", "-o", "out.png"], &QUICK[..]].concat();
     assert_eq!(run(&home, &quick).0, Some(0));
     let key = cached(&home, "safetensors")[0].file_stem().expect("a key").to_string_lossy().into_owned();
     for name in ["cache", "config"] {
@@ -379,7 +379,7 @@ fn paths_may_hold_blanks_and_bytes_that_are_no_text() {
     };
     for tuned in ["tuned now", "tuned earlier"] {
         let mut command = oddly(home.command(odd_program.join("imagic-edit")));
-        command.arg("edit").arg(&input).arg("-o").arg(&result).args(["--prompt", "x"]).args(QUICK);
+        command.args(["edit", "--force"]).arg(&input).arg("-o").arg(&result).args(["--prompt", "x"]).args(QUICK);
         let output = finish(command);
         let messages = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{messages}");

@@ -167,7 +167,8 @@ fn a_path_may_be_any_bytes() {
     image::RgbaImage::from_pixel(16, 16, image::Rgba([200, 100, 50, 255])).save(&picture).expect("a picture");
     // As bytes, and as the text that lists and recipes have.
     for model in [place.as_os_str(), name.as_ref()] {
-        let mut edit = command(&home, &["edit", "in.png", "--prompt", "x", "-o", "o.png", "--json", "--model"]);
+        let mut edit =
+            command(&home, &["edit", "--force", "in.png", "--prompt", "x", "-o", "o.png", "--json", "--model"]);
         edit.arg(model).args(QUICK);
         let (status, out, messages) = output(edit);
         assert_eq!(status, Some(0), "{messages}");

@@ -18,7 +18,7 @@ use super::random::{Purpose, Stream};
 use super::request::EditRequest;
 use crate::error::{Error, Result};
 use crate::params::PredictionType;
-use crate::text::{Text, text};
+use crate::text::{Text, clipped, text};
 use candle_core::{DType, Device, Tensor};
 use std::cell::RefCell;
 
@@ -134,8 +134,9 @@ impl BaseModel {
         let (mut e, cut) = self.text.embed(prompt, size)?;
         e.beside = self.beside(size)?;
         let limit = self.text.encoders[0].tokenizer.max_tokens - 2;
-        let note = (!cut.is_empty())
-            .then(|| text!("the target text is longer than {limit} tokens; not used: \"{cut}\"", limit, cut = &cut));
+        let note = (!cut.is_empty()).then(|| {
+            text!("the target text is longer than {limit} tokens; not used: \"{cut}\"", limit, cut = clipped(&cut))
+        });
         Ok((e, note))
     }
 

@@ -11,6 +11,7 @@ mod models;
 mod outcome;
 pub(super) mod picture;
 mod progress;
+mod prompt;
 mod selection;
 
 use super::cache_limit;
@@ -18,7 +19,7 @@ use super::installed::engine_options;
 use super::serve;
 use crate::engine::store::cache::{self, Kind, Listed};
 use crate::error::Error;
-use crate::text::Text;
+use crate::text::{Text, clipped};
 use arguments::{Arguments, did_you_mean};
 pub use outcome::Failure;
 use outcome::print;
@@ -93,7 +94,7 @@ fn cache(arguments: Arguments) -> Result<(), Failure> {
             let freed = cache::clear(&folder)?;
             Ok(print(&format!("removed {} of tuned models from {}\n", help::size(freed), folder.display()))?)
         }
-        ["remove"] => Err(Failure::Usage("say what to remove: the letters with which cache list shows it".into())),
+        ["remove"] => Err(Failure::Usage("say what to remove: a picture, or letters, as cache list shows them".into())),
         ["remove", ref ids @ ..] => remove(&folder, ids),
         ["limit"] => Ok(print(&limit_text(&folder))?),
         ["limit", limit] => {
@@ -105,18 +106,25 @@ fn cache(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Removes what `cache list` shows with `ids`, all of them or nothing.
-fn remove(folder: &Path, ids: &[&str]) -> Result<(), Failure> {
+/// Removes what `cache list` shows with `names`, pictures or letters, all of them or nothing.
+fn remove(folder: &Path, names: &[&str]) -> Result<(), Failure> {
     let entries = cache::list(folder)?;
-    let mut chosen = Vec::new();
-    for wanted in ids {
-        let of_id: Vec<&Listed> = entries.iter().filter(|entry| id(entry) == *wanted).collect();
+    let mut chosen: Vec<&Listed> = Vec::new();
+    for wanted in names {
+        let is_meant = |entry: &&Listed| {
+            let document = entry.document.as_deref().unwrap_or_default();
+            id(entry) == *wanted || document == *wanted || picture_name(entry).as_deref() == Some(*wanted)
+        };
+        let of_id: Vec<&Listed> = entries.iter().filter(is_meant).collect();
         if of_id.is_empty() {
             let hint = "imagic-edit cache list shows what there is";
             return Err(Error::Host(Text::verbatim(format!("there is no tuned model {wanted}; {hint}"))).into());
         }
-        chosen.extend(of_id);
+        chosen.extend(
+            of_id.into_iter().filter(|entry| chosen.iter().all(|known| known.file != entry.file)).collect::<Vec<_>>(),
+        );
     }
+    let count = chosen.len();
     let mut freed = 0;
     for entry in chosen {
         if !cache::remove(entry)? {
@@ -125,7 +133,8 @@ fn remove(folder: &Path, ids: &[&str]) -> Result<(), Failure> {
         }
         freed += entry.bytes;
     }
-    Ok(print(&format!("removed {} from {}\n", help::size(freed), folder.display()))?)
+    let what = if count == 1 { "one".to_owned() } else { count.to_string() };
+    Ok(print(&format!("removed {what}, {} from {}\n", help::size(freed), folder.display()))?)
 }
 
 fn limit_text(folder: &Path) -> String {
@@ -174,6 +183,7 @@ fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {
                 "prompt": entry.prompt,
                 "model": entry.model,
                 "document": entry.document,
+                "name": picture_name(entry),
             })
         };
         return Ok(format!("{:#}\n", json!({ "tuned_models": entries.iter().map(row).collect::<Vec<_>>() })));
@@ -191,15 +201,27 @@ fn cache_list(folder: &Path, as_json: bool) -> Result<String, Error> {
             1 => "used yesterday".to_owned(),
             days => format!("used {days} days ago"),
         };
-        text += &format!("{:>8}  {age}  {prompt}{state}\n", help::size(entry.bytes));
+        text += &format!("{:>8}  {age}  {}{state}\n", help::size(entry.bytes), clipped(prompt));
         let picture = entry.picture.map(|[width, height]| format!("{width}x{height}"));
-        let document = entry.document.clone().filter(|document| !document.is_empty());
-        let more: Vec<String> = [Some(id(entry)), picture, document].into_iter().flatten().collect();
+        let name = picture_name(entry);
+        let document =
+            entry.document.clone().filter(|document| !document.is_empty() && Some(document) != name.as_ref());
+        let more: Vec<String> = [Some(id(entry)), name, picture, document].into_iter().flatten().collect();
         text += &format!("          {}\n", more.join("  "));
     }
     let total = entries.iter().map(|entry| entry.bytes).sum();
     let tuned = entries.iter().filter(|entry| entry.kind == Kind::Tuned).count();
     Ok(text + &format!("{tuned} tuned models, {} in {}\n", help::size(total), folder.display()))
+}
+
+/// The name of the picture's file, or "document" and the first digits of a document of an editor.
+fn picture_name(entry: &Listed) -> Option<String> {
+    const DIGITS: usize = 32;
+    let document = entry.document.as_deref().filter(|document| !document.is_empty())?;
+    if document.len() == DIGITS && document.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Some(format!("document-{}", &document[..ID_LENGTH]));
+    }
+    Some(Path::new(document).file_name()?.to_string_lossy().into_owned())
 }
 
 /// What `cache remove` knows an entry by.

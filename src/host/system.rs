@@ -11,7 +11,7 @@ mod windows;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[cfg(unix)]
 pub use unix::*;
 #[cfg(windows)]
@@ -41,16 +41,59 @@ pub const LIBRARY: &str = if cfg!(windows) {
     "libimagic_edit.so"
 };
 
-/// The number of the signal that asked to stop (Ctrl+C, SIGTERM, or SIGHUP, when the terminal is closed), 0 until one
-/// comes; the second one kills as usual.
-pub fn stop_signal() -> Arc<AtomicUsize> {
-    let (came, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
-        // In this order: what the first signal sets, the second one finds.
-        let registered = flag::register_conditional_default(signal, again.clone())
-            .and_then(|_| flag::register(signal, again.clone()))
-            .and_then(|_| flag::register_usize(signal, came.clone(), signal as usize));
-        registered.expect("they can be caught everywhere");
+/// What asks to stop: Ctrl+C, SIGTERM, or SIGHUP, when the terminal is closed. The first one is heard, the second one
+/// too, because it must not cost what is being kept; the third one kills as usual.
+pub struct StopSignals {
+    /// The number of one that was not looked at yet, 0 for none.
+    came: Arc<AtomicUsize>,
+    /// Whether the next one kills.
+    kills: Arc<AtomicBool>,
+    heard: Vec<usize>,
+}
+
+impl StopSignals {
+    /// Listens from now on.
+    pub fn new() -> Self {
+        let (came, kills) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hangup()) {
+            let registered = flag::register_conditional_default(signal, kills.clone())
+                .and_then(|_| flag::register_usize(signal, came.clone(), signal as usize));
+            registered.expect("they can be caught everywhere");
+        }
+        Self { came, kills, heard: Vec::new() }
     }
-    came
+
+    /// Whether it is to be stopped, and then whether that is news. To be called again and again.
+    pub fn look(&mut self) -> Option<bool> {
+        let signal = self.came.swap(0, Ordering::Relaxed);
+        self.heard.extend((signal != 0).then_some(signal));
+        if self.heard.len() > 1 {
+            self.kills.store(true, Ordering::Relaxed);
+        }
+        (!self.heard.is_empty()).then_some(signal != 0 && self.heard.len() == 1)
+    }
+
+    /// The number of the first one, 0 where none came.
+    pub fn signal(&self) -> usize {
+        self.heard.first().copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_third_signal_kills() {
+        let mut stop = StopSignals::new();
+        assert_eq!((stop.look(), stop.signal()), (None, 0));
+        let mut came = |expected| {
+            stop.came.store(SIGINT as usize, Ordering::Relaxed);
+            assert_eq!(stop.look(), Some(expected));
+            assert_eq!(stop.look(), Some(false));
+            stop.kills.load(Ordering::Relaxed)
+        };
+        assert_eq!([came(true), came(false)], [false, true]);
+        assert_eq!(stop.signal(), SIGINT as usize);
+    }
 }

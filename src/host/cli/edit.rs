@@ -3,8 +3,9 @@
 
 use super::arguments::Arguments;
 use super::outcome::{Failure, print};
-use super::picture;
+use super::picture::{self, Existing, Format};
 use super::progress::Bar;
+use super::prompt::not_understood;
 use super::selection;
 use crate::catalog;
 use crate::catalog::written::text_of;
@@ -17,13 +18,18 @@ use crate::host::report::{FEW_STEPS, cost_text, duration, edit_report};
 use crate::host::{request, system, wait, wait_for_estimate};
 use crate::job::Worker;
 use crate::params::{PARAMS, Params};
-use crate::text::tell;
+use crate::text::{Text, plain, tell};
 use serde_json::{Map, Value, json};
 use std::ffi::{OsString, c_int};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Instant;
+
+/// What dialogs call eta.
+const STRENGTH: &str = "strength";
+
+/// On a square of a smaller side no model that is known draws a picture.
+const LEAST_SIDE: u32 = 16;
 
 /// What the command line asks for, checked as far as that goes without looking at files.
 pub struct Order {
@@ -38,14 +44,16 @@ pub struct Order {
     json: bool,
     /// Whether nothing of it is kept but the output.
     private: bool,
+    /// What becomes of outputs that are there.
+    existing: Existing,
 }
 
 impl Order {
     /// Reads the arguments after `edit`.
     pub fn parse(arguments: &[OsString]) -> Result<Self, Failure> {
         let names: Vec<String> = PARAMS.iter().map(|param| param.id.replace('_', "-")).collect();
-        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output", "selection"]).collect();
-        let arguments = Arguments::parse(arguments, &["json", "private"], &options)?;
+        let options: Vec<&str> = names.iter().map(String::as_str).chain(["output", "selection", STRENGTH]).collect();
+        let arguments = Arguments::parse(arguments, &["force", "json", "private"], &options)?;
         let usage = |message: &str| Failure::Usage(message.to_owned());
 
         let input = match arguments.words() {
@@ -57,9 +65,7 @@ impl Order {
         };
         let output =
             PathBuf::from(arguments.one("output")?.ok_or_else(|| usage("say where the result goes: -o OUT.png"))?);
-        if !output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
-            return Err(usage(&format!("the result is a PNG file; end {} with .png", output.display())));
-        }
+        Format::of(&output).map_err(Failure::Usage)?;
         let selection = arguments.one("selection")?.map(PathBuf::from);
         let mut etas = Vec::new();
         let mut settings = Map::new();
@@ -67,7 +73,8 @@ impl Order {
             if param.id != "eta" {
                 arguments.one(name)?;
             }
-            for value in arguments.all(name) {
+            let called = if param.id == "eta" { STRENGTH } else { name };
+            for value in arguments.all(name).chain(arguments.all(called).filter(|_| called != name)) {
                 // A path may be any bytes.
                 let as_path = || (param.id == "model").then(|| text_of(Path::new(value)));
                 let value = value.to_str().map(str::to_owned).or_else(as_path);
@@ -84,11 +91,21 @@ impl Order {
             }
         }
         let prompt = settings.get("prompt").and_then(Value::as_str).unwrap_or_default();
-        if prompt.trim().is_empty() {
+        if plain(prompt).is_empty() {
             return Err(usage("say what the picture should become: --prompt TEXT"));
         }
+        let mut checked = Params::paper();
+        checked.set_all(&settings).map_err(|error| Failure::Usage(error.to_string()))?;
+        let side = checked.resolution;
+        if side > 0 && side < LEAST_SIDE {
+            return Err(usage(&format!(
+                "resolution is {side}, must be {LEAST_SIDE} or more, or 0 for the model's own; no model draws on \
+                 fewer pixels"
+            )));
+        }
         let (json, private) = (arguments.has("json"), arguments.has("private"));
-        Ok(Self { input, output, selection, settings, etas, json, private })
+        let existing = if arguments.has("force") { Existing::Replaced } else { Existing::Stays };
+        Ok(Self { input, output, selection, settings, etas, json, private, existing })
     }
 
     /// The file for `eta`: the output itself unless there are several.
@@ -100,7 +117,8 @@ impl Order {
         // More digits where two would give different values one name.
         let shown = if two_digits.parse() == Ok(eta) { two_digits } else { eta.to_string() };
         let mut name = self.output.file_stem().unwrap_or_default().to_owned();
-        name.push(format!("-eta{shown}.png"));
+        name.push(format!("-eta{shown}."));
+        name.push(self.output.extension().unwrap_or_default());
         self.output.with_file_name(name)
     }
 }
@@ -115,17 +133,26 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     let selection =
         order.selection.as_ref().map(|path| selection::read(path, &picture.layer, &order.input)).transpose()?;
     let etas = if order.etas.is_empty() { vec![params.eta] } else { order.etas.clone() };
-    let rooms = etas.iter().map(|&eta| picture::check_output(&order.output_for(eta), &order.input, &picture));
+    let rooms =
+        etas.iter().map(|&eta| picture::check_output(&order.output_for(eta), &order.input, &picture, order.existing));
     // One for each output, which takes it in the end.
     let mut rooms = rooms.collect::<Result<Vec<Room>, Error>>()?.into_iter();
-    for note in &picture.notes {
+    let prompt = order.settings.get("prompt").and_then(Value::as_str).unwrap_or_default();
+    let foreign = not_understood(prompt);
+    let format = Format::of(&order.output).map_err(Failure::Usage)?;
+    let mut notes = [picture.notes.clone(), picture.left_out(format)].concat();
+    if !foreign.is_empty() {
+        let parts = foreign.join(", ");
+        notes.push(format!("{parts} means nothing here and is read as it stands; say it in words"));
+    }
+    for note in &notes {
         tell(format_args!("note: {note}"));
     }
     if places.headers.of(&model.path).is_ok_and(|about| about.few_steps) {
         tell(format_args!("hint: {FEW_STEPS}"));
     }
 
-    let stop_signal = system::stop_signal();
+    let mut stop = system::StopSignals::new();
     let options = if order.private { engine_options_in(None)? } else { engine_options()? };
     let worker = Worker::start(Engine::new(options))?;
     let document = order.input.canonicalize().unwrap_or_else(|_| order.input.clone()).to_string_lossy().into_owned();
@@ -143,7 +170,11 @@ pub fn run(order: &Order) -> Result<(), Failure> {
             tell(cost_text(&estimate));
         }
         let edit = wait(worker.submit(request), |progress| {
-            if stop_signal.load(Ordering::Relaxed) != 0 {
+            if let Some(first) = stop.look() {
+                if first {
+                    screen.bar.clear();
+                    tell("stopping within a step, and keeping what is done; three times Ctrl+C ends at once");
+                }
                 return ControlFlow::Break(());
             }
             screen.tell(progress.hint);
@@ -152,24 +183,24 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         });
         screen.bar.clear();
         let edit = match edit {
-            Err(Error::Cancelled) => return Err(Failure::Stopped(stop_signal.load(Ordering::Relaxed) as c_int)),
+            Err(Error::Cancelled) => return Err(Failure::Stopped(stop.signal() as c_int)),
             edit => edit?,
         };
         let result = edit.picture.on(&picture.layer).0;
         drop(rooms.next());
-        let output = match picture::write(&output, &result, &picture) {
-            Ok(()) => output,
+        let (output, written) = match picture::write(&output, &result, &picture, order.existing) {
+            Ok(written) => (output, written),
             // Nothing of an hour's work is lost for that.
             Err(error) => {
                 let rescued = picture::write_elsewhere(&output, &result, &picture);
                 let Some(rescued) = rescued else { return Err(error.into()) };
                 failed = Some(error);
-                rescued
+                (rescued, Vec::new())
             }
         };
         screen.tell(edit.hint);
         tell(summary(&output, &edit, eta, started.elapsed().as_secs_f32()));
-        for note in &edit.notes {
+        for note in edit.notes.iter().map(Text::to_string).chain(written) {
             tell(format_args!("note: {note}"));
         }
         let mut report = edit_report(&edit, &picture.layer, &params);
@@ -180,7 +211,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         let report = json!({
             "input": order.input.to_string_lossy(),
             "outputs": outputs,
-            "notes": picture.notes,
+            "notes": notes,
             "seconds": (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
         });
         print(&format!("{report:#}\n"))?;

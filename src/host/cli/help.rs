@@ -21,7 +21,7 @@ Usage:
   imagic-edit models download NAME   get one, for example photo
   imagic-edit models --help          add, remove, default, check
   imagic-edit cache list [--json]    tuned models that are kept on disk
-  imagic-edit cache remove ID        remove one of them
+  imagic-edit cache remove NAME      remove those of a picture
   imagic-edit cache clear            remove all of them
   imagic-edit cache limit [SIZE]     how much disk they may take
   imagic-edit doctor                 check the installation
@@ -76,7 +76,7 @@ byte a server counts as silent.
         .to_owned(),
         "cache" => "\
 imagic-edit cache list [--json]
-imagic-edit cache remove ID [ID ...]
+imagic-edit cache remove NAME|ID [NAME|ID ...]
 imagic-edit cache clear
 imagic-edit cache limit [SIZE|automatic]
 
@@ -85,11 +85,12 @@ tuned models are kept in ~/.cache/imagic-edit (or $XDG_CACHE_HOME/imagic-edit):
 another eta, seed or guidance then takes little time. So is what a stopped or
 killed edit has done of it: the same edit goes on from there.
 
-'list' shows size, age, text, ID, size of the picture and document. 'remove'
-removes what is shown with an ID, 'clear' everything that is not in use. The
-ones not used for longest go first when the folder grows too large: 'limit'
-shows the limit, and sets it to a size such as 20GB. Unless that was done it
-follows the free disk: a fifth of it, at least 1 GB and at most 50 GB.
+'list' shows size, age and text, then ID, name and size of the picture and where
+it is. 'remove' removes what is shown with an ID, or all of a picture that is
+named, 'clear' everything that is not in use. The ones not used for longest go
+first when the folder grows too large: 'limit' shows the limit, and sets it to a
+size such as 20GB. Unless that was done it follows the free disk: a fifth of it,
+at least 1 GB and at most 50 GB.
 "
         .to_owned(),
         "doctor" => "\
@@ -184,14 +185,19 @@ imagic-edit edit IN --prompt TEXT -o OUT.png [options]
 
 Tunes the model to the picture IN and the text (stages A and B of Imagic), then
 draws the edited picture (stage C). The tuned model is kept, so the same picture
-and text with another --eta or --seed takes only stage C. IN is a PNG, JPEG or
-WebP file and is never changed; OUT.png keeps its size, its alpha channel, its
-color profile and its 8 or 16 bits.
+and text with another --eta or --seed takes only stage C. IN is a PNG, JPEG,
+WebP, TIFF or GIF file and is never changed. OUT has the same size, colors
+(profile), alpha channel and 8 or 16 bits, and keeps EXIF, resolution and texts,
+as far as its format can; what it cannot is said.
 
 Options:
   -o, --output OUT.png
-      Where the result goes. With several --eta each value gets its own file:
-      OUT-eta0.60.png.
+      Where the result goes: a .png, .jpg, .webp or .tif file. With several
+      --eta each value gets its own file: OUT-eta0.60.png.
+  --force
+      Replace OUT if it is there already.
+  --strength F
+      The same as --eta; dialogs call it so.
   --selection MASK.png
       Edit a part: a gray picture of the size of IN, white where it is to be
       edited and black where it stays as it is. The model sees the part in its

@@ -79,7 +79,8 @@ fn list(arguments: &Arguments) -> std::result::Result<(), Failure> {
         text += &presets(&entry.model);
     }
     if good.is_empty() {
-        let folders: Vec<String> = places.folders.iter().map(|folder| folder.display().to_string()).collect();
+        let mut folders: Vec<String> = places.folders.iter().map(|folder| folder.display().to_string()).collect();
+        folders.dedup();
         text += &format!(
             "no models in {}; run installer/install.sh, get one with 'imagic-edit models download', or put a \
              .safetensors checkpoint or a diffusers folder there\n",
@@ -150,9 +151,12 @@ fn settings(model: &Model, params: &Params) -> String {
 }
 
 fn add(path: &str) -> std::result::Result<(), Failure> {
-    let places = read()?;
+    let (places, name) = (read()?, path);
     let path = std::path::absolute(path_of(path)).map_err(Error::file(Doing::Read, path.as_ref()))?;
-    let known = catalog::table(&places, None).into_iter().find(|entry| is_same(&entry.model.path, &path));
+    // What is in the list may be called by its name, too.
+    let is_it =
+        |entry: &Entry| is_same(&entry.model.path, &path) || (!path.exists() && entry.model.name.as_str() == name);
+    let known = catalog::table(&places, None).into_iter().find(is_it);
     if let Some(Entry { model, origin, .. }) = known.filter(|entry| !matches!(entry.origin, Origin::Program(_))) {
         return Err(said(format!("{} is in the list already: {}", model.name, origin_text(&origin))).into());
     }

@@ -111,16 +111,18 @@ fn bar(fraction: f32) -> String {
 }
 
 fn line(progress: &Progress, with_bar: bool) -> String {
+    let left = progress.seconds_left.map(|seconds| format!("{} left", duration(seconds)));
     let mut line = if with_bar { bar(progress.fraction) } else { String::new() };
-    line += &progress.stage.label().to_string();
-    if progress.steps > 0 {
-        line += &format!("  {}/{}", progress.step, progress.steps);
-    }
+    // A terminal of 80 columns cuts off the end, and the time is what people look for.
+    let steps = (progress.steps > 0).then(|| format!("{}/{}", progress.step, progress.steps));
+    let stage = Some(progress.stage.label().to_string());
+    let first = if with_bar { [left.clone(), steps, stage] } else { [stage, steps, None] };
+    line += &first.into_iter().flatten().collect::<Vec<_>>().join("  ");
     if let Some(loss) = progress.loss {
         line += &format!("  loss {loss:.4}");
     }
-    if let Some(seconds) = progress.seconds_left {
-        line += &format!("  {} left", duration(seconds));
+    if let (false, Some(left)) = (with_bar, &left) {
+        line += &format!("  {left}");
     }
     line
 }
@@ -134,7 +136,10 @@ mod tests {
         let (stage, loss, seconds_left) = (Stage::FineTune, Some(0.125), Some(125.0));
         let progress = Progress { stage, step: 3, steps: 12, loss, fraction: 0.5, seconds_left, ..Progress::default() };
         assert_eq!(line(&progress, false), "B: fine-tuning the model  3/12  loss 0.1250  2 min 5 s left");
-        assert!(line(&progress, true).starts_with("[########--------]  50%  B: "));
+        assert!(line(&progress, true).starts_with("[########--------]  50%  2 min 5 s left  3/12  B: "));
+        let long = Progress { stage: Stage::OptimizeTextEmbedding, step: 999, steps: 1000, ..progress };
+        let shown: String = line(&long, true).chars().take(79).collect();
+        assert!(shown.ends_with("2 min 5 s left  999/1000  A: optimizing the text embed"), "{shown}");
     }
 
     #[test]

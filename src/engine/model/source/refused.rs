@@ -141,6 +141,12 @@ pub fn other_format(file: &Path) -> Option<Text> {
         [] => text!("this file is empty; get it again"),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => pickled,
         [b'G', b'G', b'U', b'F', ..] => gguf,
+        [0x89, b'P', b'N', b'G', ..]
+        | [0xff, 0xd8, 0xff, ..]
+        | [b'G', b'I', b'F', b'8', ..]
+        | [b'R', b'I', b'F', b'F', ..] => {
+            text!("this is a picture, not a model; choose a .safetensors file, or a diffusers folder")
+        }
         _ if word.starts_with("version https://git-lfs") => {
             text!("this is only a pointer of Git LFS to the file; get the file itself, for example with git lfs pull")
         }
