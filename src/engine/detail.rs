@@ -198,8 +198,8 @@ impl Detail {
         enlargement.map_or(Ok(()), |enlargement| self.tuned.write(&enlargement.request(request), machine))
     }
 
-    /// What `request` would take now beside what the base model of the shapes `base` does. `digest` knows the digests of
-    /// files that have been read.
+    /// What `request` would take now beside what the base model of the shapes `base` does. `digest` knows the digests
+    /// of files that have been read.
     pub fn outlook(
         &self,
         request: &EditRequest,

@@ -1,4 +1,4 @@
-//! Between pixels and what the U-Net works on: the latents of a variational autoencoder (VAE), or the pixels themselves.
+//! Between pixels and what the U-Net works on: latents of a variational autoencoder (VAE), or the pixels themselves.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::family::Family;

@@ -163,18 +163,31 @@ impl Picture {
 pub fn with_colors_of(pixels: &Tensor, plain: &Tensor) -> Result<Tensor> {
     /// Pixels over which colors are compared.
     const WIDE: usize = 16;
-    /// Differences are from -RANGE to RANGE, where images hold values from 0 to 1.
-    const RANGE: f32 = 2.0;
     let (_, _, h, w) = pixels.dims4()?;
     let difference = (plain - pixels)?.flatten_all()?.to_vec1::<f32>()?;
-    let coarse = |length: usize| length.div_ceil(WIDE) as u32;
-    let planes = difference.chunks(h * w).map(|plane| {
-        let plane = plane.iter().map(|value| value / (2.0 * RANGE) + 0.5).collect();
-        let plane = Mask::from_raw(w as u32, h as u32, plane).expect("one value for each pixel");
-        let coarse = resize(&plane, coarse(w), coarse(h), FilterType::Triangle);
-        resize(&coarse, w as u32, h as u32, FilterType::CatmullRom).into_raw()
-    });
-    let planes: Vec<f32> = planes.flatten().map(|value| (value - 0.5) * (2.0 * RANGE)).collect();
+    let (rows, columns) = (h.div_ceil(WIDE), w.div_ceil(WIDE));
+    // The two places between whose middles a pixel lies, and the second one's share.
+    let between = |at: usize, places: usize| {
+        let at = ((at as f32 + 0.5) / WIDE as f32 - 0.5).clamp(0.0, (places - 1) as f32);
+        (at as usize, (at as usize + 1).min(places - 1), at.fract())
+    };
+    let mut planes = Vec::with_capacity(difference.len());
+    for plane in difference.chunks(h * w) {
+        let mean = |place: usize| {
+            let (y, x) = (place / columns * WIDE, place % columns * WIDE);
+            let rows = y..(y + WIDE).min(h);
+            let of_row = |row: usize| &plane[row * w + x..row * w + (x + WIDE).min(w)];
+            let count = (rows.len() * of_row(y).len()) as f32;
+            rows.flat_map(of_row).sum::<f32>() / count
+        };
+        let means: Vec<f32> = (0..rows * columns).map(mean).collect();
+        for (y0, y1, down) in (0..h).map(|y| between(y, rows)) {
+            for (x0, x1, right) in (0..w).map(|x| between(x, columns)) {
+                let row = |y: usize| means[y * columns + x0] * (1.0 - right) + means[y * columns + x1] * right;
+                planes.push(row(y0) * (1.0 - down) + row(y1) * down);
+            }
+        }
+    }
     Ok((pixels + Tensor::from_vec(planes, pixels.dims(), pixels.device())?)?)
 }
 
