@@ -154,6 +154,9 @@ class Serve(Home):
         return result, went_on, time.perf_counter() - start
 
 
+# Seconds that a GIMP may take to end.
+PATIENCE = 60
+
 # What GIMP does with the picture: opens it, edits its layer, saves the result alone.
 SCRIPT = """
 (let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "in.png" "in.png")))
@@ -196,7 +199,15 @@ class Gimp(Home):
         if until is not None:
             killer = threading.Timer(until, self.kill, [process])
             killer.start()
-        said, _ = process.communicate()
+        self.ended = None
+        try:
+            said, _ = process.communicate(timeout=None if until is None else until + PATIENCE)
+        except subprocess.TimeoutExpired:
+            if self.ended != process.pid:
+                raise SystemExit("failed: GIMP does not end") from None
+            # What GIMP does at a signal may wait for ever for a lock of GObject that is held by what it interrupted.
+            process.kill()
+            said, _ = process.communicate()
         if killer is not None:
             killer.cancel()
         self.wait_for_plug_in()
@@ -210,7 +221,7 @@ class Gimp(Home):
     def kill(self, process):
         """Ends GIMP or its child."""
         plug_ins = self.plug_ins()
-        who = random.choice([process.pid, *plug_ins])
+        who = self.ended = random.choice([process.pid, *plug_ins])
         with contextlib.suppress(ProcessLookupError):
             os.kill(who, random.choice(ENDINGS))
 
