@@ -34,16 +34,16 @@ use std::sync::Arc;
 pub struct Enlargement {
     source: Source,
     /// Differs for models with different weights.
-    pub fingerprint: String,
+    fingerprint: String,
     enlarger: Enlarger,
     /// The model's.
-    pub shapes: Shapes,
+    shapes: Shapes,
     /// Whether it is tuned on the layer.
-    pub tunes: bool,
+    tunes: bool,
     /// Width and height of the small picture.
     small: (usize, usize),
     /// Those of the large one.
-    pub large: (usize, usize),
+    large: (usize, usize),
 }
 
 /// What enlarging an edit would take.
@@ -211,7 +211,11 @@ impl Detail {
         let Some(with) = Enlargement::of(request, base, &chosen.device, digest)? else { return Ok(Outlook::default()) };
         let [(steps, b), (sampling_steps, c)] = with.costs(request, base);
         let own = with.request(request);
-        let tokens = base::tokenizer_of(&UPSCALER_X4, &with.source)?.tokenize(&own.params.prompt)?.ids;
+        // A tokenizer takes longer to make than the rest of an estimate.
+        let tokens = match self.model.as_ref().filter(|model| model.fingerprint == with.fingerprint) {
+            Some(model) => model.tokens(&own.params.prompt)?,
+            None => base::tokenizer_of(&UPSCALER_X4, &with.source)?.tokenize(&own.params.prompt)?.ids,
+        };
         let fingerprint = Enlarging::fingerprint(&with.fingerprint, with.large);
         let allowed = Mode::allowed(&own.params, chosen);
         let keys = Keys::of(&own, &tokens, allowed, &fingerprint);
@@ -261,7 +265,8 @@ impl Detail {
         let small_noise = noise(Purpose::DetailSmallNoise, seen.dims())?;
         let beside = |e: &Conditioning| enlarger.condition(e, &seen, &small_noise, &levels);
         let e = beside(&model.embed(&params.prompt, *large)?.0)?;
-        let e_null = beside(&model.unconditional(*large)?)?;
+        // Without guidance nobody asks for it.
+        let e_null = if enlarger.guidance == 1.0 { e.clone() } else { beside(&model.unconditional(*large)?)? };
         let shape = model.latents(*large);
         let mut x_t = noise(Purpose::DetailLatents, &shape)?;
         if let (Some(_), Some(&first)) = (enlarger.start, timesteps.first()) {

@@ -143,7 +143,7 @@ fn limit_text(folder: &Path) -> String {
     format!("tuned models may take {limit} ({why}) in {}\n", folder.display())
 }
 
-/// "20GB", "500 MB" or a number of bytes; `None` for "automatic".
+/// "20GB", "500 MB" or "5000B"; `None` for "automatic".
 fn bytes(text: &str) -> Result<Option<u64>, Failure> {
     if text == "automatic" {
         return Ok(None);
