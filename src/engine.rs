@@ -6,6 +6,7 @@
 //! | B: fine-tune the model | [`imagic::fine_tune`] | [`tuned`] |
 //! | B of the super-resolution model | [`auxiliary::fine_tune`] | [`tuned`], for [`detail`] |
 //! | C: interpolate and generate | [`imagic::interpolate`], [`imagic::generate`] | [`sampling`] |
+//! | choose one of several versions | [`candidates::Judge`] | [`sampling`] |
 //! | C of the super-resolution model | [`imagic::sample`] with [`auxiliary::tiles`] | [`detail`] |
 #![deny(unsafe_code)]
 
@@ -13,6 +14,7 @@ pub mod about;
 pub mod auxiliary;
 pub mod base;
 pub mod budget;
+pub mod candidates;
 pub mod detail;
 pub mod device;
 pub mod imagic;
@@ -29,6 +31,7 @@ pub mod tuned;
 pub mod tuning;
 
 use crate::error::{Error, Result};
+use crate::text::text;
 use base::BaseModel;
 use budget::clock::Clock;
 use budget::cost::{self, Estimate};
@@ -41,7 +44,7 @@ use model::source::Source;
 use model::tokenizer::Tokenizer;
 use picture::pixels::Picture;
 use request::{Edit, EditRequest, EngineOptions, Stage, Tuned, Watch};
-use sampling::Sampler;
+use sampling::{Drawn, Sampler};
 use std::cell::RefCell;
 use store::digests::Digests;
 use store::key::Keys;
@@ -107,9 +110,10 @@ impl Engine {
 
         let (e_tgt, note) = base.embed(&request.params.prompt, base.shapes.task(request).size)?;
         clock.notes.extend(note);
-        let enlargement = Enlargement::of(request, &base.shapes, machine.device(), &mut |file, path| {
-            digests.of(file, path, &mut || clock.step(Stage::LoadModel, 0, 0, None))
-        })?;
+        let enlargement =
+            Enlargement::of(request, (&base.fingerprint, &base.shapes), machine.device(), &mut |file, path| {
+                digests.of(file, path, &mut || clock.step(Stage::LoadModel, 0, 0, None))
+            })?;
         let enlargement = enlargement.as_ref();
         clock.enlarges(enlargement.map_or([(0, 0.0); 2], |with| with.costs(request, &base.shapes)));
         let found = tuned.find_or_make(base, request, &e_tgt, None, machine, &mut clock)?; // stages A and B
@@ -120,18 +124,22 @@ impl Engine {
             // What comes now may take as long again, and may be killed.
             tuned.write(request, machine)?;
         }
-        let picture = (|| {
-            let network = detail.network(enlargement, request, machine, &mut clock)?; // stage B of the auxiliary model
-            let (mut pixels, mask) = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock)?; // stage C
+        let drawn = (|| {
+            let network = detail.network(enlargement, base, request, machine, &mut clock)?; // stage B of the auxiliary model
+            let Drawn { mut picture, mask, seed } = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock)?; // stage C
             if let Some((with, network)) = enlargement.zip(network) {
-                pixels = detail.enlarge(with, &pixels, mask.as_ref(), &network, request, &mut clock)?; // and its own
+                picture = detail.enlarge(with, &picture, mask.as_ref(), &network, request, &mut clock)?; // and its own
             }
-            request.picture(&pixels).map(|picture| Picture::counting(picture, mask))
+            Ok::<_, Error>((Picture::counting(request.picture(&picture)?, mask), seed))
         })();
         // Behind the picture, and also where that was stopped.
         tuned.write(request, machine)?;
         detail.write(enlargement, request, machine)?;
-        let picture = picture?;
+        let (picture, seed) = drawn?;
+        if request.params.candidates > 1 {
+            let n = request.params.candidates;
+            clock.notes.push(text!("of {n} versions the one of seed {seed} shows best what the text says", n, seed));
+        }
 
         let (w, h) = base.shapes.task(request).size;
         let (seconds, pace) = clock.finish([w * h, base.shapes.own_side().pow(2)], was_loaded);
@@ -140,7 +148,7 @@ impl Engine {
         let (notes, hint) = (std::mem::take(&mut clock.notes), clock.hint);
         let tuned_detail = seconds.iter().any(|(stage, _)| *stage == Stage::FineTuneDetail);
         let tuned = if tuned_detail { Tuned::Now } else { found.origin };
-        Ok(Edit { tuned, seconds, embedding_losses, tuning_losses, notes, hint, picture })
+        Ok(Edit { tuned, seconds, seed, embedding_losses, tuning_losses, notes, hint, picture })
     }
 
     /// Waits until what edits have left for later ones is on the disk.
@@ -191,24 +199,25 @@ impl Engine {
         let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
         let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
         let request = &request.seen(shapes.own_side());
-        let progress = if is_known {
+        let (mut progress, mut sampling_steps) = (Progress::default(), self.sampler.steps(|_| false, &request.params));
+        if is_known {
             let tokens = self.tokens(&request.params.prompt, &source, loaded, &fingerprint)?;
-            self.tuned.progress(&Keys::of(request, &tokens, allowed, &fingerprint), machine)
-        } else {
-            Progress::default()
-        };
+            let keys = Keys::of(request, &tokens, allowed, &fingerprint);
+            progress = self.tuned.progress(&keys, machine);
+            sampling_steps = self.sampler.steps(|key| keys.have(key), &request.params);
+        }
         let task = Task { precision: chosen.precision, ..shapes.task(request) };
         let held = loaded.map_or(0, |base| self.tuned.held(base, &task));
         let plan = || Plan::new(shapes, &task, allowed, held, machine.free_memory());
         let mut memory = (!progress.tuned).then(plan).transpose()?;
         let is_loaded = loaded.is_some();
-        let detail = self.detail.outlook(request, shapes, machine, &mut |file, path| {
+        let detail = self.detail.outlook(request, (&fingerprint, shapes), machine, &mut |file, path| {
             Ok(self.digests.at_hand(file, path).unwrap_or_default())
         })?;
         if let Some(plan) = &mut memory {
             plan.need = plan.need.max(detail.need);
         }
-        let of = (progress.steps, detail.passes);
+        let of = (progress.steps, sampling_steps, detail.passes);
         let estimate = cost::estimate(&machine.options, request, &fingerprint, memory, is_loaded, of)?;
         Ok(Estimate { on_gpu: chosen.gpu.is_some(), ..estimate })
     }

@@ -274,6 +274,7 @@ mod tests {
             _ => Ok(Edit {
                 tuned: Tuned::Now,
                 seconds: vec![],
+                seed: 0,
                 embedding_losses: vec![],
                 tuning_losses: vec![],
                 notes: vec![],

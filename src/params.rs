@@ -328,6 +328,15 @@ parameters! {
         }
     }
     advanced: true, affects: Generation {
+        /// Versions, of the seed and those after it, of which the best is taken.
+        candidates: u32 = 1, "ours; the paper, section 4, picks from 8 by hand" {
+            label: text!("Versions to choose from"),
+            help: text!(
+                "Draws so many versions, with the seed and those after it, and takes the one that shows best what the \
+                 text says; 1 takes the seed's own."
+            ),
+            domain: Domain::Integer { min: 1, max: 64 },
+        }
         /// What enlarges the edit to the layer's size.
         detail: Detail = Detail::Automatic, "paper, section 3.2" {
             label: text!("Detail"),

@@ -3,8 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use imagic_edit::engine::Engine;
-use imagic_edit::engine::auxiliary::Enlarger;
-use imagic_edit::engine::model::schedule::Schedule;
+use imagic_edit::engine::auxiliary::{Enlarger, Sees};
 use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Stage, Tuned};
 use imagic_edit::error::Result;
@@ -30,7 +29,7 @@ impl Models {
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model"), folder.path());
         let models = Self { folder };
         let pipeline = json!({
-            "start_timestep": 600, "max_noise_level": 10, "noise_level": 2, "sampling_steps": 3, "guidance_scale": 1.0,
+            "residual_scale": 2.0, "max_noise_level": 10, "noise_level": 2, "sampling_steps": 3, "guidance_scale": 1.0,
         });
         models.write_enlarger("enlarger", 4, &pipeline);
         models
@@ -268,16 +267,28 @@ fn a_model_that_sees_pixels_enlarges_to_the_layers_own_size() {
 }
 
 #[test]
-fn sampling_takes_the_last_of_the_timesteps_as_the_training_does() {
+fn what_is_painted_is_what_the_plain_enlargement_lacks() {
     let models = Models::new();
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/scenes-64");
-    copy(&built_in.join("scheduler"), &models.path().join("enlarger/scheduler"));
-    models.write_enlarger("enlarger", 4, &json!({ "start_timestep": 600, "sampling_steps": 10 }));
+    models.work_on_pixels("enlarger", 6);
+    let with_scale = |scale: f64| {
+        let pipeline = json!({ "residual_scale": scale, "sampling_steps": 3, "guidance_scale": 1.0 });
+        std::fs::write(models.path().join("enlarger/model_index.json"), pipeline.to_string()).expect("a file");
+        let request = models.request(Detail::Pretrained);
+        edit(&mut engine(None), &request).expect("an edit").0.picture.on(&request.layer).0
+    };
+    let off = models.request(Detail::Off);
+    let off = edit(&mut engine(None), &off).expect("an edit").0.picture.on(&off.layer).0;
+    let distance = |picture: &LayerImage| {
+        let pairs = picture.pixels().as_raw().iter().zip(off.pixels().as_raw());
+        pairs.map(|(&one, &other)| f64::from(one.abs_diff(other))).sum::<f64>()
+            / f64::from(4 * picture.width() * picture.height())
+    };
+    // Enlarged and scaled to the layer's size is nearly scaled to it at once.
+    let [plain, painted] = [1e6, 1.0].map(|scale| distance(&with_scale(scale)));
+    assert!(plain < 1500.0 && painted > 5000.0, "{plain} and {painted} of 65535 levels");
     let source = Source::open_enlarger(&models.path().join("enlarger")).expect("a model that enlarges");
-    let schedule = Schedule::read(source.scheduler()).expect("a schedule");
-    let (steps, timesteps) = Enlarger::read(&source).expect("a model that enlarges").timesteps(&schedule);
-    // Those of `models/train/test_enlarger.py`.
-    assert_eq!((steps, timesteps), (17, vec![587, 528, 470, 411, 352, 293, 234, 175, 117, 58]));
+    let enlarger = Enlarger::read(&source).expect("a model that enlarges");
+    assert_eq!(enlarger.sees, Sees::Enlarged { residual_scale: 1.0 });
 }
 
 /// Imagen's form: base model and the one that enlarges both work on pixels.
@@ -298,6 +309,31 @@ fn models_without_an_autoencoder_edit_pixels_in_all_stages() {
     drop(first);
     let (kept, stages) = edit(&mut engine(Some(&cache)), &request).expect("an edit");
     assert!(stages == FRESH[3..] && kept.picture.opaque() == cold.picture.opaque());
+}
+
+#[test]
+fn a_companion_on_pixels_takes_no_autoencoder_from_its_base_model() {
+    let models = Models::new();
+    models.work_on_pixels("enlarger", 6);
+    let cache = tempfile::tempdir().expect("a folder");
+    let request = models.request(Detail::Automatic);
+    let mut first = engine(Some(&cache));
+    let (cold, stages) = edit(&mut first, &request).expect("an edit");
+    assert_eq!(stages, FRESH);
+    let (off, _) = edit(&mut first, &models.request(Detail::Off)).expect("an edit");
+    assert_eq!(size(&cold), (4 * size(&off).0, 4 * size(&off).1));
+    drop(first);
+    let (kept, stages) = edit(&mut engine(Some(&cache)), &request).expect("an edit");
+    assert!(stages == FRESH[3..] && kept.picture.opaque() == cold.picture.opaque());
+    // What it is tuned on went through the base model's autoencoder.
+    let file = models.path().join("vae/diffusion_pytorch_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).expect("weights");
+    let bias = (&tensors["decoder.conv_out.bias"] + 0.5).expect("a bias");
+    tensors.insert("decoder.conv_out.bias".into(), bias);
+    std::fs::remove_file(&file).expect("removed");
+    candle_core::safetensors::save(&tensors, &file).expect("a file");
+    let (_, stages) = edit(&mut engine(Some(&cache)), &request).expect("an edit");
+    assert_eq!(stages, FRESH, "another autoencoder is another request");
 }
 
 #[test]

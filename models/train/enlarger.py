@@ -1,11 +1,11 @@
-"""Trains the companion of the built-in model, which enlarges its pictures of 64 pixels to 256 (v-prediction).
+"""Trains the companion of the built-in model, which enlarges its pictures of 64 pixels to 256.
 
-It works on the latents of the same autoencoder, (8, 64, 64) for 256 pixels, and sees those of the plain enlargement
-beside x_t, with a little noise of a level that it is told. It is sampled from the plain enlargement with the noise of
-timestep START, not from pure noise: what the plain enlargement has already need not be found again (the idea of Yue
-et al., "ResShift: Efficient Diffusion Model for Image Super-resolution by Residual Shifting", 2023). From pure noise,
-as Stable Diffusion's x4 upscaler is sampled, the same network was below a bicubic enlargement after ten minutes of
-training; so it was above it after five.
+It works on pixels, as Imagen's super-resolution models do, and not on those of the picture but on what the plain
+enlargement lacks of them, SCALE times as large (after Yue et al., "ResShift: Efficient Diffusion Model for Image
+Super-resolution by Residual Shifting", 2023). It sees the plain enlargement beside x_t, with a little noise of a level
+that it is told. Where nothing is lacking its errors are divided by SCALE: the same network on the pixels themselves
+left grain on every plain place after as many steps, and on latents it was worse than the plain enlargement, since the
+latents of a blurred picture say little of its edges.
 
 Small pictures for the training are drawn large and averaged, and most of them have been through the autoencoder, as
 the pictures of the base model have. The text is the base model's embedding of the caption.
@@ -35,15 +35,14 @@ from drawing import render
 from latents import Words
 from sampling import scheduler, tokenize
 from scenes import caption
-from vae import LATENT_CHANNELS
 
 FACTOR = 4
 LARGE = FACTOR * data.SIZE  # pixels
-CROP = 32  # latents, of 64
-START = 600  # the timestep at which sampling begins
-LEVELS = 100  # noise levels of the small picture while it trains
-LEVEL = 5  # and when it draws
-STEPS = 10
+CROPS = ((64, 0.75), (128, 0.25))  # sides in pixels and their shares of the steps; few large ones cost as much
+SCALE = 4.0
+LEVELS = 30  # noise levels of the small picture while it trains
+LEVEL = 3  # and when it draws
+STEPS = 6
 PEAK_RATE = 8e-4
 WARM_UP = 100
 COOL_DOWN = 0.2  # of all steps
@@ -51,22 +50,23 @@ AVERAGE = 0.999
 NO_CAPTION = 0.1
 SEED = 500_000  # chunk k of the training set has the seed SEED + k
 CHUNK = 400  # scenes
-STEPS_PER_CHUNK = 1000  # before the set grows by a chunk
-MOST_CHUNKS = 5
-LOOK_SCENES = 24
+STEPS_PER_CHUNK = 500  # before the set grows by a chunk
+MOST_CHUNKS = 10
+LOOK_SCENES = 12
 
 
 def build_unet() -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
-        sample_size=LARGE // 4,
-        in_channels=2 * LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        sample_size=LARGE,
+        in_channels=6,
+        out_channels=3,
         cross_attention_dim=WIDTH,
-        block_out_channels=(48, 96, 128),
+        block_out_channels=(32, 64, 96, 128),
         layers_per_block=1,
         norm_num_groups=16,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
+        only_cross_attention=(True, True, True, True),  # the text, not other places: those are too many
         attention_head_dim=4,
         num_class_embeds=LEVELS,
     )
@@ -81,15 +81,9 @@ def enlarge_plainly(small: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
-    means = [vae.encode(part).latent_dist.mode() for part in pictures.split(4)]
-    return torch.cat(means) * vae.config.scaling_factor
-
-
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    parts = [vae.decode(part).sample.clamp(-1, 1) for part in (latents / vae.config.scaling_factor).split(4)]
-    return torch.cat(parts)
+def through(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """What the autoencoder gives back."""
+    return torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pictures.split(8)]).clamp(-1, 1)
 
 
 def drawn_large(scenes) -> torch.Tensor:
@@ -98,11 +92,11 @@ def drawn_large(scenes) -> torch.Tensor:
 
 
 class Crops:
-    """Latents of scenes drawn large, those of their plain enlargements, and tokens of their captions."""
+    """Scenes drawn large, their small pictures, and tokens of their captions."""
 
     def __init__(self, folder: Path, vae: AutoencoderKL, tokenizer):
         self.folder, self.vae, self.words = folder, vae, Words(tokenizer)
-        self.large, self.plain, self.tokens = [], [], []
+        self.large, self.small, self.tokens = [], [], []
 
     def grow_to(self, chunks: int):
         while len(self.large) < min(chunks, MOST_CHUNKS):
@@ -112,33 +106,43 @@ class Crops:
             if not file.exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with (unfinished := file.with_suffix(".new")).open("wb") as new:
-                    np.savez(new, **self._encoded(scenes))
+                    np.savez(new, **self._drawn(scenes))
                 unfinished.replace(file)
             both = np.load(file)
-            self.large.append(torch.from_numpy(both["large"]))
-            self.plain.append(torch.from_numpy(both["plain"]))
+            self.large.append(both["large"])
+            self.small.append(both["small"])
             rng = random.Random(number)
             self.tokens.append(torch.tensor([self.words(caption(scene, rng)) for scene in scenes]))
 
-    def _encoded(self, scenes) -> dict[str, np.ndarray]:
-        large, plain = [], []
+    def _drawn(self, scenes) -> dict[str, np.ndarray]:
+        large, small = [], []
         for start in range(0, len(scenes), 8):
             x = drawn_large(scenes[start : start + 8])
-            small = F.avg_pool2d(x, FACTOR)
+            averaged = F.avg_pool2d(x, FACTOR)
             # Three of four as the base model would give them, one as it is.
-            through = decode(self.vae, encode(self.vae, small))
             chosen = (torch.arange(start, start + len(x)) % 4 != 0)[:, None, None, None]
-            large.append(encode(self.vae, x))
-            plain.append(encode(self.vae, enlarge_plainly(torch.where(chosen, through, small))))
-        return {name: torch.cat(all).half().numpy() for name, all in (("large", large), ("plain", plain))}
+            large += data.to_pictures(x)
+            small += data.to_pictures(torch.where(chosen, through(self.vae, averaged), averaged))
+        return {name: np.stack(all).transpose(0, 3, 1, 2) for name, all in (("large", large), ("small", small))}
 
     def draw(self, count: int):
-        """Crops (count, 8, CROP, CROP) of large and plain latents, and tokens, of scenes of one chunk."""
+        """Crops (n, 3, side, side) of large and of plainly enlarged pictures, and tokens, of scenes of one chunk.
+
+        There are `count` of them if they are small and fewer if they are not.
+        """
+        sides, shares = zip(*CROPS)
+        side = sides[int(torch.multinomial(torch.tensor(shares), 1))]
+        count = max(1, count * sides[0] ** 2 // side**2)
         chunk = int(torch.randint(len(self.large), ()))
-        chosen = torch.randint(len(self.large[chunk]), (count,))
-        y, x = torch.randint(LARGE // 4 - CROP + 1, (2,)).tolist()
-        place = (chosen, slice(None), slice(y, y + CROP), slice(x, x + CROP))
-        return self.large[chunk][place].float(), self.plain[chunk][place].float(), self.tokens[chunk][chosen]
+        chosen = torch.randint(CHUNK, (count,)).numpy()
+        y, x = (FACTOR * torch.randint((LARGE - side) // FACTOR + 1, (2,))).tolist()
+        place = (chosen, slice(None), slice(y, y + side), slice(x, x + side))
+        plain = enlarge_plainly(data.to_model_range(self.small[chunk][chosen]))
+        return (
+            data.to_model_range(self.large[chunk][place]),
+            plain[:, :, y : y + side, x : x + side],
+            self.tokens[chunk][torch.from_numpy(chosen)],
+        )
 
 
 def add_noise(x: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -146,57 +150,65 @@ def add_noise(x: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Te
     return a.sqrt() * x + (1 - a).sqrt() * noise
 
 
-def batch_loss(unet, text_encoder, crops: Crops, no_caption: torch.Tensor, count: int) -> torch.Tensor:
+def batch_loss(unet, text_encoder, crops: Crops, no_caption: torch.Tensor, count: int, half: bool) -> torch.Tensor:
     x, plain, ids = crops.draw(count)
+    count = len(x)
     ids[torch.rand(count) < NO_CAPTION] = no_caption
-    # A slice of equal probability for each: less chance in the loss of a batch. Later ones are never sampled.
-    t = ((torch.arange(count) + torch.rand(count)) / count * (START + 50)).long()
+    lacking = SCALE * (x - plain)
+    # A slice of equal probability for each: less chance in the loss of a batch.
+    t = ((torch.arange(count) + torch.rand(count)) / count * scheduler().config.num_train_timesteps).long()
     levels = torch.randint(LEVELS, (count,))
     noise = torch.randn_like(x)
     beside = add_noise(plain, levels, torch.randn_like(plain))
     a = scheduler().alphas_cumprod[t][:, None, None, None]
-    v = a.sqrt() * noise - (1 - a).sqrt() * x
-    inputs = torch.cat([add_noise(x, t, noise), beside], 1).contiguous(memory_format=torch.channels_last)
+    v = a.sqrt() * noise - (1 - a).sqrt() * lacking
+    inputs = torch.cat([add_noise(lacking, t, noise), beside], 1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         embedding = text_encoder(ids)[0]
-    return (unet(inputs, t, embedding, class_labels=levels).sample - v).square().mean()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        predicted = unet(inputs, t, embedding, class_labels=levels).sample
+    return (predicted.float() - v).square().mean()
 
 
 @torch.no_grad()
-def enlarge(unet, embedding, plain, generator, steps=STEPS, start=START, level=LEVEL) -> torch.Tensor:
-    """Latents (n, 8, h, w), sampled with DDIM from the plain enlargement's, `plain`, with the noise of `start`."""
+def enlarge(unet, embedding, plain, generator, steps=STEPS, level=LEVEL) -> torch.Tensor:
+    """Pictures (n, 3, h, w): the plain enlargement's, `plain`, and what it lacks, sampled with DDIM."""
     schedule: DDIMScheduler = scheduler()
-    schedule.set_timesteps(round(steps * 1000 / start))
-    times = [t for t in schedule.timesteps if t <= start]
+    schedule.set_timesteps(steps)
     levels = torch.full((len(plain),), level)
     beside = add_noise(plain, levels, torch.randn(plain.shape, generator=generator))
-    x_t = add_noise(plain, times[0].expand(len(plain)), torch.randn(plain.shape, generator=generator))
-    for t in times:
-        inputs = torch.cat([x_t, beside], 1).split(8)
-        parts = zip(inputs, embedding.split(8), levels.split(8))
+    x_t = torch.randn(plain.shape, generator=generator)
+    for t in schedule.timesteps:
+        inputs = torch.cat([x_t, beside], 1).split(4)
+        parts = zip(inputs, embedding.split(4), levels.split(4))
         v = torch.cat([unet(x, t, e, class_labels=level).sample for x, e, level in parts])
         x_t = schedule.step(v, t, x_t).prev_sample
-    return x_t
+    return plain + x_t / SCALE
+
+
+def with_colors_of(picture: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """The picture with the plain enlargement's colors over 16 pixels, as `pixels::with_colors_of` in src/engine."""
+    difference = F.pad(plain - picture, (8, 8, 8, 8), "replicate")
+    return picture + F.avg_pool2d(difference, 17, 1)
 
 
 def psnr(ours: torch.Tensor, truth: torch.Tensor) -> float:
-    return float((-10 * ((ours - truth) / 2).square().mean((1, 2, 3)).log10()).mean())
+    return float((-10 * ((ours.clamp(-1, 1) - truth) / 2).square().mean((1, 2, 3)).log10()).mean())
 
 
-def look(unet, base, scenes, steps: int = STEPS) -> tuple[dict[str, float], torch.Tensor]:
-    """Mean PSNR in dB to the true large picture: plain enlargement, this model's, the autoencoder's round trip."""
+def look(unet, base, scenes, **sampling) -> tuple[dict[str, float], torch.Tensor]:
+    """Mean PSNR in dB to the true large picture: of the plain enlargement and of this model's."""
     truth = drawn_large(scenes)
-    small = decode(base.vae, encode(base.vae, F.avg_pool2d(truth, FACTOR)))
+    small = through(base.vae, F.avg_pool2d(truth, FACTOR))
     plain = enlarge_plainly(small)
     with torch.no_grad():
         e = base.text_encoder(tokenize(base.tokenizer, [caption(scene) for scene in scenes]))[0]
-    latents = enlarge(unet, e, encode(base.vae, plain), torch.Generator().manual_seed(0), steps)
-    ours = decode(base.vae, latents)
-    pictures = torch.cat([torch.cat([small_as_large(small), plain, ours, truth], 3)[:8]])
+    ours = enlarge(unet, e, plain, torch.Generator().manual_seed(0), **sampling)
+    pictures = torch.cat([small_as_large(small), plain, ours, truth], 3)[:8]
     return {
         "plain": psnr(plain, truth),
         "enlarged": psnr(ours, truth),
-        "round trip": psnr(decode(base.vae, encode(base.vae, truth)), truth),
+        "its colors": psnr(with_colors_of(ours, plain), truth),
     }, pictures
 
 
@@ -215,7 +227,7 @@ def export(unet, folder: Path):
         "max_noise_level": LEVELS,
         "noise_level": LEVEL,
         "sampling_steps": STEPS,
-        "start_timestep": START,
+        "residual_scale": SCALE,
     }
     (folder / "model_index.json").write_text(json.dumps(pipeline, indent=2) + "\n")
 
@@ -228,9 +240,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--base", type=Path, default=Path(__file__).parent.parent / "scenes-64")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--look-every", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--batch", type=int, default=8, help="of the smaller crops")
+    parser.add_argument("--look-every", type=int, default=2000)
+    parser.add_argument("--f32", action="store_true", help="no bfloat16, for processors on which that is slower")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the average of the weights there, in f16")
     options = parser.parse_args()
@@ -271,7 +284,7 @@ def main():
         crops.grow_to(2 + step // STEPS_PER_CHUNK)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, options.steps)
-        loss = batch_loss(unet, base.text_encoder, crops, no_caption, options.batch)
+        loss = batch_loss(unet, base.text_encoder, crops, no_caption, options.batch, not options.f32)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

@@ -13,35 +13,42 @@ from sampling import scheduler
 
 
 class Oracle:
-    """Predicts v of a known picture, whatever else it sees."""
+    """Predicts v of what is known to be lacking, whatever else it sees."""
 
-    def __init__(self, truth: torch.Tensor):
-        self.truth, self.levels, self.times = truth, [], []
+    def __init__(self, lacking: torch.Tensor):
+        self.lacking, self.levels, self.times = lacking, [], []
 
     def __call__(self, inputs, t, embedding, class_labels):
         self.levels += class_labels.tolist()
         self.times.append(int(t))
-        x_t = inputs[:, : self.truth.shape[1]]
+        x_t = inputs[:, : self.lacking.shape[1]]
         a = scheduler().alphas_cumprod[t]
-        noise = (x_t - a.sqrt() * self.truth) / (1 - a).sqrt()
+        noise = (x_t - a.sqrt() * self.lacking) / (1 - a).sqrt()
 
         class Output:
-            sample = a.sqrt() * noise - (1 - a).sqrt() * self.truth
+            sample = a.sqrt() * noise - (1 - a).sqrt() * self.lacking
 
         return Output
 
 
 class TheCompanion(unittest.TestCase):
-    def test_sampling_begins_at_the_start_and_ends_at_what_is_predicted(self):
-        truth, plain = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
-        oracle = Oracle(truth)
+    def test_what_is_lacking_is_added_to_the_plain_enlargement(self):
+        truth, plain = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+        oracle = Oracle(enlarger.SCALE * (truth - plain))
         result = enlarger.enlarge(oracle, torch.zeros(2, 1, 1), plain, torch.Generator().manual_seed(0))
-        # The engine's, `Enlarger::timesteps` in src/engine/auxiliary.rs.
-        self.assertEqual(oracle.times, [587, 528, 470, 411, 352, 293, 234, 175, 117, 58])
+        self.assertEqual(len(oracle.times), enlarger.STEPS)
+        self.assertEqual(oracle.times[0], 999)
         self.assertEqual(set(oracle.levels), {enlarger.LEVEL})
         # The last step ends at the first timestep's noise, as everywhere with this schedule.
-        noise = (1 - scheduler().alphas_cumprod[0]).sqrt()
+        noise = (1 - scheduler().alphas_cumprod[0]).sqrt() / enlarger.SCALE
         self.assertLess((result - truth).abs().max(), 6 * noise)
+
+    def test_colors_over_many_pixels_are_those_of_the_plain_enlargement(self):
+        plain, picture = torch.zeros(1, 3, 64, 64), torch.full((1, 3, 64, 64), 0.3)
+        picture[..., ::2] += 0.1
+        fixed = enlarger.with_colors_of(picture, plain)
+        self.assertLess(fixed.mean().abs(), 1e-3)
+        self.assertLess((fixed - (picture - picture.mean())).abs().max(), 0.01)
 
     def test_the_rate_warms_up_and_falls_to_nothing(self):
         rates = [enlarger.rate(step, 1000) for step in range(1000)]
@@ -63,7 +70,7 @@ class TheCompanion(unittest.TestCase):
             again = UNet2DConditionModel.from_pretrained(folder / "unet")
             self.assertTrue(all(torch.equal(a, b) for a, b in zip(unet.parameters(), again.half().parameters())))
             pipeline = json.loads((folder / "model_index.json").read_text())
-            self.assertEqual(pipeline["start_timestep"], enlarger.START)
+            self.assertEqual(pipeline["residual_scale"], enlarger.SCALE)
             self.assertEqual(pipeline["max_noise_level"], enlarger.LEVELS)
 
 

@@ -39,9 +39,7 @@ pub struct Enlarger {
     pub levels: u32,
     /// The noise level while it draws.
     pub level: u32,
-    /// The first timestep of stage C, which begins with the plain enlargement and its noise; `None`: with pure noise.
-    pub start: Option<u32>,
-    /// Steps of stage C, of those of all timesteps.
+    /// Steps of stage C.
     pub steps: u32,
     /// Guidance of stage C.
     pub guidance: f64,
@@ -50,18 +48,23 @@ pub struct Enlarger {
 }
 
 /// What a model that enlarges sees of the small picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sees {
     /// Its pixels, at a place of x_t each, as Stable Diffusion's x4 upscaler does.
     Pixels,
-    /// The latents of its plain enlargement, as the model does that comes with the built-in one (models/train): what
-    /// that has already need not be found again, after Yue et al., "ResShift", arXiv 2307.12348.
-    Latents,
+    /// The latents of its plain enlargement, or the pixels where the model works on those, as the one does that comes
+    /// with the built-in model (models/train).
+    Enlarged {
+        /// The network does not work on the latents of the large picture but on what those of the plain enlargement
+        /// lack, so many times as large: what is there already need not be found again, after Yue et al., "ResShift",
+        /// arXiv 2307.12348.
+        residual_scale: f64,
+    },
 }
 
 /// What stage B sees of the layer: crops of it, and of what the network sees of the small picture, of the same places.
 pub struct Crops {
-    /// As the network works on them, (n, c, h, w).
+    /// As the network works on them, see [`Enlarger::lacking`], (n, c, h, w).
     pub large: Tensor,
     /// What it sees beside them, (n, k, h, w).
     pub seen: Tensor,
@@ -72,13 +75,16 @@ impl Enlarger {
     pub fn read(source: &Source) -> Result<Self> {
         let (unet, pipeline) = (source.config(Part::UNet), source.pipeline());
         let channels = |key| unet.value(key).as_u64().unwrap_or_default();
-        let sees = if channels("in_channels") == 2 * channels("out_channels") { Sees::Latents } else { Sees::Pixels };
+        let sees = if channels("in_channels") == 2 * channels("out_channels") {
+            Sees::Enlarged { residual_scale: pipeline.f64("residual_scale", 1.0)? }
+        } else {
+            Sees::Pixels
+        };
         let number = |key, default| Ok::<_, Error>(pipeline.usize(key, Some(default))? as u32);
-        let start = pipeline.has("start_timestep").then(|| number("start_timestep", 0)).transpose()?;
         Ok(Self {
             factor: match sees {
                 Sees::Pixels => 1 << (source.config(Part::Vae).list("block_out_channels", 0, None)?.len() - 1),
-                Sees::Latents => 4,
+                Sees::Enlarged { .. } => 4,
             },
             sees,
             // Stability-AI/stablediffusion, `configs/stable-diffusion/x4-upscaling.yaml`.
@@ -87,7 +93,6 @@ impl Enlarger {
             level: number("noise_level", 20)?,
             guidance: pipeline.f64("guidance_scale", 9.0)?,
             steps: number("sampling_steps", 20)?.max(1),
-            start,
             low_schedule: Schedule::read(source.low_res_scheduler())?,
         })
     }
@@ -113,12 +118,20 @@ impl Enlarger {
         })
     }
 
-    /// The timesteps of stage C by `schedule`, and the number of steps of which they are the last ones.
-    pub fn timesteps(&self, schedule: &Schedule) -> (u32, Vec<u32>) {
-        let all = schedule.training_timesteps();
-        let start = self.start.map_or(all - 1, |start| start.min(all - 1));
-        let steps = (f64::from(self.steps) * f64::from(all) / f64::from(start + 1)).round() as u32;
-        (steps, schedule.timesteps(steps).into_iter().filter(|&t| t <= start).collect())
+    /// What the network works on where the large picture has the latents `large` and it sees `seen` of the small one.
+    pub fn lacking(&self, large: Tensor, seen: &Tensor) -> Result<Tensor> {
+        Ok(match self.sees {
+            Sees::Pixels => large,
+            Sees::Enlarged { residual_scale } => ((large - seen)? * residual_scale)?,
+        })
+    }
+
+    /// Back from [`Self::lacking`]: the latents of the large picture.
+    pub fn complete(&self, lacking: Tensor, seen: &Tensor) -> Result<Tensor> {
+        Ok(match self.sees {
+            Sees::Pixels => lacking,
+            Sees::Enlarged { residual_scale } => ((lacking / residual_scale)? + seen)?,
+        })
     }
 }
 
@@ -143,11 +156,9 @@ pub fn fine_tune(
     let setting = tuning.setting;
     let (params, schedule, batch) = (setting.params, setting.schedule, setting.params.batch_size);
     let (n, device) = (crops.large.dims()[0] as u32, crops.large.device().clone());
-    // Those that stage C begins after are never asked for.
-    let range = enlarger.start.map_or(schedule.training_timesteps(), |start| start + 1);
     let inputs = |step: u32| {
         let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
-        let timesteps = stream(Purpose::DetailTimesteps).timesteps(batch, range);
+        let timesteps = stream(Purpose::DetailTimesteps).timesteps(batch, schedule.training_timesteps());
         let levels = stream(Purpose::DetailLevels).timesteps(batch, enlarger.levels);
         let levels = enlarger.levels(&unet, &levels, &Device::Cpu)?;
         // One place for each step: the items of a batch differ by their noise.

@@ -63,11 +63,11 @@ pub struct Detail {
 }
 
 impl Enlargement {
-    /// Of `request`, whose edit the model of the shapes `base` makes; `None` where nothing enlarges it, because nobody
-    /// asked for that or because the layer is no larger. `digest`: see [`Source::fingerprint`].
+    /// Of `request`, whose edit the model of that fingerprint and of those shapes makes; `None` where nothing enlarges
+    /// it, because nobody asked for that or because the layer is no larger. `digest`: see [`Source::fingerprint`].
     pub fn of(
         request: &EditRequest,
-        base: &Shapes,
+        (base_fingerprint, base): (&str, &Shapes),
         device: &Device,
         digest: &mut dyn FnMut(&File, &Path) -> Result<String>,
     ) -> Result<Option<Self>> {
@@ -81,7 +81,7 @@ impl Enlargement {
         let factor = enlarger.factor;
         let small = match enlarger.sees {
             // It was trained on pictures as the base model makes them.
-            Sees::Latents => (w, h),
+            Sees::Enlarged { .. } => (w, h),
             // The layer's own size, but nothing of the edit is thrown away.
             Sees::Pixels => {
                 let multiple = shapes.config.latent_multiple();
@@ -90,7 +90,12 @@ impl Enlargement {
             }
         };
         let large = (factor * small.0, factor * small.1);
-        Ok(Some(Self { fingerprint: source.fingerprint(digest)?, source, enlarger, shapes, tunes, small, large }))
+        let mut fingerprint = source.fingerprint(digest)?;
+        if enlarger.sees != Sees::Pixels {
+            // It is tuned on small pictures as the base model gives them back.
+            fingerprint = format!("{fingerprint} with {base_fingerprint}");
+        }
+        Ok(Some(Self { fingerprint, source, enlarger, shapes, tunes, small, large }))
     }
 
     /// What its tuning is asked for as: stage B alone, on crops of the layer, whose sides are half of those of the
@@ -134,18 +139,19 @@ impl Enlargement {
     }
 
     /// Crops of the layer, all over it, and what the network sees of the same places of the layer made small.
-    fn crops(&self, model: &BaseModel, own: &EditRequest, device: &Device) -> Result<Crops> {
+    fn crops(&self, model: &BaseModel, base: &BaseModel, own: &EditRequest, device: &Device) -> Result<Crops> {
         let Self { enlarger, small, large, .. } = self;
         let layer = encode(model, &pixels::to_tensor(&own.layer, *large, device)?)?;
         let seen = match enlarger.sees {
             Sees::Pixels => pixels::to_tensor(&own.layer, *small, device)?,
-            Sees::Latents => {
+            Sees::Enlarged { .. } => {
                 // As the base model would give it back.
                 let small = pixels::to_tensor(&own.layer, *small, device)?;
-                let small = Picture::of(&decode(model, &encode(model, &small)?)?)?.opaque();
+                let small = Picture::of(&decode(base, &encode(base, &small)?)?)?.opaque();
                 encode(model, &pixels::to_tensor(&small, *large, device)?)?
             }
         };
+        let layer = enlarger.lacking(layer, &seen)?;
         let (_, _, h, w) = layer.dims4()?;
         let [_, _, crop_h, crop_w] = model.latents(model.shapes.task(own).size);
         let (crop_h, crop_w) = (crop_h.min(h), crop_w.min(w));
@@ -161,11 +167,12 @@ impl Enlargement {
 }
 
 impl Detail {
-    /// Stage B: the network that enlarges the edits of `request`, tuned on the layer, here or before, or as it is;
-    /// `None` where nothing enlarges them.
+    /// Stage B: the network that enlarges the edits that `base` makes of `request`, tuned on the layer, here or before,
+    /// or as it is; `None` where nothing enlarges them.
     pub fn network(
         &mut self,
         enlargement: Option<&Enlargement>,
+        base: &BaseModel,
         request: &EditRequest,
         machine: &Machine,
         clock: &mut Clock<'_, '_>,
@@ -185,7 +192,7 @@ impl Detail {
             return Ok(Some(model.network(device)?));
         }
         let own = enlargement.request(request);
-        let crops = enlargement.crops(model, &own, device)?;
+        let crops = enlargement.crops(model, base, &own, device)?;
         let enlarging = Enlarging { enlarger: &enlargement.enlarger, crops: &crops, size: enlargement.large };
         let (e_tgt, _) = model.embed(&own.params.prompt, enlargement.large)?;
         let found = self.tuned.find_or_make(model, &own, &e_tgt, Some(&enlarging), machine, clock)?;
@@ -198,17 +205,19 @@ impl Detail {
         enlargement.map_or(Ok(()), |enlargement| self.tuned.write(&enlargement.request(request), machine))
     }
 
-    /// What `request` would take now beside what the base model of the shapes `base` does. `digest` knows the digests
-    /// of files that have been read.
+    /// What `request` would take now beside what the base model of that fingerprint and of those shapes does. `digest`
+    /// knows the digests of files that have been read.
     pub fn outlook(
         &self,
         request: &EditRequest,
-        base: &Shapes,
+        (base_fingerprint, base): (&str, &Shapes),
         machine: &Machine,
         digest: &mut dyn FnMut(&File, &Path) -> Result<String>,
     ) -> Result<Outlook> {
         let chosen = machine.chosen();
-        let Some(with) = Enlargement::of(request, base, &chosen.device, digest)? else { return Ok(Outlook::default()) };
+        let Some(with) = Enlargement::of(request, (base_fingerprint, base), &chosen.device, digest)? else {
+            return Ok(Outlook::default());
+        };
         let [(steps, b), (sampling_steps, c)] = with.costs(request, base);
         let own = with.request(request);
         // A tokenizer takes longer to make than the rest of an estimate.
@@ -247,7 +256,7 @@ impl Detail {
         let Enlargement { enlarger, large, .. } = enlargement;
         let model = self.model.as_ref().expect("its network was asked for");
         let (params, device) = (&request.params, small.device());
-        let (steps, timesteps) = enlarger.timesteps(&model.schedule);
+        let timesteps = model.schedule.timesteps(enlarger.steps);
         let all = timesteps.len() as u32;
         clock.step(Stage::Enlarge, 0, all, None)?;
         let picture = Picture::of(small)?;
@@ -256,7 +265,7 @@ impl Detail {
         }
         let plain = pixels::to_tensor(&picture.opaque(), *large, device)?;
         let seen = match enlarger.sees {
-            Sees::Latents => encode(model, &plain)?,
+            Sees::Enlarged { .. } => encode(model, &plain)?,
             Sees::Pixels => pixels::to_tensor(&picture.opaque(), enlargement.small, device)?,
         };
         let unet = UNet::new(&model.shapes.config, weights)?;
@@ -268,12 +277,7 @@ impl Detail {
         // Without guidance nobody asks for it.
         let e_null = if enlarger.guidance == 1.0 { e.clone() } else { beside(&model.unconditional(*large)?)? };
         let shape = model.latents(*large);
-        let mut x_t = noise(Purpose::DetailLatents, &shape)?;
-        if let (Some(_), Some(&first)) = (enlarger.start, timesteps.first()) {
-            let scales = Tensor::from_vec(model.schedule.scales(&[first]), (2, 1, 1, 1, 1), device)?;
-            let from = if enlarger.sees == Sees::Latents { seen.clone() } else { encode(model, &plain)? };
-            x_t = model.schedule.add_noise(&from, &x_t, &scales)?;
-        }
+        let x_t = noise(Purpose::DetailLatents, &shape)?;
         let [_, _, h, w] = shape;
         let wanted = |(y, x): (usize, usize), (th, tw): (usize, usize)| {
             mask.is_none_or(|mask| is_seen(mask, [(y, y + th), (x, x + tw)], [h, w]))
@@ -281,11 +285,12 @@ impl Detail {
         let (clock, done) = (RefCell::new(clock), Cell::new(0));
         let go_on = &mut || clock.borrow_mut().step(Stage::Enlarge, done.get(), all, None);
         let mut tiled = Tiled::new(&unet, [&e, &e_null], enlarger.guidance, side(model, h, w), wanted, go_on)?;
-        let latents = imagic::sample(&mut tiled, &model.schedule, (steps, &timesteps), x_t, &mut |step, _| {
-            done.set(step);
-            clock.borrow_mut().step(Stage::Enlarge, step, all, None)
-        })?;
-        pixels::with_colors_of(&decode(model, &latents)?, &plain)
+        let latents =
+            imagic::sample(&mut tiled, &model.schedule, (enlarger.steps, &timesteps), x_t, &mut |step, _| {
+                done.set(step);
+                clock.borrow_mut().step(Stage::Enlarge, step, all, None)
+            })?;
+        pixels::with_colors_of(&decode(model, &enlarger.complete(latents, &seen)?)?, &plain)
     }
 }
 

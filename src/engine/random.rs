@@ -39,6 +39,8 @@ pub enum Purpose {
     DetailCrops = 12,
     /// Start latents of the enlarged picture.
     DetailLatents = 14,
+    /// Noise in which versions of an edit are compared.
+    CandidateNoise = 13,
     /// Noise with which it is looked what a network predicts.
     Prediction = 15,
 }

@@ -224,6 +224,8 @@ pub struct Edit {
     pub tuned: Tuned,
     /// Seconds each stage took; stages that did not run are absent.
     pub seconds: Vec<(Stage, f32)>,
+    /// Seed of the version that was taken; see [`Params::candidates`].
+    pub seed: u32,
     /// Losses of stage A, one a step; empty if it did not run.
     pub embedding_losses: Vec<f32>,
     /// Losses of stage B.

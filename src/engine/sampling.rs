@@ -4,11 +4,13 @@
 
 use super::base::BaseModel;
 use super::budget::clock::Clock;
+use super::candidates::{Judge, LOOKS};
 use super::imagic;
 use super::machine::Machine;
 use super::model::conditioning::Conditioning;
 use super::model::guidance::Guided;
 use super::model::unet::{self, UNet};
+use super::model::weights::Weights;
 use super::picture::untouched;
 use super::request::{EditRequest, Stage};
 use super::store::key::TuningKey;
@@ -16,38 +18,57 @@ use super::tuned::Found;
 use super::tuning::tuned_model::TunedModel;
 use crate::error::Result;
 use crate::image::Mask;
-use crate::params::Params;
+use crate::params::{LARGEST_SEED, Params};
 use candle_core::Tensor;
+use std::cell::Cell;
 use std::sync::Arc;
 
-/// Draws edits; keeps the picture at eta 0 of the last one, which tells what an edit touches.
+/// Draws edits; keeps what the last one has found out about its tuned model.
 #[derive(Default)]
 pub struct Sampler {
-    reconstruction: Option<(ReconstructionKey, Tensor)>,
+    /// The picture at eta 0, which tells what an edit touches.
+    reconstruction: Option<(DrawnKey, Tensor)>,
+    /// The seed of the version that was chosen.
+    choice: Option<(ChoiceKey, u32)>,
 }
 
-/// What a picture at eta 0 depends on: tuned model, seed, guidance, steps.
-type ReconstructionKey = (TuningKey, u32, u64, u32);
+/// What a picture at one eta depends on: tuned model, seed, guidance, steps.
+type DrawnKey = (TuningKey, u32, u64, u32);
+
+/// What the choice of a version depends on: the same, and how many there are.
+type ChoiceKey = (DrawnKey, u32);
+
+/// What was drawn.
+pub struct Drawn {
+    /// (1, 3, h, w) from about -1 to 1.
+    pub picture: Tensor,
+    /// How much it counts where, if the layer's own pixels are to be kept.
+    pub mask: Option<Mask>,
+    /// Seed of the version that was taken.
+    pub seed: u32,
+}
+
+/// The eta at which versions are compared: the text in full. It is the same for all edits, so that one with another eta
+/// shows the same version.
+const ETA_OF_CHOICE: f64 = 1.0;
 
 /// One edit, on its way from noise to pixels.
 struct Drawing<'a> {
     base: &'a BaseModel,
     request: &'a EditRequest,
-    params: &'a Params,
     tuned: &'a TunedModel,
     unet: UNet,
     e_tgt: &'a Conditioning,
     e_null: Conditioning,
     /// Of the latents, (1, c, h, w).
     shape: [usize; 4],
-    /// Steps of each sampling, and of all of them.
-    steps: u32,
-    all_steps: u32,
+    /// Steps that are done, of all of them.
+    done: Cell<u32>,
+    all: u32,
 }
 
 impl Sampler {
-    /// The picture that `tuned` draws for `request`, whose text is `e_tgt`, (1, 3, h, w) from about -1 to 1; and how
-    /// much it counts where, if the layer's own pixels are to be kept.
+    /// The picture that `tuned` draws for `request`, whose text is `e_tgt`.
     pub fn draw(
         &mut self,
         base: &BaseModel,
@@ -56,66 +77,143 @@ impl Sampler {
         tuned: &Found,
         machine: &Machine,
         clock: &mut Clock<'_, '_>,
-    ) -> Result<(Tensor, Option<Mask>)> {
+    ) -> Result<Drawn> {
         let params = &request.params;
-        let key = (tuned.key.clone(), params.seed, params.guidance.to_bits(), params.sampling_steps);
-        let mut reconstruction = self.reconstruction.take().filter(|(known, _)| *known == key).map(|(_, known)| known);
-        let reconstructs = params.keep_untouched && reconstruction.is_none() && params.eta != 0.0;
+        let key = |seed| (tuned.key.clone(), seed, params.guidance.to_bits(), params.sampling_steps);
         let size = base.shapes.task(request).size;
-        let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
         let drawing = Drawing {
             base,
             request,
-            params,
             tuned: &tuned.model,
-            unet: network(base, &tuned.model, machine)?,
+            unet: network(base, &tuned.model.unet, machine)?,
             e_tgt,
             e_null: base.unconditional(size)?,
             shape: base.latents(size),
-            steps,
-            all_steps: if reconstructs { 2 * steps } else { steps },
+            done: Cell::new(0),
+            all: self.steps(|key| *key == tuned.key, params),
         };
-        clock.samples(drawing.all_steps);
-        clock.step(Stage::Generate, 0, drawing.all_steps, None)?;
-        if reconstructs {
-            reconstruction = Some(drawing.at(0.0, 0, 0, machine, clock)?);
+        clock.samples(drawing.all);
+        clock.step(Stage::Generate, 0, drawing.all, None)?;
+
+        let choice = (key(params.seed), params.candidates);
+        let (seed, chosen) = match self.choice.take_if(|_| params.candidates > 1).filter(|(known, _)| *known == choice)
+        {
+            _ if params.candidates == 1 => (params.seed, None),
+            Some((_, seed)) => (seed, None),
+            None => {
+                let (seed, x_edit) = drawing.choose(machine, clock)?;
+                (seed, Some(x_edit))
+            }
+        };
+        if params.candidates > 1 {
+            self.choice = Some((choice, seed));
         }
-        let edited = drawing.at(params.eta, drawing.all_steps - steps, request.previews, machine, clock)?;
-        let touched = |reconstruction| untouched::touched(&edited, reconstruction, &request.layer);
-        let mask = params.keep_untouched.then(|| touched(reconstruction.as_ref().unwrap_or(&edited))).transpose()?;
-        self.reconstruction = reconstruction.map(|reconstruction| (key, reconstruction));
-        Ok((edited, mask))
+        let x_edit = match chosen.filter(|_| params.eta == ETA_OF_CHOICE) {
+            Some(x_edit) => x_edit,
+            None => drawing.at(params.eta, seed, request.previews, machine, clock)?,
+        };
+        let picture = base.codec.decode(&x_edit)?;
+        let mut mask = None;
+        if params.keep_untouched {
+            let known = self.reconstruction.take().filter(|(known, _)| *known == key(seed));
+            let reconstruction = match known {
+                Some((_, known)) => known,
+                None if params.eta == 0.0 => picture.clone(),
+                None => base.codec.decode(&drawing.at(0.0, seed, 0, machine, clock)?)?,
+            };
+            mask = Some(untouched::touched(&picture, &reconstruction, &request.layer)?);
+            self.reconstruction = Some((key(seed), reconstruction));
+        }
+        Ok(Drawn { picture, mask, seed })
+    }
+
+    /// Steps of stage C with the tuned model whose key `is_its_key`, as far as is known before it begins.
+    pub fn steps(&self, is_its_key: impl Fn(&TuningKey) -> bool, params: &Params) -> u32 {
+        let is_of = |(key, _, guidance, steps): &DrawnKey| {
+            is_its_key(key) && (*guidance, *steps) == (params.guidance.to_bits(), params.sampling_steps)
+        };
+        let is_known =
+            |((drawn, n), _): &&(ChoiceKey, u32)| is_of(drawn) && (drawn.1, *n) == (params.seed, params.candidates);
+        let known = self.choice.as_ref().filter(is_known).map(|(_, seed)| *seed);
+        let chooses = params.candidates > 1 && known.is_none();
+        let seed = if params.candidates == 1 { Some(params.seed) } else { known };
+        let is_drawn = |(drawn, _): &(DrawnKey, Tensor)| is_of(drawn) && Some(drawn.1) == seed;
+        let reconstructs =
+            params.keep_untouched && params.eta != 0.0 && !self.reconstruction.as_ref().is_some_and(is_drawn);
+        let mut steps = 0;
+        if chooses {
+            steps += params.candidates * (params.sampling_steps + LOOKS);
+        }
+        if !(chooses && params.eta == ETA_OF_CHOICE) {
+            steps += params.sampling_steps;
+        }
+        if reconstructs {
+            steps += params.sampling_steps;
+        }
+        steps
     }
 }
 
 impl Drawing<'_> {
-    /// The picture at `eta`, (1, 3, h, w), after `done` steps of others; shows `previews` pictures on the way.
-    fn at(&self, eta: f64, done: u32, previews: u32, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Tensor> {
-        let Self { base, params, tuned, unet, e_tgt, e_null, shape, steps, all_steps, .. } = self;
+    /// The seed of the version that fits the text best, and its latents at [`ETA_OF_CHOICE`]. What the first one is to
+    /// be is shown as it forms, and then the best so far.
+    fn choose(&self, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<(u32, Tensor)> {
+        let Self { base, request, .. } = self;
+        let params = &request.params;
+        let untuned = network(base, &base.network(machine.device())?, machine)?;
+        let judge = Judge::new(untuned, &base.schedule, [&self.e_null, self.e_tgt], params.tuning_seed)?;
+        let mut best: Option<(f64, u32, Tensor)> = None;
+        for candidate in 0..params.candidates {
+            // Those after the largest seed are the smallest ones.
+            let seed = (params.seed + candidate) % (LARGEST_SEED + 1);
+            let previews = if candidate == 0 { request.previews } else { 0 };
+            let x_edit = self.at(ETA_OF_CHOICE, seed, previews, machine, clock)?;
+            let score = judge.score(&x_edit, &mut |_| self.step(clock))?;
+            if best.as_ref().is_none_or(|(known, ..)| score > *known) {
+                if request.previews > 0 {
+                    clock.preview = Some(Arc::new(request.picture(&base.codec.decode(&x_edit)?)?.forming()));
+                }
+                best = Some((score, seed, x_edit));
+            }
+        }
+        let (_, seed, x_edit) = best.expect("there is at least one version");
+        Ok((seed, x_edit))
+    }
+
+    /// The latents at `eta`, (1, c, h, w); shows `previews` pictures on the way.
+    fn at(&self, eta: f64, seed: u32, previews: u32, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Tensor> {
+        let Self { base, request, tuned, unet, e_tgt, e_null, shape, .. } = self;
+        let params = Params { seed, ..request.params.clone() };
         let e_bar = imagic::interpolate(e_tgt, &tuned.e_opt, eta)?;
         let launches = machine.chosen().launches;
         let mut guided = Guided::new(unet, &e_bar, e_null, params.guidance, launches)?;
+        let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
         let watch = &mut |step: u32, pred_x0: &Tensor| {
             // Spread evenly, none at the end, where the result itself comes.
             let is_due = |step: u32| (step * (previews + 1) / steps).min(previews);
             if previews > 0 && is_due(step) > is_due(step - 1) {
-                let picture = self.request.picture(&base.codec.decode(pred_x0)?)?;
+                let picture = request.picture(&base.codec.decode(pred_x0)?)?;
                 clock.preview = Some(Arc::new(picture.forming()));
             }
-            clock.step(Stage::Generate, done + step, *all_steps, None)
+            self.step(clock)
         };
-        let x_edit = imagic::generate(&mut guided, &base.schedule, params, shape, watch)?;
-        base.codec.decode(&x_edit)
+        imagic::generate(&mut guided, &base.schedule, &params, shape, watch)
+    }
+
+    /// One step more is done.
+    fn step(&self, clock: &mut Clock<'_, '_>) -> Result<()> {
+        self.done.set(self.done.get() + 1);
+        clock.step(Stage::Generate, self.done.get().min(self.all), self.all, None)
     }
 }
 
-/// The tuned network, with half-precision copies of its weights where the GPU multiplies these and there is room for
-/// them.
-fn network(base: &BaseModel, tuned: &TunedModel, machine: &Machine) -> Result<UNet> {
+/// The network of those `weights`, with half-precision copies of them where the GPU multiplies these and there is room
+/// for them.
+fn network(base: &BaseModel, weights: &Weights, machine: &Machine) -> Result<UNet> {
     let form = machine.chosen().precision.sampling();
     // If as much memory again is left for everything else.
-    let needed = 2 * unet::bytes_in_half_precision(&tuned.unet);
+    let needed = 2 * unet::bytes_in_half_precision(weights);
     let has_room = machine.free_memory().is_none_or(|free| free >= needed);
-    let weights = if has_room { unet::with_half_precision(&tuned.unet, form)? } else { tuned.unet.clone() };
+    let weights = if has_room { unet::with_half_precision(weights, form)? } else { weights.clone() };
     Ok(UNet::new(&base.shapes.config, &weights)?.in_form(form))
 }

@@ -294,7 +294,8 @@ pub unsafe extern "C" fn imagic_job_result(
 }
 
 /// Everything about a finished edit but its pixels, as JSON: `width`, `height`, `params`, `tuned`, `cache_hit`,
-/// `seconds`, `embedding_losses`, `tuning_losses`, `notes`, `hint` (null or `kind`, `text` and its numbers).
+/// `seconds`, `seed` (of the version that was taken), `embedding_losses`, `tuning_losses`, `notes`, `hint` (null or
+/// `kind`, `text` and its numbers).
 ///
 /// # Safety
 /// `job` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.

@@ -90,8 +90,9 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
     let help = text!(
         "Tunes a text-to-image model to the layer (Imagic, Kawar et al. 2023) and puts the edited picture into a new \
          layer above it. An empty model means {model}. The tuned model is kept: another eta or seed takes only the \
-         last stage. Unless preset is custom, all arguments from guidance on come from it.",
-        model = BUILTIN_MODEL
+         last stage. Unless preset is custom, all arguments from {first} on come from it.",
+        model = BUILTIN_MODEL,
+        first = PARAMS.iter().find(|param| param.is_of_preset()).expect("there are some").id
     );
     let (summary, help) = (c_string(&translate(&procedure::SUMMARY)), c_string(&translate(&help)));
     let (name, authors, year) = (procedure::NAME.as_ptr(), procedure::AUTHORS.as_ptr(), procedure::YEAR.as_ptr());

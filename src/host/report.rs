@@ -58,8 +58,8 @@ pub fn origin_text(origin: &Origin) -> String {
     }
 }
 
-/// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, losses,
-/// notes, hint.
+/// Everything about `edit`, of `source`, but its pixels: parameters, where the tuned model came from, seconds, the
+/// seed of the version that was taken, losses, notes, hint.
 pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Value {
     let losses = |losses: &[f32]| losses.iter().map(|&loss| short(loss)).collect::<Vec<_>>();
     json!({
@@ -69,6 +69,7 @@ pub fn edit_report(edit: &Edit, source: &LayerImage, params: &Params) -> Value {
         "tuned": edit.tuned,
         "cache_hit": edit.tuned != Tuned::Now,
         "seconds": stage_seconds(edit),
+        "seed": edit.seed,
         "embedding_losses": losses(&edit.embedding_losses),
         "tuning_losses": losses(&edit.tuning_losses),
         "notes": edit.notes,
@@ -292,6 +293,7 @@ mod tests {
         let mut edit = Edit {
             tuned: Tuned::OnDisk,
             seconds: vec![(Stage::Generate, 2.06)],
+            seed: 0,
             embedding_losses: vec![],
             tuning_losses: vec![],
             notes: vec![Text::verbatim("two words were cut")],

@@ -62,15 +62,15 @@ pub fn passes(params: &Params, mode: Mode) -> [f32; 3] {
     [(2.0 + again) * batch, (2.0 + again + weights) * batch, passes]
 }
 
-/// What `request` costs when `done` steps of stages A and B have been taken already, with `detail` passes of stages B
-/// and C of the model that enlarges.
+/// What `request` costs when `done` steps of stages A and B have been taken already, with so many steps of stage C and
+/// `detail` passes of stages B and C of the model that enlarges.
 pub fn estimate(
     options: &EngineOptions,
     request: &EditRequest,
     fingerprint: &str,
     memory: Option<Plan>,
     is_loaded: bool,
-    (done, detail): ([u32; 2], [f32; 2]),
+    (done, sampling, detail): ([u32; 2], u32, [f32; 2]),
 ) -> Result<Estimate> {
     let tuned = memory.is_none();
     let paces = options.cache_folder.as_deref().map(read).unwrap_or_default();
@@ -85,7 +85,7 @@ pub fn estimate(
         seconds: pace.and_then(|pace| {
             let enlarging = enlarging(&pace, detail)?;
             let mode = memory.map(|plan| plan.mode);
-            Some(enlarging + seconds(&pace, &request.params, mode, is_loaded, done)?)
+            Some(enlarging + seconds(&pace, &request.params, mode, is_loaded, (done, sampling))?)
         }),
     })
 }
@@ -127,11 +127,17 @@ fn key(fingerprint: &str, pixels: f32) -> String {
     format!("{fingerprint}@{}", (pixels.max(1.0).log2() * 2.0).round())
 }
 
-/// `None` where a stage that has to run never ran. `mode`: how it is tuned; `None` if it is already.
-fn seconds(pace: &Pace, params: &Params, mode: Option<Mode>, is_loaded: bool, done: [u32; 2]) -> Option<f32> {
+/// `None` where a stage that has to run never ran. `mode`: how it is tuned; `None` if it is already. `done`: steps of
+/// stages A and B that have been taken; `sampling`: those of stage C.
+fn seconds(
+    pace: &Pace,
+    params: &Params,
+    mode: Option<Mode>,
+    is_loaded: bool,
+    (done, sampling): ([u32; 2], u32),
+) -> Option<f32> {
     let [a, b, c] = passes(params, mode.unwrap_or(Mode::Full));
-    let samplings = if params.keep_untouched { 2 } else { 1 };
-    let mut stages = vec![(pace.passes[2], samplings * params.sampling_steps, c)];
+    let mut stages = vec![(pace.passes[2], sampling, c)];
     if mode.is_some() {
         stages.push((pace.passes[0], params.embedding_steps.saturating_sub(done[0]), a));
         stages.push((pace.passes[1], params.tuning_steps.saturating_sub(done[1]), b));

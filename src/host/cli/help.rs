@@ -207,7 +207,7 @@ Options:
       unless it is given in the same call.
   --json
       Print one JSON object on standard output: files, parameters, seconds per
-      stage, losses, notes, hint.
+      stage, seed of the version that was taken, losses, notes, hint.
 
 "
     .to_owned();

@@ -109,7 +109,9 @@ impl Window {
         self.layout.earlier.widget.connect(c"changed", self.on(|window| window.take_earlier()));
         self.layout.remove.connect(c"clicked", self.on(|window| window.remove_earlier()));
         let strengths = |params: &Params| STRENGTHS.map(|eta| Params { eta, ..params.clone() }).to_vec();
-        let seeds = |params: &Params| seeds(params.seed).map(|seed| Params { seed, ..params.clone() }).collect();
+        // Each seed's own version.
+        let of_seed = |params: &Params, seed| Params { seed, candidates: 1, ..params.clone() };
+        let seeds = move |params: &Params| seeds(params.seed).map(|seed| of_seed(params, seed)).collect();
         panel.strengths.connect(c"clicked", self.on(move |window| window.compare(strengths)));
         panel.seeds.connect(c"clicked", self.on(move |window| window.compare(seeds)));
         panel.insert.connect(c"clicked", self.on(|window| window.insert()));

@@ -109,7 +109,8 @@ class Strip(QWidget):
             # The chosen one and those after it.
             seeds = self._policy["seeds"]
             first = min(params["seed"], largest_seed - seeds + 1)
-            several = [dict(params, seed=first + more) for more in range(seeds)]
+            # Each seed's own version.
+            several = [dict(params, seed=first + more, candidates=1) for more in range(seeds)]
         self._pictures.clear()
         self._pictures.show()
         for one in several:

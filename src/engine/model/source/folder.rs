@@ -46,9 +46,9 @@ pub fn open(path: &Path, mut vae: Option<Network>) -> Result<Parts> {
     let parts = Part::ALL.into_iter().filter(is_there);
     let network = |part: Part| match vae.take_if(|_| part == Part::Vae) {
         Some(vae) => Ok(vae),
-        None if part == Part::Vae && works_on_pixels(&inner) => Ok(Network {
-            config: Config::new(&inner("vae"), Value::Null),
-            path: inner("vae"),
+        None if part == Part::Vae && works_on_pixels(path) => Ok(Network {
+            config: Config::new(&path.join("vae"), Value::Null),
+            path: path.join("vae"),
             files: Vec::new(),
             tensors: BTreeMap::new(),
         }),
@@ -69,10 +69,10 @@ pub fn open(path: &Path, mut vae: Option<Network>) -> Result<Parts> {
     })
 }
 
-/// Whether a model without an autoencoder needs none: its network makes red, green and blue, as Imagen's do.
-fn works_on_pixels(inner: &impl Fn(&str) -> PathBuf) -> bool {
-    let unet = || Config::read(&inner(Part::UNet.folder()).join("config.json")).ok();
-    !inner(Part::Vae.folder()).is_dir() && unet().is_some_and(|unet| unet.value("out_channels") == 3)
+/// Whether a model without an autoencoder of its own needs none: its network makes red, green and blue, as Imagen's do.
+fn works_on_pixels(path: &Path) -> bool {
+    let unet = || Config::read(&path.join(Part::UNet.folder()).join("config.json")).ok();
+    !path.join(Part::Vae.folder()).is_dir() && unet().is_some_and(|unet| unet.value("out_channels") == 3)
 }
 
 /// The autoencoder in `folder`, which is its own or that of a model.

@@ -1,0 +1,165 @@
+//! Several versions of one edit: how they are judged, which is taken, what is known of it afterwards.
+
+use candle_core::Device;
+use imagic_edit::engine::Engine;
+use imagic_edit::engine::base::BaseModel;
+use imagic_edit::engine::candidates::{Judge, LOOKS};
+use imagic_edit::engine::model::source::Source;
+use imagic_edit::engine::model::unet::UNet;
+use imagic_edit::engine::random::{Purpose, Stream};
+use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Stage};
+use imagic_edit::image::LayerImage;
+use imagic_edit::params::{LARGEST_SEED, Params, PredictionType};
+use serde_json::Value;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+const STEPS: u32 = 3;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn request(candidates: u32) -> EditRequest {
+    let pixel = |i: u32| [(i % 40 * 1600) as u16, (i / 40 * 2000) as u16, (i * 50) as u16, u16::MAX];
+    let params = Params {
+        prompt: "a photo of a bird".into(),
+        embedding_steps: 2,
+        tuning_steps: 2,
+        sampling_steps: STEPS,
+        eta: 1.0,
+        seed: 5,
+        candidates,
+        ..Params::paper()
+    };
+    EditRequest {
+        layer: LayerImage::new(40, 30, (0..1200).flat_map(pixel).collect()).expect("a layer").into(),
+        params,
+        model_path: fixtures().join("small-sd1/model"),
+        familiar_psnr: None,
+        document: String::new(),
+        selection: None,
+        layer_digest: None,
+        previews: 0,
+    }
+}
+
+/// The edit, how many steps stage C had, and how many pictures were shown.
+fn edit(engine: &mut Engine, request: &EditRequest) -> (Edit, u32, usize) {
+    let (mut steps, mut last, mut shown) = (0, 0, Vec::new());
+    let edit = engine.edit(request, &mut |progress| {
+        if progress.stage == Stage::Generate {
+            (steps, last) = (progress.steps, progress.step);
+        }
+        shown.extend(progress.preview);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(last, steps, "stage C ends before its last step or goes on behind it");
+    shown.dedup_by(|one, other| std::sync::Arc::ptr_eq(one, other));
+    (edit.expect("an edit"), steps, shown.len())
+}
+
+/// On what make_scores.py made with diffusers.
+#[test]
+fn a_text_helps_the_network_as_much_as_diffusers_says() {
+    let facts = std::fs::read(fixtures().join("scores.json")).expect("a file");
+    let facts: Value = serde_json::from_slice(&facts).expect("JSON");
+    let (seed, text) = (facts["seed"].as_u64().expect("a seed") as u32, facts["text"].as_str().expect("a text"));
+    let shape: Vec<usize> = serde_json::from_value(facts["shape"].clone()).expect("a shape");
+    for (name, theirs) in facts["models"].as_object().expect("models") {
+        let source = Source::open(&fixtures().join(name).join("model")).expect("a model");
+        let mut base = BaseModel::read(source, name.clone(), &Device::Cpu).expect("a model");
+        base.predict_as(PredictionType::Automatic, &Device::Cpu).expect("a prediction");
+        let size = (shape[3] * base.codec.downsampling, shape[2] * base.codec.downsampling);
+        let (e_tgt, _) = base.embed(text, size).expect("an embedding");
+        let e_null = base.unconditional(size).expect("an embedding");
+        let weights = base.network(&Device::Cpu).expect("weights");
+        let unet = UNet::new(&base.shapes.config, &weights).expect("a network");
+        let judge = Judge::new(unet, &base.schedule, [&e_null, &e_tgt], seed).expect("a judge");
+        let x = Stream::new(seed, Purpose::Latents, 0).normals(&shape, &Device::Cpu).expect("latents");
+        let mut looks = Vec::new();
+        let watch = &mut |look| {
+            looks.push(look);
+            Ok(())
+        };
+        let ours = judge.score(&x, watch).expect("a score");
+        let theirs = theirs["score"].as_f64().expect("a number");
+        // A difference of losses that are a hundred times as large.
+        assert!((ours - theirs).abs() < 1e-6, "{name}: {ours}, by diffusers {theirs}");
+        assert_eq!(looks, (1..=LOOKS).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_version_that_is_taken_is_that_of_its_seed_alone() {
+    let mut engine = Engine::new(EngineOptions::default());
+    let (best, steps, _) = edit(&mut engine, &request(4));
+    assert_eq!(steps, 4 * (STEPS + LOOKS));
+    assert!((5..9).contains(&best.seed), "seed {}", best.seed);
+    let note = best.notes.iter().map(ToString::to_string).find(|note| note.contains("of 4 versions"));
+    assert!(note.is_some_and(|note| note.contains(&format!("seed {} ", best.seed))), "{:?}", best.notes);
+    let mut alone = request(1);
+    alone.params.seed = best.seed;
+    let (alone, steps, _) = edit(&mut engine, &alone);
+    assert_eq!((steps, alone.seed, alone.notes.len()), (STEPS, best.seed, 0));
+    assert!(alone.picture.opaque() == best.picture.opaque());
+    // Whoever runs it and whatever ran before.
+    let (again, ..) = edit(&mut Engine::new(EngineOptions::default()), &request(4));
+    assert!(again.seed == best.seed && again.picture.opaque() == best.picture.opaque());
+}
+
+#[test]
+fn another_strength_shows_the_same_version_without_a_new_choice() {
+    let mut engine = Engine::new(EngineOptions::default());
+    let (best, ..) = edit(&mut engine, &request(3));
+    let mut weaker = request(3);
+    weaker.params.eta = 0.6;
+    let (warm, steps, _) = edit(&mut engine, &weaker);
+    assert_eq!((steps, warm.seed), (STEPS, best.seed));
+    let (cold, steps, _) = edit(&mut Engine::new(EngineOptions::default()), &weaker);
+    assert_eq!((steps, cold.seed), (3 * (STEPS + LOOKS) + STEPS, best.seed));
+    assert!(cold.picture.opaque() == warm.picture.opaque());
+    weaker.params.keep_untouched = true;
+    let (kept, steps, _) = edit(&mut engine, &weaker);
+    assert_eq!((steps, kept.seed), (2 * STEPS, best.seed));
+    let (_, steps, _) = edit(&mut engine, &weaker);
+    assert_eq!(steps, STEPS, "what the edit touches is known");
+    weaker.params.seed += 1;
+    let (_, steps, _) = edit(&mut engine, &weaker);
+    assert_eq!(steps, 3 * (STEPS + LOOKS) + 2 * STEPS);
+}
+
+#[test]
+fn seeds_go_on_with_the_smallest_behind_the_largest() {
+    let mut last = request(2);
+    last.params.seed = LARGEST_SEED;
+    let (best, ..) = edit(&mut Engine::new(EngineOptions::default()), &last);
+    assert!([LARGEST_SEED, 0].contains(&best.seed));
+}
+
+#[test]
+fn the_first_version_forms_and_better_ones_take_its_place() {
+    let (mut looked_at, plain) = (request(3), request(3));
+    looked_at.previews = 2;
+    let mut engine = Engine::new(EngineOptions::default());
+    let (with, _, shown) = edit(&mut engine, &looked_at);
+    assert!((3..=5).contains(&shown), "{shown} pictures");
+    let (without, _, none) = edit(&mut Engine::new(EngineOptions::default()), &plain);
+    assert!(none == 0 && with.picture.opaque() == without.picture.opaque(), "looking changed the edit");
+}
+
+#[test]
+fn versions_are_part_of_what_an_edit_costs() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let options = EngineOptions { cache_folder: Some(cache.path().to_owned()), ..EngineOptions::default() };
+    let mut engine = Engine::new(options);
+    edit(&mut engine, &request(1));
+    let seconds = |engine: &Engine, candidates| {
+        engine.estimate(&request(candidates)).expect("an estimate").seconds.expect("a known pace")
+    };
+    let [one, eight] = [1, 8].map(|candidates| seconds(&engine, candidates));
+    assert!(one < eight, "{one} and {eight}");
+    edit(&mut engine, &request(8));
+    let chosen = seconds(&engine, 8);
+    assert!(chosen < eight, "{chosen} where the choice is known, {eight} before");
+}
