@@ -7,8 +7,9 @@ that it is told. Where nothing is lacking its errors are divided by SCALE: the s
 left grain on every plain place after as many steps, and on latents it was worse than the plain enlargement, since the
 latents of a blurred picture say little of its edges.
 
-Small pictures for the training are drawn large and averaged, and most of them have been through the autoencoder, as
-the pictures of the base model have. The text is the base model's embedding of the caption.
+Small pictures for the training are drawn large and averaged. Most of them have then been through the autoencoder, and
+two thirds of those through the last steps of the base model, too, from some noise on: its edges are softer than drawn ones,
+and what has never seen that puts halos around them. The text is the base model's embedding of the caption.
 
 All there is to know about the run is in WORK/enlarger.pt; started again with the same --work it goes on, also with
 more --steps: the rate falls over the last fifth of them. WORK/enlarger.jsonl gets a line every --look-every steps.
@@ -48,9 +49,11 @@ WARM_UP = 100
 COOL_DOWN = 0.2  # of all steps
 AVERAGE = 0.999
 NO_CAPTION = 0.1
+# Small pictures through the last of so many steps of the base model, and the first of them, from and below.
+DRAWN_STEPS, DRAWN_FROM, DRAWN_GUIDANCE = 12, (5, 10), 2.0
 SEED = 500_000  # chunk k of the training set has the seed SEED + k
 CHUNK = 400  # scenes
-STEPS_PER_CHUNK = 500  # before the set grows by a chunk
+STEPS_PER_CHUNK = 1500  # before the set grows by a chunk
 MOST_CHUNKS = 10
 LOOK_SCENES = 12
 
@@ -83,7 +86,28 @@ def enlarge_plainly(small: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def through(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     """What the autoencoder gives back."""
-    return torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pictures.split(8)]).clamp(-1, 1)
+    return torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pictures.split(8)]).clamp(
+        -1, 1
+    )
+
+
+@torch.no_grad()
+def as_drawn_by(base, scenes, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """What the base model makes of the pictures with the noise of some timestep and their captions (SDEdit)."""
+    vae, schedule = base.vae, scheduler()
+    schedule.set_timesteps(DRAWN_STEPS)
+    times = schedule.timesteps[int(torch.randint(*DRAWN_FROM, (), generator=generator)) :]
+    x = vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor
+    x_t = add_noise(x, times[0].expand(len(x)), torch.randn(x.shape, generator=generator))
+    both = torch.cat(
+        [tokenize(base.tokenizer, [caption(scene) for scene in scenes])] + [tokenize(base.tokenizer, [""])]
+    )
+    *texts, empty = base.text_encoder(both)[0]
+    e = torch.stack([*texts, *[empty] * len(texts)])
+    for t in times:
+        with_text, without = base.unet(torch.cat([x_t, x_t]), t, e).sample.chunk(2)
+        x_t = schedule.step(without + DRAWN_GUIDANCE * (with_text - without), t, x_t).prev_sample
+    return vae.decode(x_t / vae.config.scaling_factor).sample.clamp(-1, 1)
 
 
 def drawn_large(scenes) -> torch.Tensor:
@@ -94,8 +118,8 @@ def drawn_large(scenes) -> torch.Tensor:
 class Crops:
     """Scenes drawn large, their small pictures, and tokens of their captions."""
 
-    def __init__(self, folder: Path, vae: AutoencoderKL, tokenizer):
-        self.folder, self.vae, self.words = folder, vae, Words(tokenizer)
+    def __init__(self, folder: Path, base: StableDiffusionPipeline):
+        self.folder, self.base, self.words = folder, base, Words(base.tokenizer)
         self.large, self.small, self.tokens = [], [], []
 
     def grow_to(self, chunks: int):
@@ -106,7 +130,7 @@ class Crops:
             if not file.exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with (unfinished := file.with_suffix(".new")).open("wb") as new:
-                    np.savez(new, **self._drawn(scenes))
+                    np.savez(new, **self._drawn(scenes, torch.Generator().manual_seed(number)))
                 unfinished.replace(file)
             both = np.load(file)
             self.large.append(both["large"])
@@ -114,15 +138,20 @@ class Crops:
             rng = random.Random(number)
             self.tokens.append(torch.tensor([self.words(caption(scene, rng)) for scene in scenes]))
 
-    def _drawn(self, scenes) -> dict[str, np.ndarray]:
+    def _drawn(self, scenes, generator: torch.Generator) -> dict[str, np.ndarray]:
         large, small = [], []
         for start in range(0, len(scenes), 8):
-            x = drawn_large(scenes[start : start + 8])
+            part = scenes[start : start + 8]
+            x = drawn_large(part)
             averaged = F.avg_pool2d(x, FACTOR)
-            # Three of four as the base model would give them, one as it is.
-            chosen = (torch.arange(start, start + len(x)) % 4 != 0)[:, None, None, None]
+            # One of four as it is.
+            ways = [
+                averaged,
+                through(self.base.vae, averaged),
+                *[as_drawn_by(self.base, part, averaged, generator)] * 2,
+            ]
             large += data.to_pictures(x)
-            small += data.to_pictures(torch.where(chosen, through(self.vae, averaged), averaged))
+            small += data.to_pictures(torch.stack([ways[i % 4][i] for i in range(len(part))]))
         return {name: np.stack(all).transpose(0, 3, 1, 2) for name, all in (("large", large), ("small", small))}
 
     def draw(self, count: int):
@@ -199,7 +228,7 @@ def psnr(ours: torch.Tensor, truth: torch.Tensor) -> float:
 def look(unet, base, scenes, **sampling) -> tuple[dict[str, float], torch.Tensor]:
     """Mean PSNR in dB to the true large picture: of the plain enlargement and of this model's."""
     truth = drawn_large(scenes)
-    small = through(base.vae, F.avg_pool2d(truth, FACTOR))
+    small = as_drawn_by(base, scenes, F.avg_pool2d(truth, FACTOR), torch.Generator().manual_seed(1))
     plain = enlarge_plainly(small)
     with torch.no_grad():
         e = base.text_encoder(tokenize(base.tokenizer, [caption(scene) for scene in scenes]))[0]
@@ -245,6 +274,7 @@ def main():
     parser.add_argument("--look-every", type=int, default=2000)
     parser.add_argument("--f32", action="store_true", help="no bfloat16, for processors on which that is slower")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--init", type=Path, help="folder of an exported companion that it begins with")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the average of the weights there, in f16")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -259,9 +289,14 @@ def main():
     unet = build_unet().to(memory_format=torch.channels_last)
     average = copy.deepcopy(unet)
     optimizer = torch.optim.AdamW(unet.parameters(), PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    crops = Crops(work / "large", base.vae, base.tokenizer)
+    base.unet.set_attn_processor(AttnProcessor())
+    crops = Crops(work / "pairs", base)
     no_caption = tokenize(base.tokenizer, [""])[0]
     step, checkpoint = 0, work / "enlarger.pt"
+    if options.init and not checkpoint.exists():
+        begin = UNet2DConditionModel.from_pretrained(options.init / "unet", torch_dtype=torch.float32).state_dict()
+        unet.load_state_dict(begin)
+        average.load_state_dict(begin)
     if checkpoint.exists():
         state = torch.load(checkpoint)
         unet.load_state_dict(state["unet"])

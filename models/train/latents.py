@@ -37,9 +37,9 @@ def weight(scene: Scene) -> float:
     Only what a caption says counts here, so what a caption means stays the same: other scenes of the same
     caption are drawn more often by the same factor.
     """
-    hat = 1.8 if scene.hat else 1  # a few pixels that most pictures lack
+    hat = 3 if scene.hat else 1  # a few pixels that most pictures lack
     sketch = 1.5 if scene.style == "sketch" and scene.pose else 1  # without color, dogs and cats differ in little
-    dog_or_cat = 1.5 if scene.kind in ("dog", "cat") else 1  # one body, two heads: most of what goes wrong
+    dog_or_cat = 2 if scene.kind in ("dog", "cat") else 1  # one body, two heads: most of what goes wrong
     return hat * sketch * dog_or_cat
 
 

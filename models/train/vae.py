@@ -2,7 +2,10 @@
 
 Loss: L1 + L1 of the picture's gradients, both with more weight where the picture has detail, + a tiny KL term. The rate
 is constant after a warm-up and falls to zero over the last 30 % of --steps, so a run can be resumed and made longer.
-The best way to read the log: `psnr` on 64 held-out scenes, 28 dB is usable, 30 dB good."""
+The best way to read the log: `psnr` on 128 held-out scenes, 28 dB is usable, 30 dB good.
+
+With --refine FOLDER it goes on with the decoder of the autoencoder in FOLDER alone: latents stay what they are, and so
+does a diffusion model that was trained on them."""
 
 import argparse
 import time
@@ -20,6 +23,7 @@ KL_WEIGHT = 2e-4
 GRADIENT_WEIGHT = 0.5
 DETAIL_WEIGHT = 6  # of a pixel in whose neighbourhood the standard deviation is 1, beside 1 for a flat one
 PEAK_RATE = 1.5e-3
+REFINING_RATE = 7e-4
 WARM_UP = 100  # steps
 DECAY = 0.3  # share of the steps
 
@@ -39,8 +43,8 @@ def build(channels: list[int]) -> AutoencoderKL:
     )
 
 
-def rate(step: int, steps: int) -> float:
-    return PEAK_RATE * min(1, (step + 1) / WARM_UP, max(0, (steps - step) / (DECAY * steps)))
+def rate(step: int, steps: int, peak: float = PEAK_RATE) -> float:
+    return peak * min(1, (step + 1) / WARM_UP, max(0, (steps - step) / (DECAY * steps)))
 
 
 def detail_weights(x: torch.Tensor) -> torch.Tensor:
@@ -56,7 +60,8 @@ def detail_weights(x: torch.Tensor) -> torch.Tensor:
 
 def loss_of(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
     with torch.autocast(x.device.type, torch.bfloat16):
-        moments = vae.encode(x).latent_dist.parameters.float()
+        with torch.set_grad_enabled(vae.encoder.conv_in.weight.requires_grad):
+            moments = vae.encode(x).latent_dist.parameters.float()
         mean, log_variance = moments.chunk(2, 1)
         log_variance = log_variance.clamp(-30, 20)
         y = vae.decode(mean + torch.randn_like(mean) * (log_variance / 2).exp()).sample
@@ -102,6 +107,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--refine", type=Path, metavar="FOLDER", help="of the autoencoder whose decoder is trained on")
     parser.add_argument("--name", default="vae", help="checkpoint is WORK/NAME.pt, result WORK/NAME/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
@@ -112,8 +118,16 @@ def main():
 
     x_train = data.pictures(options.pictures, options.work)
     x_held_out = data.to_model_range(data.pictures(128, options.work, data.HELD_OUT_SEED)).to(options.device)
-    vae = build(options.channels).to(options.device)
-    optimizer = torch.optim.AdamW(vae.parameters(), PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    vae, peak = build(options.channels).to(options.device), PEAK_RATE
+    if options.refine:
+        vae, peak = (
+            AutoencoderKL.from_pretrained(options.refine, torch_dtype=torch.float32).to(options.device),
+            REFINING_RATE,
+        )
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, peak, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint, step = options.work / f"{options.name}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=options.device)
@@ -124,7 +138,7 @@ def main():
 
     start = time.time()
     while step < options.steps:
-        optimizer.param_groups[0]["lr"] = rate(step, options.steps)
+        optimizer.param_groups[0]["lr"] = rate(step, options.steps, peak)
         x = data.to_model_range(x_train[torch.randint(len(x_train), (options.batch,)).sort().values.numpy()]).to(
             options.device
         )
@@ -152,7 +166,8 @@ def main():
                 },
                 checkpoint,
             )
-    normalize_latents(vae, data.to_model_range(x_train[:2000]).to(options.device))
+    if not options.refine:
+        normalize_latents(vae, data.to_model_range(x_train[:2000]).to(options.device))
     vae.save_pretrained(options.work / options.name)
     print(f"vae saved, scaling factor {vae.config.scaling_factor}, psnr {psnr(vae, x_held_out):.2f} dB")
     with torch.no_grad():
