@@ -1,5 +1,5 @@
-"""What the model that enlarges is worth: edits of scenes of 256 pixels with exact truth, four times as large as the base
-model's own pictures.
+"""What the model that enlarges is worth: edits of scenes of 256 pixels with exact truth, four times as large as the
+base model's own pictures.
 
     benches/edit_benchmark/python -m edit_benchmark.details [--count 8] [--metrics FOLDER] [--sheet OUT.png]
 

@@ -31,6 +31,12 @@ def by_chance(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def drawn(program: Program, edit, eta: float, **parameters):
+    """The picture, and the seed of the version that was taken."""
+    results, report = program.edit(edit.source, edit.prompt, [eta], **parameters)
+    return results[eta], report["outputs"][0]["seed"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="validation", choices=("validation", "test"))
@@ -50,13 +56,9 @@ def main():
             changes = {"preset": options.preset} | dict(options.set)
             program = Program(options.program, options.model, options.threads, changes, Path(cache))
             program.check()
-
-            def drawn(**parameters):
-                results, report = program.edit(edit.source, edit.prompt, [options.eta], **parameters)
-                return results[options.eta], report["outputs"][0]["seed"]
-
-            _, taken = drawn(candidates=options.candidates, seed=0)
-            pictures = [drawn(candidates=1, seed=seed)[0] for seed in range(options.candidates)]
+            _, taken = drawn(program, edit, options.eta, candidates=options.candidates, seed=0)
+            seeds = range(options.candidates)
+            pictures = [drawn(program, edit, options.eta, candidates=1, seed=seed)[0] for seed in seeds]
         succeeds = [
             measures.success(
                 measures.right_attributes(reading, edit.edited),

@@ -8,8 +8,8 @@ left grain on every plain place after as many steps, and on latents it was worse
 latents of a blurred picture say little of its edges.
 
 Small pictures for the training are drawn large and averaged. Most of them have then been through the autoencoder, and
-two thirds of those through the last steps of the base model, too, from some noise on: its edges are softer than drawn ones,
-and what has never seen that puts halos around them. The text is the base model's embedding of the caption.
+two thirds of those through the last steps of the base model, too, from some noise on: its edges are softer than drawn
+ones, and what has never seen that puts halos around them. The text is the base model's embedding of the caption.
 
 All there is to know about the run is in WORK/enlarger.pt; started again with the same --work it goes on, also with
 more --steps: the rate falls over the last fifth of them. WORK/enlarger.jsonl gets a line every --look-every steps.

@@ -1,6 +1,7 @@
 """Makes `scores.json`: how much a text helps a network of diffusers to predict the noise in a picture.
 
-    cd tests/reference && .venv/bin/python make_scores.py ../fixtures/scores.json ../fixtures/small-sd1 ../fixtures/small-v
+    cd tests/reference
+    .venv/bin/python make_scores.py ../fixtures/scores.json ../fixtures/small-sd1 ../fixtures/small-v
 
 The score of Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", ICCV 2023, of a text against the
 empty one: at twelve timesteps the mean square error of the network's prediction without the text and with it, and the
