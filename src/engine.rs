@@ -125,10 +125,12 @@ impl Engine {
             tuned.write(request, machine)?;
         }
         let drawn = (|| {
-            let network = detail.network(enlargement, base, request, machine, &mut clock)?; // stage B of the auxiliary model
-            let Drawn { mut picture, mask, seed } = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock)?; // stage C
+            // Stage B of the auxiliary model, stage C, and stage C of the auxiliary model.
+            let network = detail.network(enlargement, base, request, machine, &mut clock)?;
+            let drawn = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock)?;
+            let Drawn { mut picture, mask, seed } = drawn;
             if let Some((with, network)) = enlargement.zip(network) {
-                picture = detail.enlarge(with, &picture, mask.as_ref(), &network, request, &mut clock)?; // and its own
+                picture = detail.enlarge(with, &picture, mask.as_ref(), &network, request, &mut clock)?;
             }
             Ok::<_, Error>((Picture::counting(request.picture(&picture)?, mask), seed))
         })();
