@@ -206,7 +206,8 @@ imagic_status imagic_job_cancel(const imagic_job *job);
 imagic_status imagic_job_result(const imagic_job *job, uint32_t format, size_t stride, void *pixels, size_t pixels_len);
 
 /* Everything about a finished edit but its pixels, as JSON: width, height, params, tuned, cache_hit,
- * seconds, seed (of the version that was taken), embedding_losses, tuning_losses, notes, hint (null or kind, text and its numbers).
+ * seconds, seed (of the version that was taken), embedding_losses, tuning_losses, notes, hint (null or
+ * kind, text and its numbers).
  * The caller promises:
  * job is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_job_report_json(const imagic_job *job, char *text, size_t text_len, size_t *text_needed);

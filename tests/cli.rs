@@ -53,6 +53,7 @@ fn a_text_without_tuning_becomes_the_picture_of_diffusers_pipeline() {
             ("--resolution", ((h * w) as f64).sqrt().round().to_string()),
             ("--embedding-steps", "0".to_owned()),
             ("--tuning-steps", "0".to_owned()),
+            ("--candidates", "1".to_owned()),
             ("--eta", "1".to_owned()),
         ];
         let options = options.iter().flat_map(|(name, value)| [*name, value.as_str()]);
