@@ -48,7 +48,8 @@ class TheCompanion(unittest.TestCase):
         picture[..., ::2] += 0.1
         fixed = enlarger.with_colors_of(picture, plain)
         self.assertLess(fixed.mean().abs(), 1e-3)
-        self.assertLess((fixed - (picture - picture.mean())).abs().max(), 0.01)
+        # At the borders the last column counts more than once.
+        self.assertLess((fixed - (picture - picture.mean()))[..., 8:-8].abs().max(), 0.01)
 
     def test_the_rate_warms_up_and_falls_to_nothing(self):
         rates = [enlarger.rate(step, 1000) for step in range(1000)]
