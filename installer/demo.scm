@@ -12,7 +12,8 @@
                                          (string->number (getenv "IMAGIC_ETA")) 0 TRUE "")))
        (both (car (gimp-image-new (* 2 width) height RGB)))
        (before (car (gimp-layer-new-from-drawable source both)))
-       (after (car (gimp-layer-new-from-drawable result both))))
+       ; The result with what its mask lets be seen of the picture below.
+       (after (car (gimp-layer-new-from-visible image both "after"))))
   (if (not (string=? xcf ""))
       (gimp-xcf-save RUN-NONINTERACTIVE image source xcf xcf))
   (gimp-image-insert-layer both before 0 0)
