@@ -135,6 +135,34 @@ fn every_kind_of_layer_gets_its_result_above_it() {
     assert!(result != before, "nothing was edited");
 }
 
+/// What the README's first command leaves in demo/.
+#[test]
+fn the_demo_shows_the_result_over_the_picture() {
+    if !can_run(&["gimp-console-2.10"]) {
+        return;
+    }
+    let account = Account::new("demo");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = account
+        .command("gimp-console-2.10")
+        .env("IMAGIC_IN", root.join("models/samples/demo.png"))
+        .env("IMAGIC_PNG", account.folder.join("demo.png"))
+        .env("IMAGIC_XCF", "")
+        .env("IMAGIC_PROMPT", "a photo of a blue car on a sandy beach")
+        .env("IMAGIC_ETA", "0")
+        .args(["-i", "-d", "-f", "-s", "--batch-interpreter", "plug-in-script-fu-eval"])
+        .args(["-b", &format!("(load {:?})", root.join("installer/demo.scm")), "-b", "(gimp-quit 0)"])
+        .output()
+        .expect("gimp-console starts");
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("imagic-demo: done"), "{said}");
+    let both = account.picture("demo.png");
+    let (w, h) = both.dimensions();
+    // At eta 0 the mask hides all of the result.
+    let equal = (0..h).all(|y| (0..w / 2).all(|x| both.get_pixel(x, y).0[..3] == both.get_pixel(x + w / 2, y).0[..3]));
+    assert!(equal, "what the mask hides is not the picture below");
+}
+
 #[test]
 fn a_document_remembers_its_edits_and_another_eta_reuses_the_tuned_model() {
     if !can_run(&["gimp-console-2.10"]) {
