@@ -13,8 +13,8 @@ use crate::error::Result;
 use candle_core::{Device, Tensor};
 
 /// Timesteps at which a version is looked at, each with a noise that is the same for all versions. Twelve brought the
-/// share of successful edits on the built-in model from 37.5 to 62.5 % where the truth would have brought 72 %
-/// (8 seeds, 32 edits).
+/// share of successful edits on an earlier built-in model from 37.5 to 62.5 % (8 seeds, 32 edits), and nothing on
+/// today's (docs/BENCHMARK.md).
 pub const LOOKS: u32 = 12;
 
 /// The ends of the range over which they are spread, as shares of all timesteps: near its own ends there is nothing but
