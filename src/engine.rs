@@ -31,7 +31,6 @@ pub mod tuned;
 pub mod tuning;
 
 use crate::error::{Error, Result};
-use crate::text::text;
 use base::BaseModel;
 use budget::clock::Clock;
 use budget::cost::{self, Estimate};
@@ -138,10 +137,6 @@ impl Engine {
         tuned.write(request, machine)?;
         detail.write(enlargement, request, machine)?;
         let (picture, seed) = drawn?;
-        if request.params.candidates > 1 {
-            let n = request.params.candidates;
-            clock.notes.push(text!("of {n} versions the one of seed {seed} shows best what the text says", n, seed));
-        }
 
         let (w, h) = base.shapes.task(request).size;
         let (seconds, pace) = clock.finish([w * h, base.shapes.own_side().pow(2)], was_loaded);
@@ -201,13 +196,14 @@ impl Engine {
         let read = loaded.is_none().then(|| Shapes::new(&source, Family::of(&source)?, &chosen.device)).transpose()?;
         let shapes = loaded.map(|base| &base.shapes).or(read.as_ref()).expect("read where none is loaded");
         let request = &request.seen(shapes.own_side());
-        let (mut progress, mut sampling_steps) = (Progress::default(), self.sampler.steps(|_| false, &request.params));
-        if is_known {
+        let keys = || {
             let tokens = self.tokens(&request.params.prompt, &source, loaded, &fingerprint)?;
-            let keys = Keys::of(request, &tokens, allowed, &fingerprint);
-            progress = self.tuned.progress(&keys, machine);
-            sampling_steps = self.sampler.steps(|key| keys.have(key), &request.params);
-        }
+            Ok::<_, Error>(Keys::of(request, &tokens, allowed, &fingerprint))
+        };
+        let keys = is_known.then(keys).transpose()?;
+        let progress = keys.as_ref().map_or_else(Progress::default, |keys| self.tuned.progress(keys, machine));
+        let is_its_key = |key: &_| keys.as_ref().is_some_and(|keys| keys.have(key));
+        let sampling_steps = self.sampler.steps(is_its_key, &request.params);
         let task = Task { precision: chosen.precision, ..shapes.task(request) };
         let held = loaded.map_or(0, |base| self.tuned.held(base, &task));
         let plan = || Plan::new(shapes, &task, allowed, held, machine.free_memory());

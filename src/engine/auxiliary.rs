@@ -52,8 +52,8 @@ pub struct Enlarger {
 pub enum Sees {
     /// Its pixels, at a place of x_t each, as Stable Diffusion's x4 upscaler does.
     Pixels,
-    /// The latents of its plain enlargement, or the pixels where the model works on those, as the one does that comes
-    /// with the built-in model (models/train).
+    /// The latents of its plain enlargement, or the pixels where the model works on those, as the one does that
+    /// models/train trains for the built-in model.
     Enlarged {
         /// The network does not work on the latents of the large picture but on what those of the plain enlargement
         /// lack, so many times as large: what is there already need not be found again, after Yue et al., "ResShift",

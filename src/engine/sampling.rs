@@ -19,6 +19,7 @@ use super::tuning::tuned_model::TunedModel;
 use crate::error::Result;
 use crate::image::Mask;
 use crate::params::{LARGEST_SEED, Params};
+use crate::text::text;
 use candle_core::Tensor;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -27,16 +28,25 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct Sampler {
     /// The picture at eta 0, which tells what an edit touches.
-    reconstruction: Option<(DrawnKey, Tensor)>,
-    /// The seed of the version that was chosen.
-    choice: Option<(ChoiceKey, u32)>,
+    reconstruction: Option<(TuningKey, Settings, Tensor)>,
+    /// The seed of the version that was chosen among so many, the first of them with the settings.
+    choice: Option<(TuningKey, Settings, u32, u32)>,
 }
 
-/// What a picture at one eta depends on: tuned model, seed, guidance, steps.
-type DrawnKey = (TuningKey, u32, u64, u32);
+/// What a picture of a tuned model at one eta depends on.
+#[derive(Clone, Copy, PartialEq)]
+struct Settings {
+    seed: u32,
+    guidance: f64,
+    steps: u32,
+}
 
-/// What the choice of a version depends on: the same, and how many there are.
-type ChoiceKey = (DrawnKey, u32);
+impl Settings {
+    /// Those of `params`, with another seed.
+    fn of(params: &Params, seed: u32) -> Self {
+        Self { seed, guidance: params.guidance, steps: params.sampling_steps }
+    }
+}
 
 /// What was drawn.
 pub struct Drawn {
@@ -79,7 +89,7 @@ impl Sampler {
         clock: &mut Clock<'_, '_>,
     ) -> Result<Drawn> {
         let params = &request.params;
-        let key = |seed| (tuned.key.clone(), seed, params.guidance.to_bits(), params.sampling_steps);
+        let is_its_key = |key: &TuningKey| *key == tuned.key;
         let size = base.shapes.task(request).size;
         let drawing = Drawing {
             base,
@@ -90,24 +100,22 @@ impl Sampler {
             e_null: base.unconditional(size)?,
             shape: base.latents(size),
             done: Cell::new(0),
-            all: self.steps(|key| *key == tuned.key, params),
+            all: self.steps(is_its_key, params),
         };
         clock.samples(drawing.all);
         clock.step(Stage::Generate, 0, drawing.all, None)?;
 
-        let choice = (key(params.seed), params.candidates);
-        let (seed, chosen) = match self.choice.take_if(|_| params.candidates > 1).filter(|(known, _)| *known == choice)
-        {
-            _ if params.candidates == 1 => (params.seed, None),
-            Some((_, seed)) => (seed, None),
+        let mut chosen = None;
+        let seed = match self.seed(is_its_key, params) {
+            Some(seed) => seed,
             None => {
                 let (seed, x_edit) = drawing.choose(machine, clock)?;
-                (seed, Some(x_edit))
+                let of = Settings::of(params, params.seed);
+                self.choice = Some((tuned.key.clone(), of, params.candidates, seed));
+                chosen = Some(x_edit);
+                seed
             }
         };
-        if params.candidates > 1 {
-            self.choice = Some((choice, seed));
-        }
         let x_edit = match chosen.filter(|_| params.eta == ETA_OF_CHOICE) {
             Some(x_edit) => x_edit,
             None => drawing.at(params.eta, seed, request.previews, machine, clock)?,
@@ -115,42 +123,45 @@ impl Sampler {
         let picture = base.codec.decode(&x_edit)?;
         let mut mask = None;
         if params.keep_untouched {
-            let known = self.reconstruction.take().filter(|(known, _)| *known == key(seed));
-            let reconstruction = match known {
-                Some((_, known)) => known,
+            let reconstruction = match self.reconstruction(is_its_key, params, seed) {
+                Some(known) => known.clone(),
                 None if params.eta == 0.0 => picture.clone(),
                 None => base.codec.decode(&drawing.at(0.0, seed, 0, machine, clock)?)?,
             };
             mask = Some(untouched::touched(&picture, &reconstruction, &request.layer)?);
-            self.reconstruction = Some((key(seed), reconstruction));
+            self.reconstruction = Some((tuned.key.clone(), Settings::of(params, seed), reconstruction));
+        }
+        if params.candidates > 1 {
+            let n = params.candidates;
+            clock.notes.push(text!("of {n} versions the one of seed {seed} shows best what the text says", n, seed));
         }
         Ok(Drawn { picture, mask, seed })
     }
 
+    /// Seed of the version that is taken, with the tuned model whose key `is_its_key`; `None` until it was chosen.
+    fn seed(&self, is_its_key: impl Fn(&TuningKey) -> bool, params: &Params) -> Option<u32> {
+        if params.candidates == 1 {
+            return Some(params.seed);
+        }
+        let (key, settings, n, seed) = self.choice.as_ref()?;
+        let is_it = is_its_key(key) && *settings == Settings::of(params, params.seed) && *n == params.candidates;
+        is_it.then_some(*seed)
+    }
+
+    /// The picture at eta 0, with `seed`, if it was drawn.
+    fn reconstruction(&self, is_its_key: impl Fn(&TuningKey) -> bool, params: &Params, seed: u32) -> Option<&Tensor> {
+        let (key, settings, known) = self.reconstruction.as_ref()?;
+        (is_its_key(key) && *settings == Settings::of(params, seed)).then_some(known)
+    }
+
     /// Steps of stage C with the tuned model whose key `is_its_key`, as far as is known before it begins.
     pub fn steps(&self, is_its_key: impl Fn(&TuningKey) -> bool, params: &Params) -> u32 {
-        let is_of = |(key, _, guidance, steps): &DrawnKey| {
-            is_its_key(key) && (*guidance, *steps) == (params.guidance.to_bits(), params.sampling_steps)
-        };
-        let is_known =
-            |((drawn, n), _): &&(ChoiceKey, u32)| is_of(drawn) && (drawn.1, *n) == (params.seed, params.candidates);
-        let known = self.choice.as_ref().filter(is_known).map(|(_, seed)| *seed);
-        let chooses = params.candidates > 1 && known.is_none();
-        let seed = if params.candidates == 1 { Some(params.seed) } else { known };
-        let is_drawn = |(drawn, _): &(DrawnKey, Tensor)| is_of(drawn) && Some(drawn.1) == seed;
-        let reconstructs =
-            params.keep_untouched && params.eta != 0.0 && !self.reconstruction.as_ref().is_some_and(is_drawn);
-        let mut steps = 0;
-        if chooses {
-            steps += params.candidates * (params.sampling_steps + LOOKS);
-        }
-        if !(chooses && params.eta == ETA_OF_CHOICE) {
-            steps += params.sampling_steps;
-        }
-        if reconstructs {
-            steps += params.sampling_steps;
-        }
-        steps
+        let seed = self.seed(&is_its_key, params);
+        let choosing = if seed.is_none() { params.candidates * (params.sampling_steps + LOOKS) } else { 0 };
+        let is_drawn = seed.is_none() && params.eta == ETA_OF_CHOICE;
+        let is_known = seed.is_some_and(|seed| self.reconstruction(&is_its_key, params, seed).is_some());
+        let reconstructs = params.keep_untouched && params.eta != 0.0 && !is_known;
+        choosing + params.sampling_steps * (u32::from(!is_drawn) + u32::from(reconstructs))
     }
 }
 
