@@ -6,9 +6,8 @@ base model's own pictures.
 Each edit is made once, its base model tuned once, and then enlarged plainly (`off`), by the model as it is
 (`pretrained`) and by the model tuned on the layer at e_tgt and fed with it (`tuned`), as in the paper.
 
-psnr        to the true result, dB
-squeezenet  distance to the true result as SqueezeNet sees it, with --metrics
-kept        PSNR to the source on the pixels that must stay, dB
+The measures are those of `measures.py`, and
+
 right       share of the results, averaged to 64 pixels, in which every attribute reads as it should
 better      share of the edits in which the distance (without --metrics the PSNR) is better than with `off`, with its
             interval
@@ -25,6 +24,7 @@ import numpy as np
 import classifier
 from drawing import edit_truth
 from edit_benchmark import Failed, intervals, measures
+from edit_benchmark.edits import add_arguments as add_edits
 from edit_benchmark.edits import edits
 from edit_benchmark.perceptual import SqueezeNet
 from edit_benchmark.program import Program, add_arguments
@@ -41,25 +41,15 @@ def small(picture: np.ndarray) -> np.ndarray:
 
 
 def measured(edit, pictures: list[np.ndarray], squeezenet, judge) -> list[dict]:
-    rows = [
-        {
-            "psnr": measures.psnr(picture, edit.target),
-            "kept": measures.keep_psnr(picture, edit.source, edit.keep),
-            "right": measures.right_attributes(reading, edit.edited) == measures.readable_attributes(edit.edited),
-        }
-        for picture, reading in zip(pictures, judge.read([small(picture) for picture in pictures]))
-    ]
-    if squeezenet is not None:
-        for row, distance in zip(rows, squeezenet.distances(pictures, edit.target)):
-            row["squeezenet"] = distance
+    rows = measures.measure(edit, pictures, measures.Judges(squeezenet))
+    for row, reading in zip(rows, judge.read([small(picture) for picture in pictures])):
+        row["right"] = measures.right_attributes(reading, edit.edited) == measures.readable_attributes(edit.edited)
     return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split", default="validation", choices=("validation", "test"))
-    parser.add_argument("--count", type=int, default=8, help="edits of each attribute")
-    parser.add_argument("--seed", type=int, default=0)
+    add_edits(parser, 8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--metrics", type=Path, help="folder of SqueezeNet's weights")
     parser.add_argument("--sheet", type=Path, help="a picture of all results")

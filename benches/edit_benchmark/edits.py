@@ -1,5 +1,6 @@
 """Which edits are measured, each with its true result. Knows no method and no measure."""
 
+import argparse
 import random
 from dataclasses import dataclass
 
@@ -30,6 +31,13 @@ class Edit:
     @property
     def prompt(self) -> str:
         return caption(self.edited)
+
+
+def add_arguments(parser: argparse.ArgumentParser, count: int):
+    """What says which edits: --split, --count, which is `count` if it is not said, and --seed."""
+    parser.add_argument("--split", default="validation", choices=tuple(SPLITS))
+    parser.add_argument("--count", type=int, default=count, help="edits of each attribute")
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def edits(split: str, seed: int, count: int, attributes=ATTRIBUTES) -> list[Edit]:

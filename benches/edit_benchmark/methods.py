@@ -23,6 +23,7 @@ import data
 from edit_benchmark.edits import Edit
 from edit_benchmark.program import Program
 from edit_benchmark.store import Result, Store, fingerprint, model_fingerprint
+from sampling import generate
 
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 STRENGTH = 0.9  # of sdedit in the tables; docs/BENCHMARK.md says by which rule it is chosen
@@ -151,15 +152,13 @@ def sdedit(edit: Edit, settings: Settings) -> list[Result]:
             start = time.time()
             x = encode(pipeline, edit.source)
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed(settings)))
-            with_text_and_without = torch.cat([embed(pipeline, edit.prompt), embed(pipeline, "")])
-            steps = settings.preset["sampling_steps"]
+            steps, guidance = settings.preset["sampling_steps"], settings.preset["guidance"]
+            first = steps - max(1, round(steps * strength))
             schedule.set_timesteps(steps)
-            timesteps = schedule.timesteps[steps - max(1, round(steps * strength)) :]
-            x_t = schedule.add_noise(x, noise, timesteps[:1])
-            for t in timesteps:
-                with_text, without = pipeline.unet(torch.cat([x_t, x_t]), t, with_text_and_without).sample.chunk(2)
-                x_t = schedule.step(without + settings.preset["guidance"] * (with_text - without), t, x_t).prev_sample
-            kept = [Result(decode(pipeline, x_t), time.time() - start, strength)]
+            x_t = schedule.add_noise(x, noise, schedule.timesteps[first : first + 1])
+            e, e_null = embed(pipeline, edit.prompt), embed(pipeline, "")
+            latents = generate(pipeline.unet, e, e_null, x_t, steps, guidance, schedule, first)
+            kept = [Result(decode(pipeline, latents), time.time() - start, strength)]
             settings.store.write(key, kept)
         results += kept
     return results

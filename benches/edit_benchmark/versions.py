@@ -19,6 +19,7 @@ from pathlib import Path
 
 import classifier
 from edit_benchmark import Failed, intervals, measures
+from edit_benchmark.edits import add_arguments as add_edits
 from edit_benchmark.edits import edits
 from edit_benchmark.program import Program, add_arguments
 from edit_benchmark.sheet import sheet
@@ -39,9 +40,7 @@ def drawn(program: Program, edit, eta: float, **parameters):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split", default="validation", choices=("validation", "test"))
-    parser.add_argument("--count", type=int, default=16, help="edits of each attribute")
-    parser.add_argument("--seed", type=int, default=0)
+    add_edits(parser, 16)
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--eta", type=float, default=1.0)
@@ -49,7 +48,7 @@ def main():
     parser.add_argument("--sheet", type=Path, help="a picture of all results")
     add_arguments(parser)
     options = parser.parse_args()
-    judge = classifier.load()
+    judges = measures.Judges(classifier=classifier.load(), values=classifier.VALUES)
     one, chosen, oracle, every, rows = [], [], [], [], []
     for edit in edits(options.split, options.seed, options.count):
         with tempfile.TemporaryDirectory() as cache:
@@ -59,14 +58,7 @@ def main():
             _, taken = drawn(program, edit, options.eta, candidates=options.candidates, seed=0)
             seeds = range(options.candidates)
             pictures = [drawn(program, edit, options.eta, candidates=1, seed=seed)[0] for seed in seeds]
-        succeeds = [
-            measures.success(
-                measures.right_attributes(reading, edit.edited),
-                edit.edited,
-                measures.keep_psnr(picture, edit.source, edit.keep),
-            )
-            for picture, reading in zip(pictures, judge.read(pictures))
-        ]
+        succeeds = [row["success"] for row in measures.measure(edit, pictures, judges)]
         one.append(succeeds[0])
         chosen.append(succeeds[taken])
         oracle.append(any(succeeds))

@@ -43,13 +43,13 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def generate(unet, embedding, empty_embedding, noise, steps=25, guidance=3.0, schedule=None) -> torch.Tensor:
-    """DDIM with classifier-free guidance from `noise` (n, 8, 16, 16): scaled latents."""
+def generate(unet, embedding, empty_embedding, x_t, steps=25, guidance=3.0, schedule=None, first=0) -> torch.Tensor:
+    """DDIM with classifier-free guidance from `x_t` (n, 8, 16, 16), which is noise, or latents with the noise of
+    timestep number `first` of `steps`: scaled latents."""
     schedule = schedule or scheduler()
     schedule.set_timesteps(steps)
-    x_t = noise
     both = torch.cat([embedding, empty_embedding.expand_as(embedding)])
-    for t in schedule.timesteps:
+    for t in schedule.timesteps[first:]:
         with_text, without = unet(torch.cat([x_t, x_t]), t, both).sample.float().chunk(2)
         x_t = schedule.step(without + guidance * (with_text - without), t, x_t).prev_sample
     return x_t

@@ -60,8 +60,7 @@ def detail_weights(x: torch.Tensor) -> torch.Tensor:
 
 def loss_of(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
     with torch.autocast(x.device.type, torch.bfloat16):
-        with torch.set_grad_enabled(vae.encoder.conv_in.weight.requires_grad):
-            moments = vae.encode(x).latent_dist.parameters.float()
+        moments = vae.encode(x).latent_dist.parameters.float()
         mean, log_variance = moments.chunk(2, 1)
         log_variance = log_variance.clamp(-30, 20)
         y = vae.decode(mean + torch.randn_like(mean) * (log_variance / 2).exp()).sample
@@ -118,14 +117,13 @@ def main():
 
     x_train = data.pictures(options.pictures, options.work)
     x_held_out = data.to_model_range(data.pictures(128, options.work, data.HELD_OUT_SEED)).to(options.device)
-    vae, peak = build(options.channels).to(options.device), PEAK_RATE
     if options.refine:
-        vae, peak = (
-            AutoencoderKL.from_pretrained(options.refine, torch_dtype=torch.float32).to(options.device),
-            REFINING_RATE,
-        )
+        vae, peak = AutoencoderKL.from_pretrained(options.refine, torch_dtype=torch.float32), REFINING_RATE
         for part in (vae.encoder, vae.quant_conv):
             part.requires_grad_(False)
+    else:
+        vae, peak = build(options.channels), PEAK_RATE
+    vae = vae.to(options.device)
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, peak, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint, step = options.work / f"{options.name}.pt", 0
