@@ -40,19 +40,21 @@ fn result(home: &Home) -> Vec<u8> {
     std::fs::read(home.folder.join("out.png")).expect("a result")
 }
 
-/// Runs `command`, and `fault` as soon as it tunes.
+/// Runs `command`, and `fault` as soon as it tunes, which must take long enough to be told: 120 steps do.
 fn with_fault(mut command: Command, fault: impl FnOnce()) -> Ran {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
     let mut messages: Vec<String> = Vec::new();
+    let mut fault = Some(fault);
     for line in lines.by_ref() {
         messages.push(line);
         if messages.last().is_some_and(|line| line.starts_with("B: ")) {
-            fault();
+            (fault.take().expect("the loop ends with it"))();
             break;
         }
     }
     messages.extend(lines);
+    assert!(fault.is_none(), "it was through before it told of stage B: {messages:?}");
     let output = child.wait_with_output().expect("it ends");
     (output.status.code(), String::from_utf8(output.stdout).expect("it is UTF-8"), messages.join("\n"))
 }
@@ -187,7 +189,7 @@ fn room_for_the_result_is_there_before_the_tuning_or_the_edit_is_refused() {
     {
         // Somebody else fills the disk while it tunes.
         let Some(_disk) = SmallDisk::new(&folder, "size=1m") else { return };
-        let (status, _, messages) = with_fault(edit(&home, &options), || {
+        let (status, _, messages) = with_fault(edit(&home, &["-o", "small/out.png", "--tuning-steps", "120"]), || {
             let mut other = std::fs::File::create(folder.join("other")).expect("there is room for a name");
             while other.write_all(&[1; 4096]).is_ok() {}
         });
@@ -266,7 +268,8 @@ fn a_cache_folder_that_goes_or_cannot_be_written_costs_no_edit_and_the_cause_is_
             _ => {}
         }
         let (status, _, messages) = with_fault(long_edit(&home, &[]), || match what {
-            "it is removed" => std::fs::remove_dir_all(&folder).expect("it is ours"),
+            // Again where it was just being written into.
+            "it is removed" => wait_until("the folder's end", || std::fs::remove_dir_all(&folder).is_ok()),
             "a file takes its place" => replace(),
             _ => {}
         });
