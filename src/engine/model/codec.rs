@@ -1,4 +1,5 @@
-//! Between pixels and what the U-Net works on: latents of a variational autoencoder (VAE), or the pixels themselves.
+//! Between pixels and what the U-Net works on: latents of a variational autoencoder (VAE), or the pixels themselves, one
+//! or a square of them at each place.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::family::Family;
@@ -18,9 +19,9 @@ pub struct Codec {
     vae: Option<Vae>,
     scaling_factor: f64,
     shift_factor: f64,
-    /// Channels of the latents; 4 for SD, 3 for pixels.
+    /// Channels of the latents; 4 for SD, 3 for each pixel of a place.
     pub channels: usize,
-    /// Side of a latent's square in pixels; 8 for SD, 1 for pixels.
+    /// Side of a latent's square in pixels; 8 for SD.
     pub downsampling: usize,
 }
 
@@ -47,8 +48,9 @@ impl Codec {
 
     /// The codec of `source` without values.
     pub fn shapes(source: &Source, family: &Family, device: &Device) -> Result<Self> {
-        if source.works_on_pixels() {
-            return Ok(Self { vae: None, scaling_factor: 1.0, shift_factor: 0.0, channels: 3, downsampling: 1 });
+        if let Some(side) = source.patch()? {
+            let channels = 3 * side * side;
+            return Ok(Self { vae: None, scaling_factor: 1.0, shift_factor: 0.0, channels, downsampling: side });
         }
         let config = source.config(Part::Vae);
         config.require("latents_mean", &[])?;
@@ -90,9 +92,12 @@ impl Codec {
     /// The distribution of the VAE's latents of `pixels`: (b, 3, h, w) from -1 to 1, sides multiples of `downsampling`.
     pub fn encode(&self, pixels: &Tensor) -> Result<Gaussian> {
         let Some(vae) = &self.vae else {
-            // Themselves, for certain.
-            let logvar = pixels.zeros_like()?.affine(1.0, f64::NEG_INFINITY)?;
-            return Ok(Gaussian { mean: pixels.clone(), logvar });
+            // Themselves, for certain; in PyTorch's order of `pixel_unshuffle`.
+            let ((b, c, h, w), n) = (pixels.dims4()?, self.downsampling);
+            let squares = pixels.reshape(&[b, c, h / n, n, w / n, n][..])?.permute([0, 1, 3, 5, 2, 4])?;
+            let mean = squares.reshape((b, self.channels, h / n, w / n))?;
+            let logvar = mean.zeros_like()?.affine(1.0, f64::NEG_INFINITY)?;
+            return Ok(Gaussian { mean, logvar });
         };
         let encoder = match vae.encoder.take() {
             Some(encoder) => encoder,
@@ -118,7 +123,11 @@ impl Codec {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         match &self.vae {
             Some(vae) => vae.decoder.decode(&((latents / self.scaling_factor)? + self.shift_factor)?),
-            None => Ok(latents.clone()),
+            None => {
+                let ((b, _, h, w), n) = (latents.dims4()?, self.downsampling);
+                let pixels = latents.reshape(&[b, 3, n, n, h, w][..])?.permute([0, 1, 4, 2, 5, 3])?;
+                Ok(pixels.reshape((b, 3, n * h, n * w))?)
+            }
         }
     }
 
@@ -136,5 +145,24 @@ impl Codec {
         if let Some(vae) = &self.vae {
             vae.decoder.trace(latents, trace);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_its_pixels_in_the_order_of_pixel_unshuffle() -> Result<()> {
+        let codec = Codec { vae: None, scaling_factor: 1.0, shift_factor: 0.0, channels: 12, downsampling: 2 };
+        let pixels = Tensor::arange(0f32, 48.0, &Device::Cpu)?.reshape((1, 3, 4, 4))?;
+        let places = codec.encode(&pixels)?.mean;
+        assert_eq!(places.dims(), [1, 12, 2, 2]);
+        // torch.nn.functional.pixel_unshuffle(torch.arange(48.).reshape(1, 3, 4, 4), 2)[0, :, 0, 1]
+        let of_one = places.narrow(2, 0, 1)?.narrow(3, 1, 1)?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(of_one, [2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0]);
+        let back = codec.decode(&places)?;
+        assert_eq!(back.flatten_all()?.to_vec1::<f32>()?, pixels.flatten_all()?.to_vec1::<f32>()?);
+        Ok(())
     }
 }

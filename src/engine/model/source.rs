@@ -127,9 +127,12 @@ impl Source {
             || self.pipeline().text("_class_name", "").contains("Upscale")
     }
 
-    /// Whether it has no autoencoder, and its network works on pixels.
-    pub fn works_on_pixels(&self) -> bool {
-        self.network(Part::Vae).tensors.is_empty()
+    /// Side of the square of pixels that is one place to its network; `None` where it works on latents.
+    pub fn patch(&self) -> Result<Option<usize>> {
+        if !self.network(Part::Vae).tensors.is_empty() {
+            return Ok(None);
+        }
+        Ok(parts::patch(self.config(Part::UNet).usize("out_channels", None)?))
     }
 
     /// The configuration of `part`, which the model has, in diffusers' words.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::model::config::Config;
-use crate::engine::model::source::parts::{Network, Part, Parts, TokenizerFiles, Vocabulary};
+use crate::engine::model::source::parts::{Network, Part, Parts, TokenizerFiles, Vocabulary, patch};
 use crate::engine::model::source::published;
 use crate::engine::model::source::refused;
 use crate::engine::model::source::stored::Stored;
@@ -69,10 +69,12 @@ pub fn open(path: &Path, mut vae: Option<Network>) -> Result<Parts> {
     })
 }
 
-/// Whether a model without an autoencoder of its own needs none: its network makes red, green and blue, as Imagen's do.
+/// Whether a model without an autoencoder of its own needs none: its network makes red, green and blue, as Imagen's do,
+/// of one pixel or of a square of them.
 fn works_on_pixels(path: &Path) -> bool {
     let unet = || Config::read(&path.join(Part::UNet.folder()).join("config.json")).ok();
-    !path.join(Part::Vae.folder()).is_dir() && unet().is_some_and(|unet| unet.value("out_channels") == 3)
+    let makes = |unet: &Config| unet.value("out_channels").as_u64().and_then(|channels| patch(channels as usize));
+    !path.join(Part::Vae.folder()).is_dir() && unet().as_ref().and_then(makes).is_some()
 }
 
 /// The autoencoder in `folder`, which is its own or that of a model.
