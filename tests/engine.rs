@@ -574,6 +574,48 @@ fn two_programs_tune_the_same_once_and_the_second_can_stop_waiting() {
 }
 
 #[test]
+fn two_programs_tune_one_after_the_other_and_draw_at_once() {
+    let cache = Folder::new("queue");
+    let (at_work, second_is_there) = (Barrier::new(2), AtomicBool::new(false));
+    let (first_is_through, second_tunes_meanwhile) = (AtomicBool::new(false), AtomicBool::new(false));
+    let kept = edit(&mut engine(Some(&cache)), &request()).expect("an edit");
+    let mut another = request();
+    another.params.prompt = "a cat".into();
+    let mut third = request();
+    third.params.prompt = "a dog".into();
+    let waited = std::thread::scope(|threads| {
+        let first = threads.spawn(|| {
+            engine(Some(&cache)).edit(&another, &mut |progress| {
+                if (progress.stage, progress.step) == (Stage::FineTune, 1) {
+                    at_work.wait();
+                    while !second_is_there.load(Relaxed) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                first_is_through.fetch_or(progress.stage == Stage::Generate, Relaxed);
+                ControlFlow::Continue(())
+            })
+        });
+        at_work.wait();
+        // What was tuned before waits for nobody.
+        let again = edit(&mut engine(Some(&cache)), &request()).expect("an edit");
+        assert!(again.tuned == Tuned::OnDisk && rendered(&again) == rendered(&kept));
+        let mut waited = false;
+        let second = engine(Some(&cache)).edit(&third, &mut |progress| {
+            waited |= progress.stage == Stage::Wait;
+            second_is_there.fetch_or(waited, Relaxed);
+            let tunes = [Stage::OptimizeTextEmbedding, Stage::FineTune].contains(&progress.stage);
+            second_tunes_meanwhile.fetch_or(tunes && !first_is_through.load(Relaxed), Relaxed);
+            ControlFlow::Continue(())
+        });
+        let both = [first.join().expect("no panic"), second];
+        assert!(both.iter().all(|edit| edit.as_ref().is_ok_and(|edit| edit.tuned == Tuned::Now)));
+        waited
+    });
+    assert!(waited && !second_tunes_meanwhile.load(Relaxed));
+}
+
+#[test]
 fn a_picture_forms_in_stage_c_when_it_is_asked_for() {
     let shown = |previews: u32, sampling_steps: u32| {
         let mut request = request();

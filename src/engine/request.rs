@@ -169,7 +169,7 @@ impl Stage {
     pub fn label(self) -> Text {
         match self {
             Self::LoadModel => text!("Loading the model"),
-            Self::Wait => text!("Waiting for the same edit in another program"),
+            Self::Wait => text!("Waiting for another edit to be tuned"),
             Self::OptimizeTextEmbedding => text!("A: optimizing the text embedding"),
             Self::FineTune => text!("B: fine-tuning the model"),
             Self::FineTuneDetail => text!("B: fine-tuning the detail model"),

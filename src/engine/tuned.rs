@@ -38,6 +38,9 @@ use std::time::Duration;
 /// Time between two looks at another program that tunes the same.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The lock that whoever tunes has.
+const TURN: &str = "turn";
+
 /// The model tuned last, and what a stopped edit has left. Both go to the disk on threads of their own, so that nobody
 /// waits for it; when this is dropped they are there.
 #[derive(Default)]
@@ -124,17 +127,21 @@ impl TunedModels {
         let fingerprint = enlarging.map_or(base.fingerprint.clone(), fingerprint);
         let keys = Keys::of(request, &base.tokens(&request.params.prompt)?, allowed, &fingerprint);
         let begin = Begin { base, request, e_tgt, machine, keys, allowed, enlarging };
-        let (mut state, lock) = loop {
+        let steps = request.params.embedding_steps + request.params.tuning_steps;
+        let (mut state, lock, _turn) = loop {
             if let Some((trained, found)) = self.find(&begin) {
                 clock.notes.extend(trained.note_if_kept(allowed[0].trained()));
                 return Ok(found);
             }
             self.wait_for_disk(clock)?;
+            // One tuning at a time has all threads, and the memory that a mode is chosen by.
+            let turn = if steps > 0 { lock(TURN, machine, clock)? } else { Some(Lock::none()) };
+            let Some(turn) = turn else { continue };
             let (mode, note) = self.choose_mode(&begin)?;
-            // Only one program tunes; what it leaves is looked for again.
-            let Some(lock) = lock(begin.key(mode), machine, clock)? else { continue };
+            // Until what was tuned is written; then it is looked for again.
+            let Some(lock) = lock(begin.key(mode).as_str(), machine, clock)? else { continue };
             clock.notes.extend(note.into_iter().chain(begin.note_without_room(mode)));
-            break (self.begin(&begin, mode)?, lock);
+            break (self.begin(&begin, mode)?, lock, turn);
         };
         if enlarging.is_none() {
             clock.hint = request.hint(state.psnr);
@@ -212,7 +219,6 @@ impl TunedModels {
         );
         self.last = Some((key.clone(), model.clone()));
         // What nothing was tuned of is made again at once.
-        let steps = request.params.embedding_steps + request.params.tuning_steps;
         self.unwritten = (steps > 0).then_some((lock, codes));
         Ok(Found { key, model, origin: Tuned::Now, losses })
     }
@@ -455,12 +461,12 @@ impl Stopped {
     }
 }
 
-/// The lock of `key`; `None` after another program has had it.
-fn lock(key: &TuningKey, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Option<Lock>> {
+/// The lock `name` of this user's programs; `None` after another one has had it.
+fn lock(name: &str, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Option<Lock>> {
     let Some(folder) = machine.options.cache_folder.as_ref() else { return Ok(Some(Lock::none())) };
     let mut had_to_wait = false;
     loop {
-        match Lock::of(folder, key.as_str()) {
+        match Lock::of(folder, name) {
             Some(lock) => return Ok((!had_to_wait).then_some(lock)),
             None => {
                 clock.step(Stage::Wait, 0, 0, None)?;
