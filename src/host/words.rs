@@ -96,6 +96,10 @@ pub const RUNNING: Text = text!("The editor and this window stay usable; changes
 pub const STOPPING: Text = text!("Stopping after this step.");
 pub const STOPPED: Text = text!("Stopped; the image is as it was. Edit goes on from here.");
 
+/// When an edit was stopped because nothing is left that its result could be put into.
+pub const CLOSED: Text =
+    text!("The image was closed, so its edit was stopped. Open it and edit again: that goes on from here.");
+
 /// While results to compare are computed.
 pub fn to_come(count: Value) -> Text {
     text!("Results that are still to come: {count}.", count)
@@ -136,7 +140,7 @@ pub fn curve() -> Text {
 }
 
 /// All sentences by their names in `serve`'s greeting; the places for values are still in them.
-pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 23] {
+pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 24] {
     [
         ("first_edit", FIRST_EDIT),
         ("known_image", KNOWN_IMAGE),
@@ -150,6 +154,7 @@ pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 23] {
         ("running", RUNNING),
         ("stopping", STOPPING),
         ("stopped", STOPPED),
+        ("closed", CLOSED),
         ("to_come", to_come("{count}".into())),
         ("compared", COMPARED),
         ("only_shown", ONLY_SHOWN),

@@ -25,8 +25,17 @@ pub fn image_with(layers: &str) -> String {
 
 /// Tuned models that are kept for an account, which is this folder.
 pub fn tuned_models(account: &Path) -> usize {
+    kept(account, "safetensors")
+}
+
+/// Tunings of an account that can go on where they were stopped.
+pub fn resume_points(account: &Path) -> usize {
+    kept(account, "resume")
+}
+
+fn kept(account: &Path, ending: &str) -> usize {
     let files = fs::read_dir(account.join("cache/imagic-edit")).into_iter().flatten().flatten();
-    files.filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors")).count()
+    files.filter(|file| file.path().extension().is_some_and(|extension| extension == ending)).count()
 }
 
 /// `false` after saying "skipped" when one of `programs` is missing; with IMAGIC_TEST_GIMP=1 that is a failure.

@@ -272,6 +272,12 @@ impl Session {
     /// Looks at the running edit and inserts its result, if it is to become a layer; `None` when nothing runs.
     pub fn look(&mut self) -> Option<Look> {
         let running = self.running.as_mut()?;
+        let is_open = self.document.is_open();
+        if !is_open {
+            // Nothing is left that the result could be put into.
+            self.queue.clear();
+            running.job.cancel();
+        }
         let result = match running.job.poll() {
             JobState::Running(None) => return Some(Look::default()),
             JobState::Running(Some(progress)) => {
@@ -294,6 +300,7 @@ impl Session {
         let look = result.and_then(|edit| self.take(*edit, params, purpose)).unwrap_or_else(|error| {
             self.queue.clear();
             let message = match error {
+                Error::Cancelled if !is_open => Message { tone: Tone::Failure, text: words::CLOSED },
                 Error::Cancelled => Message::info(words::STOPPED),
                 error => Message::failure(&error),
             };

@@ -302,6 +302,10 @@ class Dialog(QDialog):
             self._tell(INFO, self._texts["compared"])
 
     def _show_progress(self, message):
+        if not self._source.is_open():
+            # Nothing is left that the result could be put into.
+            self._missing = []
+            self._work.stop()
         self._bar.setValue(round(message["fraction"] * BAR))
         self._bar.setFormat(message["text"])
         if message["loss"] is not None:
@@ -401,7 +405,9 @@ class Dialog(QDialog):
         self._missing = []
         self._bar.setFormat("")
         self._bar.setValue(0)
-        if message["event"] == "stopped":
+        if message["event"] == "stopped" and not self._source.is_open():
+            self._tell(FAILURE, self._texts["closed"])
+        elif message["event"] == "stopped":
             if job.purpose != LOOK:
                 self._tell(INFO, self._texts["stopped"])
         else:
