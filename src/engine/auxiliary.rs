@@ -39,7 +39,7 @@ pub struct Enlarger {
     pub levels: u32,
     /// The noise level while it draws.
     pub level: u32,
-    /// Steps of stage C.
+    /// Steps of stage C. A model of one step draws from the last timestep alone, and is tuned there.
     pub steps: u32,
     /// Guidance of stage C.
     pub guidance: f64,
@@ -118,6 +118,15 @@ impl Enlarger {
         })
     }
 
+    /// Timesteps below `all` for a batch of stage B.
+    fn timesteps(&self, stream: Stream, batch: u32, all: u32) -> Vec<u32> {
+        match self.steps {
+            // The last one, of noise, is all that it ever sees.
+            1 => vec![all - 1; batch as usize],
+            _ => stream.timesteps(batch, all),
+        }
+    }
+
     /// What the network works on where the large picture has the latents `large` and it sees `seen` of the small one.
     pub fn lacking(&self, large: Tensor, seen: &Tensor) -> Result<Tensor> {
         Ok(match self.sees {
@@ -158,7 +167,7 @@ pub fn fine_tune(
     let (n, device) = (crops.large.dims()[0] as u32, crops.large.device().clone());
     let inputs = |step: u32| {
         let stream = |purpose| Stream::new(params.tuning_seed, purpose, step);
-        let timesteps = stream(Purpose::DetailTimesteps).timesteps(batch, schedule.training_timesteps());
+        let timesteps = enlarger.timesteps(stream(Purpose::DetailTimesteps), batch, schedule.training_timesteps());
         let levels = stream(Purpose::DetailLevels).timesteps(batch, enlarger.levels);
         let levels = enlarger.levels(&unet, &levels, &Device::Cpu)?;
         // One place for each step: the items of a batch differ by their noise.
@@ -189,4 +198,33 @@ pub fn fine_tune(
         denoising_loss(&unet, large, &e, &Draw { schedule, sinusoids, scales, noise, activations })
     })?;
     Ok(tuning.tuned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::model::config::Config;
+    use serde_json::Value;
+    use std::path::Path;
+
+    #[test]
+    fn a_model_of_one_step_is_tuned_where_it_draws() -> Result<()> {
+        let of = |steps| {
+            Ok::<_, Error>(Enlarger {
+                sees: Sees::Enlarged { residual_scale: 4.0 },
+                factor: 4,
+                levels: 30,
+                level: 0,
+                steps,
+                guidance: 1.0,
+                low_schedule: Schedule::read(&Config::new(Path::new("scheduler"), Value::Null))?,
+            })
+        };
+        let timesteps =
+            |steps| Ok::<_, Error>(of(steps)?.timesteps(Stream::new(7u64, Purpose::DetailTimesteps, 0), 4, 1000));
+        assert_eq!(timesteps(1)?, [999; 4]);
+        let many = timesteps(2)?;
+        assert!(many.is_sorted() && many[0] < 250 && many[3] >= 750, "{many:?}");
+        Ok(())
+    }
 }

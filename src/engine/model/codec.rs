@@ -1,5 +1,5 @@
-//! Between pixels and what the U-Net works on: latents of a variational autoencoder (VAE), or the pixels themselves, one
-//! or a square of them at each place.
+//! Between pixels and what the U-Net works on: latents of a variational autoencoder (VAE), or the pixels themselves,
+//! one or a square of them at each place.
 #![forbid(unsafe_code)]
 
 use crate::engine::model::family::Family;
