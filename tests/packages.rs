@@ -19,6 +19,9 @@ use support::Home;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
+/// The longest that a Krita may take to start, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// What installer/package needs of this machine.
 const PACKING: [&str; 5] = ["dpkg-deb", "objdump", "strip", "zip", "zstd"];
 
@@ -219,14 +222,14 @@ fn put_checks(data: &Path, config: &Path) {
 
 /// Starts `krita` on a screen of its own and waits until the checks have ended it: they find the menu entry, and an
 /// engine that has the built-in model.
-fn assert_serves(home: &Home, name: &str, mut krita: Command) {
+fn assert_serves(home: &Home, name: &str, krita: Command) {
     let report = krita.get_envs().find(|(name, _)| *name == "IMAGIC_REPORT").and_then(|(_, file)| file);
     let (report, log) = (PathBuf::from(report.expect("Krita was told")), home.folder.join("krita.txt"));
     let mut screen = Screen::start(&home.folder, name);
     let krita = screen.run_with_log(krita, &log);
     let started = Instant::now();
     let mut ended = false;
-    while !ended && started.elapsed() < Duration::from_secs(120) {
+    while !ended && started.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(100));
         ended = krita.try_wait().expect("it can be waited for").is_some();
     }
