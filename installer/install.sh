@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Installs Imagic Edit for this account: builds it, then puts it where the editors and the shell find it.
+# Installs Imagic Edit for this account: builds it, unless this is a package with a program in it, then puts it where
+# the editors and the shell find it.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
+# shellcheck source=installer/files.sh
+. "$root/installer/files.sh"
 # Relative ones do not count, as everywhere: they would mean another folder for every program.
 for variable in XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME GIMP2_DIRECTORY GIMP3_DIRECTORY; do
     if [[ ${!variable-} != /* ]]; then unset "$variable"; fi
@@ -26,12 +29,11 @@ manifest=$data/installed
 
 help() {
     cat <<END
-usage: installer/install.sh [--demo] [--cuda] [--no-packages] [EDITOR...]
-       installer/install.sh --uninstall [--purge]
+usage: install.sh [--demo] [--binary FOLDER | --cuda] [--no-packages] [EDITOR...]
+       install.sh --uninstall [--purge]
 
-Installs Imagic Edit for this account (Debian 12 and its relatives; elsewhere an
-editor, a C compiler and Rust have to be there already), for the named editors alone
-(gimp2, gimp3, krita) or for all that are found; where there is none, GIMP is installed:
+Installs Imagic Edit for this account, for the named editors alone (gimp2, gimp3,
+krita) or for all that are found; where there is none, GIMP is installed:
   $data
       program, library and the built-in model
   plug-ins/imagic-edit in the profiles of GIMP 2.10 and GIMP 3, as
@@ -42,11 +44,15 @@ editor, a C compiler and Rust have to be there already), for the named editors a
       package for Krita, if it is there: Filter > Imagic Edit
   $link
       the command 'imagic-edit'
-Missing packages are installed with apt (through sudo), Rust with rustup. Running
-it again brings everything up to date.
+In a package the program is there already; from the sources it is built, which takes
+a C compiler and Rust. On Debian 12 and its relatives what is missing is installed:
+packages with apt (through sudo), Rust with rustup. Running it again brings everything
+up to date.
 
   --demo         afterwards edit a sample picture in GIMP, without a window, and
                  leave the results in $root/demo
+  --binary FOLDER
+                 build nothing: take program and library from there
   --cuda         build it for NVIDIA graphics cards too (x86-64; docs/CUDA.md), with
                  700 MB of NVIDIA's libraries from the Python package index
   --no-packages  install no packages: stop where one is missing
@@ -63,10 +69,18 @@ fail() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-demo=no cuda=no packages=yes uninstall=no purge=no editors=()
-for argument in "$@"; do
-    case $argument in
+demo=no cuda=no packages=yes uninstall=no purge=no binary='' editors=()
+if [[ -d $root/bin ]]; then binary=$root/bin; fi
+while [[ $# -gt 0 ]]; do
+    case $1 in
         --demo) demo=yes ;;
+        --binary)
+            binary=${2-}
+            if [[ ! -f $binary/imagic-edit || ! -f $binary/libimagic_edit.so ]]; then
+                fail "--binary needs the folder with imagic-edit and libimagic_edit.so; '$binary' has not both"
+            fi
+            shift
+            ;;
         --cuda) cuda=yes ;;
         --no-packages) packages=no ;;
         --uninstall) uninstall=yes ;;
@@ -75,18 +89,20 @@ for argument in "$@"; do
             help
             exit 0
             ;;
-        gimp2 | gimp3 | krita) editors+=("$argument") ;;
+        gimp2 | gimp3 | krita) editors+=("$1") ;;
         *)
-            printf 'install.sh: there is no option %s\n' "$argument" >&2
+            printf 'install.sh: there is no option %s\n' "$1" >&2
             help >&2
             exit 2
             ;;
     esac
+    shift
 done
 if [[ $purge = yes && $uninstall = no ]]; then
     printf 'install.sh: --purge goes with --uninstall\n' >&2
     exit 2
 fi
+if [[ $cuda = yes && -n $binary ]]; then fail "--cuda builds from the sources; this program is built already"; fi
 if [[ $EUID = 0 && -n ${SUDO_USER-} ]]; then
     fail "run it without sudo: it installs for your own account and asks for sudo where that is needed"
 fi
@@ -159,6 +175,11 @@ if [[ $uninstall = yes ]]; then
     fi
     if [[ $purge = yes ]]; then
         rm -rf -- "$cache" "$config/imagic-edit" "${XDG_STATE_HOME:-$HOME/.local/state}/imagic-edit"
+        # What flatpak and snap gave the editors as theirs.
+        for folder in "$HOME/.var/app"/{org.gimp.GIMP,org.kde.krita}; do
+            rm -rf -- "$folder"/{cache,config,.local/state}/imagic-edit
+        done
+        rm -rf -- "$HOME/snap/gimp/current"/{.cache,.config,.local/state}/imagic-edit
         say "Tuned models, settings and log are removed."
     elif [[ -d $cache ]]; then
         say "Kept: tuned models in $cache ($(du -sh "$cache" | cut -f1)); --purge removes them."
@@ -208,7 +229,12 @@ found_krita() {
     return 1
 }
 
-need cc gcc libc6-dev
+if [[ -n $binary ]]; then
+    # Says itself what it lacks: a newer glibc, or the library beside it.
+    "$binary/imagic-edit" --version >/dev/null || fail "this program does not run here; it needs glibc 2.31 and x86-64"
+else
+    need cc gcc libc6-dev
+fi
 if [[ ${#editors[@]} = 0 ]]; then
     for editor in gimp2 gimp3 krita; do if "found_$editor"; then editors+=("$editor"); fi; done
 fi
@@ -224,14 +250,15 @@ done
 
 # Rust: what Cargo.toml asks for is newer than what Debian 12 has.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 rust_found() { cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
 rust_is_new_enough() {
     local found
     found=$(rust_found)
     [[ -n $found && $(printf '%s\n' "$rust_wanted" "$found" | sort -V | head -n1) = "$rust_wanted" ]]
 }
-if ! rust_is_new_enough; then
+need_rust() {
+    rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+    if rust_is_new_enough; then return; fi
     if have rustup; then
         say "Rust $rust_wanted is needed; updating with rustup ..."
         rustup toolchain install stable --profile minimal --no-self-update
@@ -245,17 +272,20 @@ if ! rust_is_new_enough; then
     fi
     rust_is_new_enough ||
         fail "Rust is still $(rust_found); install $rust_wanted or newer from https://rustup.rs and start again"
-fi
+}
 
-say "Building (some minutes the first time) ..."
-if [[ $cuda = yes ]]; then
-    "$root/installer/cuda-toolkit.sh"
-    # shellcheck source=/dev/null
-    (cd "$root" && . target/cuda-toolkit/environment.sh && cargo build --release --locked --features cuda)
-else
-    (cd "$root" && cargo build --release --locked)
+if [[ -z $binary ]]; then
+    need_rust
+    say "Building (some minutes the first time) ..."
+    if [[ $cuda = yes ]]; then
+        "$root/installer/cuda-toolkit.sh"
+        # shellcheck source=/dev/null
+        (cd "$root" && . target/cuda-toolkit/environment.sh && cargo build --release --locked --features cuda)
+    else
+        (cd "$root" && cargo build --release --locked)
+    fi
+    binary=${CARGO_TARGET_DIR:-$root/target}/release
 fi
-built=${CARGO_TARGET_DIR:-$root/target}/release
 
 installed=()
 # put MODE FILE TARGET: a new file in place of the old one, which a running GIMP may still use.
@@ -266,6 +296,11 @@ put() {
     install -m "$1" "$2" "$3.new"
     mv -f "$3.new" "$3"
     installed+=("$3")
+}
+put_link() {
+    make_folder "$(dirname "$2")"
+    ln -sfn "$1" "$2"
+    installed+=("$2")
 }
 make_folder() {
     if [[ ! -d $1 ]]; then
@@ -286,8 +321,8 @@ record() {
 make_folder "$data"
 trap record EXIT
 
-put 0644 "$built/libimagic_edit.so" "$data/libimagic_edit.so"
-put 0755 "$built/imagic-edit" "$data/imagic-edit"
+put 0644 "$binary/libimagic_edit.so" "$data/libimagic_edit.so"
+put 0755 "$binary/imagic-edit" "$data/imagic-edit"
 put 0644 "$root/installer/THIRD-PARTY.txt" "$data/THIRD-PARTY.txt"
 if [[ $cuda = yes ]]; then
     make_folder "$data/cuda"
@@ -296,13 +331,8 @@ if [[ $cuda = yes ]]; then
 fi
 # put_models FOLDER: the models that come with the plug-in.
 put_models() {
-    local model file
-    for model in "$root"/models/*/unet; do
-        model=$(dirname "$model")
-        while IFS= read -r -d '' file; do
-            put 0644 "$model/$file" "$1/$(basename "$model")/$file"
-        done < <(cd "$model" && find . -type f -printf '%P\0')
-    done
+    local file path
+    while IFS= read -r -d '' file && IFS= read -r -d '' path; do put 0644 "$file" "$1/$path"; done < <(model_files)
 }
 put_models "$data/models"
 # into_gimp EDITOR PROGRAM...: the plug-in goes into each profile of this GIMP.
@@ -317,12 +347,17 @@ into_gimp() {
             fail "$program does not start"
     fi
     while IFS= read -r folder; do
-        put 0644 "$built/libimagic_edit.so" "$folder/plug-ins/imagic-edit/libimagic_edit.so"
+        put 0644 "$binary/libimagic_edit.so" "$folder/plug-ins/imagic-edit/libimagic_edit.so"
         # GIMP looks again at a plug-in whose program is newer than its list; so the program comes last.
-        put 0755 "$built/imagic-edit" "$folder/plug-ins/imagic-edit/imagic-edit"
-        # A GIMP from flatpak or snap does not see the account's own data folder.
+        put 0755 "$binary/imagic-edit" "$folder/plug-ins/imagic-edit/imagic-edit"
+        # A GIMP from flatpak or snap does not see the account's own data folder, or looks elsewhere for its own.
         case $folder in
             "$HOME/.var/"* | "$HOME/snap/"*) put_models "$folder/plug-ins/imagic-edit/models" ;;
+            *)
+                if [[ -d $HOME/.var/app/org.gimp.GIMP ]]; then
+                    put_link "$data/models" "$folder/plug-ins/imagic-edit/models"
+                fi
+                ;;
         esac
         places+=("$folder/plug-ins/imagic-edit")
     done < <(profiles "$editor")
@@ -338,23 +373,23 @@ in_krita=()
 for index in "${!krita_data[@]}"; do
     folder=${krita_data[index]}
     if [[ " ${editors[*]} " != *" krita "* ]] || ! krita_is_there "$folder"; then continue; fi
-    while IFS= read -r -d '' file; do
-        put 0644 "$root/plugin-manifest/krita/$file" "$folder/$file"
-    done < <(cd "$root/plugin-manifest/krita" && find actions pykrita -type f -not -name '*.pyc' -print0)
-    for catalogue in "$root"/plugin-manifest/locale/*.json; do
-        put 0644 "$catalogue" "$folder/pykrita/imagic/locale/${catalogue##*/}"
-    done
-    ln -sfn "$data/imagic-edit" "$folder/pykrita/imagic/imagic-edit"
-    installed+=("$folder/pykrita/imagic/imagic-edit")
+    while IFS= read -r -d '' file && IFS= read -r -d '' path; do put 0644 "$file" "$folder/$path"; done < <(krita_files)
+    case $folder in
+        "$HOME/.var/"*)
+            # Inside of the flatpak there is nothing to link to.
+            put 0644 "$binary/libimagic_edit.so" "$folder/pykrita/imagic/libimagic_edit.so"
+            put 0755 "$binary/imagic-edit" "$folder/pykrita/imagic/imagic-edit"
+            put_models "$folder/pykrita/imagic/models"
+            ;;
+        *) put_link "$data/imagic-edit" "$folder/pykrita/imagic/imagic-edit" ;;
+    esac
     enable_in_krita "${krita_settings[index]}"
     in_krita+=("$folder/pykrita/imagic")
 done
 if [[ -e $link && ! -L $link ]]; then
     say "$link is another program and is left alone; start $data/imagic-edit instead."
 else
-    make_folder "$(dirname "$link")"
-    ln -sfn "$data/imagic-edit" "$link"
-    installed+=("$link")
+    put_link "$data/imagic-edit" "$link"
 fi
 
 # What an older version installed and this one does not; its folders go when uninstalling.

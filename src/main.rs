@@ -59,7 +59,7 @@ fn own_folder() -> PathBuf {
 
 /// The entry of the library, which stays loaded for the rest of the program.
 fn load(library: &Path) -> Result<Entry, String> {
-    let remedy = "run installer/install.sh again, or put both files of one version into one folder";
+    let remedy = "install Imagic Edit again, or put both files of one version into one folder";
     if !library.exists() {
         return Err(format!("{} is missing; {remedy}", library.display()));
     }

@@ -724,7 +724,7 @@ fn doctor_names_what_is_wrong_and_how_to_mend_it() {
     assert_eq!(status, Some(1), "{text}");
     let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(joined.contains("holds imagic-edit 0.0.1, this is imagic-edit"), "{text}");
-    assert!(joined.contains("-> run installer/install.sh"), "{text}");
+    assert!(joined.contains("-> install Imagic Edit again"), "{text}");
     assert!(joined.contains("ok processor with"), "{text}");
     let cache = home.folder.join("cache");
     std::fs::create_dir_all(&cache).expect("the home is writable");
@@ -886,7 +886,7 @@ fn a_launcher_without_its_library_says_so() {
     std::fs::copy(program(&home), &alone).expect("the program can be copied");
     let (status, _, messages) = output(home.command(&alone));
     assert_eq!(status, Some(1));
-    assert!(messages.contains("libimagic_edit.so is missing; run installer/install.sh"), "{messages}");
+    assert!(messages.contains("libimagic_edit.so is missing; install Imagic Edit again"), "{messages}");
 
     std::fs::write(home.folder.join("libimagic_edit.so"), "not a library").expect("the home is writable");
     let (status, _, messages) = output(home.command(&alone));

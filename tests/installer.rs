@@ -101,6 +101,8 @@ fn an_unknown_option_is_refused() {
     let (status, text) = installer(&home, &["--uninstal"]);
     assert_eq!(status, Some(2));
     assert!(text.contains("there is no option --uninstal") && text.contains("usage: "), "{text}");
+    let (status, text) = installer(&home, &["--binary", "/nowhere"]);
+    assert!(status == Some(1) && text.contains("'/nowhere' has not both"), "{text}");
     let (status, text) = installer(&home, &["--help"]);
     assert!(status == Some(0) && text.contains("--demo"), "{text}");
 }

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Makes a Debian 13 root with GIMP 3 in FOLDER, for machines whose own GIMP is older; does nothing where it is there
 # already. Takes about 4 minutes and 0.5 GB. Needs root and mmdebstrap; packages come from where this machine's apt gets
-# its own. SUITE=sid makes one of what Debian is working on instead, with a newer GIMP.
+# its own. SUITE=sid makes one of what Debian is working on instead, with a newer GIMP; SUITE=bookworm a Debian 12 with
+# GIMP 2.10.
 # Usage: tests/gimp3/root.sh FOLDER [PACKAGE...]    (for `cargo build --features bindgen` add libgimp-3.0-dev libc6-dev)
 set -euo pipefail
 
 root=${1:?usage: tests/gimp3/root.sh FOLDER [PACKAGE...]}
 shift
 suite=${SUITE:-trixie}
+# The console of its GIMP, what names that one's profile, and what only GIMP 3 knows.
+console=gimp-console-3 variable=GIMP3_DIRECTORY welcome='(show-welcome-dialog no)'
+if [[ $suite = bookworm ]]; then console=gimp-console-2.10 variable=GIMP2_DIRECTORY welcome=''; fi
 packages=$(printf '%s,' gimp dbus fonts-dejavu-core "$@")
 packages=${packages%,}
 # Lies in a root that is complete and says with what.
@@ -34,14 +38,14 @@ unshare --mount --pid --fork --kill-child mmdebstrap --quiet --mode=root --varia
     --include="$packages" "$suite" "$root.new" "$mirror"
 # A profile in which GIMP has looked at all of its own plug-ins: tests start from a copy of it. Nothing asks anything.
 mkdir "$root.new/imagic-profile"
-printf '(show-welcome-dialog no)\n(color-profile-policy keep)\n(check-updates no)\n' >"$root.new/imagic-profile/gimprc"
+printf '%s\n' '(color-profile-policy keep)' '(check-updates no)' "$welcome" >"$root.new/imagic-profile/gimprc"
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
 "$(dirname "${BASH_SOURCE[0]}")/in-root" "$root.new" "$home" \
-    /usr/bin/env -i PATH=/usr/bin:/bin HOME="$home" LC_ALL=C.UTF-8 GIMP3_DIRECTORY=/imagic-profile \
-    gimp-console-3 -i -s --quit --batch-interpreter plug-in-script-fu-eval -b '(begin)' >/dev/null 2>&1 || true
+    /usr/bin/env -i PATH=/usr/bin:/bin HOME="$home" LC_ALL=C.UTF-8 "$variable=/imagic-profile" \
+    "$console" -i -s --batch-interpreter plug-in-script-fu-eval -b '(gimp-quit 0)' >/dev/null 2>&1 || true
 [[ -f $root.new/imagic-profile/pluginrc ]] || {
-    echo "root.sh: GIMP 3 does not start in $root.new" >&2
+    echo "root.sh: GIMP does not start in $root.new" >&2
     exit 1
 }
 printf '%s' "$packages" >"$root.new/$stamp"

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-const INSTALL: &str = "run installer/install.sh";
+const INSTALL: &str = "install Imagic Edit again";
 
 /// Tuned models and results need at least this much free disk.
 const LEAST_DISK: u64 = 1 << 30;
@@ -120,11 +120,15 @@ fn krita(findings: &mut Findings) {
     };
     findings.good(&format!("Krita, {}", program.display()));
     let again = &format!("{INSTALL} and start Krita again");
-    let Some(package) = dirs::data_dir().map(|data| data.join("krita/pykrita/imagic")) else { return };
-    let launcher = package.join(LAUNCHER);
-    if !package.join("__init__.py").is_file() || !package.with_extension("desktop").is_file() {
+    // The account's own comes before the system's, as Krita has it.
+    let data = dirs::data_dir().into_iter().chain([PathBuf::from("/usr/share")]);
+    let mut packages = data.map(|data| data.join("krita/pykrita/imagic"));
+    let whole =
+        |package: &PathBuf| package.join("__init__.py").is_file() && package.with_extension("desktop").is_file();
+    let Some(package) = packages.find(whole) else {
         return findings.wrong("the plug-in is not installed in Krita", again);
-    }
+    };
+    let launcher = package.join(LAUNCHER);
     match first_line(&launcher, "--version") {
         Some(version) => findings.good(&format!("{version} serves Krita from {}", launcher.display())),
         None => findings.wrong(&format!("{} does not start", launcher.display()), again),
@@ -180,8 +184,11 @@ fn gimp_folders(variable: &str, versions: &[&str], system: &str) -> Vec<PathBuf>
     let configs: Vec<PathBuf> = ordinary.chain(packaged).collect();
     let profiles = configs.iter().flat_map(|config| versions.iter().map(|version| config.join("GIMP").join(version)));
     let named = std::env::var_os(variable).map(PathBuf::from);
-    let system = Path::new("/usr/lib/gimp").join(system).join("plug-ins/imagic-edit");
-    named.into_iter().chain(profiles).map(|profile| profile.join("plug-ins/imagic-edit")).chain([system]).collect()
+    // Debian's GIMP 3 has its plug-ins where libraries of one processor lie.
+    let libraries = ["/usr/lib".to_owned(), format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH)];
+    let systems = libraries.map(|libraries| Path::new(&libraries).join("gimp").join(system));
+    let all = named.into_iter().chain(profiles).chain(systems);
+    all.map(|folder| folder.join("plug-ins/imagic-edit")).collect()
 }
 
 /// Every folder that holds launcher and library: complete, startable, and all of this build?
@@ -191,6 +198,9 @@ fn copies(findings: &mut Findings) {
     let own_library = own.and_then(|folder| files::read(&folder.join(LIBRARY)).ok());
     let mut seen = BTreeSet::new();
     for folder in folders {
+        // What a system's package has in GIMP's folder is a link.
+        let real = folder.join(LAUNCHER).canonicalize().ok().and_then(|launcher| Some(launcher.parent()?.to_owned()));
+        let folder = real.unwrap_or(folder);
         let (launcher, library) = (folder.join(LAUNCHER), folder.join(LIBRARY));
         let shown = folder.display();
         // A folder without either holds models at most.

@@ -82,7 +82,7 @@ fn list(arguments: &Arguments) -> std::result::Result<(), Failure> {
         let mut folders: Vec<String> = places.folders.iter().map(|folder| folder.display().to_string()).collect();
         folders.dedup();
         text += &format!(
-            "no models in {}; run installer/install.sh, get one with 'imagic-edit models download', or put a \
+            "no models in {}; install Imagic Edit again, get one with 'imagic-edit models download', or put a \
              .safetensors checkpoint or a diffusers folder there\n",
             folders.join(" or ")
         );

@@ -1,5 +1,6 @@
 """The engine as a child process, so that its end is not Krita's; knows no documents and no widgets."""
 
+import contextlib
 import os
 
 from . import language
@@ -7,10 +8,10 @@ from .language import tr
 from .protocol import PROTOCOL, ProtocolError, Reader, encode
 from .qt import QApplication, QLocale, QObject, QProcess, QProcessEnvironment, QTimer, pyqtSignal
 
-# Put here by the installer, as a link.
-PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "imagic-edit")
+# Put here by the installer, as a link, or with its library and models by Krita's importer of plug-ins.
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "imagic-edit" + (".exe" if os.name == "nt" else ""))
 
-REMEDY = "run installer/install.sh again and restart Krita"
+REMEDY = "install Imagic Edit again and restart Krita"
 
 # Milliseconds that the engine gets for its last step and for what it has to write when Krita ends.
 PATIENCE = 20000
@@ -128,6 +129,10 @@ class Engine(QObject):
         # Later, because it may come before start() returns, when nobody listens yet; Qt cannot queue this signal.
         process.errorOccurred.connect(lambda error: QTimer.singleShot(0, lambda: self._on_error(process, error)))
         process.finished.connect(self._on_finished)
+        # Krita's importer unpacks it as a file that cannot be started. What is refused here is told by what follows.
+        if os.path.isfile(PROGRAM) and not os.access(PROGRAM, os.X_OK):
+            with contextlib.suppress(OSError):
+                os.chmod(PROGRAM, 0o755)
         process.start(PROGRAM, ["serve"])
 
     def _read(self):
