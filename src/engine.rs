@@ -45,6 +45,7 @@ use picture::pixels::Picture;
 use request::{Edit, EditRequest, EngineOptions, Stage, Tuned, Watch};
 use sampling::{Drawn, Sampler};
 use std::cell::RefCell;
+use std::sync::Arc;
 use store::digests::Digests;
 use store::key::Keys;
 use tuned::{Progress, TunedModels};
@@ -124,10 +125,13 @@ impl Engine {
             tuned.write(request, machine)?;
         }
         let drawn = (|| {
-            // Stage B of the auxiliary model, stage C, and stage C of the auxiliary model.
-            let network = detail.network(enlargement, base, request, machine, &mut clock)?;
+            // Stage C, and then stages B and C of the auxiliary model: meanwhile there is a picture to be seen.
             let drawn = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock)?;
             let Drawn { mut picture, mask, seed } = drawn;
+            if enlargement.is_some() && request.previews > 0 {
+                clock.preview = Some(Arc::new(request.picture(&picture)?.forming()));
+            }
+            let network = detail.network(enlargement, base, request, machine, &mut clock)?;
             if let Some((with, network)) = enlargement.zip(network) {
                 picture = detail.enlarge(with, &picture, mask.as_ref(), &network, request, &mut clock)?;
             }

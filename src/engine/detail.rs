@@ -28,7 +28,6 @@ use candle_core::{Device, Tensor};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
 /// How one edit is enlarged.
 pub struct Enlargement {
@@ -260,9 +259,6 @@ impl Detail {
         let all = timesteps.len() as u32;
         clock.step(Stage::Enlarge, 0, all, None)?;
         let picture = Picture::of(small)?;
-        if request.previews > 0 {
-            clock.preview = Some(Arc::new(request.picture(small)?.forming()));
-        }
         let plain = pixels::to_tensor(&picture.opaque(), *large, device)?;
         let seen = match enlarger.sees {
             Sees::Enlarged { .. } => encode(model, &plain)?,

@@ -156,10 +156,10 @@ pub enum Stage {
     OptimizeTextEmbedding,
     /// Stage B.
     FineTune,
-    /// Stage B of the model that enlarges.
-    FineTuneDetail,
     /// Stage C.
     Generate,
+    /// Stage B of the model that enlarges.
+    FineTuneDetail,
     /// Stage C of the model that enlarges.
     Enlarge,
 }
@@ -172,8 +172,8 @@ impl Stage {
             Self::Wait => text!("Waiting for another edit to be tuned"),
             Self::OptimizeTextEmbedding => text!("A: optimizing the text embedding"),
             Self::FineTune => text!("B: fine-tuning the model"),
-            Self::FineTuneDetail => text!("B: fine-tuning the detail model"),
             Self::Generate => text!("C: generating"),
+            Self::FineTuneDetail => text!("B: fine-tuning the detail model"),
             Self::Enlarge => text!("C: painting the detail"),
         }
     }

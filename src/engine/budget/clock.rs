@@ -47,8 +47,8 @@ impl<'a, 'b> Clock<'a, 'b> {
         let costs = [
             (Stage::OptimizeTextEmbedding, params.embedding_steps, a),
             (Stage::FineTune, params.tuning_steps, b),
-            (Stage::FineTuneDetail, 0, 0.0),
             (Stage::Generate, params.sampling_steps, c),
+            (Stage::FineTuneDetail, 0, 0.0),
             (Stage::Enlarge, 0, 0.0),
         ];
         let stage = (Stage::LoadModel, Instant::now(), 0);
@@ -89,18 +89,18 @@ impl<'a, 'b> Clock<'a, 'b> {
     /// Stage B of the model that enlarges did not have to run.
     pub fn detail_tuned(&mut self, origin: Tuned) {
         if origin != Tuned::Now {
-            self.costs[2].1 = 0;
+            self.costs[3].1 = 0;
         }
     }
 
     /// Stage C takes `steps` steps.
     pub fn samples(&mut self, steps: u32) {
-        self.costs[3].1 = steps;
+        self.costs[2].1 = steps;
     }
 
     /// The edit is enlarged by a model: steps of its stages B and C, and what one costs.
     pub fn enlarges(&mut self, [b, c]: [(u32, f32); 2]) {
-        self.costs[2] = (Stage::FineTuneDetail, b.0, b.1);
+        self.costs[3] = (Stage::FineTuneDetail, b.0, b.1);
         self.costs[4] = (Stage::Enlarge, c.0, c.1);
     }
 
@@ -154,8 +154,8 @@ impl<'a, 'b> Clock<'a, 'b> {
     /// Seconds that each stage took, and the pace of this edit. `pixels`: those of the picture at the size at which the
     /// model worked, and at the model's own.
     pub fn finish(&mut self, [pixels, own_pixels]: [usize; 2], was_loaded: bool) -> (Vec<(Stage, f32)>, Pace) {
-        let [a, b, detail, c, enlarging] = self.paces;
-        let sampled = c.unwrap_or_default() * self.costs[3].1 as f32 * self.costs[3].2;
+        let [a, b, c, detail, enlarging] = self.paces;
+        let sampled = c.unwrap_or_default() * self.costs[2].1 as f32 * self.costs[2].2;
         self.close();
         self.is_finished = true;
         let took = |stage| self.seconds.iter().find(|(other, _)| *other == stage).map_or(0.0, |(_, seconds)| *seconds);
