@@ -6,42 +6,58 @@ import unittest
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
+import data
 import enlarger
-from sampling import scheduler
+from sampling import tokenize
+from scenes import caption
 
 
 class Oracle:
-    """Predicts v of what is known to be lacking, whatever else it sees."""
+    """Predicts v of what is known to be lacking, whatever it sees, and remembers that."""
 
     def __init__(self, lacking: torch.Tensor):
-        self.lacking, self.levels, self.times = lacking, [], []
+        self.lacking, self.seen = lacking, []
 
     def __call__(self, inputs, t, embedding, class_labels):
-        self.levels += class_labels.tolist()
-        self.times.append(int(t))
-        x_t = inputs[:, : self.lacking.shape[1]]
-        a = scheduler().alphas_cumprod[t]
-        noise = (x_t - a.sqrt() * self.lacking) / (1 - a).sqrt()
+        self.seen.append((inputs, t, class_labels.tolist()))
 
         class Output:
-            sample = a.sqrt() * noise - (1 - a).sqrt() * self.lacking
+            sample = -self.lacking
 
         return Output
 
 
 class TheCompanion(unittest.TestCase):
     def test_what_is_lacking_is_added_to_the_plain_enlargement(self):
-        truth, plain = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-        oracle = Oracle(enlarger.SCALE * (truth - plain))
+        truth, plain = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+        patches = enlarger.to_patches(plain)
+        oracle = Oracle(enlarger.SCALE * (enlarger.to_patches(truth) - patches))
         result = enlarger.enlarge(oracle, torch.zeros(2, 1, 1), plain, torch.Generator().manual_seed(0))
-        self.assertEqual(len(oracle.times), enlarger.STEPS)
-        self.assertEqual(oracle.times[0], 999)
-        self.assertEqual(set(oracle.levels), {enlarger.LEVEL})
-        # The last step ends at the first timestep's noise, as everywhere with this schedule.
-        noise = (1 - scheduler().alphas_cumprod[0]).sqrt() / enlarger.SCALE
-        self.assertLess((result - truth).abs().max(), 6 * noise)
+        torch.testing.assert_close(result, truth)
+        [(inputs, t, levels)] = oracle.seen
+        self.assertEqual((t, levels), (999, [enlarger.LEVEL] * 2))
+        self.assertLess((inputs[:, patches.shape[1] :] - patches).abs().max(), 0.02)
+
+    def test_one_step_of_ddim_from_noise_alone_is_minus_v(self):
+        schedule = enlarger.last_step_scheduler()
+        schedule.set_timesteps(1)
+        self.assertEqual(schedule.timesteps.tolist(), [999])
+        v, x_t = torch.randn(2, 48, 4, 4), torch.randn(2, 48, 4, 4)
+        torch.testing.assert_close(schedule.step(v, 999, x_t).prev_sample, -v)
+
+    def test_the_noise_beside_is_faint(self):
+        a = enlarger.low_res_scheduler().alphas_cumprod
+        self.assertLess((1 - a[enlarger.LEVEL]).sqrt(), 0.004)
+        self.assertLess((1 - a[enlarger.LEVELS - 1]).sqrt(), 0.03)
+
+    def test_a_place_is_a_square_of_pixels(self):
+        picture = torch.randn(1, 3, 8, 12)
+        patches = enlarger.to_patches(picture)
+        self.assertEqual(patches.shape, (1, 48, 2, 3))
+        self.assertEqual(sorted(patches[0, :16, 1, 2].tolist()), sorted(picture[0, 0, 4:, 8:].flatten().tolist()))
+        torch.testing.assert_close(enlarger.to_pictures(patches), picture)
 
     def test_colors_over_many_pixels_are_those_of_the_plain_enlargement(self):
         plain, picture = torch.zeros(1, 3, 64, 64), torch.full((1, 3, 64, 64), 0.3)
@@ -63,6 +79,20 @@ class TheCompanion(unittest.TestCase):
         inner = (..., slice(16, 48))
         self.assertLess((enlarger.enlarge_plainly(small)[inner] - ramp[inner]).abs().max(), 1e-3)
 
+    def test_the_shipped_companion_is_nearer_to_the_scenes_than_what_it_begins_with(self):
+        model = Path(__file__).parent.parent / "scenes-64"
+        base = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(model / "enlarger" / "unet", torch_dtype=torch.float32)
+        scenes = data.scenes(6, data.HELD_OUT_SEED)
+        truth = enlarger.drawn_large(scenes)
+        with torch.no_grad():
+            e = base.text_encoder(tokenize(base.tokenizer, [caption(scene) for scene in scenes]))[0]
+        drawn = torch.nn.functional.avg_pool2d(truth, enlarger.FACTOR)
+        for small, gain in ((drawn, 2.0), (enlarger.through(base.vae, drawn), 0.8)):
+            plain = enlarger.enlarge_plainly(small)
+            ours = enlarger.enlarge(unet, e, plain, torch.Generator().manual_seed(0))
+            self.assertGreater(enlarger.psnr(ours, truth), enlarger.psnr(plain, truth) + gain)
+
     def test_what_is_exported_is_read_again(self):
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
@@ -72,6 +102,9 @@ class TheCompanion(unittest.TestCase):
             self.assertTrue(all(torch.equal(a, b) for a, b in zip(unet.parameters(), again.half().parameters())))
             pipeline = json.loads((folder / "model_index.json").read_text())
             self.assertEqual(pipeline["residual_scale"], enlarger.SCALE)
+            self.assertEqual(pipeline["sampling_steps"], 1)
+            schedule = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+            self.assertTrue(schedule["rescale_betas_zero_snr"] and schedule["set_alpha_to_one"])
             self.assertEqual(pipeline["max_noise_level"], enlarger.LEVELS)
 
 
