@@ -16,16 +16,14 @@ better      share of the edits in which the distance (without --metrics the PSNR
 import argparse
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import classifier
-from drawing import edit_truth
 from edit_benchmark import Failed, intervals, measures
 from edit_benchmark.edits import add_arguments as add_edits
-from edit_benchmark.edits import edits
+from edit_benchmark.edits import at_side, edits
 from edit_benchmark.perceptual import SqueezeNet
 from edit_benchmark.program import Program, add_arguments
 from edit_benchmark.sheet import sheet
@@ -47,6 +45,16 @@ def measured(edit, pictures: list[np.ndarray], squeezenet, judge) -> list[dict]:
     return rows
 
 
+def summary(rows: dict[str, list[dict]], plain: str, by_distance: bool):
+    """A line a way: means, and in how many edits it is better than the `plain` one."""
+    better = "squeezenet" if by_distance else "psnr"
+    for way, all_rows in rows.items():
+        means = {name: np.mean([row[name] for row in all_rows if row[name] is not None]) for name in all_rows[0]}
+        wins = intervals.rate([(row[better] < off[better]) == by_distance for row, off in zip(all_rows, rows[plain])])
+        text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+        print(f"{way:20}  {text}  better {wins.value:.0%} ({wins.low:.0%} to {wins.high:.0%}) of {wins.count}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_edits(parser, 8)
@@ -58,24 +66,16 @@ def main():
     judge, squeezenet = classifier.load(), SqueezeNet(options.metrics) if options.metrics else None
     rows, pictures = {way: [] for way in WAYS}, []
     for edit in edits(options.split, options.seed, options.count):
-        source, target, keep = edit_truth(edit.scene, edit.edited, SIDE)
-        edit = replace(edit, source=source, target=target, keep=keep)
+        edit = at_side(edit, SIDE)
         with tempfile.TemporaryDirectory() as cache:
             changes = {"preset": "balanced"} | dict(options.set)
             program = Program(options.program, options.model, options.threads, changes, Path(cache))
             program.check()
-            results = [program.edit(source, edit.prompt, [1.0], detail=way)[0][1.0] for way in WAYS]
+            results = [program.edit(edit.source, edit.prompt, [1.0], detail=way)[0][1.0] for way in WAYS]
         for way, row in zip(WAYS, measured(edit, results, squeezenet, judge)):
             rows[way].append(row)
-        pictures.append((edit.prompt, [source, *results, target]))
-    better = "squeezenet" if squeezenet else "psnr"
-    for way, all_rows in rows.items():
-        means = {name: np.mean([row[name] for row in all_rows if row[name] is not None]) for name in all_rows[0]}
-        wins = intervals.rate(
-            [(row[better] < off[better]) == (better == "squeezenet") for row, off in zip(all_rows, rows["off"])]
-        )
-        text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-        print(f"{way:10}  {text}  better {wins.value:.0%} ({wins.low:.0%} to {wins.high:.0%}) of {wins.count}")
+        pictures.append((edit.prompt, [edit.source, *results, edit.target]))
+    summary(rows, "off", bool(squeezenet))
     if options.sheet:
         sheet(pictures, ["source", *WAYS, "the truth"], cell=SIDE).save(options.sheet)
 

@@ -2,7 +2,7 @@
 
 import argparse
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser, count: int):
     parser.add_argument("--split", default="validation", choices=tuple(SPLITS))
     parser.add_argument("--count", type=int, default=count, help="edits of each attribute")
     parser.add_argument("--seed", type=int, default=0)
+
+
+def at_side(edit: Edit, side: int) -> Edit:
+    """The same with pictures of (side, side, 3), and the pixels that must stay of those."""
+    source, target, keep = edit_truth(edit.scene, edit.edited, side)
+    return replace(edit, source=source, target=target, keep=keep)
 
 
 def edits(split: str, seed: int, count: int, attributes=ATTRIBUTES) -> list[Edit]:
