@@ -84,6 +84,7 @@ def main():
                     "sampling_steps": 2,
                     "batch_size": batch,
                     "tuning_mode": mode.split("-")[0],
+                    "detail": "off",
                     "embedding_steps": options.steps,
                     "tuning_steps": options.steps,
                 }

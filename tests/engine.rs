@@ -1151,7 +1151,7 @@ fn a_large_network_is_kept_rounded_and_gives_the_same_bytes_cold_from_memory_and
         if builtin {
             let tuning = Params { embedding_steps: 10, tuning_steps: 20, tuning_lr: 1.4e-4, ..request.params.clone() };
             request = scene(drawn("dog-on-grass.png"));
-            request.params = Params { sampling_steps: 10, ..tuning };
+            request.params = Params { sampling_steps: 10, detail: Detail::Off, ..tuning };
         }
         let mut exact = engine(None);
         let mut first = rounding(Some(&cache));
