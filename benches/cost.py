@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ["load_model", "optimize_text_embedding", "fine_tune", "generate"]
+STAGES = ("load_model", "optimize_text_embedding", "fine_tune", "generate", "fine_tune_detail", "enlarge")
 
 
 def run(arguments, cache):
@@ -142,7 +142,10 @@ def main():
         if line.startswith("model name")
     )
     print(f"{os.cpu_count()} threads of {model}, {platform.system()}; medians of {options.repeats} runs\n")
-    print("| run | load, s | A, s | B, s | C, s | in all, s | peak memory, MB |\n|---|---|---|---|---|---|---|")
+    print(
+        "| run | load, s | A, s | B, s | C, s | B of the detail, s | its C, s | in all, s | peak memory, MB |\n"
+        "|---|---|---|---|---|---|---|---|---|"
+    )
     rows = {"first edit": [], "another eta, tuned model on disk": []}
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:

@@ -36,7 +36,7 @@ edit() {
     awk -v from="$started" -v to="$EPOCHREALTIME" -v eta="$1" \
         'BEGIN { printf "eta %s: %.1f s, with the start of GIMP\n", eta, to - from }'
     local stage seconds
-    for stage in load_model optimize_text_embedding fine_tune generate; do
+    for stage in load_model optimize_text_embedding fine_tune generate fine_tune_detail enlarge; do
         seconds=$(sed -n "s/.*imagic-demo: recipe .*\"$stage\":\([0-9.]*\).*/\1/p" <<<"$log")
         if [[ -n $seconds ]]; then printf '  %-24s %6.1f s\n' "${stage//_/ }" "$seconds"; fi
     done
