@@ -15,29 +15,24 @@ on e_tgt, fed e_tgt       the paper's
 The measures are those of details.py.
 """
 
-import argparse
 import copy
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
 
-import classifier
 import data
 import enlarger
 from edit_benchmark import Failed
-from edit_benchmark.details import SIDE, measured, summary
-from edit_benchmark.edits import add_arguments as add_edits
-from edit_benchmark.edits import at_side, edits
-from edit_benchmark.perceptual import SqueezeNet
-from edit_benchmark.program import Program, add_arguments, read_preset
-from edit_benchmark.sheet import sheet
+from edit_benchmark.details import SIDE, Comparison
+from edit_benchmark.edits import at_side
+from edit_benchmark.program import program_of, read_preset
+from gates import load
 from sampling import tokenize
 
 PLAIN, PRETRAINED = "plain", "pretrained"
@@ -80,7 +75,7 @@ class Enlargers:
     """The base model's text encoder and autoencoder, and its companion."""
 
     def __init__(self, model: Path):
-        self.base = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        self.base = load(model)
         companion = UNet2DConditionModel.from_pretrained(model / "enlarger" / "unet", torch_dtype=torch.float32)
         companion.set_attn_processor(AttnProcessor())
         self.companion = companion.to(memory_format=torch.channels_last)
@@ -116,34 +111,19 @@ def found_embedding(cache: Path) -> torch.Tensor:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_edits(parser, 8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--metrics", type=Path, help="folder of SqueezeNet's weights")
-    parser.add_argument("--sheet", type=Path, help="a picture of all results")
-    add_arguments(parser)
-    options = parser.parse_args()
+    comparison = Comparison(__doc__)
+    options = comparison.options
     torch.set_num_threads(options.threads)
-    judge, squeezenet = classifier.load(), SqueezeNet(options.metrics) if options.metrics else None
     preset = read_preset(options.model, "balanced", dict(options.set))
     enlargers = Enlargers(options.model)
-    rows, sheets = {}, []
-    for edit in edits(options.split, options.seed, options.count):
-        with tempfile.TemporaryDirectory() as cache:
-            changes = {"preset": "balanced", "detail": "off"} | dict(options.set)
-            program = Program(options.program, options.model, options.threads, changes, Path(cache))
-            program.check()
+    for edit in comparison.edits:
+        with program_of(options, preset="balanced", detail="off") as program:
             result = program.edit(edit.source, edit.prompt, [1.0])[0][1.0]
-            e_opt = found_embedding(Path(cache))
+            e_opt = found_embedding(program.cache)
         large = at_side(edit, SIDE)
-        pictures = enlargers.all_of(edit, large.source, result, e_opt, preset)
-        for name, row in zip(pictures, measured(large, list(pictures.values()), squeezenet, judge)):
-            rows.setdefault(name, []).append(row)
-        sheets.append((edit.prompt, [large.source, *pictures.values(), large.target]))
+        comparison.add(large, enlargers.all_of(edit, large.source, result, e_opt, preset))
     print(json.dumps({name: preset[name] for name in ("detail_steps", "detail_lr", "batch_size")}))
-    summary(rows, PLAIN, bool(squeezenet))
-    if options.sheet:
-        sheet(sheets, ["source", *rows, "the truth"], cell=SIDE).save(options.sheet)
+    comparison.end(PLAIN)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ better      share of the edits in which the distance (without --metrics the PSNR
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from edit_benchmark import Failed, intervals, measures
 from edit_benchmark.edits import add_arguments as add_edits
 from edit_benchmark.edits import at_side, edits
 from edit_benchmark.perceptual import SqueezeNet
-from edit_benchmark.program import Program, add_arguments
+from edit_benchmark.program import add_arguments, program_of
 from edit_benchmark.sheet import sheet
 
 SIDE = 256
@@ -38,46 +37,53 @@ def small(picture: np.ndarray) -> np.ndarray:
     return parts.mean((1, 3)).round().astype(np.uint8)
 
 
-def measured(edit, pictures: list[np.ndarray], squeezenet, judge) -> list[dict]:
-    rows = measures.measure(edit, pictures, measures.Judges(squeezenet))
-    for row, reading in zip(rows, judge.read([small(picture) for picture in pictures])):
-        row["right"] = measures.right_attributes(reading, edit.edited) == measures.readable_attributes(edit.edited)
-    return rows
+class Comparison:
+    """Edits that are enlarged in several ways, what is measured of them, and their pictures."""
 
+    def __init__(self, description: str):
+        """With what the command line says."""
+        parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        add_edits(parser, 8)
+        parser.add_argument("--threads", type=int, default=1)
+        parser.add_argument("--metrics", type=Path, help="folder of SqueezeNet's weights")
+        parser.add_argument("--sheet", type=Path, help="a picture of all results")
+        add_arguments(parser)
+        self.options = parser.parse_args()
+        self.edits = edits(self.options.split, self.options.seed, self.options.count)
+        self.judge = classifier.load()
+        self.squeezenet = SqueezeNet(self.options.metrics) if self.options.metrics else None
+        self.rows, self.pictures = {}, []
 
-def summary(rows: dict[str, list[dict]], plain: str, by_distance: bool):
-    """A line a way: means, and in how many edits it is better than the `plain` one."""
-    better = "squeezenet" if by_distance else "psnr"
-    for way, all_rows in rows.items():
-        means = {name: np.mean([row[name] for row in all_rows if row[name] is not None]) for name in all_rows[0]}
-        wins = intervals.rate([(row[better] < off[better]) == by_distance for row, off in zip(all_rows, rows[plain])])
-        text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-        print(f"{way:20}  {text}  better {wins.value:.0%} ({wins.low:.0%} to {wins.high:.0%}) of {wins.count}")
+    def add(self, edit, results: dict[str, np.ndarray]):
+        """Results of an edit by way; all pictures are (256, 256, 3)."""
+        measures_of = measures.measure(edit, list(results.values()), measures.Judges(self.squeezenet))
+        readings = self.judge.read([small(picture) for picture in results.values()])
+        for way, row, reading in zip(results, measures_of, readings):
+            row["right"] = measures.right_attributes(reading, edit.edited) == measures.readable_attributes(edit.edited)
+            self.rows.setdefault(way, []).append(row)
+        self.pictures.append((edit.prompt, [edit.source, *results.values(), edit.target]))
+
+    def end(self, plain: str):
+        """A line a way: means, and in how many edits it is better than the `plain` one; and the sheet."""
+        better = "squeezenet" if self.squeezenet else "psnr"
+        for way, rows in self.rows.items():
+            means = {name: np.mean([row[name] for row in rows if row[name] is not None]) for name in rows[0]}
+            pairs = zip(rows, self.rows[plain])
+            wins = intervals.rate([(row[better] < off[better]) == bool(self.squeezenet) for row, off in pairs])
+            text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+            print(f"{way:20}  {text}  better {wins.value:.0%} ({wins.low:.0%} to {wins.high:.0%}) of {wins.count}")
+        if self.options.sheet:
+            sheet(self.pictures, ["source", *self.rows, "the truth"], cell=SIDE).save(self.options.sheet)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_edits(parser, 8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--metrics", type=Path, help="folder of SqueezeNet's weights")
-    parser.add_argument("--sheet", type=Path, help="a picture of all results")
-    add_arguments(parser)
-    options = parser.parse_args()
-    judge, squeezenet = classifier.load(), SqueezeNet(options.metrics) if options.metrics else None
-    rows, pictures = {way: [] for way in WAYS}, []
-    for edit in edits(options.split, options.seed, options.count):
-        edit = at_side(edit, SIDE)
-        with tempfile.TemporaryDirectory() as cache:
-            changes = {"preset": "balanced"} | dict(options.set)
-            program = Program(options.program, options.model, options.threads, changes, Path(cache))
-            program.check()
-            results = [program.edit(edit.source, edit.prompt, [1.0], detail=way)[0][1.0] for way in WAYS]
-        for way, row in zip(WAYS, measured(edit, results, squeezenet, judge)):
-            rows[way].append(row)
-        pictures.append((edit.prompt, [edit.source, *results, edit.target]))
-    summary(rows, "off", bool(squeezenet))
-    if options.sheet:
-        sheet(pictures, ["source", *WAYS, "the truth"], cell=SIDE).save(options.sheet)
+    comparison = Comparison(__doc__)
+    for edit in comparison.edits:
+        large = at_side(edit, SIDE)
+        with program_of(comparison.options, preset="balanced") as program:
+            results = {way: program.edit(large.source, large.prompt, [1.0], detail=way)[0][1.0] for way in WAYS}
+        comparison.add(large, results)
+    comparison.end("off")
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ GUIDANCE, STEPS = 2.0, 25  # as the model card's samples
 WAYS = ("Lanczos", "bicubic", "companion")
 
 
-def small_pictures(base, scenes) -> dict[str, list[np.ndarray]]:
-    """By kind, pictures (64, 64, 3) uint8."""
-    drawn = [small(render(scene, SIDE)) for scene in scenes]
+def small_pictures(base, scenes, truths: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """By kind, pictures (64, 64, 3) uint8 of scenes and of those drawn at 256 pixels."""
+    drawn = [small(truth) for truth in truths]
     decoded = [data.to_pictures(enlarger.through(base.vae, to_model(picture)))[0] for picture in drawn]
     generator = torch.Generator().manual_seed(0)
     sampled = draw(base, [caption(scene) for scene in scenes], generator, STEPS, GUIDANCE)
@@ -75,15 +75,15 @@ def main():
     enlargers, judge = Enlargers(options.model), classifier.load()
     squeezenet = SqueezeNet(options.metrics) if options.metrics else None
     scenes = data.scenes(options.scenes, data.HELD_OUT_SEED)
-    shown = [[render(scene, SIDE)] for scene in scenes]
-    for kind, pictures in small_pictures(enlargers.base, scenes).items():
+    truths = [render(scene, SIDE) for scene in scenes]
+    shown = [[truth] for truth in truths]
+    for kind, pictures in small_pictures(enlargers.base, scenes, truths).items():
         large = [enlarged(enlargers, scene, picture) for scene, picture in zip(scenes, pictures)]
         print(f"{kind:9}{'small':11}right {shares(scenes, judge.read(pictures))['all together']:.3f}")
         for way in WAYS:
             results = [ways[way] for ways in large]
             values = {"right": shares(scenes, judge.read([small(picture) for picture in results]))["all together"]}
             if kind != "sampled":
-                truths = [render(scene, SIDE) for scene in scenes]
                 values["psnr"] = np.mean([measures.psnr(*pair) for pair in zip(results, truths)])
                 if squeezenet:
                     distances = [squeezenet.distances([one], truth)[0] for one, truth in zip(results, truths)]

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +67,16 @@ class Program:
             report = json.loads(process.stdout)
             pictures = [np.asarray(Image.open(output["path"]).convert("RGB")) for output in report["outputs"]]
         return dict(zip(etas, pictures, strict=True)), report
+
+
+@contextmanager
+def program_of(options: argparse.Namespace, **changes):
+    """The program of the options, which have --threads, too, with an empty cache for as long as it is there. `changes`
+    are parameters other than the preset's; --set may change them again."""
+    with tempfile.TemporaryDirectory() as cache:
+        program = Program(options.program, options.model, options.threads, changes | dict(options.set), Path(cache))
+        program.check()
+        yield program
 
 
 def add_arguments(parser: argparse.ArgumentParser):

@@ -14,14 +14,13 @@ probability of that or more under chance alone (McNemar's exact test).
 import argparse
 import math
 import sys
-import tempfile
 from pathlib import Path
 
 import classifier
 from edit_benchmark import Failed, intervals, measures
 from edit_benchmark.edits import add_arguments as add_edits
 from edit_benchmark.edits import edits
-from edit_benchmark.program import Program, add_arguments
+from edit_benchmark.program import Program, add_arguments, program_of
 from edit_benchmark.sheet import sheet
 
 
@@ -51,10 +50,7 @@ def main():
     judges = measures.Judges(classifier=classifier.load(), values=classifier.VALUES)
     one, chosen, oracle, every, rows = [], [], [], [], []
     for edit in edits(options.split, options.seed, options.count):
-        with tempfile.TemporaryDirectory() as cache:
-            changes = {"preset": options.preset} | dict(options.set)
-            program = Program(options.program, options.model, options.threads, changes, Path(cache))
-            program.check()
+        with program_of(options, preset=options.preset) as program:
             _, taken = drawn(program, edit, options.eta, candidates=options.candidates, seed=0)
             seeds = range(options.candidates)
             pictures = [drawn(program, edit, options.eta, candidates=1, seed=seed)[0] for seed in seeds]

@@ -228,10 +228,10 @@ def batch_loss(unet, text_encoder, crops: Crops, no_caption: torch.Tensor, count
 
 
 @torch.no_grad()
-def enlarge(unet, embedding, plain, generator, level=LEVEL) -> torch.Tensor:
+def enlarge(unet, embedding, plain, generator) -> torch.Tensor:
     """Pictures (n, 3, h, w): the plain enlargement's, `plain`, and what it lacks."""
     patches = to_patches(plain)
-    levels = torch.full((len(plain),), level)
+    levels = torch.full((len(plain),), LEVEL)
     parts = zip(patches.split(4), embedding.split(4), levels.split(4))
     found = torch.cat([lacking(unet, e, part, level, generator) for part, e, level in parts])
     return to_pictures(patches + found / SCALE)
@@ -247,14 +247,14 @@ def psnr(ours: torch.Tensor, truth: torch.Tensor) -> float:
     return float((-10 * ((ours.clamp(-1, 1) - truth) / 2).square().mean((1, 2, 3)).log10()).mean())
 
 
-def look(unet, base, scenes, **sampling) -> tuple[dict[str, float], torch.Tensor]:
+def look(unet, base, scenes) -> tuple[dict[str, float], torch.Tensor]:
     """Mean PSNR in dB to the true large picture: of the plain enlargement and of this model's."""
     truth = drawn_large(scenes)
     small = as_drawn_by(base, scenes, F.avg_pool2d(truth, FACTOR), torch.Generator().manual_seed(1))
     plain = enlarge_plainly(small)
     with torch.no_grad():
         e = base.text_encoder(tokenize(base.tokenizer, [caption(scene) for scene in scenes]))[0]
-    ours = enlarge(unet, e, plain, torch.Generator().manual_seed(0), **sampling)
+    ours = enlarge(unet, e, plain, torch.Generator().manual_seed(0))
     pictures = torch.cat([small_as_large(small), plain, ours, truth], 3)[:8]
     return {
         "plain": psnr(plain, truth),
