@@ -69,7 +69,8 @@ class Comparison:
         for way, rows in self.rows.items():
             means = {name: np.mean([row[name] for row in rows if row[name] is not None]) for name in rows[0]}
             pairs = zip(rows, self.rows[plain])
-            wins = intervals.rate([(row[better] < off[better]) == bool(self.squeezenet) for row, off in pairs])
+            gains = [(off[better] - row[better]) * (1 if self.squeezenet else -1) for row, off in pairs]
+            wins = intervals.rate([gain > 0 for gain in gains])
             text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
             print(f"{way:20}  {text}  better {wins.value:.0%} ({wins.low:.0%} to {wins.high:.0%}) of {wins.count}")
         if self.options.sheet:
