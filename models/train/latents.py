@@ -21,8 +21,8 @@ from scenes import Scene, caption
 from tokens import MAX_LENGTH
 
 CAPTIONS = 4  # variants of each scene's caption
-FIRST_CHUNKS = 3
-SAMPLES_PER_CHUNK = 150_000  # seen by the training before the set grows by a chunk
+FIRST_CHUNKS = 1  # a quarter of an hour of one thread, in which nothing is learned yet
+SAMPLES_PER_CHUNK = 100_000  # seen by the training before the set grows by a chunk
 MOST_CHUNKS = 25  # half a million scenes, 2 GB of latents
 PART = 50  # pictures that are encoded together; more do not fit a processor's cache
 
