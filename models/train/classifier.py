@@ -127,7 +127,7 @@ def main():
     for step in range(steps):
         chosen = torch.randint(options.pictures, (options.batch,))
         batch = spoil(data.to_model_range(pictures[chosen.numpy()]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=data.has_fast_bfloat16()):
             logits = network(batch)
         loss = sum(F.cross_entropy(logits[name].float(), labels[name][chosen]) for name in VALUES)
         optimizer.zero_grad()

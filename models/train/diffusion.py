@@ -329,8 +329,9 @@ def add_to_curve(training: Training, vae: AutoencoderKL, judge, work: Path):
     scenes = data.scenes(CURVE_SCENES, data.CURVE_SEED)
     parts = training.averaged_parts(vae)
     random_state = torch.get_rng_state()
-    shares = gates.samples_read_back(parts, judge, scenes, CURVE_GUIDANCE, CURVE_STEPS, torch.bfloat16)
-    sample_grid(parts, dtype=torch.bfloat16).save(work / "samples.png")
+    dtype = torch.bfloat16 if training.half else torch.float32
+    shares = gates.samples_read_back(parts, judge, scenes, CURVE_GUIDANCE, CURVE_STEPS, dtype)
+    sample_grid(parts, dtype=dtype).save(work / "samples.png")
     torch.set_rng_state(random_state)  # the run does not depend on how often it is looked at
     line = json.dumps(
         {
@@ -363,12 +364,6 @@ def main():
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
     parser.add_argument("--device", default="cpu", help="cuda takes a graphics card")
     parser.add_argument("--compile", action="store_true", help="minutes at the start, then faster steps")
-    parser.add_argument(
-        "--f32",
-        action="store_true",
-        help="no bfloat16: 1.5 times as fast on processors without instructions for it (flags avx512_bf16 and "
-        "amx_bf16 of /proc/cpuinfo), and as much slower on those with them",
-    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1, help="that draw the pictures of a new chunk")
     options = parser.parse_args()
@@ -386,8 +381,8 @@ def main():
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     vae = AutoencoderKL.from_pretrained(work / "vae").to(options.device)
     judge = classifier.load()
-    training_set = TrainingSet(work / "latents", vae, tokenizer, options.device, options.processes)
-    half = not options.f32
+    half = data.has_fast_bfloat16(options.device)
+    training_set = TrainingSet(work / "latents", vae, tokenizer, options.device, options.processes, half)
     training = Training(tokenizer, options.channels, training_set, options.batch, options.device, options.compile, half)
     run, branch = work / "diffusion.pt", work / "cool-down.pt"
     checkpoint = branch if options.cool_down else run

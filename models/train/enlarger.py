@@ -296,7 +296,6 @@ def main():
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=16, help="of the smaller crops")
     parser.add_argument("--look-every", type=int, default=2000)
-    parser.add_argument("--f32", action="store_true", help="no bfloat16, for processors on which that is slower")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--init", type=Path, help="folder of an exported companion that it begins with")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the average of the weights there, in f16")
@@ -343,7 +342,7 @@ def main():
         crops.grow_to(2 + step // STEPS_PER_CHUNK)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, options.steps)
-        loss = batch_loss(unet, base.text_encoder, crops, no_caption, options.batch, not options.f32)
+        loss = batch_loss(unet, base.text_encoder, crops, no_caption, options.batch, data.has_fast_bfloat16())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

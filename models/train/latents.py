@@ -62,14 +62,16 @@ class Words:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, scenes: list[Scene], device: str = "cpu", processes: int = 1) -> np.ndarray:
-    """Scaled means of the latents of the scenes' pictures, (n, 8, 16, 16) f16."""
+def encode(
+    vae: AutoencoderKL, scenes: list[Scene], device: str = "cpu", processes: int = 1, half: bool = False
+) -> np.ndarray:
+    """Scaled means of the latents of the scenes' pictures, (n, 8, 16, 16) f16; computed in bfloat16 if `half`."""
     parts = []
     with Pool(processes) if processes > 1 else nullcontext() as pool:
         drawn = pool.imap(data.picture, scenes, PART) if pool else map(data.picture, scenes)
         while pictures := list(islice(drawn, PART)):
             batch = data.to_model_range(np.stack(pictures).transpose(0, 3, 1, 2)).to(device)
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=half):
                 mean = vae.encode(batch).latent_dist.mode()
             parts.append((mean.float() * vae.config.scaling_factor).half().cpu().numpy())
     return np.concatenate(parts)
@@ -78,9 +80,17 @@ def encode(vae: AutoencoderKL, scenes: list[Scene], device: str = "cpu", process
 class TrainingSet:
     """Latents, token ids of captions and weights of all chunks that there are so far."""
 
-    def __init__(self, folder: Path, vae: AutoencoderKL, tokenizer, device: str = "cpu", processes: int = 1):
+    def __init__(
+        self,
+        folder: Path,
+        vae: AutoencoderKL,
+        tokenizer,
+        device: str = "cpu",
+        processes: int = 1,
+        half: bool = False,
+    ):
         self.folder, self.vae, self.words = folder, vae, Words(tokenizer)
-        self.device, self.processes = device, processes
+        self.device, self.processes, self.half = device, processes, half
         self.latents, self.tokens, self.cumulative = [], [], np.zeros(0)
 
     def grow_to(self, chunks: int):
@@ -94,7 +104,7 @@ class TrainingSet:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_suffix(f".{os.getpid()}.new")
             with unfinished.open("wb") as new:
-                np.save(new, encode(self.vae, scenes, self.device, self.processes))
+                np.save(new, encode(self.vae, scenes, self.device, self.processes, self.half))
             unfinished.replace(file)
         rng = random.Random(number)
         ids = [[self.words(caption(scene, rng)) for _ in range(CAPTIONS)] for scene in scenes]

@@ -59,7 +59,7 @@ def detail_weights(x: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=data.has_fast_bfloat16(x.device.type)):
         moments = vae.encode(x).latent_dist.parameters.float()
         mean, log_variance = moments.chunk(2, 1)
         log_variance = log_variance.clamp(-30, 20)
