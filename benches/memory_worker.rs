@@ -9,7 +9,7 @@ use candle_core::Device;
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::budget::memory::Shapes;
 use imagic_edit::engine::budget::plan;
-use imagic_edit::engine::device::Processor;
+use imagic_edit::engine::device::{Precision, Processor};
 use imagic_edit::engine::model::family::Family;
 use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{EditRequest, EngineOptions, Stage};
@@ -59,7 +59,7 @@ fn main() -> Result<()> {
     };
     let source = Source::open(&request.model_path)?;
     let shapes = Shapes::new(&source, Family::of(&source)?, &Device::Cpu)?;
-    let task = shapes.task(&request);
+    let task = shapes.task(&request, Precision::F32);
     let allowed = Mode::allowed(&request.params, &Processor::Cpu.choose());
     let mode = if rest == ["lightest"] { allowed[allowed.len() - 1] } else { allowed[0] };
     let needs = shapes.needs(&task, mode)?;

@@ -32,9 +32,9 @@ pub mod tuning;
 
 use crate::error::{Error, Result};
 use base::BaseModel;
-use budget::clock::Clock;
+use budget::clock::{Clock, Told};
 use budget::cost::{self, Estimate};
-use budget::memory::{Shapes, Task};
+use budget::memory::Shapes;
 use budget::plan::Plan;
 use detail::{Detail, Enlargement};
 use machine::Machine;
@@ -42,10 +42,9 @@ use model::family::Family;
 use model::source::Source;
 use model::tokenizer::Tokenizer;
 use picture::pixels::Picture;
-use request::{Edit, EditRequest, EngineOptions, Stage, Tuned, Watch};
-use sampling::{Drawn, Sampler};
+use request::{Edit, EditRequest, EngineOptions, Stage, Watch};
+use sampling::Sampler;
 use std::cell::RefCell;
-use std::sync::Arc;
 use store::digests::Digests;
 use store::key::Keys;
 use tuned::{Progress, TunedModels};
@@ -84,72 +83,28 @@ impl Engine {
     /// Stages A and B run only if no tuned model is kept for this picture, prompt, tuning parameters and base model.
     /// When they are stopped, the next edit with the same of these goes on from there.
     pub fn edit(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
-        let log = self.machine.options.log;
-        log(&self.beginning(request));
-        let edit = self.run_stages(request, watch);
-        log(&match &edit {
-            Ok(_) => "done".to_owned(),
-            // Its values may be the user's own words.
-            Err(Error::Parameter(text)) => format!("refused: {}", text.key),
-            Err(error) => format!("failed: {error}"),
-        });
-        edit
-    }
-
-    fn run_stages(&mut self, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         request.params.check()?;
-        let mut clock = Clock::new(&request.params, self.machine.options.log, watch);
-        clock.step(Stage::LoadModel, 0, 0, None)?;
         let _at_work = self.machine.chosen().at_work();
-        let was_loaded = self.load(request, &mut clock)?;
+        let mut clock = Clock::new(request, &self.machine, watch);
+        self.load(request, &mut clock)?;
         let Self { machine, digests, base, tuned, sampler, detail, .. } = self;
-        let base = base.as_mut().expect("loaded above");
-        base.predict_as(request.params.prediction_type, machine.device())?;
-        let base = &*base;
+        let base = base.as_ref().expect("loaded above");
         let request = &request.seen(base.shapes.own_side());
-
-        let (e_tgt, note) = base.embed(&request.params.prompt, base.shapes.task(request).size)?;
+        let (e_tgt, note) = base.embed(&request.params.prompt, base.shapes.size(request))?;
         clock.notes.extend(note);
-        let enlargement =
-            Enlargement::of(request, (&base.fingerprint, &base.shapes), machine.device(), &mut |file, path| {
-                digests.of(file, path, &mut || clock.step(Stage::LoadModel, 0, 0, None))
-            })?;
-        let enlargement = enlargement.as_ref();
-        clock.enlarges(enlargement.map_or([(0, 0.0); 2], |with| with.costs(request, &base.shapes)));
+        let enlargement = Enlargement::of_edit(base, request, machine, digests, &mut clock)?;
+
         let found = tuned.find_or_make(base, request, &e_tgt, None, machine, &mut clock)?; // stages A and B
-        clock.tuned(found.origin);
-        // Kept with the tuned model: measuring again would take longer than stage C with large layers.
-        clock.hint = request.hint(found.model.psnr);
-        if enlargement.is_some() {
-            // What comes now may take as long again, and may be killed.
-            tuned.write(request, machine)?;
-        }
-        let drawn = (|| {
-            // Stage C, and then stages B and C of the auxiliary model: meanwhile there is a picture to be seen.
-            let drawn = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock)?;
-            let Drawn { mut picture, mask, seed } = drawn;
-            if enlargement.is_some() && request.previews > 0 {
-                clock.preview = Some(Arc::new(request.picture(&picture)?.forming()));
-            }
-            let network = detail.network(enlargement, base, request, machine, &mut clock)?;
-            if let Some((with, network)) = enlargement.zip(network) {
-                picture = detail.enlarge(with, &picture, mask.as_ref(), &network, request, &mut clock)?;
-            }
-            Ok::<_, Error>((Picture::counting(request.picture(&picture)?, mask), seed))
-        })();
+        let drawn = sampler.draw(base, request, &e_tgt, &found, machine, &mut clock); // stage C
         // Behind the picture, and also where that was stopped.
         tuned.write(request, machine)?;
-        detail.write(enlargement, request, machine)?;
-        let (picture, seed) = drawn?;
+        // Stages B and C of the auxiliary model.
+        let drawn = detail.enlarge(enlargement, drawn?, base, request, machine, &mut clock)?;
 
-        let (w, h) = base.shapes.task(request).size;
-        let (seconds, pace) = clock.finish([w * h, base.shapes.own_side().pow(2)], was_loaded);
-        cost::remember(&machine.options, &base.fingerprint, pace);
+        let picture = Picture::counting(request.picture(&drawn.picture)?, drawn.mask);
+        let Told { tuned, seconds, notes, hint } = clock.finish(&base.fingerprint, &base.shapes, request, machine);
         let [embedding_losses, tuning_losses] = found.losses;
-        let (notes, hint) = (std::mem::take(&mut clock.notes), clock.hint);
-        let tuned_detail = seconds.iter().any(|(stage, _)| *stage == Stage::FineTuneDetail);
-        let tuned = if tuned_detail { Tuned::Now } else { found.origin };
-        Ok(Edit { tuned, seconds, seed, embedding_losses, tuning_losses, notes, hint, picture })
+        Ok(Edit { tuned, seconds, seed: drawn.seed, embedding_losses, tuning_losses, notes, hint, picture })
     }
 
     /// Waits until what edits have left for later ones is on the disk.
@@ -158,30 +113,9 @@ impl Engine {
         self.detail.settle();
     }
 
-    /// What gives memory back that lies free: for each thread that has worked, when nothing was asked for a while.
-    pub fn give_back(&self) -> fn() {
-        self.machine.options.give_back
-    }
-
-    /// For the log: what is edited, on what.
-    fn beginning(&self, request: &EditRequest) -> String {
-        let chosen = self.machine.chosen();
-        let (params, layer) = (&request.params, &request.layer);
-        let whose = chosen.gpu.as_deref().unwrap_or("the processor");
-        let free =
-            self.machine.free_memory().map_or_else(String::new, |free| format!(", {} MB free", free / 1_000_000));
-        format!(
-            "edit of {}x{} pixels, resolution {}, batch {}, {}+{}+{} steps, {} tuning, on {whose}, {} threads{free}",
-            layer.width(),
-            layer.height(),
-            params.resolution,
-            params.batch_size,
-            params.embedding_steps,
-            params.tuning_steps,
-            params.sampling_steps,
-            params.tuning_mode,
-            params.threads,
-        )
+    /// Where it keeps things, and what it tells of its work.
+    pub fn options(&self) -> &EngineOptions {
+        &self.machine.options
     }
 
     /// What `request` would cost now. Loads nothing, and reads no whole file, which can take many seconds: nothing is
@@ -208,7 +142,7 @@ impl Engine {
         let progress = keys.as_ref().map_or_else(Progress::default, |keys| self.tuned.progress(keys, machine));
         let is_its_key = |key: &_| keys.as_ref().is_some_and(|keys| keys.have(key));
         let sampling_steps = self.sampler.steps(is_its_key, &request.params);
-        let task = Task { precision: chosen.precision, ..shapes.task(request) };
+        let task = shapes.task(request, chosen.precision);
         let held = loaded.map_or(0, |base| self.tuned.held(base, &task));
         let plan = || Plan::new(shapes, &task, allowed, held, machine.free_memory());
         let mut memory = (!progress.tuned).then(plan).transpose()?;
@@ -236,19 +170,22 @@ impl Engine {
         Ok(kept.as_ref().expect("made above").1.tokenize(prompt)?.ids)
     }
 
-    /// Reads the request's base model unless it is the loaded one; tells whether it was.
-    fn load(&mut self, request: &EditRequest, clock: &mut Clock<'_, '_>) -> Result<bool> {
+    /// Reads the request's base model unless it is the loaded one.
+    fn load(&mut self, request: &EditRequest, clock: &mut Clock<'_, '_>) -> Result<()> {
+        clock.step(Stage::LoadModel, 0, 0, None)?;
         let source = request.source()?;
         let go_on = &mut || clock.step(Stage::LoadModel, 0, 0, None);
         let fingerprint = source.fingerprint(&mut |file, path| self.digests.of(file, path, go_on))?;
-        if self.loaded(&source, &fingerprint).is_some() {
-            return Ok(true);
+        clock.was_loaded = self.loaded(&source, &fingerprint).is_some();
+        let device = self.machine.device();
+        if !clock.was_loaded {
+            // Free the old one first: two do not fit into memory on small machines.
+            self.base = None;
+            (self.tuned, self.sampler) = Default::default();
+            self.base = Some(BaseModel::read(source, fingerprint, device)?);
         }
-        // Free the old one first: two do not fit into memory on small machines.
-        self.base = None;
-        (self.tuned, self.sampler) = Default::default();
-        self.base = Some(BaseModel::read(source, fingerprint, self.machine.device())?);
-        Ok(false)
+        let base = self.base.as_mut().expect("read above");
+        base.predict_as(request.params.prediction_type, device)
     }
 
     /// The loaded base model if it is the one in `source`, whose files may have been exchanged since.

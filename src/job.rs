@@ -3,7 +3,7 @@
 
 use crate::engine::Engine;
 use crate::engine::budget::cost::Estimate;
-use crate::engine::request::{Edit, EditRequest, Progress, Watch};
+use crate::engine::request::{Edit, EditRequest, EngineOptions, Progress, Watch};
 use crate::engine::stop::{self, Stop};
 use crate::error::{Error, Result};
 use crate::text::{Text, text};
@@ -63,7 +63,7 @@ pub enum JobState {
 impl Worker {
     /// Starts the thread; `engine` moves there and stays.
     pub fn start(engine: Engine) -> Result<Self> {
-        Self::with(engine, Engine::edit, Engine::estimate, Engine::give_back)
+        Self::with(engine, Engine::edit, Engine::estimate, Engine::options)
     }
 
     /// Starts the thread with something that edits as `edit` says.
@@ -71,7 +71,7 @@ impl Worker {
         mut engine: E,
         edit: fn(&mut E, &EditRequest, &mut Watch<'_>) -> Result<Edit>,
         estimate: fn(&E, &EditRequest) -> Result<Estimate>,
-        give_back: fn(&E) -> fn(),
+        options: fn(&E) -> &EngineOptions,
     ) -> Result<Self> {
         let (tasks, inbox) = unbounded();
         let shutdown = Arc::new(AtomicBool::new(false));
@@ -85,7 +85,7 @@ impl Worker {
                     None if is_resting => break,
                     None => {
                         // Every thread has memory of its own that lies free.
-                        let give_back = give_back(&engine);
+                        let give_back = options(&engine).give_back;
                         give_back();
                         if let Some((_, pool)) = &pool {
                             pool.broadcast(|_| give_back());
@@ -104,7 +104,14 @@ impl Worker {
                             let _ = reports.send(Report::Progress(progress));
                             if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                         };
-                        let body = || panic_to_error(|| edit(&mut engine, &request, &mut watch));
+                        let log = options(&engine).log;
+                        let body = || {
+                            panic_to_error(|| {
+                                let result = edit(&mut engine, &request, &mut watch);
+                                log(&outcome(&result));
+                                result
+                            })
+                        };
                         // A thousand on two cores wait for each other for minutes.
                         let most = std::thread::available_parallelism().map_or(usize::MAX, |cores| 4 * cores.get());
                         let threads = (request.params.threads as usize).min(most);
@@ -226,6 +233,16 @@ fn in_pool<T: Send>(
     pool.install(body)
 }
 
+/// For the log.
+fn outcome(result: &Result<Edit>) -> String {
+    match result {
+        Ok(_) => "done".to_owned(),
+        // Its values may be the user's own words.
+        Err(Error::Parameter(text)) => format!("refused: {}", text.key),
+        Err(error) => format!("failed: {error}"),
+    }
+}
+
 fn panic_to_error<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::Engine(Text::verbatim(panic_text(&*panic)))))
 }
@@ -261,7 +278,7 @@ mod tests {
     }
 
     /// An edit that does what the prompt says.
-    fn obey(_engine: &mut (), request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
+    fn obey(_engine: &mut EngineOptions, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         match request.params.prompt.as_str() {
             "panic" => panic!("as told"),
             "wait" => loop {
@@ -285,14 +302,15 @@ mod tests {
     }
 
     /// As [`obey`], with the number of threads for the seconds of loading.
-    fn count(engine: &mut (), request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
+    fn count(engine: &mut EngineOptions, request: &EditRequest, watch: &mut Watch<'_>) -> Result<Edit> {
         let threads = rayon::current_num_threads() as f32;
         Ok(Edit { seconds: vec![(crate::engine::request::Stage::LoadModel, threads)], ..obey(engine, request, watch)? })
     }
 
     #[test]
     fn an_edit_gets_the_threads_that_it_asks_for() {
-        let worker = Worker::with((), count, |_, _| Err(Error::Cancelled), |_| || ()).expect("a thread");
+        let worker = Worker::with(EngineOptions::default(), count, |_, _| Err(Error::Cancelled), |options| options)
+            .expect("a thread");
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         for (threads, expected) in [(1, 1), (3, 3), (3, 3), (0, all), (2, 2)] {
             let mut request = request("count");
@@ -303,11 +321,11 @@ mod tests {
     }
 
     fn worker() -> Worker {
-        let estimate = |_: &(), request: &EditRequest| match request.params.prompt.as_str() {
+        let estimate = |_: &EngineOptions, request: &EditRequest| match request.params.prompt.as_str() {
             "panic" => panic!("as told"),
             _ => Ok(Estimate { tuned: true, goes_on: None, seconds: Some(2.0), memory: None, on_gpu: false }),
         };
-        Worker::with((), obey, estimate, |_| || ()).expect("a thread")
+        Worker::with(EngineOptions::default(), obey, estimate, |options| options).expect("a thread")
     }
 
     fn end(mut job: Job) -> Result<Box<Edit>> {

@@ -798,8 +798,8 @@ fn tuning_takes_the_best_mode_that_fits_and_gives_the_same_picture() {
     let mut request = request();
     request.params.batch_size = 4;
     let shapes = shapes();
-    let [full, checkpointed] =
-        [Mode::Full, Mode::Checkpointed].map(|mode| shapes.needs(&shapes.task(&request), mode).expect("needs"));
+    let [full, checkpointed] = [Mode::Full, Mode::Checkpointed]
+        .map(|mode| shapes.needs(&shapes.task(&request, Precision::F32), mode).expect("needs"));
     // All but the U-Net is there when the engine chooses.
     let with_margin = |needs: Needs| needs.peak() + plan::margin(needs.peak()) - (needs.model - shapes.network_bytes());
     assert!(with_margin(checkpointed) < with_margin(full));
@@ -840,7 +840,7 @@ fn moments_of_8_bits_are_what_a_gpu_takes_before_adapters() {
     assert!(!Mode::allowed(&request.params, &on).contains(&Mode::EightBits), "they are off by default");
     assert_eq!(Mode::allowed(&request.params, &Chosen { eight_bit_moments: true, ..on }), ON_GPU);
     let shapes = shapes();
-    let task = shapes.task(&request);
+    let task = shapes.task(&request, Precision::F32);
     let [checkpointed, eight_bits] =
         [Mode::Checkpointed, Mode::EightBits].map(|mode| shapes.needs(&task, mode).expect("needs"));
     // Two moments of 4 bytes, or of 1 and of 4 for 256 values; small variables have the first.

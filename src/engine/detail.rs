@@ -6,7 +6,7 @@ use super::auxiliary::{Crops, Enlarger, Sees};
 use super::base::{self, BaseModel};
 use super::budget::clock::Clock;
 use super::budget::cost;
-use super::budget::memory::{Shapes, Task};
+use super::budget::memory::Shapes;
 use super::budget::plan::Plan;
 use super::imagic;
 use super::machine::Machine;
@@ -18,6 +18,8 @@ use super::model::weights::Weights;
 use super::picture::pixels::{self, Picture};
 use super::random::{Purpose, Stream};
 use super::request::{EditRequest, Stage};
+use super::sampling::Drawn;
+use super::store::digests::Digests;
 use super::store::key::Keys;
 use super::tuned::{Enlarging, TunedModels};
 use super::tuning::mode::Mode;
@@ -28,6 +30,7 @@ use candle_core::{Device, Tensor};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How one edit is enlarged.
 pub struct Enlargement {
@@ -62,15 +65,34 @@ pub struct Detail {
 }
 
 impl Enlargement {
+    /// How the edit that `base` makes of `request` is enlarged, if it is; `clock` is told what that costs.
+    pub fn of_edit(
+        base: &BaseModel,
+        request: &EditRequest,
+        machine: &Machine,
+        digests: &Digests,
+        clock: &mut Clock<'_, '_>,
+    ) -> Result<Option<Self>> {
+        let go_on = &mut || clock.step(Stage::LoadModel, 0, 0, None);
+        let digest = &mut |file: &File, path: &Path| digests.of(file, path, go_on);
+        let found = Self::of(request, (&base.fingerprint, &base.shapes), machine.device(), digest)?;
+        if let Some(enlargement) = &found {
+            let [b, c] = enlargement.costs(request, &base.shapes);
+            clock.takes(Stage::FineTuneDetail, b.0, b.1);
+            clock.takes(Stage::Enlarge, c.0, c.1);
+        }
+        Ok(found)
+    }
+
     /// Of `request`, whose edit the model of that fingerprint and of those shapes makes; `None` where nothing enlarges
     /// it, because nobody asked for that or because the layer is no larger. `digest`: see [`Source::fingerprint`].
-    pub fn of(
+    fn of(
         request: &EditRequest,
         (base_fingerprint, base): (&str, &Shapes),
         device: &Device,
         digest: &mut dyn FnMut(&File, &Path) -> Result<String>,
     ) -> Result<Option<Self>> {
-        let (w, h) = base.task(request).size;
+        let (w, h) = base.size(request);
         let layer = [request.layer.width() as usize, request.layer.height() as usize];
         let Some((source, tunes)) = request.enlarger()?.filter(|_| layer[0] * layer[1] > w * h) else {
             return Ok(None);
@@ -99,7 +121,7 @@ impl Enlargement {
 
     /// What its tuning is asked for as: stage B alone, on crops of the layer, whose sides are half of those of the
     /// pictures that the model was trained with.
-    pub fn request(&self, request: &EditRequest) -> EditRequest {
+    fn request(&self, request: &EditRequest) -> EditRequest {
         let asked = &request.params;
         let params = Params {
             prompt: asked.prompt.clone(),
@@ -120,17 +142,17 @@ impl Enlargement {
     }
 
     /// Steps of stages B and C, and what one costs in passes of the base model of the shapes `base`.
-    pub fn costs(&self, request: &EditRequest, base: &Shapes) -> [(u32, f32); 2] {
+    fn costs(&self, request: &EditRequest, base: &Shapes) -> [(u32, f32); 2] {
         // Most of a network's products are those of its convolutions: as many as weights, at each place.
         let places = |(w, h): (usize, usize), shapes: &Shapes| {
             w as f32 * h as f32 * (shapes.config.sample_size as f32 / shapes.own_side() as f32).powi(2)
         };
         let work = |size, shapes: &Shapes| places(size, shapes) * shapes.network().elements() as f32;
-        let pass = work(base.task(request).size, base);
+        let pass = work(base.size(request), base);
         let own = self.request(request);
         let [_, b, _] = cost::passes(&own.params, Mode::Full);
         let c = if self.enlarger.guidance == 1.0 { 1.0 } else { 2.0 };
-        let crop = self.shapes.task(&own).size;
+        let crop = self.shapes.size(&own);
         [
             (own.params.tuning_steps, b * work(crop, &self.shapes) / pass),
             (self.enlarger.steps, c * work(self.large, &self.shapes) / pass),
@@ -152,7 +174,7 @@ impl Enlargement {
         };
         let layer = enlarger.lacking(layer, &seen)?;
         let (_, _, h, w) = layer.dims4()?;
-        let [_, _, crop_h, crop_w] = model.latents(model.shapes.task(own).size);
+        let [_, _, crop_h, crop_w] = model.latents(model.shapes.size(own));
         let (crop_h, crop_w) = (crop_h.min(h), crop_w.min(w));
         let (mut of_layer, mut of_seen) = (Vec::new(), Vec::new());
         for y in tiles::places(h, crop_h) {
@@ -166,20 +188,41 @@ impl Enlargement {
 }
 
 impl Detail {
-    /// Stage B: the network that enlarges the edits that `base` makes of `request`, tuned on the layer, here or before,
-    /// or as it is; `None` where nothing enlarges them.
-    pub fn network(
+    /// `drawn`, which `base` has made of `request`, enlarged by the auxiliary model, after that was tuned on the layer;
+    /// itself where nothing enlarges it. Meanwhile there is a picture to be seen.
+    pub fn enlarge(
         &mut self,
-        enlargement: Option<&Enlargement>,
+        enlargement: Option<Enlargement>,
+        drawn: Drawn,
         base: &BaseModel,
         request: &EditRequest,
         machine: &Machine,
         clock: &mut Clock<'_, '_>,
-    ) -> Result<Option<Weights>> {
-        let Some(enlargement) = enlargement else {
+    ) -> Result<Drawn> {
+        let Some(enlargement) = &enlargement else {
             *self = Self::default();
-            return Ok(None);
+            return Ok(drawn);
         };
+        if request.previews > 0 {
+            clock.preview = Some(Arc::new(request.picture(&drawn.picture)?.forming()));
+        }
+        let network = self.network(enlargement, base, request, machine, clock)?;
+        let picture = self.paint(enlargement, &drawn, &network, request, clock);
+        // Behind the picture, and also where that was stopped.
+        self.tuned.write(&enlargement.request(request), machine)?;
+        Ok(Drawn { picture: picture?, ..drawn })
+    }
+
+    /// Stage B: the network that enlarges the edits that `base` makes of `request`, tuned on the layer, here or before,
+    /// or as it is.
+    fn network(
+        &mut self,
+        enlargement: &Enlargement,
+        base: &BaseModel,
+        request: &EditRequest,
+        machine: &Machine,
+        clock: &mut Clock<'_, '_>,
+    ) -> Result<Weights> {
         let device = machine.device();
         if self.model.as_ref().is_none_or(|model| model.fingerprint != enlargement.fingerprint) {
             *self = Self::default();
@@ -188,20 +231,14 @@ impl Detail {
         }
         let model = self.model.as_ref().expect("read above");
         if !enlargement.tunes || request.params.detail_steps == 0 {
-            return Ok(Some(model.network(device)?));
+            return model.network(device);
         }
         let own = enlargement.request(request);
         let crops = enlargement.crops(model, base, &own, device)?;
         let enlarging = Enlarging { enlarger: &enlargement.enlarger, crops: &crops, size: enlargement.large };
         let (e_tgt, _) = model.embed(&own.params.prompt, enlargement.large)?;
         let found = self.tuned.find_or_make(model, &own, &e_tgt, Some(&enlarging), machine, clock)?;
-        clock.detail_tuned(found.origin);
-        Ok(Some(found.model.unet.clone()))
-    }
-
-    /// Begins to write what was tuned last.
-    pub fn write(&mut self, enlargement: Option<&Enlargement>, request: &EditRequest, machine: &Machine) -> Result<()> {
-        enlargement.map_or(Ok(()), |enlargement| self.tuned.write(&enlargement.request(request), machine))
+        Ok(found.model.unet.clone())
     }
 
     /// What `request` would take now beside what the base model of that fingerprint and of those shapes does. `digest`
@@ -229,7 +266,7 @@ impl Detail {
         let keys = Keys::of(&own, &tokens, allowed, &fingerprint);
         let progress = self.tuned.progress(&keys, machine);
         let left = if progress.tuned { 0 } else { steps - progress.steps[1].min(steps) };
-        let task = Task { precision: chosen.precision, ..with.shapes.task(&own) };
+        let task = with.shapes.task(&own, chosen.precision);
         let plan = || Plan::new(&with.shapes, &task, allowed, 0, machine.free_memory());
         // Meanwhile the base model's tuned network is kept for stage C.
         let need = if left > 0 { plan()?.need + base.tuned_bytes() } else { 0 };
@@ -241,24 +278,23 @@ impl Detail {
         self.tuned.settle();
     }
 
-    /// Stage C: the picture `small`, (1, 3, h, w) from about -1 to 1, enlarged by the network of those `weights`,
-    /// (1, 3, h, w), only where `mask` lets it be seen.
-    pub fn enlarge(
+    /// Stage C: the picture that was drawn, enlarged by the network of those `weights`, (1, 3, h, w), only where its
+    /// mask lets it be seen.
+    fn paint(
         &self,
         enlargement: &Enlargement,
-        small: &Tensor,
-        mask: Option<&Mask>,
+        drawn: &Drawn,
         weights: &Weights,
         request: &EditRequest,
         clock: &mut Clock<'_, '_>,
     ) -> Result<Tensor> {
         let Enlargement { enlarger, large, .. } = enlargement;
         let model = self.model.as_ref().expect("its network was asked for");
-        let (params, device) = (&request.params, small.device());
+        let (params, device) = (&request.params, drawn.picture.device());
         let timesteps = model.schedule.timesteps(enlarger.steps);
         let all = timesteps.len() as u32;
         clock.step(Stage::Enlarge, 0, all, None)?;
-        let picture = Picture::of(small)?;
+        let picture = Picture::of(&drawn.picture)?;
         let plain = pixels::to_tensor(&picture.opaque(), *large, device)?;
         let seen = match enlarger.sees {
             Sees::Enlarged { .. } => encode(model, &plain)?,
@@ -276,7 +312,7 @@ impl Detail {
         let x_t = noise(Purpose::DetailLatents, &shape)?;
         let [_, _, h, w] = shape;
         let wanted = |(y, x): (usize, usize), (th, tw): (usize, usize)| {
-            mask.is_none_or(|mask| is_seen(mask, [(y, y + th), (x, x + tw)], [h, w]))
+            drawn.mask.as_ref().is_none_or(|mask| is_seen(mask, [(y, y + th), (x, x + tw)], [h, w]))
         };
         let (clock, done) = (RefCell::new(clock), Cell::new(0));
         let go_on = &mut || clock.borrow_mut().step(Stage::Enlarge, done.get(), all, None);

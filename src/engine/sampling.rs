@@ -90,7 +90,7 @@ impl Sampler {
     ) -> Result<Drawn> {
         let params = &request.params;
         let is_its_key = |key: &TuningKey| *key == tuned.key;
-        let size = base.shapes.task(request).size;
+        let size = base.shapes.size(request);
         let drawing = Drawing {
             base,
             request,

@@ -59,7 +59,7 @@ pub struct Found {
     /// The model.
     pub model: Arc<TunedModel>,
     /// Where it came from.
-    pub origin: Tuned,
+    origin: Tuned,
     /// Of stages A and B, where they ran.
     pub losses: [Vec<f32>; 2],
 }
@@ -131,6 +131,8 @@ impl TunedModels {
         let (mut state, lock, _turn) = loop {
             if let Some((trained, found)) = self.find(&begin) {
                 clock.notes.extend(trained.note_if_kept(allowed[0].trained()));
+                clock.tuned(found.origin, enlarging.is_some());
+                clock.hint = clock.hint.or(request.hint(found.model.psnr));
                 return Ok(found);
             }
             self.wait_for_disk(clock)?;
@@ -143,12 +145,11 @@ impl TunedModels {
             clock.notes.extend(note.into_iter().chain(begin.note_without_room(mode)));
             break (self.begin(&begin, mode)?, lock, turn);
         };
-        if enlarging.is_none() {
-            clock.hint = request.hint(state.psnr);
-        }
+        // Kept with the tuned model: measuring again would take longer than stage C with large layers.
+        clock.hint = clock.hint.or(request.hint(state.psnr));
         let mut points = Points::new(&machine.options, request);
         let (mut losses, mut codes) = ([const { Vec::new() }; 2], Codes::new());
-        let task = Task { precision: machine.chosen().precision, ..base.shapes.task(request) };
+        let task = base.shapes.task(request, machine.chosen().precision);
         let reserve = |mode| Ok(plan::reserve(base.shapes.needs(&task, mode)?.peak()));
         let tuned = in_lighter_modes(&mut state, &begin, clock, reserve, |state, watch| {
             let Unfinished { mode, x, psnr, embedding, training, saved } = state;
@@ -220,6 +221,7 @@ impl TunedModels {
         self.last = Some((key.clone(), model.clone()));
         // What nothing was tuned of is made again at once.
         self.unwritten = (steps > 0).then_some((lock, codes));
+        clock.tuned(Tuned::Now, enlarging.is_some());
         Ok(Found { key, model, origin: Tuned::Now, losses })
     }
 
@@ -298,7 +300,7 @@ impl TunedModels {
             // Another mode may be asked for now; the keys say that it trains the same.
             return Ok((if allowed.contains(&stopped.mode) { stopped.mode } else { allowed[0] }, None));
         }
-        let task = Task { precision: machine.chosen().precision, ..base.shapes.task(request) };
+        let task = base.shapes.task(request, machine.chosen().precision);
         let held = self.held(base, &task);
         let plan = |allowed: &[Mode]| Plan::new(&base.shapes, &task, allowed, held, machine.free_memory());
         for (trained, key) in &keys.tuned {
@@ -331,8 +333,8 @@ impl TunedModels {
         {
             return Ok(Unfinished { mode, ..unfinished });
         }
-        let task = base.shapes.task(request);
-        let (network, mut x) = (base.shapes.network(), base.latents(task.size));
+        let size = base.shapes.size(request);
+        let (network, mut x) = (base.shapes.network(), base.latents(size));
         if let Some(Enlarging { crops, .. }) = begin.enlarging {
             x.copy_from_slice(crops.large.dims());
         }
@@ -347,7 +349,7 @@ impl TunedModels {
             let embedding = Some(((*e_tgt).clone(), Vec::new()));
             return Ok(Unfinished { mode, x: crops.large.clone(), psnr: None, embedding, training: None, saved: None });
         }
-        let (x, psnr) = base.encode(request, task.size, device)?;
+        let (x, psnr) = base.encode(request, size, device)?;
         base.codec.forget_encoder();
         base.network(device)?;
         Ok(Unfinished { mode, x, psnr, embedding: None, training: None, saved: None })

@@ -1,9 +1,10 @@
 //! Turns the steps of the stages into [`Progress`] and measures what each stage takes.
 #![forbid(unsafe_code)]
 
-use crate::engine::budget::cost::{Pace, passes};
-use crate::engine::device::Processor;
-use crate::engine::request::{Progress, Stage, Tuned, Watch};
+use crate::engine::budget::cost::{self, Pace, passes};
+use crate::engine::budget::memory::Shapes;
+use crate::engine::machine::Machine;
+use crate::engine::request::{EditRequest, Progress, Stage, Tuned, Watch};
 use crate::engine::tuning::mode::Mode;
 use crate::error::{Error, Hint, Result};
 use crate::image::LayerImage;
@@ -21,16 +22,17 @@ pub struct Clock<'a, 'b> {
     /// Steps of the running stage that are done.
     step: u32,
     is_finished: bool,
-    /// Steps of stages A, B and C, and the cost of one, in passes through the network for one item; between them and
-    /// last the same of B and C of the model that enlarges, in passes of the base model that take about as long.
-    costs: [(Stage, u32, f32); 5],
+    /// The stages that have steps, in order.
+    parts: [Part; 5],
     /// The stage that runs, since when, and the steps that were done before.
     stage: (Stage, Instant, u32),
     seconds: Vec<(Stage, f32)>,
     /// Seconds per pass, from the stage that runs.
     pace: Option<f32>,
-    /// The same of each stage that ran here.
-    paces: [Option<f32>; 5],
+    /// Where the base model's tuned model came from, or that one was tuned here.
+    tuned: Option<Tuned>,
+    /// Whether the base model was there already.
+    pub was_loaded: bool,
     /// Goes with every step from now on.
     pub hint: Option<Hint>,
     /// Goes with every step from now on.
@@ -39,34 +41,64 @@ pub struct Clock<'a, 'b> {
     pub notes: Vec<Text>,
 }
 
+/// A stage that has steps.
+#[derive(Clone, Copy)]
+struct Part {
+    stage: Stage,
+    steps: u32,
+    /// What a step costs in passes through the base model's network for one item, or in what takes about as long.
+    cost: f32,
+    /// Seconds per pass, if it ran here.
+    pace: Option<f32>,
+}
+
+/// What a clock knows of an edit that is done, as [`Edit`](crate::engine::request::Edit) has it.
+pub struct Told {
+    /// Whether stages A and B had to run.
+    pub tuned: Tuned,
+    /// Seconds each stage took.
+    pub seconds: Vec<(Stage, f32)>,
+    /// What the user should know.
+    pub notes: Vec<Text>,
+    /// The hint that was part of the progress.
+    pub hint: Option<Hint>,
+}
+
 impl<'a, 'b> Clock<'a, 'b> {
-    /// For an edit with `params`; stages that end are told to `log`.
-    pub fn new(params: &Params, log: fn(&str), watch: &'a mut Watch<'b>) -> Self {
+    /// Begins with loading. The log is told of `request`, and of each stage that ends.
+    pub fn new(request: &EditRequest, machine: &Machine, watch: &'a mut Watch<'b>) -> Self {
+        let (log, params) = (machine.options.log, &request.params);
+        log(&beginning(request, machine));
         // The best mode is the same one on every device.
-        let [a, b, c] = passes(params, Mode::allowed(params, &Processor::Cpu.choose())[0]);
-        let costs = [
-            (Stage::OptimizeTextEmbedding, params.embedding_steps, a),
-            (Stage::FineTune, params.tuning_steps, b),
-            (Stage::Generate, params.sampling_steps, c),
-            (Stage::FineTuneDetail, 0, 0.0),
-            (Stage::Enlarge, 0, 0.0),
+        let [a, b, c] = passes(params, Mode::allowed(params, machine.chosen())[0]);
+        let part = |stage, steps, cost| Part { stage, steps, cost, pace: None };
+        let parts = [
+            part(Stage::OptimizeTextEmbedding, params.embedding_steps, a),
+            part(Stage::FineTune, params.tuning_steps, b),
+            part(Stage::Generate, params.sampling_steps, c),
+            part(Stage::FineTuneDetail, 0, 0.0),
+            part(Stage::Enlarge, 0, 0.0),
         ];
-        let stage = (Stage::LoadModel, Instant::now(), 0);
         Self {
             watch,
             log,
             mode: None,
             step: 0,
             is_finished: false,
-            costs,
-            stage,
+            parts,
+            stage: (Stage::LoadModel, Instant::now(), 0),
             seconds: Vec::new(),
             pace: None,
-            paces: [None; 5],
+            tuned: None,
+            was_loaded: false,
             hint: None,
             preview: None,
             notes: Vec::new(),
         }
+    }
+
+    fn part(&mut self, stage: Stage) -> &mut Part {
+        self.parts.iter_mut().find(|part| part.stage == stage).expect("only stages with steps are asked for")
     }
 
     /// Stages A and B run in `mode` from here on; or, with no stage A, stage B of the model that enlarges.
@@ -74,34 +106,35 @@ impl<'a, 'b> Clock<'a, 'b> {
         self.mode = Some(mode);
         let [a, b, _] = passes(params, mode);
         if !enlarges {
-            (self.costs[0].2, self.costs[1].2) = (a, b);
+            self.part(Stage::OptimizeTextEmbedding).cost = a;
+            self.part(Stage::FineTune).cost = b;
         }
     }
 
-    /// Stages A and B did not have to run.
-    pub fn tuned(&mut self, origin: Tuned) {
-        if origin != Tuned::Now {
-            self.costs[0].1 = 0;
-            self.costs[1].1 = 0;
+    /// There is a tuned model, the base model's or the one that `enlarges`; where it was kept, the stages that make it
+    /// did not have to run.
+    pub fn tuned(&mut self, origin: Tuned, enlarges: bool) {
+        if origin == Tuned::Now {
+            self.tuned = Some(origin);
+            return;
+        }
+        self.tuned = self.tuned.or(Some(origin));
+        let stages: &[Stage] =
+            if enlarges { &[Stage::FineTuneDetail] } else { &[Stage::OptimizeTextEmbedding, Stage::FineTune] };
+        for &stage in stages {
+            self.part(stage).steps = 0;
         }
     }
 
-    /// Stage B of the model that enlarges did not have to run.
-    pub fn detail_tuned(&mut self, origin: Tuned) {
-        if origin != Tuned::Now {
-            self.costs[3].1 = 0;
-        }
+    /// A stage takes `steps` steps, each of which costs `cost` passes.
+    pub fn takes(&mut self, stage: Stage, steps: u32, cost: f32) {
+        let part = self.part(stage);
+        (part.steps, part.cost) = (steps, cost);
     }
 
     /// Stage C takes `steps` steps.
     pub fn samples(&mut self, steps: u32) {
-        self.costs[2].1 = steps;
-    }
-
-    /// The edit is enlarged by a model: steps of its stages B and C, and what one costs.
-    pub fn enlarges(&mut self, [b, c]: [(u32, f32); 2]) {
-        self.costs[3] = (Stage::FineTuneDetail, b.0, b.1);
-        self.costs[4] = (Stage::Enlarge, c.0, c.1);
+        self.part(Stage::Generate).steps = steps;
     }
 
     pub fn step(&mut self, stage: Stage, step: u32, steps: u32, loss: Option<f32>) -> Result<()> {
@@ -109,18 +142,19 @@ impl<'a, 'b> Clock<'a, 'b> {
         self.step = step;
         let (mut done, mut all) = (0.0, 0.0);
         let mut before = true;
-        for (index, (other, steps, cost)) in self.costs.into_iter().enumerate() {
-            all += steps as f32 * cost;
-            if other == stage {
+        for Part { stage: other, steps, cost, pace } in &mut self.parts {
+            let (steps, cost) = (*steps as f32, *cost);
+            all += steps * cost;
+            if *other == stage {
                 before = false;
                 done += step as f32 * cost;
                 let ran = step - self.stage.2;
                 if ran > 0 {
-                    self.pace = Some(self.stage.1.elapsed().as_secs_f32() / (ran as f32 * cost));
-                    self.paces[index] = self.pace;
+                    *pace = Some(self.stage.1.elapsed().as_secs_f32() / (ran as f32 * cost));
+                    self.pace = *pace;
                 }
             } else if before && ![Stage::LoadModel, Stage::Wait].contains(&stage) {
-                done += steps as f32 * cost;
+                done += steps * cost;
             }
         }
         let fraction = if all > 0.0 { (done / all).min(1.0) } else { 0.0 };
@@ -151,23 +185,30 @@ impl<'a, 'b> Clock<'a, 'b> {
         self.step = 0;
     }
 
-    /// Seconds that each stage took, and the pace of this edit. `pixels`: those of the picture at the size at which the
-    /// model worked, and at the model's own.
-    pub fn finish(&mut self, [pixels, own_pixels]: [usize; 2], was_loaded: bool) -> (Vec<(Stage, f32)>, Pace) {
-        let [a, b, c, detail, enlarging] = self.paces;
-        let sampled = c.unwrap_or_default() * self.costs[2].1 as f32 * self.costs[2].2;
+    /// The edit of `request` by the model of that fingerprint and of those shapes is done; its pace is kept for
+    /// estimates.
+    pub fn finish(mut self, fingerprint: &str, shapes: &Shapes, request: &EditRequest, machine: &Machine) -> Told {
         self.close();
         self.is_finished = true;
+        let (w, h) = shapes.size(request);
         let took = |stage| self.seconds.iter().find(|(other, _)| *other == stage).map_or(0.0, |(_, seconds)| *seconds);
+        let [a, b, c, detail, enlarging] = self.parts;
+        let sampled = c.pace.unwrap_or_default() * c.steps as f32 * c.cost;
         let pace = Pace {
-            pixels: pixels as f32,
-            own_pixels: own_pixels as f32,
-            load: (!was_loaded).then(|| took(Stage::LoadModel)),
-            passes: [a, b, c],
-            detail: [detail, enlarging].map(|pace| pace.unwrap_or_default()),
+            pixels: (w * h) as f32,
+            own_pixels: shapes.own_side().pow(2) as f32,
+            load: (!self.was_loaded).then(|| took(Stage::LoadModel)),
+            passes: [a, b, c].map(|part| part.pace),
+            detail: [detail, enlarging].map(|part| part.pace.unwrap_or_default()),
             decode: Some((took(Stage::Generate) - sampled).max(0.0)),
         };
-        (std::mem::take(&mut self.seconds), pace)
+        cost::remember(&machine.options, fingerprint, pace);
+        Told {
+            tuned: self.tuned.unwrap_or(Tuned::Now),
+            seconds: std::mem::take(&mut self.seconds),
+            notes: std::mem::take(&mut self.notes),
+            hint: self.hint,
+        }
     }
 }
 
@@ -178,4 +219,23 @@ impl Drop for Clock<'_, '_> {
             self.close();
         }
     }
+}
+
+/// For the log: what is edited, on what.
+fn beginning(request: &EditRequest, machine: &Machine) -> String {
+    let (params, layer) = (&request.params, &request.layer);
+    let whose = machine.chosen().gpu.as_deref().unwrap_or("the processor");
+    let free = machine.free_memory().map_or_else(String::new, |free| format!(", {} MB free", free / 1_000_000));
+    format!(
+        "edit of {}x{} pixels, resolution {}, batch {}, {}+{}+{} steps, {} tuning, on {whose}, {} threads{free}",
+        layer.width(),
+        layer.height(),
+        params.resolution,
+        params.batch_size,
+        params.embedding_steps,
+        params.tuning_steps,
+        params.sampling_steps,
+        params.tuning_mode,
+        params.threads,
+    )
 }

@@ -105,13 +105,18 @@ impl Shapes {
         self.config.sample_size * self.codec.downsampling
     }
 
-    /// What is to be done for `request`, in f32.
-    pub fn task<'a>(&self, request: &'a EditRequest) -> Task<'a> {
-        let (params, layer) = (&request.params, [request.layer.width(), request.layer.height()]);
-        let side = if params.resolution == 0 { self.own_side() } else { params.resolution as usize };
+    /// Width and height in pixels at which the model works for `request`.
+    pub fn size(&self, request: &EditRequest) -> (usize, usize) {
+        let (asked, layer) = (request.params.resolution, &request.layer);
+        let side = if asked == 0 { self.own_side() } else { asked as usize };
         let multiple = self.codec.downsampling * self.config.latent_multiple();
-        let size = pixels::working_size(layer[0], layer[1], side, multiple);
-        Task { params, layer, size, precision: Precision::F32 }
+        pixels::working_size(layer.width(), layer.height(), side, multiple)
+    }
+
+    /// What is to be done for `request` on a device that computes in `precision`.
+    pub fn task<'a>(&self, request: &'a EditRequest, precision: Precision) -> Task<'a> {
+        let layer = [request.layer.width(), request.layer.height()];
+        Task { params: &request.params, layer, size: self.size(request), precision }
     }
 
     /// Bytes of the program with the base model loaded and the layers of `task`. Of the text encoders a layer is there
