@@ -1,6 +1,8 @@
 //! Edits that a second model enlarges, from pixels to pixels on small random models: what is tuned when, what is kept,
 //! where a stopped edit goes on.
 
+mod support;
+
 use candle_core::{DType, Device, Tensor};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::auxiliary::{Enlarger, Sees};
@@ -12,8 +14,9 @@ use imagic_edit::params::{Detail, Params};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
+use support::{copy_folder, model};
 use tempfile::TempDir;
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
@@ -26,7 +29,7 @@ struct Models {
 impl Models {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model"), folder.path());
+        copy_folder(&model(), folder.path());
         let models = Self { folder };
         let pipeline = json!({
             "residual_scale": 2.0, "max_noise_level": 10, "noise_level": 2, "sampling_steps": 3, "guidance_scale": 1.0,
@@ -100,18 +103,6 @@ impl Models {
             selection: None,
             layer_digest: None,
             previews: 0,
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("a copied file");
         }
     }
 }
@@ -260,7 +251,7 @@ fn a_model_that_sees_pixels_enlarges_to_the_layers_own_size() {
     let models = Models::new();
     models.write_enlarger("upscaler", 3, &json!({ "_class_name": "StableDiffusionUpscalePipeline" }));
     for part in ["vae", "text_encoder", "tokenizer", "scheduler"] {
-        copy(&models.path().join(part), &models.path().join("upscaler").join(part));
+        copy_folder(&models.path().join(part), &models.path().join("upscaler").join(part));
     }
     let mut request = models.request(Detail::Automatic);
     request.params.enlarger = models.path().join("upscaler").display().to_string();

@@ -1,6 +1,8 @@
 //! The engine from pixels to pixels on a small random model: determinism, cache, stopping, and what it says when
 //! something is wrong.
 
+mod support;
+
 use candle_core::Device;
 use imagic_edit::catalog;
 use imagic_edit::engine::Engine;
@@ -26,13 +28,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
-
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
-}
+use support::{copy_folder, model};
 
 fn shapes() -> Shapes {
-    let source = Source::open(&fixture()).expect("a model");
+    let source = Source::open(&model()).expect("a model");
     Shapes::new(&source, Family::of(&source).expect("a family"), &Device::Cpu).expect("shapes")
 }
 
@@ -95,7 +94,7 @@ fn request() -> EditRequest {
     EditRequest {
         layer,
         params,
-        model_path: fixture(),
+        model_path: model(),
         familiar_psnr: None,
         document,
         selection: None,
@@ -719,7 +718,7 @@ fn a_damaged_or_foreign_cache_entry_is_a_miss() {
     let mut flipped = good.clone();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
-    let foreign = std::fs::read(fixture().join("unet/diffusion_pytorch_model.safetensors")).expect("weights");
+    let foreign = std::fs::read(model().join("unet/diffusion_pytorch_model.safetensors")).expect("weights");
     for (what, bytes) in [
         ("empty", &[][..]),
         ("truncated", &good[..good.len() - 10]),
@@ -936,7 +935,7 @@ fn adapters_are_tuned_anew_for_what_they_depend_on_and_the_full_model_is_not() {
     assert_eq!(tuned(&|p| p.lora_layers = LoraLayers::Attention), Tuned::Now);
     assert_eq!(tuned(&|p| p.tuning_lr = 5e-4), Tuned::Now);
     let entries = cache::list(&cache.0).expect("the folder");
-    let full = std::fs::metadata(fixture().join("unet/diffusion_pytorch_model.safetensors")).expect("weights").len();
+    let full = std::fs::metadata(model().join("unet/diffusion_pytorch_model.safetensors")).expect("weights").len();
     assert!(entries.len() == 4 && entries.iter().all(|entry| entry.bytes < full), "{entries:?}");
     assert_eq!(tuned(&|p| p.tuning_mode = TuningMode::Full), Tuned::Now);
     assert_eq!(tuned(&|p| p.lora_rank = 3), Tuned::InMemory);
@@ -1186,27 +1185,15 @@ fn a_large_network_is_kept_rounded_and_gives_the_same_bytes_cold_from_memory_and
 
 /// A copy of the fixture in which `spoil` breaks something.
 fn spoiled(name: &str, spoil: impl Fn(&Path)) -> Folder {
-    changed(name, &fixture(), spoil)
+    changed(name, &model(), spoil)
 }
 
 /// A copy of `model` as `change` leaves it.
 fn changed(name: &str, model: &Path, spoil: impl Fn(&Path)) -> Folder {
     let folder = Folder::new(name);
-    copy(model, &folder.0);
+    copy_folder(model, &folder.0);
     spoil(&folder.0);
     folder
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("a copied file");
-        }
-    }
 }
 
 fn set(file: &Path, key: &str, value: Value) {
@@ -1228,7 +1215,7 @@ fn set_tensor(model: &Path, name: &str, change: impl Fn(&candle_core::Tensor) ->
 /// other sign: a random network does the former more or less, and the latter with a large negative bias at its end.
 #[test]
 fn a_stable_diffusion_2_model_that_does_not_say_what_it_predicts_is_asked() {
-    let model = fixture().parent().expect("a folder").with_file_name("small-sd2").join("model");
+    let model = model().parent().expect("a folder").with_file_name("small-sd2").join("model");
     let quiet = |model: &Path| set(&model.join("scheduler/scheduler_config.json"), "prediction_type", Value::Null);
     let low = |bias: &candle_core::Tensor| (bias - 5.0).expect("a bias");
     let of_v = |model: &Path| {
@@ -1259,7 +1246,7 @@ fn every_byte_of_a_model_and_its_tokenizer_tells_it_from_another() {
         let mut digest = |file: &File, path: &Path| digests.of(file, path, &mut || Ok(()));
         Source::open(model).expect("a model").fingerprint(&mut digest).expect("a fingerprint")
     };
-    let original = fingerprint(&fixture());
+    let original = fingerprint(&model());
     assert_eq!(fingerprint(&spoiled("copied", |_| ()).0), original, "where it is does not count");
     let special = |model: &Path| set(&model.join("tokenizer/special_tokens_map.json"), "pad_token", json!("!"));
     assert!(fingerprint(&spoiled("special", special).0) != original, "a special token");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-use support::{Home, QUICK, Ran, SmallDisk, finish, install, model, output, picture, program, run, save};
+use support::{Home, QUICK, Ran, SmallDisk, copy_folder, finish, install, model, output, picture, program, run, save};
 
 /// An edit whose resume points are written after every step, from `in.png`.
 fn edit(home: &Home, options: &[&str]) -> Command {
@@ -308,7 +308,7 @@ fn pipes_and_devices_are_refused_and_never_waited_for() {
     refused("in.png", "out.png", &["--model", "model.safetensors"], "model.safetensors");
     let models = home.folder.join("data/imagic-edit/models");
     for (name, part) in [("a", "unet/config.json"), ("b", "imagic.json"), ("c", "tokenizer/vocab.json")] {
-        copy(&model(), &models.join(name));
+        copy_folder(&model(), &models.join(name));
         let _ = std::fs::remove_file(models.join(name).join(part));
         pipe(&models.join(name).join(part));
         refused("in.png", "out.png", &["--model", name], "");
@@ -399,23 +399,17 @@ fn paths_may_hold_blanks_and_bytes_that_are_no_text() {
     assert!(names.iter().all(|name| name.as_bytes().contains(&0xff)), "something was put elsewhere: {names:?}");
 }
 
-/// Copies a folder, also through links.
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-rL").arg(from).arg(to).status().expect("cp is there");
-    assert!(copied.success());
-}
-
 #[test]
 fn a_model_that_is_deleted_or_replaced_meanwhile_is_tuned_to_the_end() {
     for what in ["deleted", "replaced"] {
         let home = Home::new("model-gone");
         save(&home, "in.png", &picture(64, 64));
         let own = home.folder.join("own");
-        copy(&model(), &own);
+        copy_folder(&model(), &own);
         let (status, _, messages) = with_fault(long_edit(&home, &["--model", "own"]), || {
             std::fs::remove_dir_all(&own).expect("it is ours");
             if what == "replaced" {
-                copy(&model().with_file_name("../small-sd2/model"), &own);
+                copy_folder(&model().with_file_name("../small-sd2/model"), &own);
             }
         });
         assert_eq!(status, Some(0), "{what}: {messages}");

@@ -14,22 +14,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Home, install, run};
+use support::{Home, copy_folder, install, run};
 
 /// The longest that all checks together may take.
 const PATIENCE: Duration = Duration::from_secs(900);
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a temporary folder");
-    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("a temporary folder");
-        }
-    }
-}
 
 /// A home with Krita's folders, in which the package lies as the installer puts it, and the checks beside it.
 fn home() -> (Home, PathBuf) {

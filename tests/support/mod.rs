@@ -14,6 +14,19 @@ pub fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model")
 }
 
+/// Copies a folder with all that is in it, and the files that links in it lead to.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("temporary folders can be made");
+    for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a file that can be copied");
+        }
+    }
+}
+
 /// Puts launcher and library into `folder`, as the installer does.
 ///
 /// The library is the one beside the test program: `cargo test` builds it there and leaves an older one in the folder
