@@ -3,11 +3,15 @@
 //! Needs gimp-console-2.10; the window also needs gimp-2.10, Xvfb, openbox, xdotool and ImageMagick. Where one is
 //! missing the test says "skipped"; with IMAGIC_TEST_GIMP=1 it fails.
 
+#[path = "support/gimp.rs"]
+mod gimp;
 #[path = "support/screen.rs"]
 mod screen;
+mod support;
 #[path = "gimp2/window.rs"]
 mod window;
 
+use gimp::{about_model, picture, report, told};
 use screen::can_run;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -30,18 +34,9 @@ impl Account {
         let _ = fs::remove_dir_all(&folder);
         let account = Self { folder };
         let plug_in = account.folder.join("profile/plug-ins/imagic-edit");
-        fs::create_dir_all(&plug_in).expect("a temporary folder");
-        let launcher = Path::new(env!("CARGO_BIN_EXE_imagic-edit"));
-        let test = std::env::current_exe().expect("the test knows its own file");
-        for (from, name, mode) in [
-            (launcher.to_owned(), "imagic-edit", 0o755),
-            // The library that belongs to this test: the launcher's folder may hold one of an earlier build.
-            (test.with_file_name("libimagic_edit.so"), "libimagic_edit.so", 0o644),
-        ] {
-            let to = plug_in.join(name);
-            fs::copy(&from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
-            fs::set_permissions(&to, fs::Permissions::from_mode(mode)).expect("our own file");
-        }
+        support::install(&plug_in);
+        let library = plug_in.join("libimagic_edit.so");
+        fs::set_permissions(library, fs::Permissions::from_mode(0o644)).expect("our own file");
         // Imported pictures would ask about their profile otherwise.
         fs::write(account.folder.join("profile/gimprc"), "(color-profile-policy keep)\n(check-updates no)\n")
             .expect("a temporary folder");
@@ -51,18 +46,13 @@ impl Account {
 
     /// Installs the small model of the fixtures under `name`.
     pub fn add_model(&self, name: &str, preset: Value) {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small-sd1/model");
         let to = self.folder.join("data/imagic-edit/models").join(name);
         fs::create_dir_all(&to).expect("a temporary folder");
-        for part in fs::read_dir(from).expect("the fixture").map(|part| part.expect("a part of the model")) {
+        for part in fs::read_dir(support::model()).expect("the fixture").map(|part| part.expect("a part of the model"))
+        {
             std::os::unix::fs::symlink(part.path(), to.join(part.file_name())).expect("a new folder");
         }
-        let about = json!({
-            "description": "Draws noise; made for tests.",
-            "examples": ["a red square", "a <bold> & blue square"],
-            "preset": preset,
-        });
-        fs::write(to.join("imagic.json"), about.to_string()).expect("a new folder");
+        fs::write(to.join("imagic.json"), about_model(&preset)).expect("a new folder");
     }
 
     /// A command that sees this account only.
@@ -85,8 +75,9 @@ impl Account {
     fn run_script(&self, script: &str, beginning: &str) -> Vec<String> {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gimp2");
         let text = format!(
-            "(begin (define folder {:?}) (load {:?}) {beginning} (load {:?}))",
+            "(begin (define folder {:?}) (load {:?}) (load {:?}) {beginning} (load {:?}))",
             self.folder,
+            scripts.with_file_name("support/report.scm"),
             scripts.join("check.scm"),
             scripts.join(script)
         );
@@ -96,27 +87,13 @@ impl Account {
             .args(["-b", &text, "-b", "(gimp-quit 1)"])
             .output()
             .expect("gimp-console starts");
-        let console = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-        fs::write(self.folder.join("console.txt"), console.as_bytes()).expect("a temporary folder");
-        let report = fs::read_to_string(self.folder.join("report.txt")).unwrap_or_default();
-        // gimp-console ends with success whatever happens in a script.
-        assert!(report.ends_with("the end\n"), "{script} stopped\n{report}\n{console}");
-        assert!(!report.contains("FAILED"), "{report}\n{console}");
-        report.lines().map(str::to_owned).collect()
+        report(&self.folder, script, &output)
     }
 
     /// A picture that a script saved.
     fn picture(&self, name: &str) -> image::RgbaImage {
-        let path = self.folder.join(name);
-        image::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into_rgba8()
+        picture(&self.folder.join(name))
     }
-}
-
-/// The JSON object in the line that begins with `word`.
-fn told(lines: &[String], word: &str) -> Value {
-    let text =
-        lines.iter().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word} in {lines:#?}"));
-    serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 #[test]

@@ -4,12 +4,15 @@
 //! (`tests/run` sets it). Without it the tests say "skipped". The window also needs Xvfb, openbox, xdotool and
 //! ImageMagick.
 
+#[path = "support/gimp.rs"]
+mod gimp;
 #[path = "support/screen.rs"]
 mod screen;
 mod support;
 #[path = "gimp3/window.rs"]
 mod window;
 
+use gimp::{about_model, picture, report, told};
 use serde_json::{Value, json};
 use std::ffi::CString;
 use std::fs;
@@ -56,12 +59,7 @@ impl Account {
         fs::create_dir_all(to.parent().expect("joined to a folder")).expect("a temporary folder");
         let copied = Command::new("cp").arg("-r").arg(support::model()).arg(&to).status();
         assert!(copied.is_ok_and(|status| status.success()), "no model {name}");
-        let about = json!({
-            "description": "Draws noise; made for tests.",
-            "examples": ["a red square", "a <bold> & blue square"],
-            "preset": preset,
-        });
-        fs::write(to.join("imagic.json"), about.to_string()).expect("a new folder");
+        fs::write(to.join("imagic.json"), about_model(&preset)).expect("a new folder");
     }
 
     /// A command in the root that sees this account only; `display` is a screen of this machine.
@@ -83,34 +81,22 @@ impl Account {
     /// console is in console.txt.
     fn run_script(&self, script: &str) -> Vec<String> {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gimp3");
-        for name in ["check.scm", script] {
-            fs::copy(scripts.join(name), self.folder.join(name)).expect("a script");
-        }
-        let (check, own) = (self.folder.join("check.scm"), self.folder.join(script));
-        let text = format!("(begin (define folder {:?}) (load {check:?}) (load {own:?}))", self.folder);
+        let copied = ["../support/report.scm", "check.scm", script].map(|name| {
+            let (from, to) = (scripts.join(name), self.folder.join(Path::new(name).file_name().expect("a file")));
+            fs::copy(from, &to).expect("a script");
+            format!("(load {to:?})")
+        });
+        let text = format!("(begin (define folder {:?}) {})", self.folder, copied.concat());
         let gimp =
             ["gimp-console-3", "-i", "-d", "-s", "--quit", "--batch-interpreter", "plug-in-script-fu-eval", "-b"];
         let output = self.command("", &[gimp.as_slice(), &[&text]].concat()).output().expect("gimp-console starts");
-        let console = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-        fs::write(self.folder.join("console.txt"), console.as_bytes()).expect("a temporary folder");
-        let report = fs::read_to_string(self.folder.join("report.txt")).unwrap_or_default();
-        assert!(report.ends_with("the end\n"), "{script} stopped\n{report}\n{console}");
-        assert!(!report.contains("FAILED"), "{report}\n{console}");
-        report.lines().map(str::to_owned).collect()
+        report(&self.folder, script, &output)
     }
 
     /// A picture that a script saved.
     fn picture(&self, name: &str) -> image::RgbaImage {
-        let path = self.folder.join(name);
-        image::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into_rgba8()
+        picture(&self.folder.join(name))
     }
-}
-
-/// The JSON object in the line that begins with `word`.
-fn told(lines: &[String], word: &str) -> Value {
-    let text =
-        lines.iter().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word} in {lines:#?}"));
-    serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 fn alpha(picture: &image::RgbaImage) -> Vec<u8> {

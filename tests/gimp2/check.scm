@@ -1,19 +1,4 @@
-; What the scripts of tests/gimp2.rs share. `folder` is defined before this is loaded; the test reads report.txt in it.
-
-(define report (open-output-file (string-append folder "/report.txt")))
-
-(define (tell . words)
-  (for-each (lambda (word) (display word report)) words)
-  (newline report))
-
-(define (check sentence got wanted)
-  (if (equal? got wanted)
-    (tell "ok " sentence)
-    (tell "FAILED " sentence ": " got " instead of " wanted)))
-
-(define (finish)
-  (tell "the end")
-  (close-output-port report))
+; What the scripts of tests/gimp2.rs share, beside tests/support/report.scm. `folder` is defined before this is loaded.
 
 ; The message with which `action` fails.
 (define (failure action)

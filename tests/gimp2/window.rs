@@ -3,9 +3,15 @@
 //! The pictures of the screen stay in target/test-output/gimp2. GIMP tells the number of layers in its window's title.
 
 use super::Account;
-use super::screen::{DIALOG, HIGHEST, PROGRAMS, Screen, can_run, image_with, resume_points, tuned_models};
+use super::gimp::{
+    first_edit, gray_model_is_passed_over, image_closed_meanwhile, other_strengths, photo, refused_and_stopped,
+};
+use super::screen::{DIALOG, PROGRAMS, Screen, can_run, image_with, tuned_models};
 use serde_json::json;
 use std::time::Duration;
+
+/// The key of the list of models.
+const MODEL: &str = "alt+m";
 
 #[test]
 fn the_dialog_is_usable_with_the_keyboard_alone() {
@@ -15,10 +21,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     let account = Account::new("window");
     account.add_model("slow", json!({ "embedding_steps": 1, "tuning_steps": 100_000, "sampling_steps": 1 }));
     account.add_model("patient", json!({ "embedding_steps": 1, "tuning_steps": 1500, "sampling_steps": 1 }));
-    let photo = account.folder.join("photo.png");
-    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
-        .save(&photo)
-        .expect("a picture");
+    let photo = photo(&account.folder);
 
     let mut screen = Screen::start(&account.folder, "gimp2");
     let mut gimp = account.command("gimp-2.10");
@@ -33,13 +36,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.picture("1-menu");
     screen.keys(&["Return"]);
     screen.activate(DIALOG);
-    screen.write("a red square");
-    screen.settle();
-    screen.picture("2-dialog");
-    screen.keys(&["Return"]);
-    screen.wait_until("the first result", || screen.shows(&two));
-    screen.settle();
-    screen.picture("3-first-result");
+    first_edit(&screen);
 
     // The same edit again is the layer that is there; after an undo, it is made a layer once more.
     screen.activate(DIALOG);
@@ -66,42 +63,8 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.picture("4-tuned-model-reused");
     assert_eq!(tuned_models(&account.folder), tuned, "another seed tuned a model");
 
-    // Results with other strengths become no layers until one is inserted; one undo takes that back.
-    screen.keys(&["alt+y"]);
-    std::thread::sleep(Duration::from_secs(5));
-    screen.picture("4-strengths");
-    assert!(screen.shows(&two), "a result that is only looked at became a layer");
-    screen.keys(&["alt+i"]);
-    screen.wait_until("the inserted result", || screen.shows(&three));
-    screen.activate(&three);
-    screen.keys(&["ctrl+z"]);
-    screen.wait_until("the undo", || screen.shows(&two));
-    screen.activate(DIALOG);
-
-    // What cannot be done is said in the dialog.
-    screen.keys(&["alt+t", "ctrl+a", "BackSpace", "Return"]);
-    screen.settle();
-    screen.picture("5-empty-text-refused");
-    screen.write("a blue square");
-
-    // Escape stops what runs and leaves dialog and image alone.
-    screen.keys(&["alt+m", "ctrl+a"]);
-    screen.write("slow");
-    screen.keys(&["alt+a"]);
-    screen.settle();
-    screen.picture("6-advanced");
-    let height = screen.height(DIALOG);
-    assert!(height <= HIGHEST, "the window is {height} pixels high");
-    screen.keys(&["alt+e"]);
-    std::thread::sleep(Duration::from_secs(3));
-    screen.picture("7-running");
-    let height = screen.height(DIALOG);
-    assert!(height <= HIGHEST, "the window with a curve of losses is {height} pixels high");
-    screen.keys(&["Escape"]);
-    std::thread::sleep(Duration::from_secs(2));
-    screen.picture("8-stopped");
-    assert!(screen.shows(DIALOG), "Escape closed the dialog while an edit ran");
-    assert!(screen.shows(&two), "a stopped edit changed the image");
+    other_strengths(&screen);
+    refused_and_stopped(&screen, MODEL);
 
     // The next Escape closes; opened again, the dialog knows the last edit's values: Enter repeats it.
     screen.keys(&["Escape"]);
@@ -116,26 +79,8 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.picture("10-last-values");
     assert_eq!(tuned_models(&account.folder), tuned, "the last values are not those of the last edit");
 
-    // The image is closed while an edit runs: that ends, with a message, and can go on; no crash.
     screen.activate(DIALOG);
-    let points = resume_points(&account.folder);
-    screen.keys(&["alt+m", "ctrl+a"]);
-    screen.write("patient");
-    screen.keys(&["alt+e"]);
-    screen.settle();
-    screen.activate(&three);
-    screen.keys(&["ctrl+w"]);
-    screen.settle();
-    screen.keys(&["ctrl+d"]);
-    screen.wait_until("the closed image", || !screen.shows(&three));
-    screen.wait_until("the point to go on from", || resume_points(&account.folder) > points);
-    std::thread::sleep(Duration::from_secs(2));
-    screen.picture("11-image-closed");
-    assert_eq!(tuned_models(&account.folder), tuned, "the edit went on without its image");
-    screen.activate(DIALOG);
-    screen.keys(&["alt+c"]);
-    screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
-    assert!(screen.last_one_runs(), "GIMP is gone");
+    image_closed_meanwhile(&mut screen, &account.folder, MODEL);
 }
 
 /// Shows an image of 400 x 300 pixels with a smaller layer, of which a part is selected; one undo selects what lies
@@ -152,9 +97,7 @@ fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_la
         return;
     }
     let account = Account::new("window-selection");
-    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
-        .save(account.folder.join("photo.png"))
-        .expect("a picture");
+    photo(&account.folder);
     let mut screen = Screen::start(&account.folder, "gimp2-selection");
     let mut gimp = account.command("gimp-2.10");
     gimp.args(["-n", "-s", "-d", "-b", SELECTED]).current_dir(&account.folder);
@@ -222,9 +165,7 @@ fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
     }
     let account = Account::new("window-converted");
     account.add_model("patient", json!({ "embedding_steps": 1, "tuning_steps": 1500, "sampling_steps": 1 }));
-    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
-        .save(account.folder.join("photo.png"))
-        .expect("a picture");
+    photo(&account.folder);
     let mut screen = Screen::start(&account.folder, "gimp2-converted");
     let mut gimp = account.command("gimp-2.10");
     gimp.args(["-n", "-s", "-d", "-b", CONVERTED]).current_dir(&account.folder);
@@ -234,7 +175,7 @@ fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
     screen.keys(&["alt+r", "End", "Return"]);
     screen.activate(DIALOG);
     screen.write("a red square");
-    screen.keys(&["alt+m", "ctrl+a"]);
+    screen.keys(&[MODEL, "ctrl+a"]);
     screen.write("patient");
     screen.keys(&["alt+e"]);
     screen.settle();
@@ -265,10 +206,7 @@ fn the_dialog_speaks_the_language_that_gimp_speaks() {
         ("ko", &["alt+r", "End", "Return"], ["alt+t", "alt+e", "alt+a"]),
     ] {
         let account = Account::new(&format!("window-{language}"));
-        let photo = account.folder.join("photo.png");
-        image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
-            .save(&photo)
-            .expect("a picture");
+        let photo = photo(&account.folder);
         let mut screen = Screen::start(&account.folder, &format!("gimp2-{language}"));
         let mut gimp = account.command("gimp-2.10");
         gimp.args(["-n", "-s", "-d"]).arg(&photo).env("LANGUAGE", language);
@@ -301,10 +239,7 @@ fn a_model_that_cannot_be_used_is_gray_and_cannot_be_chosen() {
     }
     let account = Account::new("window-models");
     std::fs::write(account.folder.join("data/imagic-edit/models/broken.gguf"), "GGUF").expect("the home is writable");
-    let photo = account.folder.join("photo.png");
-    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
-        .save(&photo)
-        .expect("a picture");
+    let photo = photo(&account.folder);
     let mut screen = Screen::start(&account.folder, "gimp2-models");
     let mut gimp = account.command("gimp-2.10");
     gimp.args(["-n", "-s", "-d"]).arg(&photo);
@@ -313,14 +248,8 @@ fn a_model_that_cannot_be_used_is_gray_and_cannot_be_chosen() {
     screen.keys(&["alt+r", "End", "Return"]);
     screen.activate(DIALOG);
     screen.settle();
-    screen.keys(&["alt+m", "alt+Down"]);
+    screen.keys(&[MODEL, "alt+Down"]);
     screen.settle();
     screen.picture("1-list");
-    screen.keys(&["Escape"]);
-    // The next row is none to choose.
-    screen.keys(&["Down", "Down", "alt+t", "ctrl+a"]);
-    screen.write("a red square");
-    screen.keys(&["Return"]);
-    screen.wait_until("the result of the model before", || screen.shows(&image_with("2 layers")));
-    screen.picture("2-result");
+    gray_model_is_passed_over(&screen);
 }

@@ -2,11 +2,17 @@
 //!
 //! The pictures of the screen stay in target/test-output/gimp3. GIMP tells the number of layers in its window's title.
 
-use super::screen::{DIALOG, HIGHEST, PROGRAMS, Screen, can_run, image_with, resume_points, tuned_models};
+use super::gimp::{
+    first_edit, gray_model_is_passed_over, image_closed_meanwhile, other_strengths, photo, refused_and_stopped,
+};
+use super::screen::{DIALOG, PROGRAMS, Screen, can_run, image_with, tuned_models};
 use super::{Account, LAST_VALUES};
 use serde_json::json;
 use std::fs;
 use std::time::Duration;
+
+/// The key of the list of models.
+const MODEL: &str = "alt+b";
 
 /// Filters > Imagic Edit... is the last entry of the menu; GIMP offers it some moments after it has shown the image.
 fn open_dialog(screen: &Screen, image: &str) {
@@ -32,10 +38,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     let Some(account) = Account::new("window") else { return };
     account.add_model("slow", json!({ "embedding_steps": 1, "tuning_steps": 100_000, "sampling_steps": 1 }));
     account.add_model("patient", json!({ "embedding_steps": 1, "tuning_steps": 1500, "sampling_steps": 1 }));
-    let photo = account.folder.join("photo.png");
-    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
-        .save(&photo)
-        .expect("a picture");
+    let photo = photo(&account.folder);
 
     let mut screen = Screen::start(&account.folder, "gimp3");
     let photo = photo.to_str().expect("a path in UTF-8");
@@ -44,13 +47,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     let (one, two, three) = (image_with("1 layer"), image_with("2 layers"), image_with("3 layers"));
 
     open_dialog(&screen, &one);
-    screen.write("a red square");
-    screen.settle();
-    screen.picture("2-dialog");
-    screen.keys(&["Return"]);
-    screen.wait_until("the first result", || screen.shows(&two));
-    screen.settle();
-    screen.picture("3-first-result");
+    first_edit(&screen);
 
     // One step of undo, then another seed from the tuned model that is still in memory.
     screen.activate(&two);
@@ -67,17 +64,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.picture("4-tuned-model-reused");
     assert_eq!(tuned_models(&account.folder), tuned, "another seed tuned a model");
 
-    // Results with other strengths become no layers until one is inserted; one undo takes that back.
-    screen.keys(&["alt+y"]);
-    std::thread::sleep(Duration::from_secs(5));
-    screen.picture("4-strengths");
-    assert!(screen.shows(&two), "a result that is only looked at became a layer");
-    screen.keys(&["alt+i"]);
-    screen.wait_until("the inserted result", || screen.shows(&three));
-    screen.activate(&three);
-    screen.keys(&["ctrl+z"]);
-    screen.wait_until("the undo", || screen.shows(&two));
-    screen.activate(DIALOG);
+    other_strengths(&screen);
 
     // Two that are marked come in a group, which counts as a layer; it goes with the last of its layers. The second
     // result is a layer already.
@@ -98,30 +85,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
         screen.settle();
     }
 
-    // What cannot be done is said in the dialog.
-    screen.keys(&["alt+t", "ctrl+a", "BackSpace", "Return"]);
-    screen.settle();
-    screen.picture("5-empty-text-refused");
-    screen.write("a blue square");
-
-    // Escape stops what runs and leaves dialog and image alone.
-    screen.keys(&["alt+b", "ctrl+a"]);
-    screen.write("slow");
-    screen.keys(&["alt+a"]);
-    screen.settle();
-    screen.picture("6-advanced");
-    let height = screen.height(DIALOG);
-    assert!(height <= HIGHEST, "the window is {height} pixels high");
-    screen.keys(&["alt+e"]);
-    std::thread::sleep(Duration::from_secs(3));
-    screen.picture("7-running");
-    let height = screen.height(DIALOG);
-    assert!(height <= HIGHEST, "the window with a curve of losses is {height} pixels high");
-    screen.keys(&["Escape"]);
-    std::thread::sleep(Duration::from_secs(2));
-    screen.picture("8-stopped");
-    assert!(screen.shows(DIALOG), "Escape closed the dialog while an edit ran");
-    assert!(screen.shows(&two), "a stopped edit changed the image");
+    refused_and_stopped(&screen, MODEL);
 
     // The next Escape closes; GIMP keeps the values of the last edit that gave a result, and repeats it without dialog.
     screen.keys(&["Escape"]);
@@ -147,7 +111,7 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
 
     // The window is closed while an edit runs: the edit stops, the image stays.
     screen.activate(DIALOG);
-    screen.keys(&["alt+b", "ctrl+a"]);
+    screen.keys(&[MODEL, "ctrl+a"]);
     screen.write("slow");
     screen.keys(&["alt+e"]);
     std::thread::sleep(Duration::from_secs(2));
@@ -156,26 +120,8 @@ fn the_dialog_is_usable_with_the_keyboard_alone() {
     screen.settle();
     assert!(screen.shows(&three), "a stopped edit changed the image");
 
-    // The image is closed while an edit runs: that ends, with a message, and can go on; no crash.
     open_dialog(&screen, &three);
-    let points = resume_points(&account.folder);
-    screen.keys(&["alt+b", "ctrl+a"]);
-    screen.write("patient");
-    screen.keys(&["alt+e"]);
-    screen.settle();
-    screen.activate(&three);
-    screen.keys(&["ctrl+w"]);
-    screen.settle();
-    screen.keys(&["ctrl+d"]);
-    screen.wait_until("the closed image", || !screen.shows(&three));
-    screen.wait_until("the point to go on from", || resume_points(&account.folder) > points);
-    std::thread::sleep(Duration::from_secs(2));
-    screen.picture("11-image-closed");
-    assert_eq!(tuned_models(&account.folder), tuned, "the edit went on without its image");
-    screen.activate(DIALOG);
-    screen.keys(&["alt+c"]);
-    screen.wait_until("the end of the dialog", || !screen.shows(DIALOG));
-    assert!(screen.last_one_runs(), "GIMP is gone");
+    image_closed_meanwhile(&mut screen, &account.folder, MODEL);
 }
 
 #[test]
@@ -185,24 +131,15 @@ fn a_model_that_cannot_be_used_is_gray_and_cannot_be_chosen() {
     }
     let Some(account) = Account::new("window-models") else { return };
     fs::write(account.folder.join("data/imagic-edit/models/broken.gguf"), "GGUF").expect("the home is writable");
-    let photo = account.folder.join("photo.png");
-    image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x / 2) as u8, y as u8, 120]))
-        .save(&photo)
-        .expect("a picture");
+    let photo = photo(&account.folder);
     let mut screen = Screen::start(&account.folder, "gimp3-models");
     let photo = photo.to_str().expect("a path in UTF-8");
     let gimp = account.command(&screen.display, &["dbus-run-session", "gimp-3", "-n", "-s", photo]);
     screen.run(gimp);
     open_dialog(&screen, &image_with("1 layer"));
     screen.settle();
-    screen.keys(&["alt+b", "alt+Down"]);
+    screen.keys(&[MODEL, "alt+Down"]);
     screen.settle();
     screen.picture("2-list");
-    screen.keys(&["Escape"]);
-    // The next row is none to choose.
-    screen.keys(&["Down", "Down", "alt+t", "ctrl+a"]);
-    screen.write("a red square");
-    screen.keys(&["Return"]);
-    screen.wait_until("the result of the model before", || screen.shows(&image_with("2 layers")));
-    screen.picture("3-result");
+    gray_model_is_passed_over(&screen);
 }
