@@ -161,44 +161,20 @@ fn prepare(job: Job, chosen: &Chosen) -> Result<Operation> {
             Ok(timed(Box::new(move || step.run([&x, &timesteps], |[x, t]| unet.forward(x, t, &e)).map(drop))))
         }
         "stage A step" => Ok(Box::new(move || {
-            let mut steps = Steps::new(Stage::OptimizeTextEmbedding);
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             let form = precision.training();
             let unet = UNet::new(&own, &unet::with_half_precision(&weights, form)?)?.in_form(form);
-            let watch = &mut |stage, step, _, _| steps.took(stage, step);
-            let mut tuning = Tuning {
-                setting: &setting,
-                training: &mut None,
-                saved: &mut None,
-                before: &[],
-                watch,
-                keep: &mut |_| (),
-            };
-            imagic::optimize_text_embedding(&unet, &x, &e, &mut tuning)?;
-            Ok(steps.seconds)
+            Steps::of(Stage::OptimizeTextEmbedding, &setting, |tuning| {
+                imagic::optimize_text_embedding(&unet, &x, &e, tuning).map(drop)
+            })
         })),
         "stage B step" => Ok(Box::new(move || {
-            let mut steps = Steps::new(Stage::FineTune);
             let (params, mode) = (&params, Mode::Full);
             let setting = Setting { config: &own, schedule: &schedule, params, mode, precision, launches };
             // Read anew each time, as the engine does: fine-tuning uses them up.
             let base = || source.wanted_tensors(Part::UNet, |_| true, bits, &device);
-            let watch = &mut |stage, step, _, _| steps.took(stage, step);
-            imagic::fine_tune(
-                base,
-                &x,
-                &e,
-                &mut Tuning {
-                    setting: &setting,
-                    training: &mut None,
-                    saved: &mut None,
-                    before: &[],
-                    watch,
-                    keep: &mut |_| (),
-                },
-            )?;
-            Ok(steps.seconds)
+            Steps::of(Stage::FineTune, &setting, |tuning| imagic::fine_tune(base, &x, &e, tuning).map(drop))
         })),
         "DDIM" => Ok(timed(Box::new(move || {
             let form = precision.sampling();
@@ -260,8 +236,17 @@ struct Steps {
 }
 
 impl Steps {
-    fn new(stage: Stage) -> Self {
-        Self { stage, last: Instant::now(), seconds: Vec::new() }
+    /// Seconds of each step of `stage`, which `run` runs from its beginning.
+    fn of(
+        stage: Stage,
+        setting: &Setting<'_>,
+        run: impl FnOnce(&mut Tuning<'_, '_>) -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        let mut steps = Self { stage, last: Instant::now(), seconds: Vec::new() };
+        let watch = &mut |stage, step, _, _| steps.took(stage, step);
+        let (training, saved, keep) = (&mut None, &mut None, &mut |_: &_| ());
+        run(&mut Tuning { setting, training, saved, before: &[], watch, keep })?;
+        Ok(steps.seconds)
     }
 
     fn took(&mut self, stage: Stage, step: u32) -> Result<()> {
