@@ -27,6 +27,7 @@
 //!  engine/auxiliary.rs           the paper's super-resolution model: how it sees, its stage B, tiles
 //!  engine/imagic.rs              THE PAPER: A, B, C and their loss
 //!  engine/base.rs                a base model, loaded
+//!  engine/about.rs               what is known of a base model before it is loaded
 //!  engine/store/                 tuned models and resume points on disk
 //!  engine/budget/                memory and time: counted before, measured after
 //!  engine/machine.rs             what it computes on, and what it may use
@@ -35,7 +36,8 @@
 //!  engine/model/                 files, family, tokenizer, text encoder, codec, U-Net, schedule, conditioning
 //!  engine/picture/               pixels to tensors and back; a selection; what an edit touches
 //!  engine/ops/                   differentiable operations, Adam
-//!  engine/device/ random.rs      processor or GPU; every random number
+//!  engine/device/                processor or GPU
+//!  engine/random.rs              every random number
 //!  engine/stop.rs                whether the edit is to stop, asked in the middle of long operations
 //!
 //!  leaves for all: params.rs, files.rs, error.rs, image.rs, text.rs

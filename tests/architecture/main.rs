@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Whoever stands further down imports nobody who stands further up; files of one line are a wing or a room of their
 /// own.
-const STORIES: [&str; 22] = [
+const STORIES: [&str; 23] = [
     "host",
     "job",
     "catalog",
@@ -19,6 +19,7 @@ const STORIES: [&str; 22] = [
     "engine::auxiliary",
     "engine::imagic",
     "engine::base",
+    "engine::about",
     "engine::store",
     "engine::budget",
     "engine::machine",
@@ -189,6 +190,25 @@ fn no_file_imports_one_of_a_story_above() {
     }
     assert!(upwards.is_empty(), "{upwards:#?}");
 }
+
+/// The map at the top of `src/lib.rs` has the stories from above, and every file and folder of the engine is one.
+#[test]
+fn the_map_is_that_of_the_files() {
+    let root = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("the root");
+    let map = root.split("```").nth(1).expect("a map");
+    let place = |module: &str| {
+        let name = module.replace("::", "/");
+        let found = [format!(" {name}.rs"), format!(" {name}/")].iter().filter_map(|name| map.find(name)).min();
+        found.unwrap_or_else(|| panic!("{name} is not on the map of src/lib.rs"))
+    };
+    let places = STORIES[1..].iter().chain(&LEAVES).map(|module| (place(module), *module)).collect::<Vec<_>>();
+    assert!(places.is_sorted(), "another order on the map of src/lib.rs: {places:#?}");
+    for (module, _) in files().arrows() {
+        let is_room = module.strip_prefix("engine::").is_some_and(|name| !name.contains("::"));
+        assert!(!is_room || STORIES.contains(&module), "{module} has no story of its own");
+    }
+}
+
 #[test]
 fn no_two_files_import_each_other_in_a_loop() {
     let files = files();
