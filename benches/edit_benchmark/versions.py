@@ -158,7 +158,7 @@ class Maker:
 
     def passes(self, method: str) -> float:
         """Through the network for one edit with all its versions and their scores: a training step counts as 2 for each
-        timestep in stage A and as 3 in stage B. The inversion serves all versions, and finding a caption is left out."""
+        timestep in stage A and as 3 in stage B. The inversion serves all versions; finding a caption is left out."""
         count, tuning = self.options.versions, 0.0
         each = 2 * self.steps * (methods.STRENGTH if method == "sdedit" else 1) + 2 * LOOKS
         if method in self.ways:
