@@ -18,6 +18,7 @@ pub mod candidates;
 pub mod detail;
 pub mod device;
 pub mod imagic;
+pub mod inversion;
 pub mod machine;
 pub mod model;
 pub mod ops;

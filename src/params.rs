@@ -374,6 +374,25 @@ parameters! {
             help: text!("Weight of classifier-free guidance while sampling; 1 is none."),
             domain: Domain::Real { min: 1.0, max: 30.0 },
         }
+        /// Share of stage B's changes to the weights with which stage C draws from eta 1 on; at eta 0 it is all of them,
+        /// and between evenly more.
+        tuning_share: f64 = 1.0, "paper" {
+            label: text!("Share of the tuning"),
+            help: text!(
+                "How much of the tuning the model draws with at full strength: less leaves the text more room and \
+                 keeps less of the picture; 1 is the paper's."
+            ),
+            domain: Domain::Real { min: 0.0, max: 1.0 },
+        }
+        /// Share of the picture's own noise in what stage C starts from; the rest is the seed's.
+        own_noise: f64 = 0.0, "paper" {
+            label: text!("The picture's own noise"),
+            help: text!(
+                "How much of what sampling starts from is the noise that gives the picture back: more keeps the layout \
+                 and what the text leaves alone, and makes seeds alike; 0 is the paper's."
+            ),
+            domain: Domain::Real { min: 0.0, max: 1.0 },
+        }
         /// DDIM steps of stage C.
         sampling_steps: u32 = 50, "Stable Diffusion pipeline of diffusers" {
             label: text!("Sampling steps"),

@@ -1,4 +1,5 @@
-//! Several versions of one edit: how they are judged, which is taken, what is known of it afterwards.
+//! Several versions of one edit: how they are judged, which is taken, what is known of it afterwards; and what versions
+//! are drawn with.
 
 use candle_core::Device;
 use imagic_edit::engine::Engine;
@@ -9,7 +10,7 @@ use imagic_edit::engine::model::unet::UNet;
 use imagic_edit::engine::random::{Purpose, Stream};
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Stage};
 use imagic_edit::image::LayerImage;
-use imagic_edit::params::{LARGEST_SEED, Params, PredictionType};
+use imagic_edit::params::{LARGEST_SEED, Params, PredictionType, TuningMode};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -162,4 +163,63 @@ fn versions_are_part_of_what_an_edit_costs() {
     edit(&mut engine, &request(8));
     let chosen = seconds(&engine, 8);
     assert!(chosen < eight, "{chosen} where the choice is known, {eight} before");
+}
+
+/// The pixels of an edit with `request`'s parameters changed.
+fn drawn(engine: &mut Engine, change: impl FnOnce(&mut Params)) -> LayerImage {
+    let mut request = request(1);
+    change(&mut request.params);
+    edit(engine, &request).0.picture.opaque()
+}
+
+#[test]
+fn without_a_share_of_the_tuning_the_base_model_draws() {
+    for tuning_mode in [TuningMode::Full, TuningMode::Lora] {
+        let engine = &mut Engine::new(EngineOptions::default());
+        // So much that it shows.
+        let tuned = |params: &mut Params| (params.tuning_mode, params.tuning_lr) = (tuning_mode, 1e-2);
+        let all = drawn(engine, tuned);
+        let half = drawn(engine, |params| (tuned(params), params.tuning_share = 0.5).0);
+        let none = drawn(engine, |params| (tuned(params), params.tuning_share = 0.0).0);
+        let at_0 = |engine: &mut Engine, share| {
+            drawn(engine, |params| {
+                tuned(params);
+                (params.tuning_share, params.eta) = (share, 0.0);
+            })
+        };
+        assert!(at_0(engine, 0.0) == at_0(engine, 1.0), "{tuning_mode}: eta 0 is the reconstruction");
+        let untuned = drawn(engine, |params| (tuned(params), params.tuning_steps = 0).0);
+        assert!(none == untuned, "{tuning_mode}");
+        assert!(half != all && half != none, "{tuning_mode}");
+    }
+}
+
+#[test]
+fn the_pictures_own_noise_gives_it_back() {
+    let engine = &mut Engine::new(EngineOptions::default());
+    let at = |eta, own_noise, seed| {
+        move |params: &mut Params| {
+            (params.eta, params.own_noise, params.seed, params.guidance) = (eta, own_noise, seed, 1.0);
+            // Enough to come back by; the untuned network is the same both ways.
+            (params.sampling_steps, params.embedding_steps, params.tuning_steps) = (50, 0, 0);
+        }
+    };
+    let of_the_codec = {
+        let mut alone = request(1);
+        at(1.0, 1.0, 0)(&mut alone.params);
+        let base = BaseModel::read(Source::open(&alone.model_path).expect("a model"), String::new(), &Device::Cpu);
+        let base = base.expect("a model");
+        let size = base.shapes.size(&alone);
+        let (x, _) = base.encode(&alone, size, &Device::Cpu).expect("latents");
+        alone.picture(&base.codec.decode(&x).expect("a picture")).expect("a picture").opaque()
+    };
+    let distance = |picture: &LayerImage| {
+        let pairs = picture.rgba().iter().zip(of_the_codec.rgba());
+        pairs.map(|(a, b)| f64::from(a.abs_diff(*b)) / 65535.0).sum::<f64>() / picture.rgba().len() as f64
+    };
+    let (own, seeds) = (drawn(engine, at(1.0, 1.0, 0)), drawn(engine, at(1.0, 0.0, 0)));
+    assert!(distance(&own) < 0.2 * distance(&seeds), "{} and {}", distance(&own), distance(&seeds));
+    assert!(own == drawn(engine, at(1.0, 1.0, 7)), "of the seed nothing is left");
+    let half = drawn(engine, at(1.0, 0.5, 7));
+    assert!(half != own && half != drawn(engine, at(1.0, 0.5, 8)));
 }

@@ -24,8 +24,8 @@ use super::tuning::draw::Draw;
 use super::tuning::training::Tuning;
 use crate::error::Result;
 use crate::params::Params;
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
 
 /// Stage A: the embedding near `e_tgt`, where it starts, with which the frozen network reconstructs `x` best.
 /// `x`: the picture, one sample of the VAE, scaled, (1, c, h, w); the same one in stage B. Gives e_opt.
@@ -79,9 +79,14 @@ pub fn generate(
     shape: &[usize],
     watch: &mut SampleWatch<'_>,
 ) -> Result<Tensor> {
-    let x_t = Stream::new(params.seed, Purpose::Latents, 0).normals(shape, unet.device())?;
+    let x_t = start(params, shape, unet.device())?;
     let timesteps = schedule.timesteps(params.sampling_steps);
     sample(unet, schedule, (params.sampling_steps, &timesteps), x_t, watch)
+}
+
+/// The noise of the seed, latents of `shape`.
+pub fn start(params: &Params, shape: &[usize], device: &Device) -> Result<Tensor> {
+    Ok(Stream::new(params.seed, Purpose::Latents, 0).normals(shape, device)?)
 }
 
 /// DDIM from `x_t`, of the first of `timesteps`, which are the last ones of those of `steps` steps.

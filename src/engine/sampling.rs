@@ -6,6 +6,7 @@ use super::base::BaseModel;
 use super::budget::clock::Clock;
 use super::candidates::{Judge, LOOKS};
 use super::imagic;
+use super::inversion;
 use super::machine::Machine;
 use super::model::conditioning::Conditioning;
 use super::model::guidance::Guided;
@@ -21,7 +22,8 @@ use crate::image::Mask;
 use crate::params::{LARGEST_SEED, Params};
 use crate::text::text;
 use candle_core::Tensor;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Draws edits; keeps what the last one has found out about its tuned model.
@@ -31,6 +33,8 @@ pub struct Sampler {
     reconstruction: Option<(TuningKey, Settings, Tensor)>,
     /// The seed of the version that was chosen among so many, the first of them with the settings.
     choice: Option<(TuningKey, Settings, u32, u32)>,
+    /// The picture's own noise, found in so many steps.
+    own_noise: Option<(TuningKey, u32, Tensor)>,
 }
 
 /// What a picture of a tuned model at one eta depends on.
@@ -39,12 +43,15 @@ struct Settings {
     seed: u32,
     guidance: f64,
     steps: u32,
+    tuning_share: f64,
+    own_noise: f64,
 }
 
 impl Settings {
     /// Those of `params`, with another seed.
     fn of(params: &Params, seed: u32) -> Self {
-        Self { seed, guidance: params.guidance, steps: params.sampling_steps }
+        let &Params { guidance, sampling_steps: steps, tuning_share, own_noise, .. } = params;
+        Self { seed, guidance, steps, tuning_share, own_noise }
     }
 }
 
@@ -67,11 +74,14 @@ struct Drawing<'a> {
     base: &'a BaseModel,
     request: &'a EditRequest,
     tuned: &'a TunedModel,
-    unet: UNet,
+    /// The network that draws, and the share of the tuning in it.
+    unet: RefCell<Option<(f64, Rc<UNet>)>>,
     e_tgt: &'a Conditioning,
     e_null: Conditioning,
     /// Of the latents, (1, c, h, w).
     shape: [usize; 4],
+    /// The picture's own, where there is to be some of it in the start.
+    own_noise: Option<Tensor>,
     /// Steps that are done, of all of them.
     done: Cell<u32>,
     all: u32,
@@ -91,20 +101,29 @@ impl Sampler {
         let params = &request.params;
         let is_its_key = |key: &TuningKey| *key == tuned.key;
         let size = base.shapes.size(request);
-        let drawing = Drawing {
+        let mut drawing = Drawing {
             base,
             request,
             tuned: &tuned.model,
-            unet: network(base, &tuned.model.unet, machine)?,
+            unet: RefCell::default(),
             e_tgt,
             e_null: base.unconditional(size)?,
             shape: base.latents(size),
+            own_noise: None,
             done: Cell::new(0),
             all: self.steps(is_its_key, params),
         };
         clock.samples(drawing.all);
         clock.step(Stage::Generate, 0, drawing.all, None)?;
 
+        if params.own_noise > 0.0 {
+            let own = match self.own_noise(is_its_key, params) {
+                Some(known) => known.clone(),
+                None => drawing.invert(machine, clock)?,
+            };
+            self.own_noise = Some((tuned.key.clone(), params.sampling_steps, own.clone()));
+            drawing.own_noise = Some(own);
+        }
         let mut chosen = None;
         let seed = match self.seed(is_its_key, params) {
             Some(seed) => seed,
@@ -148,6 +167,12 @@ impl Sampler {
         is_it.then_some(*seed)
     }
 
+    /// The picture's own noise, if it was found.
+    fn own_noise(&self, is_its_key: impl Fn(&TuningKey) -> bool, params: &Params) -> Option<&Tensor> {
+        let (key, steps, known) = self.own_noise.as_ref()?;
+        (is_its_key(key) && *steps == params.sampling_steps).then_some(known)
+    }
+
     /// The picture at eta 0, with `seed`, if it was drawn.
     fn reconstruction(&self, is_its_key: impl Fn(&TuningKey) -> bool, params: &Params, seed: u32) -> Option<&Tensor> {
         let (key, settings, known) = self.reconstruction.as_ref()?;
@@ -161,7 +186,8 @@ impl Sampler {
         let is_drawn = seed.is_none() && params.eta == ETA_OF_CHOICE;
         let is_known = seed.is_some_and(|seed| self.reconstruction(&is_its_key, params, seed).is_some());
         let reconstructs = params.keep_untouched && params.eta != 0.0 && !is_known;
-        choosing + params.sampling_steps * (u32::from(!is_drawn) + u32::from(reconstructs))
+        let inverts = params.own_noise > 0.0 && self.own_noise(&is_its_key, params).is_none();
+        choosing + params.sampling_steps * (u32::from(!is_drawn) + u32::from(reconstructs) + u32::from(inverts))
     }
 }
 
@@ -193,11 +219,11 @@ impl Drawing<'_> {
 
     /// The latents at `eta`, (1, c, h, w); shows `previews` pictures on the way.
     fn at(&self, eta: f64, seed: u32, previews: u32, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Tensor> {
-        let Self { base, request, tuned, unet, e_tgt, e_null, shape, .. } = self;
+        let Self { base, request, tuned, e_tgt, e_null, shape, .. } = self;
         let params = Params { seed, ..request.params.clone() };
+        let unet = self.network(1.0 - (1.0 - params.tuning_share) * eta.min(1.0), machine)?;
         let e_bar = imagic::interpolate(e_tgt, &tuned.e_opt, eta)?;
-        let launches = machine.chosen().launches;
-        let mut guided = Guided::new(unet, &e_bar, e_null, params.guidance, launches)?;
+        let mut guided = Guided::new(&unet, &e_bar, e_null, params.guidance, machine.chosen().launches)?;
         let steps = base.schedule.timesteps(params.sampling_steps).len() as u32;
         let watch = &mut |step: u32, pred_x0: &Tensor| {
             // Spread evenly, none at the end, where the result itself comes.
@@ -208,7 +234,36 @@ impl Drawing<'_> {
             }
             self.step(clock)
         };
-        imagic::generate(&mut guided, &base.schedule, &params, shape, watch)
+        let Some(own) = &self.own_noise else {
+            return imagic::generate(&mut guided, &base.schedule, &params, shape, watch);
+        };
+        let x_t = inversion::mix(own, &imagic::start(&params, shape, own.device())?, params.own_noise)?;
+        let timesteps = base.schedule.timesteps(params.sampling_steps);
+        imagic::sample(&mut guided, &base.schedule, (params.sampling_steps, &timesteps), x_t, watch)
+    }
+
+    /// The noise from which the tuned model gives the picture back.
+    fn invert(&self, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Tensor> {
+        let Self { base, request, tuned, e_null, .. } = self;
+        let (x, _) = base.encode(request, base.shapes.size(request), machine.device())?;
+        base.codec.forget_encoder();
+        let unet = self.network(1.0, machine)?;
+        let mut plain = Guided::new(&unet, &tuned.e_opt, e_null, 1.0, machine.chosen().launches)?;
+        let timesteps = base.schedule.timesteps(request.params.sampling_steps);
+        inversion::invert(&mut plain, &base.schedule, &timesteps, x, &mut || self.step(clock))
+    }
+
+    /// The network with that share of the tuning; one is kept, since they are large.
+    fn network(&self, share: f64, machine: &Machine) -> Result<Rc<UNet>> {
+        let mut kept = self.unet.borrow_mut();
+        if let Some((_, unet)) = kept.as_ref().filter(|(of, _)| *of == share) {
+            return Ok(unet.clone());
+        }
+        *kept = None;
+        let weights = self.tuned.with_share(share, || self.base.network(machine.device()))?;
+        let unet = Rc::new(network(self.base, &weights, machine)?);
+        *kept = Some((share, unet.clone()));
+        Ok(unet)
     }
 
     /// One step more is done.

@@ -15,6 +15,7 @@ const STORIES: [&str; 23] = [
     "engine::detail",
     "engine::sampling",
     "engine::candidates",
+    "engine::inversion",
     "engine::tuned",
     "engine::auxiliary",
     "engine::imagic",

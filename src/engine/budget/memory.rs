@@ -175,8 +175,13 @@ impl Shapes {
         let places = tuned.iter().sum::<usize>().saturating_sub(taken);
         let moments: usize = tuned.iter().map(|&values| mode.trained().moments().numbers(values)).sum();
         let tuning = if params.tuning_steps == 0 { 0 } else { places + moments + freed + training(unet, trains_all) };
-        let generation =
-            places + stored(self.inference(unet, at(passes)), precision.sampling().storage).max(decode.alive);
+        // What is mixed with the base model's weights stands beside both, and versions are judged by the base model's.
+        let mixes = trains_all && params.tuning_share < 1.0;
+        let beside = if mixes { self.weights.elements() } else { 0 };
+        let judge = if trains_all && (mixes || params.candidates > 1) { taken } else { 0 };
+        let pass = stored(self.inference(unet, at(passes)), precision.sampling().storage);
+        let encoding = if params.own_noise > 0.0 { encode.alive } else { 0 };
+        let generation = places + beside + judge + pass.max(decode.alive).max(encoding);
         let model = self.model_bytes(task);
         let bytes = |values: usize| model + 4 * values as u64;
         Ok(Needs {

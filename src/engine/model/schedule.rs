@@ -160,21 +160,33 @@ impl Schedule {
 
     /// One of `steps` DDIM steps, from timestep `t` to the next smaller one; `prediction` is the network's at `x_t`.
     pub fn step(&self, prediction: &Tensor, t: u32, steps: u32, x_t: &Tensor) -> Result<Step> {
-        let alpha = self.alphas_cumprod[t as usize];
         let previous = t.checked_sub(self.training_timesteps() / steps.min(self.training_timesteps()));
         let alpha_previous = previous.map_or(self.final_alpha_cumprod, |t| self.alphas_cumprod[t as usize]);
-        let (signal, rest) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-        let (mut pred_x0, noise) = match self.prediction {
-            Prediction::Epsilon => (((x_t - (prediction * rest)?)? / signal)?, prediction.clone()),
-            Prediction::V => (((x_t * signal)? - (prediction * rest)?)?, ((prediction * signal)? + (x_t * rest)?)?),
-            Prediction::Sample => (prediction.clone(), ((x_t - (prediction * signal)?)? / rest)?),
-        };
+        let (mut pred_x0, noise) = self.parts(prediction, t, x_t)?;
         if let Some(limit) = self.clip_sample {
             // As in DDIMScheduler, the noise stays that of the picture before.
             pred_x0 = pred_x0.clamp(-limit, limit)?;
         }
         let x_t = ((&pred_x0 * alpha_previous.sqrt())? + (noise * (1.0 - alpha_previous).sqrt())?)?;
         Ok(Step { x_t, pred_x0 })
+    }
+
+    /// A DDIM step backwards: x_t at timestep `to`, which is larger than `t`; `prediction` is the network's at `x_t`.
+    pub fn step_back(&self, prediction: &Tensor, t: u32, to: u32, x_t: &Tensor) -> Result<Tensor> {
+        let (pred_x0, noise) = self.parts(prediction, t, x_t)?;
+        let alpha = self.alphas_cumprod[to as usize];
+        Ok(((pred_x0 * alpha.sqrt())? + (noise * (1.0 - alpha).sqrt())?)?)
+    }
+
+    /// The clean latents and the noise in `x_t`, as the network predicts them.
+    fn parts(&self, prediction: &Tensor, t: u32, x_t: &Tensor) -> Result<(Tensor, Tensor)> {
+        let alpha = self.alphas_cumprod[t as usize];
+        let (signal, rest) = (alpha.sqrt(), (1.0 - alpha).sqrt());
+        Ok(match self.prediction {
+            Prediction::Epsilon => (((x_t - (prediction * rest)?)? / signal)?, prediction.clone()),
+            Prediction::V => (((x_t * signal)? - (prediction * rest)?)?, ((prediction * signal)? + (x_t * rest)?)?),
+            Prediction::Sample => (prediction.clone(), ((x_t - (prediction * signal)?)? / rest)?),
+        })
     }
 }
 
