@@ -499,7 +499,10 @@ def a_photograph_meets_a_door_and_a_text_its_remarks():
         opened.layer.setPixelData(QByteArray(bytes(values)), 0, 0, WIDTH, HEIGHT)
         opened.document.refreshProjection()
         dialog = opened.dialog()
-        fill(dialog, model="drawings", prompt="make it a shiny red square")
+        # It brings its preset.
+        dialog._form.fields["model"].set_value("drawings")
+        settle()
+        fill(dialog, prompt="make it a shiny red square")
         wait_until("the door", lambda: dialog._door_row.isVisible())
         assert dialog._door_text.text() == "The model drawings draws no photographs.", dialog._door_text.text()
         assert not button(dialog, "Edit").isEnabled() and not button(dialog, "Try strengths").isEnabled()
