@@ -135,7 +135,7 @@ mod bindings {
             let names = words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))).cloned();
             names.collect::<Vec<_>>().join("|")
         };
-        let functions = ["gimp_", "gegl_", "babl_", "gtk_", "gdk_pixbuf_", "g_"];
+        let functions = ["gimp_", "gegl_", "babl_", "gtk_", "gdk_pixbuf_", "gdk_screen_", "g_"];
         let types = ["Gimp", "Gegl", "Gtk", "Gdk", "GConnect", "GBinding", "Pango"];
         let bindings = bindgen::Builder::default()
             .header_contents(

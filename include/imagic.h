@@ -168,8 +168,9 @@ imagic_status imagic_worker_free(imagic_worker *worker);
 
 /* The models that can be named in a request, as JSON:
  * {"models": [{"name", "path", "origin", "family", "bytes", "resolution", "prediction_type", "licence", "few_steps",
- * "inpainting", "description", "examples", "params", "presets", "problem"}], "default"}; params are all settings
- * that fit the model, and problem says why it cannot be used, or is null.
+ * "inpainting", "description", "examples", "photographs", "params", "presets", "problem"}], "default"}; photographs
+ * is false where the model draws none, params are all settings that fit the model, and problem says why it cannot
+ * be used, or is null.
  * The caller promises:
  * worker is NULL or alive; text is NULL or has room for text_len bytes; text_needed is NULL or writable. */
 imagic_status imagic_models_json(const imagic_worker *worker, char *text, size_t text_len, size_t *text_needed);
@@ -181,6 +182,13 @@ imagic_status imagic_models_json(const imagic_worker *worker, char *text, size_t
  * worker is NULL or alive; request_json is NULL or ends with NUL; picture is NULL or valid with pixels_len
  * readable bytes behind pixels; job is NULL or writable. */
 imagic_status imagic_worker_submit(const imagic_worker *worker, const char *request_json, const imagic_picture *picture, imagic_job **job);
+
+/* As imagic_worker_submit, for a part of the picture: selection has a byte for each pixel, row by row without
+ * gaps, 255 where it is to be edited and 0 where it stays as it is; NULL is everything. The model sees the part in its
+ * surroundings, and imagic_job_result gives the whole picture.
+ * The caller promises:
+ * As imagic_worker_submit; selection is NULL or has selection_len readable bytes. */
+imagic_status imagic_worker_submit_part(const imagic_worker *worker, const char *request_json, const imagic_picture *picture, const uint8_t *selection, size_t selection_len, imagic_job **job);
 
 /* How far the job is; never waits. Answers OK for a failed job too: look at state.
  * The caller promises:

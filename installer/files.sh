@@ -14,9 +14,10 @@ krita_files() {
     done
 }
 
-# For the folder `models`: those that come with the plug-in.
+# For the folder `models`: those that come with the plug-in, and the page that Help opens.
 model_files() {
     local model file
+    printf '%s\0%s\0' "$root/models/help.html" help.html
     for model in "$root"/models/*/unet; do
         model=$(dirname "$model")
         while IFS= read -r -d '' file; do

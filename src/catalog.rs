@@ -26,7 +26,7 @@ use written::{path_of, text_of};
 /// Optional JSON file in a model's folder; beside a model that is a file it is called `NAME.imagic.json`.
 /// `description`: one sentence on what it can draw; `examples`: prompts that work; `preset`: settings by parameter id
 /// that fit it in every preset; `presets`: those of single presets, by the preset's name; `familiar_psnr`: see
-/// [`Model::familiar_psnr`].
+/// [`Model::familiar_psnr`]; `photographs`: `false` if it draws none; `words`: see [`Model::words`].
 pub const PRESET_FILE: &str = "imagic.json";
 
 /// One base model that can be chosen.
@@ -47,6 +47,10 @@ pub struct Model {
     /// Peak signal-to-noise ratio in dB at which this model's autoencoder reproduces pictures that the model can draw;
     /// other pictures get a hint. `None` if unknown.
     pub familiar_psnr: Option<f64>,
+    /// Whether it is to be tried on photographs: any model that does not say otherwise.
+    pub draws_photographs: bool,
+    /// All words that it knows, in lower case; empty if it does not say.
+    pub words: Vec<String>,
 }
 
 /// Where models are looked for, and what the user has told of them.
@@ -167,6 +171,8 @@ impl Model {
             preset: Map::new(),
             presets: Map::new(),
             familiar_psnr: None,
+            draws_photographs: true,
+            words: Vec::new(),
         }
     }
 
@@ -186,14 +192,19 @@ impl Model {
                 wrong(of_file(text!("familiar_psnr is {value}, must be a number of dB, for example 24", value)))
             })?),
         };
-        let examples = about["examples"].as_array().into_iter().flatten();
+        let texts = |key: &str| {
+            let texts = about[key].as_array().into_iter().flatten();
+            texts.filter_map(Value::as_str).map(str::to_owned).collect()
+        };
         let settings = |key: &str| about[key].as_object().cloned().unwrap_or_default();
         Ok(Self {
             description: about["description"].as_str().unwrap_or_default().to_owned(),
-            examples: examples.filter_map(Value::as_str).map(str::to_owned).collect(),
+            examples: texts("examples"),
             preset: settings("preset"),
             presets: settings("presets"),
             familiar_psnr,
+            draws_photographs: about["photographs"].as_bool().unwrap_or(true),
+            words: texts("words"),
             ..Self::bare(name, path)
         })
     }

@@ -1,7 +1,7 @@
 //! One error type, and with it every text a user reads when something went wrong or is likely to.
 #![forbid(unsafe_code)]
 
-use crate::text::{Text, Value, rounded, text};
+use crate::text::{Text, Value, text};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -147,12 +147,10 @@ pub enum Hint {
 impl Hint {
     /// The hint, for people.
     pub fn text(self) -> Text {
-        let Self::UnfamiliarPicture { psnr, familiar_psnr } = self;
+        let Self::UnfamiliarPicture { .. } = self;
         text!(
-            "this picture is unlike what the base model can draw (its autoencoder gives it back at {psnr} dB, below \
-             {familiar_psnr} dB): expect a poor edit; for photographs choose a Stable Diffusion model as base model",
-            psnr = rounded(psnr, 1),
-            familiar_psnr
+            "this picture is unlike what the base model can draw: expect a poor edit; for photographs choose a Stable \
+             Diffusion model as base model"
         )
     }
 }

@@ -18,7 +18,9 @@ mod language;
 mod last_values;
 mod loader;
 mod log;
+mod looked_at;
 mod other_programs;
+mod photograph;
 mod pixel_layout;
 mod policy;
 mod recipe;
@@ -26,6 +28,7 @@ mod report;
 mod serve;
 mod system;
 mod thumbnail;
+mod wording;
 mod words;
 
 use crate::catalog::Model;

@@ -223,6 +223,7 @@ fn declaration(ty: &Type, name: &str) -> String {
         Type::Path(path) => {
             let name_in_rust = path.path.segments.last().expect("a type has a name").ident.to_string();
             let c_type = match name_in_rust.as_str() {
+                "u8" => "uint8_t".to_owned(),
                 "u32" => "uint32_t".to_owned(),
                 "i32" => "int32_t".to_owned(),
                 "usize" => "size_t".to_owned(),

@@ -39,6 +39,7 @@ fn home() -> (Home, PathBuf) {
     fs::create_dir_all(home.folder.join("config")).expect("a temporary folder");
     fs::write(home.folder.join("config/kritarc"), "[python]\nenable_imagic=true\nenable_checks=true\n")
         .expect("a new file");
+    home.add_model("drawings", r#"{"photographs": false, "words": ["a", "make", "red", "square"]}"#);
     // A model that cannot be used.
     fs::write(home.folder.join("data/imagic-edit/models/broken.gguf"), "GGUF").expect("a new file");
     let runtime = home.folder.join("run");

@@ -227,7 +227,7 @@ fn texts_for_people_are_in_their_language_and_the_report_is_not() {
     engine.edit(2, "bgra8", &picture(), quick("Stop"));
     let (done, _, progress) = engine.end();
     assert!(done["summary"].as_str().is_some_and(|text| text.starts_with("Fertig in ")), "{done}");
-    assert_eq!((&done["name"], &done["report"]["tuned"]), (&json!("Stop (eta 0.7)"), &json!("now")));
+    assert_eq!((&done["name"], &done["report"]["tuned"]), (&json!("eta 0.7 #0: Stop"), &json!("now")));
     let texts: Vec<_> = progress.iter().filter_map(|message| message["text"].as_str()).collect();
     assert!(texts.iter().all(|text| !text.contains(" step ") && !text.contains(" left")), "{texts:?}");
 }
@@ -305,7 +305,7 @@ fn the_greeting_has_all_that_a_dialog_needs() {
     let home = Home::new("serve-hello");
     home.add_model("other", r#"{"preset": {"eta": 0.9}, "description": "Draws noise."}"#);
     let (mut engine, hello) = Engine::start(&home);
-    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(5)));
+    assert_eq!((&hello["event"], &hello["protocol"]), (&json!("hello"), &json!(6)));
     let ids: Vec<_> = hello["parameters"].as_array().expect("a list").iter().map(|row| row["id"].clone()).collect();
     assert_eq!(ids, imagic_edit::params::PARAMS.iter().map(|param| json!(param.id)).collect::<Vec<_>>());
     assert_eq!(hello["models"][0]["name"], "other");
@@ -349,7 +349,7 @@ fn an_edit_comes_back_in_its_own_format_with_progress_and_recipe() {
     engine.edit(1, "bgra8", &picture(), quick("a red dog"));
     let (done, eight, progress) = engine.end();
     assert_eq!((&done["event"], &done["job"]), (&json!("done"), &json!(1)), "{done}");
-    assert_eq!(done["name"], "a red dog (eta 0.7)");
+    assert_eq!(done["name"], "eta 0.7 #0: a red dog");
     assert_eq!(done["report"]["tuned"], "now");
     assert_eq!(done["report"]["params"]["tuning_steps"], 2);
     assert!(done["summary"].as_str().is_some_and(|text| text.starts_with("Done in ")), "{done}");
@@ -376,6 +376,13 @@ fn an_edit_comes_back_in_its_own_format_with_progress_and_recipe() {
     assert_eq!(done["report"]["tuned"], "in_memory", "{done}");
     let back: Vec<u8> = pixels.chunks_exact(8).flat_map(|p| [&p[4..6], &p[2..4], &p[..2], &p[6..]].concat()).collect();
     assert_eq!(back, sixteen);
+
+    // What is to be said of a text and of the picture, before anything is spent.
+    home.add_model("drawings", r#"{"photographs": false, "words": ["a", "red"], "examples": ["a red dog"]}"#);
+    engine.ask(json!({ "do": "text", "text": "a red dog", "model": "drawings" }));
+    let (text, _) = engine.next();
+    assert_eq!((&text["event"], &text["remarks"]), (&json!("text"), &json!(["Unknown words: dog."])));
+    assert!(text["length"].as_str().is_some_and(|length| length.starts_with("3 of ")), "{text}");
 
     // Long enough for some progress.
     let mut params = quick("a green dog");

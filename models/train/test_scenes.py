@@ -1,5 +1,7 @@
 """Scenes, their captions and their pictures."""
 
+import json
+import pathlib
 import random
 import unittest
 from dataclasses import fields, replace
@@ -24,6 +26,10 @@ class Captions(unittest.TestCase):
             for words in (caption(scene).split(), caption(scene, rng).split()):
                 self.assertLessEqual(set(words), known)
                 self.assertLessEqual(len(words) + 2, MAX_LENGTH, " ".join(words))
+
+    def test_the_model_says_which_words_it_knows(self):
+        about = json.loads((pathlib.Path(__file__).parents[1] / "scenes-64" / "imagic.json").read_text("utf-8"))
+        self.assertEqual(about["words"], vocabulary())
 
     def test_an_edit_is_another_caption(self):
         rng = random.Random(0)

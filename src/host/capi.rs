@@ -14,6 +14,7 @@ use super::report::{edit_report, models_report, parameters_report};
 use super::request;
 use crate::catalog::{self, Places};
 use crate::engine::Engine;
+use crate::engine::picture::selection::Selection;
 use crate::engine::request::{Edit, EditRequest, EngineOptions, Progress, Stage};
 use crate::error::Error;
 use crate::image::LayerImage;
@@ -148,8 +149,9 @@ pub unsafe extern "C" fn imagic_worker_free(worker: *mut ImagicWorker) -> Imagic
 
 /// The models that can be named in a request, as JSON:
 /// `{"models": [{"name", "path", "origin", "family", "bytes", "resolution", "prediction_type", "licence", "few_steps",
-/// "inpainting", "description", "examples", "params", "presets", "problem"}], "default"}`; `params` are all settings
-/// that fit the model, and `problem` says why it cannot be used, or is null.
+/// "inpainting", "description", "examples", "photographs", "params", "presets", "problem"}], "default"}`; `photographs`
+/// is false where the model draws none, `params` are all settings that fit the model, and `problem` says why it cannot
+/// be used, or is null.
 ///
 /// # Safety
 /// `worker` is NULL or alive; `text` is NULL or has room for `text_len` bytes; `text_needed` is NULL or writable.
@@ -183,26 +185,27 @@ pub unsafe extern "C" fn imagic_worker_submit(
     picture: *const ImagicPicture,
     job: *mut *mut ImagicJob,
 ) -> ImagicStatus {
-    guard(|| {
-        // SAFETY: the caller promises a live handle or NULL.
-        let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
-        // SAFETY: the caller promises a valid picture or NULL.
-        let picture = unsafe { picture.as_ref() }.ok_or_else(|| Failure::argument("picture is NULL"))?;
-        // SAFETY: the caller promises a writable place or NULL.
-        let out = unsafe { job.as_mut() }.ok_or_else(|| Failure::argument("job is NULL"))?;
-        // SAFETY: the caller promises a text or NULL.
-        let request = unsafe { read_object(request_json, "request_json") }?;
-        let layout = layout(picture.format, picture.width, picture.height, picture.stride)?;
-        check_pixels(picture.pixels, picture.pixels_len, &layout, ImagicStatus::Argument)?;
-        // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
-        let pixels = unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), layout.bytes) };
-        let layer = layout.read(pixels).map_err(|text| Failure::argument(text.to_string()))?;
-        let request = edit_request(request, layer, &worker.places)?;
-        let (source, params) = (request.layer.clone(), request.params.clone());
-        let job = worker.worker.submit(request);
-        *out = Box::into_raw(Box::new(ImagicJob { source, params, state: Mutex::new(State::Running(job, None)) }));
-        Ok(())
-    })
+    // SAFETY: the caller's promise is handed on.
+    guard(|| unsafe { submit(worker, request_json, picture, std::ptr::null(), 0, job) })
+}
+
+/// As `imagic_worker_submit`, for a part of the picture: `selection` has a byte for each pixel, row by row without
+/// gaps, 255 where it is to be edited and 0 where it stays as it is; NULL is everything. The model sees the part in its
+/// surroundings, and `imagic_job_result` gives the whole picture.
+///
+/// # Safety
+/// As `imagic_worker_submit`; `selection` is NULL or has `selection_len` readable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn imagic_worker_submit_part(
+    worker: *const ImagicWorker,
+    request_json: *const c_char,
+    picture: *const ImagicPicture,
+    selection: *const u8,
+    selection_len: usize,
+    job: *mut *mut ImagicJob,
+) -> ImagicStatus {
+    // SAFETY: the caller's promise is handed on.
+    guard(|| unsafe { submit(worker, request_json, picture, selection, selection_len, job) })
 }
 
 /// How far the job is; never waits. Answers OK for a failed job too: look at `state`.
@@ -338,6 +341,50 @@ pub fn fuzz(bytes: &[u8]) {
         let layer = LayerImage::new(1, 1, vec![0; 4]).expect("one pixel is four values");
         let _ = edit_request(given, layer, &Places::of([]));
     }
+}
+
+/// # Safety
+/// As [`imagic_worker_submit_part`].
+unsafe fn submit(
+    worker: *const ImagicWorker,
+    request_json: *const c_char,
+    picture: *const ImagicPicture,
+    selection: *const u8,
+    selection_len: usize,
+    job: *mut *mut ImagicJob,
+) -> Result<(), Failure> {
+    // SAFETY: the caller promises a live handle or NULL.
+    let worker = unsafe { worker.as_ref() }.ok_or_else(|| Failure::argument("worker is NULL"))?;
+    // SAFETY: the caller promises a valid picture or NULL.
+    let picture = unsafe { picture.as_ref() }.ok_or_else(|| Failure::argument("picture is NULL"))?;
+    // SAFETY: the caller promises a writable place or NULL.
+    let out = unsafe { job.as_mut() }.ok_or_else(|| Failure::argument("job is NULL"))?;
+    // SAFETY: the caller promises a text or NULL.
+    let request = unsafe { read_object(request_json, "request_json") }?;
+    let layout = layout(picture.format, picture.width, picture.height, picture.stride)?;
+    check_pixels(picture.pixels, picture.pixels_len, &layout, ImagicStatus::Argument)?;
+    // SAFETY: the caller promises `pixels_len` bytes, which is not less; `Layout` keeps it to isize::MAX.
+    let pixels = unsafe { std::slice::from_raw_parts(picture.pixels.cast::<u8>(), layout.bytes) };
+    let layer = layout.read(pixels).map_err(|text| Failure::argument(text.to_string()))?;
+    let mut request = edit_request(request, layer, &worker.places)?;
+    if !selection.is_null() {
+        let [width, height] = [picture.width, picture.height];
+        // It fits: so many pixels are there.
+        let needed = width as usize * height as usize;
+        if selection_len < needed {
+            let text = format!("selection_len is {selection_len}, must be at least {needed}");
+            return Err(Failure::argument(text));
+        }
+        // SAFETY: the caller promises `selection_len` bytes, which is not less.
+        let coverage = unsafe { std::slice::from_raw_parts(selection, needed) };
+        let coverage = coverage.iter().map(|&value| u16::from(value) * 257).collect();
+        let selection = Selection::new(width, height, coverage);
+        request.selection = Some(selection.ok_or_else(|| Failure::argument("nothing is selected"))?);
+    }
+    let (source, params) = (request.layer.clone(), request.params.clone());
+    let job = worker.worker.submit(request);
+    *out = Box::into_raw(Box::new(ImagicJob { source, params, state: Mutex::new(State::Running(job, None)) }));
+    Ok(())
 }
 
 fn worker_options(mut given: Map<String, Value>) -> Result<(EngineOptions, Places), Failure> {

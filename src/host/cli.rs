@@ -11,7 +11,6 @@ mod models;
 mod outcome;
 pub(super) mod picture;
 mod progress;
-mod prompt;
 mod selection;
 
 use super::cache_limit;

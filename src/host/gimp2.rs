@@ -105,6 +105,8 @@ extern "C" fn query() {
                 outputs.as_ptr(),
             );
             sys::gimp_plugin_menu_register(procedure::NAME.as_ptr(), procedure::MENU_PATH.as_ptr());
+            let (by_name, icon) = (sys::GimpIconType::GIMP_ICON_TYPE_ICON_NAME, procedure::ICON.as_ptr());
+            sys::gimp_plugin_icon_register(procedure::NAME.as_ptr(), by_name, icon.cast());
         }
     });
 }

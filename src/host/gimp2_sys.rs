@@ -40,6 +40,14 @@ pub type GimpRGB = _GimpRGB;
 pub struct _GimpRGB {
     pub _bindgen_opaque_blob: [u64; 4usize],
 }
+impl GimpIconType {
+    pub const GIMP_ICON_TYPE_ICON_NAME: GimpIconType = GimpIconType(0);
+    pub const GIMP_ICON_TYPE_INLINE_PIXBUF: GimpIconType = GimpIconType(1);
+    pub const GIMP_ICON_TYPE_IMAGE_FILE: GimpIconType = GimpIconType(2);
+}
+#[repr(transparent)]
+#[derive(Copy, Clone, Hash, PartialEq, Eq)]
+pub struct GimpIconType(pub ::std::os::raw::c_uint);
 impl GimpAddMaskType {
     pub const GIMP_ADD_MASK_WHITE: GimpAddMaskType = GimpAddMaskType(0);
     pub const GIMP_ADD_MASK_BLACK: GimpAddMaskType = GimpAddMaskType(1);
@@ -468,6 +476,21 @@ pub unsafe fn gimp_plugin_menu_register(procedure_name: *const gchar, menu_path:
     type Function = unsafe extern "C" fn(*const gchar, *const gchar) -> gboolean;
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure_name, menu_path) }
 }
+pub unsafe fn gimp_plugin_icon_register(
+    procedure_name: *const gchar,
+    icon_type: GimpIconType,
+    icon_data: *const guint8,
+) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_plugin_icon_register");
+    type Function = unsafe extern "C" fn(*const gchar, GimpIconType, *const guint8) -> gboolean;
+    unsafe {
+        ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(
+            procedure_name,
+            icon_type,
+            icon_data,
+        )
+    }
+}
 pub unsafe fn gimp_plugin_set_pdb_error_handler(handler: GimpPDBErrorHandler) -> gboolean {
     static SYMBOL: Symbol = Symbol::new(c"gimp_plugin_set_pdb_error_handler");
     type Function = unsafe extern "C" fn(GimpPDBErrorHandler) -> gboolean;
@@ -651,6 +674,17 @@ impl GtkDialogFlags {
 #[repr(transparent)]
 #[derive(Copy, Clone, Hash, PartialEq, Eq)]
 pub struct GtkDialogFlags(pub ::std::os::raw::c_uint);
+pub type GtkButton = _GtkButton;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkButton {
+    _unused: [u8; 0],
+}
+pub unsafe fn gtk_button_set_label(button: *mut GtkButton, label: *const gchar) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_button_set_label");
+    type Function = unsafe extern "C" fn(*mut GtkButton, *const gchar);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(button, label) }
+}
 pub unsafe fn gtk_main() {
     static SYMBOL: Symbol = Symbol::new(c"gtk_main");
     type Function = unsafe extern "C" fn();
@@ -807,12 +841,14 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_layer_is_floating_sel",
     c"gimp_layer_set_edit_mask",
     c"gimp_plugin_menu_register",
+    c"gimp_plugin_icon_register",
     c"gimp_plugin_set_pdb_error_handler",
     c"gimp_selection_is_empty",
     c"gimp_main",
     c"gimp_install_procedure",
     c"gimp_get_pdb_error",
     c"gtk_adjustment_get_value",
+    c"gtk_button_set_label",
     c"gtk_main",
     c"gtk_main_quit",
     c"gtk_table_new",

@@ -103,6 +103,7 @@ unsafe fn new_procedure(plug_in: *mut sys::GimpPlugIn) -> *mut sys::GimpProcedur
         sys::gimp_procedure_set_image_types(procedure, procedure::IMAGE_TYPES.as_ptr());
         sys::gimp_procedure_set_sensitivity_mask(procedure, ONE_DRAWABLE);
         sys::gimp_procedure_set_menu_label(procedure, procedure::MENU_LABEL.as_ptr());
+        sys::gimp_procedure_set_icon_name(procedure, procedure::ICON.as_ptr());
         sys::gimp_procedure_add_menu_path(procedure, procedure::MENU_PATH.as_ptr());
         sys::gimp_procedure_set_documentation(procedure, summary.as_ptr(), help.as_ptr(), procedure::NAME.as_ptr());
         sys::gimp_procedure_set_attribution(procedure, authors, authors, year);

@@ -457,6 +457,11 @@ pub unsafe fn gimp_procedure_set_menu_label(procedure: *mut GimpProcedure, menu_
     type Function = unsafe extern "C" fn(*mut GimpProcedure, *const gchar);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, menu_label) }
 }
+pub unsafe fn gimp_procedure_set_icon_name(procedure: *mut GimpProcedure, icon_name: *const gchar) {
+    static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_set_icon_name");
+    type Function = unsafe extern "C" fn(*mut GimpProcedure, *const gchar);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(procedure, icon_name) }
+}
 pub unsafe fn gimp_procedure_add_menu_path(procedure: *mut GimpProcedure, menu_path: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gimp_procedure_add_menu_path");
     type Function = unsafe extern "C" fn(*mut GimpProcedure, *const gchar);
@@ -1216,6 +1221,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gimp_procedure_set_image_types",
     c"gimp_procedure_set_sensitivity_mask",
     c"gimp_procedure_set_menu_label",
+    c"gimp_procedure_set_icon_name",
     c"gimp_procedure_add_menu_path",
     c"gimp_procedure_set_documentation",
     c"gimp_procedure_set_attribution",

@@ -135,6 +135,21 @@ pub unsafe fn g_free(mem: gpointer) {
     type Function = unsafe extern "C" fn(gpointer);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(mem) }
 }
+pub unsafe fn g_app_info_launch_default_for_uri(
+    uri: *const ::std::os::raw::c_char,
+    context: *mut GAppLaunchContext,
+    error: *mut *mut GError,
+) -> gboolean {
+    static SYMBOL: Symbol = Symbol::new(c"g_app_info_launch_default_for_uri");
+    type Function =
+        unsafe extern "C" fn(*const ::std::os::raw::c_char, *mut GAppLaunchContext, *mut *mut GError) -> gboolean;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(uri, context, error) }
+}
+pub unsafe fn g_list_free(list: *mut GList) {
+    static SYMBOL: Symbol = Symbol::new(c"g_list_free");
+    type Function = unsafe extern "C" fn(*mut GList);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(list) }
+}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct _GMainContext {
@@ -417,6 +432,21 @@ pub unsafe fn gdk_pixbuf_new(
         )
     }
 }
+pub unsafe fn gdk_screen_get_default() -> *mut GdkScreen {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_screen_get_default");
+    type Function = unsafe extern "C" fn() -> *mut GdkScreen;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())() }
+}
+pub unsafe fn gdk_screen_get_width(screen: *mut GdkScreen) -> gint {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_screen_get_width");
+    type Function = unsafe extern "C" fn(*mut GdkScreen) -> gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(screen) }
+}
+pub unsafe fn gdk_screen_get_height(screen: *mut GdkScreen) -> gint {
+    static SYMBOL: Symbol = Symbol::new(c"gdk_screen_get_height");
+    type Function = unsafe extern "C" fn(*mut GdkScreen) -> gint;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(screen) }
+}
 impl PangoEllipsizeMode {
     pub const PANGO_ELLIPSIZE_NONE: PangoEllipsizeMode = PangoEllipsizeMode(0);
     pub const PANGO_ELLIPSIZE_START: PangoEllipsizeMode = PangoEllipsizeMode(1);
@@ -671,6 +701,67 @@ impl GtkSizeGroupMode {
 #[derive(Copy, Clone, Hash, PartialEq, Eq)]
 pub struct GtkSizeGroupMode(pub ::std::os::raw::c_uint);
 pub type GtkAdjustment = _GtkAdjustment;
+pub type GList = _GList;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GList {
+    pub data: gpointer,
+    pub next: *mut GList,
+    pub prev: *mut GList,
+}
+pub type GError = _GError;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GError {
+    _unused: [u8; 0],
+}
+pub type GAppLaunchContext = _GAppLaunchContext;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GAppLaunchContext {
+    _unused: [u8; 0],
+}
+pub type GdkScreen = _GdkScreen;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GdkScreen {
+    _unused: [u8; 0],
+}
+pub type GtkAllocation = GdkRectangle;
+pub type GdkRectangle = _GdkRectangle;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GdkRectangle {
+    pub x: gint,
+    pub y: gint,
+    pub width: gint,
+    pub height: gint,
+}
+pub type GtkRequisition = _GtkRequisition;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkRequisition {
+    pub width: gint,
+    pub height: gint,
+}
+pub type GtkViewport = _GtkViewport;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkViewport {
+    _unused: [u8; 0],
+}
+pub type GtkRange = _GtkRange;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkRange {
+    _unused: [u8; 0],
+}
+pub type GtkScale = _GtkScale;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _GtkScale {
+    _unused: [u8; 0],
+}
 pub type GtkWidget = _GtkWidget;
 pub type GtkWindow = _GtkWindow;
 #[repr(C)]
@@ -724,6 +815,16 @@ pub unsafe fn gtk_widget_set_size_request(widget: *mut GtkWidget, width: gint, h
     type Function = unsafe extern "C" fn(*mut GtkWidget, gint, gint);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, width, height) }
 }
+pub unsafe fn gtk_widget_size_request(widget: *mut GtkWidget, requisition: *mut GtkRequisition) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_widget_size_request");
+    type Function = unsafe extern "C" fn(*mut GtkWidget, *mut GtkRequisition);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, requisition) }
+}
+pub unsafe fn gtk_widget_get_allocation(widget: *mut GtkWidget, allocation: *mut GtkAllocation) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_widget_get_allocation");
+    type Function = unsafe extern "C" fn(*mut GtkWidget, *mut GtkAllocation);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(widget, allocation) }
+}
 pub unsafe fn gtk_widget_set_tooltip_text(widget: *mut GtkWidget, text: *const gchar) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_widget_set_tooltip_text");
     type Function = unsafe extern "C" fn(*mut GtkWidget, *const gchar);
@@ -764,10 +865,10 @@ pub unsafe fn gtk_bin_get_child(bin: *mut GtkBin) -> *mut GtkWidget {
 pub struct _GtkWindow {
     pub _bindgen_opaque_blob: [u64; 7usize],
 }
-pub unsafe fn gtk_window_set_resizable(window: *mut GtkWindow, resizable: gboolean) {
-    static SYMBOL: Symbol = Symbol::new(c"gtk_window_set_resizable");
-    type Function = unsafe extern "C" fn(*mut GtkWindow, gboolean);
-    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(window, resizable) }
+pub unsafe fn gtk_window_set_default_size(window: *mut GtkWindow, width: gint, height: gint) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_window_set_default_size");
+    type Function = unsafe extern "C" fn(*mut GtkWindow, gint, gint);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(window, width, height) }
 }
 impl GtkResponseType {
     pub const GTK_RESPONSE_NONE: GtkResponseType = GtkResponseType(-1);
@@ -1102,6 +1203,11 @@ pub unsafe fn gtk_cell_layout_clear(cell_layout: *mut GtkCellLayout) {
     type Function = unsafe extern "C" fn(*mut GtkCellLayout);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(cell_layout) }
 }
+pub unsafe fn gtk_cell_layout_get_cells(cell_layout: *mut GtkCellLayout) -> *mut GList {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_cell_layout_get_cells");
+    type Function = unsafe extern "C" fn(*mut GtkCellLayout) -> *mut GList;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(cell_layout) }
+}
 pub unsafe fn gtk_cell_layout_set_cell_data_func(
     cell_layout: *mut GtkCellLayout,
     cell: *mut GtkCellRenderer,
@@ -1307,6 +1413,11 @@ pub unsafe fn gtk_scrolled_window_add_with_viewport(scrolled_window: *mut GtkScr
     type Function = unsafe extern "C" fn(*mut GtkScrolledWindow, *mut GtkWidget);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scrolled_window, child) }
 }
+pub unsafe fn gtk_viewport_set_shadow_type(viewport: *mut GtkViewport, type_: GtkShadowType) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_viewport_set_shadow_type");
+    type Function = unsafe extern "C" fn(*mut GtkViewport, GtkShadowType);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(viewport, type_) }
+}
 pub type GtkSpinButton = _GtkSpinButton;
 #[repr(C)]
 #[repr(align(8))]
@@ -1338,6 +1449,21 @@ pub unsafe fn gtk_spin_button_update(spin_button: *mut GtkSpinButton) {
     static SYMBOL: Symbol = Symbol::new(c"gtk_spin_button_update");
     type Function = unsafe extern "C" fn(*mut GtkSpinButton);
     unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(spin_button) }
+}
+pub unsafe fn gtk_hscale_new_with_range(min: gdouble, max: gdouble, step: gdouble) -> *mut GtkWidget {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_hscale_new_with_range");
+    type Function = unsafe extern "C" fn(gdouble, gdouble, gdouble) -> *mut GtkWidget;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(min, max, step) }
+}
+pub unsafe fn gtk_scale_set_draw_value(scale: *mut GtkScale, draw_value: gboolean) {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_scale_set_draw_value");
+    type Function = unsafe extern "C" fn(*mut GtkScale, gboolean);
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(scale, draw_value) }
+}
+pub unsafe fn gtk_range_get_value(range: *mut GtkRange) -> gdouble {
+    static SYMBOL: Symbol = Symbol::new(c"gtk_range_get_value");
+    type Function = unsafe extern "C" fn(*mut GtkRange) -> gdouble;
+    unsafe { ::std::mem::transmute::<*mut ::std::ffi::c_void, Function>(SYMBOL.address())(range) }
 }
 #[repr(C)]
 #[repr(align(8))]
@@ -1422,6 +1548,8 @@ pub unsafe fn gtk_vbox_new(homogeneous: gboolean, spacing: gint) -> *mut GtkWidg
 /// Every function of this file, for the test that looks them all up.
 pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"g_free",
+    c"g_app_info_launch_default_for_uri",
+    c"g_list_free",
     c"g_main_context_iteration",
     c"g_timeout_add_full",
     c"g_signal_stop_emission_by_name",
@@ -1441,6 +1569,9 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gdk_pixbuf_get_pixels",
     c"gdk_pixbuf_get_rowstride",
     c"gdk_pixbuf_new",
+    c"gdk_screen_get_default",
+    c"gdk_screen_get_width",
+    c"gdk_screen_get_height",
     c"gimp_parasite_new",
     c"gimp_parasite_free",
     c"gimp_progress_init",
@@ -1458,11 +1589,13 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_widget_set_sensitive",
     c"gtk_widget_set_visible",
     c"gtk_widget_set_size_request",
+    c"gtk_widget_size_request",
+    c"gtk_widget_get_allocation",
     c"gtk_widget_set_tooltip_text",
     c"gtk_container_set_border_width",
     c"gtk_container_add",
     c"gtk_bin_get_child",
-    c"gtk_window_set_resizable",
+    c"gtk_window_set_default_size",
     c"gtk_dialog_add_button",
     c"gtk_dialog_set_default_response",
     c"gtk_dialog_run",
@@ -1501,6 +1634,7 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_tree_model_get_path",
     c"gtk_cell_layout_pack_start",
     c"gtk_cell_layout_clear",
+    c"gtk_cell_layout_get_cells",
     c"gtk_cell_layout_set_cell_data_func",
     c"gtk_cell_renderer_text_new",
     c"gtk_combo_box_text_new",
@@ -1523,11 +1657,15 @@ pub const FUNCTIONS: &[&::std::ffi::CStr] = &[
     c"gtk_scrolled_window_set_policy",
     c"gtk_scrolled_window_set_shadow_type",
     c"gtk_scrolled_window_add_with_viewport",
+    c"gtk_viewport_set_shadow_type",
     c"gtk_spin_button_new_with_range",
     c"gtk_spin_button_get_value",
     c"gtk_spin_button_set_value",
     c"gtk_spin_button_set_numeric",
     c"gtk_spin_button_update",
+    c"gtk_hscale_new_with_range",
+    c"gtk_scale_set_draw_value",
+    c"gtk_range_get_value",
     c"gtk_text_buffer_set_text",
     c"gtk_text_buffer_get_text",
     c"gtk_text_buffer_select_range",

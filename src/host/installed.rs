@@ -34,6 +34,11 @@ pub fn model_folders() -> Vec<PathBuf> {
     data_folder().into_iter().chain(library_folder()).map(|folder| folder.join("models")).collect()
 }
 
+/// The page that Help opens; it comes with the models.
+pub fn help_page() -> Option<PathBuf> {
+    model_folders().into_iter().map(|folder| folder.join("help.html")).find(|page| page.is_file())
+}
+
 /// Where it is kept what the user has told of models.
 pub fn registry_file() -> Result<PathBuf> {
     let folder = dirs::config_dir()

@@ -4,9 +4,11 @@
 use crate::catalog::{self, Entry, Origin, Places};
 use crate::engine::about::About;
 use crate::engine::budget::cost::Estimate;
+use crate::engine::picture::pixels::working_size;
 use crate::engine::request::{Edit, Progress, Stage, Tuned};
 use crate::error::{Error, Hint, Result};
 use crate::host::policy::NAME_LENGTH;
+use crate::host::words;
 use crate::image::LayerImage;
 use crate::params::{Affects, BUILTIN_MODEL, DEFAULT_PRESET, Domain, PARAMS, Param, Params, Preset};
 use crate::text::{Text, gigabytes, rounded, text};
@@ -115,6 +117,7 @@ pub fn model_report(entry: &Entry, words: Words) -> Value {
         "inpainting": about.map(|about| about.inpainting),
         "description": words(&description(entry)),
         "examples": model.examples,
+        "photographs": model.draws_photographs,
         "params": presets.get(DEFAULT_PRESET.name()),
         "presets": presets,
         "problem": problem.map(|problem| words(&problem)),
@@ -232,6 +235,22 @@ pub fn cost_text(estimate: &Estimate) -> Text {
     place.into_iter().chain(memory).fold(time_text(estimate), Text::and)
 }
 
+/// What a model of pictures with this side sees of a layer, where that is much larger; 0 is the model's own side.
+pub fn seen_text(layer: &LayerImage, resolution: u32, own_side: usize) -> Option<Text> {
+    // How many times as long a side is; what a model that enlarges paints is there for it, too.
+    const MUCH: usize = 4;
+    const ENLARGED: usize = 256;
+    // As autoencoders have it.
+    const MULTIPLE: usize = 8;
+    let side = if resolution == 0 { own_side } else { resolution as usize };
+    let (width, height) = (layer.width(), layer.height());
+    if width.max(height) as usize <= MUCH * side.max(ENLARGED) {
+        return None;
+    }
+    let (seen_width, seen_height) = working_size(width, height, side, MULTIPLE);
+    Some(words::seen([seen_width, seen_height], [width, height]))
+}
+
 fn time_text(estimate: &Estimate) -> Text {
     let time = estimate.seconds.map(rough_duration);
     match (estimate, time) {
@@ -261,14 +280,14 @@ pub fn summary(edit: &Edit) -> Text {
     notes.fold(text, |text, note| text.and_below(note.sentence()))
 }
 
-/// Name of a result layer: the prompt and eta.
+/// Name of a result layer: first what tells it from the others, because editors cut names at their end.
 pub fn layer_name(params: &Params) -> String {
-    format!("{} (eta {})", short_prompt(params), params.eta)
+    format!("{}: {}", layer_name_in_group(params), short_prompt(params))
 }
 
 /// Name of a result layer in a group, which has the prompt's name.
 pub fn layer_name_in_group(params: &Params) -> String {
-    format!("eta {}, seed {}", params.eta, params.seed)
+    format!("eta {} #{}", params.eta, params.seed)
 }
 
 /// The prompt in one line, cut where it is long.
@@ -305,7 +324,7 @@ mod tests {
         edit.hint = Some(Hint::UnfamiliarPicture { psnr: 19.84, familiar_psnr: 24.0 });
         let summary = summary(&edit).to_string();
         assert!(summary.starts_with("Done in 2.1 s.\n"), "{summary}");
-        assert!(summary.contains("\nThis picture is unlike ") && summary.contains("19.8 dB, below 24 dB"), "{summary}");
+        assert!(summary.contains("\nThis picture is unlike ") && !summary.contains("dB"), "{summary}");
     }
 
     #[test]
@@ -321,6 +340,18 @@ mod tests {
     }
 
     #[test]
+    fn a_large_layer_is_told_how_little_of_it_the_model_sees() {
+        let seen = |width, height, resolution, own_side| {
+            let layer = LayerImage::new(width, height, vec![0; (width * height * 4) as usize]).expect("a layer");
+            seen_text(&layer, resolution, own_side).map(|text| text.to_string())
+        };
+        let told = "The model sees 80 x 56 pixels of your 1500 x 1000: select a part for sharper results.";
+        assert_eq!(seen(1500, 1000, 0, 64).as_deref(), Some(told));
+        assert!(seen(1500, 1000, 0, 512).is_none() && seen(1000, 1000, 0, 64).is_none());
+        assert!(seen(1500, 1000, 64, 512).is_some());
+    }
+
+    #[test]
     fn the_built_in_model_describes_itself_as_dialogs_do() {
         let about = include_str!("../../models/scenes-64/imagic.json");
         let about: Value = serde_json::from_str(about).expect("a JSON object");
@@ -332,7 +363,7 @@ mod tests {
     #[test]
     fn a_layer_is_named_after_prompt_and_eta() {
         let name = |prompt: &str| layer_name(&Params { prompt: prompt.into(), eta: 0.7, ..Params::paper() });
-        assert_eq!(name("a  red\nsquare "), "a red square (eta 0.7)");
-        assert_eq!(name(&"é".repeat(61)), format!("{}… (eta 0.7)", "é".repeat(60)));
+        assert_eq!(name("a  red\nsquare "), "eta 0.7 #0: a red square");
+        assert_eq!(name(&"é".repeat(61)), format!("eta 0.7 #0: {}…", "é".repeat(60)));
     }
 }

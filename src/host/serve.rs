@@ -12,10 +12,14 @@ use crate::engine::picture::selection::Selection;
 use crate::engine::request::{Edit, EditRequest, Progress};
 use crate::error::{Error, Result};
 use crate::host::installed::{engine_options, places};
+use crate::host::language::translate;
 use crate::host::last_values::remember_values;
+use crate::host::photograph::{is_photograph, not_given_back};
 use crate::host::pixel_layout::{Layout, PixelFormat};
-use crate::host::policy::{KEPT_RESULTS, POLL};
-use crate::host::{request, system};
+use crate::host::policy::{KEPT_RESULTS, POLL, SHOWN_SIDE};
+use crate::host::report::seen_text;
+use crate::host::wording::TextRoom;
+use crate::host::{request, system, words};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::Params;
@@ -49,11 +53,14 @@ struct Server {
     worker: Worker,
     outbox: Outbox,
     places: Places,
+    room: TextRoom,
     running: Vec<Running>,
-    /// Estimates that were asked for, with their numbers.
-    estimates: Vec<(u64, Estimating)>,
+    /// Estimates that were asked for, with their numbers, what stands before the edit, and
+    /// what the model sees of the picture.
+    estimates: Vec<(u64, Estimating, [Option<Text>; 2])>,
     /// The picture that came last, with what is selected of it and its format.
     picture: Option<(Arc<LayerImage>, Option<Selection>, PixelFormat)>,
+    is_photograph: bool,
     /// Its latest results, so that one that was looked at becomes a layer without another edit.
     results: VecDeque<(Params, Edit)>,
 }
@@ -65,7 +72,9 @@ pub fn run() -> Result<()> {
     let worker = Worker::start(Engine::new(engine_options()?))?;
     let (running, estimates, results) = (Vec::new(), Vec::new(), VecDeque::new());
     let (outbox, places) = (Outbox::open()?, places());
-    let mut server = Server { worker, outbox, places, running, estimates, picture: None, results };
+    let room = TextRoom::default();
+    let mut server =
+        Server { worker, outbox, places, room, running, estimates, picture: None, is_photograph: false, results };
     let served = server.serve(&protocol::read_in_background()?);
     let Server { worker, outbox, .. } = server;
     // The worker ends when the running step is done, and what there is of a tuned model is on disk.
@@ -113,6 +122,10 @@ impl Server {
                 self.outbox.say(&answers::named_model(&name, &self.places), &[]);
                 Ok(())
             }
+            Ok(Request::Text { text, model }) => {
+                self.outbox.say(&answers::of_text(&text, &model, &self.places, &mut self.room), &[]);
+                Ok(())
+            }
             Ok(Request::Remember { params: given }) => {
                 // The values with which the next dialog opens, in any host.
                 let mut params = Params::paper();
@@ -144,7 +157,12 @@ impl Server {
     fn estimate(&mut self, order: EditOrder, pixels: &[u8]) -> Result<()> {
         let number = order.job;
         let (request, _) = self.request(order, pixels)?;
-        self.estimates.push((number, self.worker.estimate(request)));
+        let model = catalog::find(&request.params.model, &self.places)?;
+        let door = (self.is_photograph && !model.draws_photographs).then(|| words::door(&model.name));
+        let side = self.places.headers.of(&model.path).ok().map(|about| about.side);
+        let seen = side.filter(|_| request.selection.is_none());
+        let seen = seen.and_then(|side| seen_text(&request.layer, request.params.resolution, side));
+        self.estimates.push((number, self.worker.estimate(request), [door, seen]));
         Ok(())
     }
 
@@ -162,7 +180,9 @@ impl Server {
                 Selection::new(width, height, coverage).ok_or_else(|| wrong("nothing is selected"))
             });
             let selection = selection.transpose()?;
-            self.picture = Some((layout.read(pixels).map_err(Error::Image)?.into(), selection, format));
+            let picture = layout.read(pixels).map_err(Error::Image)?;
+            self.is_photograph = is_photograph(&picture);
+            self.picture = Some((picture.into(), selection, format));
             self.results.clear();
         } else if [order.width, order.height].iter().any(Option::is_some)
             || order.format.is_some()
@@ -206,10 +226,10 @@ impl Server {
                 JobState::Ended(Err(error)) => self.outbox.say(&complaint(Some(number), error.text()), &[]),
             }
         }
-        for (number, estimating) in std::mem::take(&mut self.estimates) {
+        for (number, estimating, texts) in std::mem::take(&mut self.estimates) {
             match estimating.poll() {
-                None => self.estimates.push((number, estimating)),
-                Some(Ok(estimate)) => self.outbox.say(&answers::estimate(number, &estimate), &[]),
+                None => self.estimates.push((number, estimating, texts)),
+                Some(Ok(estimate)) => self.outbox.say(&answers::estimate(number, &estimate, texts), &[]),
                 Some(Err(error)) => self.outbox.say(&complaint(Some(number), error.text()), &[]),
             }
         }
@@ -247,6 +267,10 @@ impl Wanted {
             share.iter().flat_map(|share| share.as_raw()).map(|share| (share * f32::from(u8::MAX)).round() as u8),
         );
         let mut message = answers::done(self.number, edit, params, source, &result, pixels.len());
+        let shown = edit.picture.on(&source.shrunk(SHOWN_SIDE)).0;
+        if let Some(unlike) = not_given_back(params.eta, &source.shrunk(SHOWN_SIDE), &shown) {
+            message["unlike"] = translate(&unlike).into();
+        }
         message["mask"] = has_mask.into();
         outbox.say(&message, &pixels);
     }

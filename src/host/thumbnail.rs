@@ -3,9 +3,12 @@
 
 use crate::engine::request::Stage;
 use crate::host::policy::AVERAGED;
-use crate::image::LayerImage;
+use crate::image::{LayerImage, Part};
 use image::imageops::{FilterType, resize, thumbnail};
-use image::{Rgba, RgbaImage};
+use image::{ImageBuffer, Rgba, RgbaImage};
+
+/// Longest side of what is shown pixel by pixel.
+const LARGEST_SIDE: u32 = 4096;
 
 /// Side of a square of the board that shows through transparent pixels, and its two grays.
 const BOARD: (u32, [u8; 2]) = (8, [0x99, 0x66]);
@@ -15,13 +18,57 @@ const LINES: [Rgba<u8>; 2] = [Rgba([0x35, 0x84, 0xe4, 0xff]), Rgba([0xe6, 0x61, 
 
 /// `image` as large as it can be in a square of `side` pixels, on a board of gray squares where it is transparent.
 pub fn fit(image: &LayerImage, side: u32) -> RgbaImage {
-    let scale = f64::from(side) / f64::from(image.width().max(image.height()));
-    let length = |length: u32| ((f64::from(length) * scale).round() as u32).clamp(1, side);
-    let (w, h) = (length(image.width()), length(image.height()));
+    fit_in(image, [side, side])
+}
+
+/// The same in a rectangle of this width and height.
+pub fn fit_in(image: &LayerImage, room: [u32; 2]) -> RgbaImage {
+    let [across, down] =
+        [(room[0], image.width()), (room[1], image.height())].map(|(room, own)| f64::from(room) / f64::from(own));
+    let scale = across.min(down);
+    let length = |length: u32, room: u32| ((f64::from(length) * scale).round() as u32).clamp(1, room);
+    let (w, h) = (length(image.width(), room[0]), length(image.height(), room[1]));
     // Few pixels become many smoothly, many become few without gaps.
-    let scaled =
-        if scale > 1.0 { resize(image.pixels(), w, h, FilterType::Triangle) } else { thumbnail(image.pixels(), w, h) };
-    RgbaImage::from_fn(w, h, |x, y| {
+    on_board(&if scale > 1.0 {
+        resize(image.pixels(), w, h, FilterType::Triangle)
+    } else {
+        thumbnail(image.pixels(), w, h)
+    })
+}
+
+/// `image` pixel by pixel; of a very large one its middle.
+pub fn in_size(image: &LayerImage) -> RgbaImage {
+    let (width, height) = (image.width(), image.height());
+    if width.max(height) <= LARGEST_SIDE {
+        return on_board(image.pixels());
+    }
+    let middle = Part { x: width / 2, y: height / 2, width: 1, height: 1 };
+    on_board(image.cut(middle.grown([LARGEST_SIDE; 2], [width, height])).pixels())
+}
+
+/// The left `share` of `before` beside the rest of `after`, with a line between them; both are of one size.
+pub fn split(before: &RgbaImage, mut after: RgbaImage, share: f64) -> RgbaImage {
+    let width = after.width();
+    let line = (f64::from(width) * share).round() as u32;
+    for (x, y, pixel) in after.enumerate_pixels_mut().filter(|(x, ..)| *x < line) {
+        *pixel = if x + 1 == line && line < width { LINES[0] } else { before[(x, y)] };
+    }
+    after
+}
+
+/// `picture` with a frame, which says that it is the one that is shown in size.
+pub fn framed(mut picture: RgbaImage) -> RgbaImage {
+    const FRAME: u32 = 3;
+    let (w, h) = picture.dimensions();
+    let is_frame = |x: u32, y: u32| x.min(y).min(w - 1 - x).min(h - 1 - y) < FRAME;
+    for (_, _, pixel) in picture.enumerate_pixels_mut().filter(|(x, y, _)| is_frame(*x, *y)) {
+        *pixel = LINES[0];
+    }
+    picture
+}
+
+fn on_board(scaled: &ImageBuffer<Rgba<u16>, Vec<u16>>) -> RgbaImage {
+    RgbaImage::from_fn(scaled.width(), scaled.height(), |x, y| {
         let Rgba([r, g, b, alpha]) = scaled[(x, y)];
         let (square, grays) = BOARD;
         let ground = u32::from(grays[((x / square + y / square) % 2) as usize]) * 257;
@@ -93,6 +140,21 @@ mod tests {
         let clear = LayerImage::new(16, 16, vec![0; 16 * 16 * 4]).expect("an image");
         let fitted = fit(&clear, 16);
         assert_eq!((fitted[(0, 0)].0, fitted[(8, 0)].0), ([0x99, 0x99, 0x99, 255], [0x66, 0x66, 0x66, 255]));
+    }
+
+    #[test]
+    fn before_and_after_lie_side_by_side_in_the_room_there_is() {
+        let gray = |value: u16| LayerImage::new(40, 20, [value, value, value, 65535].repeat(800)).expect("an image");
+        let (before, after) = (fit_in(&gray(0), [100, 300]), fit_in(&gray(65535), [100, 300]));
+        assert_eq!(after.dimensions(), (100, 50));
+        assert_eq!(in_size(&gray(0)).dimensions(), (40, 20));
+        for (share, left, right) in [(0.0, 255, 255), (0.5, 0, 255), (1.0, 0, 0)] {
+            let both = split(&before, after.clone(), share);
+            assert_eq!((both[(10, 9)].0[0], both[(90, 9)].0[0]), (left, right), "{share}");
+        }
+        assert_eq!(split(&before, after.clone(), 0.5)[(49, 9)], LINES[0]);
+        let framed = framed(after);
+        assert_eq!((framed[(0, 20)], framed[(99, 20)], framed[(50, 25)].0), (LINES[0], LINES[0], [255; 4]));
     }
 
     #[test]

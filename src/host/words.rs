@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::policy::AVERAGED;
+use crate::params::BUILTIN_MODEL;
 use crate::text::{Text, Value, text};
 
 /// A button or switch that more than one host has; its texts are translated where they are shown. In GIMP 3's window
@@ -46,10 +47,81 @@ pub static BROWSE: Button = Button {
     label: text!("Browse..."),
     tooltip: text!("Choose a Stable Diffusion model: a .safetensors file, or model_index.json in a diffusers folder."),
 };
+/// Switches and knobs below the large picture.
+pub const ZOOM: Text = text!("Shows every pixel of the layer.");
+pub const SPLIT: Text = text!("Before and after: left of the knob is the original.");
+
+pub static GET_MODEL: Button = Button {
+    id: "get_model",
+    label: text!("Get a model..."),
+    tooltip: text!("Says how to come by a model for photographs."),
+};
+pub static TRY_ANYWAY: Button = Button {
+    id: "try_anyway",
+    label: text!("Try anyway"),
+    tooltip: text!("Lets this model edit the layer all the same."),
+};
 
 /// All of them, for `serve`'s greeting.
-pub const BUTTONS: [&Button; 7] =
-    [&COMPARE_STRENGTHS, &COMPARE_SEEDS, &INSERT, &SHOW_ORIGINAL, &NEW_SEED, &EARLIER_EDITS, &BROWSE];
+pub const BUTTONS: [&Button; 9] = [
+    &COMPARE_STRENGTHS,
+    &COMPARE_SEEDS,
+    &INSERT,
+    &SHOW_ORIGINAL,
+    &NEW_SEED,
+    &EARLIER_EDITS,
+    &BROWSE,
+    &GET_MODEL,
+    &TRY_ANYWAY,
+];
+
+/// The button that opens our page, and what is said where no program opens it.
+pub const HELP: Text = text!("Help");
+pub fn help_is_in(page: String) -> Text {
+    text!("The help is in {page}; open it in a browser.", page)
+}
+
+/// What the button that edits says where the result that it stands for is there and no layer yet.
+pub const INSERT_RESULT: Text = text!("Insert the result");
+
+/// Before anything is spent on a photograph with a model that draws none, with [`GET_MODEL`] and [`TRY_ANYWAY`].
+pub fn door(model: &str) -> Text {
+    if model == BUILTIN_MODEL {
+        text!("The built-in model draws small scenes, not photographs.")
+    } else {
+        text!("The model {model} draws no photographs.", model)
+    }
+}
+
+/// Behind the summary of an edit that should have given the layer back and did not.
+pub const NOT_GIVEN_BACK: Text = text!(
+    "At strength 0 the result should be the layer, and it is another picture: this model cannot draw this layer, with \
+     other strengths neither."
+);
+
+/// Of a target text, before time is spent on it. The example is one of the model's, in English as they all are.
+pub const AN_EXAMPLE: &str = "a photo of a blue car on a sandy beach";
+pub fn describe(example: String) -> Text {
+    text!("Describe the whole picture, for example “{example}”.", example)
+}
+pub fn in_english(example: String) -> Text {
+    text!("Write the text in English, for example “{example}”.", example)
+}
+pub fn unknown(words: String) -> Text {
+    text!("Unknown words: {words}.", words)
+}
+pub fn means_nothing(parts: String) -> Text {
+    text!("{parts} means nothing here and is read as it stands; say it in words.", parts)
+}
+
+/// How much of the room for a text is used: a usual word is a token, a rare one several.
+pub fn length(used: usize, room: usize) -> Text {
+    if used > room {
+        text!("{used} of {room} tokens; the end is cut off", used, room)
+    } else {
+        text!("{used} of {room} tokens", used, room)
+    }
+}
 
 /// On opening, in an image without earlier edits.
 pub const FIRST_EDIT: Text = text!(
@@ -66,12 +138,12 @@ pub const OF_LAYER: Text =
 
 /// Follows the built-in model's description where there are others, and where there are none yet.
 const OTHER_MODELS: Text = text!("For photographs choose a Stable Diffusion model, in the list or with Browse...");
-const GET_MODEL: Text = text!(
+const WAYS_TO_A_MODEL: Text = text!(
     "For photographs: get a model (2 GB). Run \"imagic-edit models download photo\" in a terminal, or choose a file \
      that you have with Browse..."
 );
 pub fn other_models(has_more_models: bool) -> Text {
-    if has_more_models { OTHER_MODELS } else { GET_MODEL }
+    if has_more_models { OTHER_MODELS } else { WAYS_TO_A_MODEL }
 }
 
 /// A model of the list that cannot be chosen.
@@ -109,7 +181,7 @@ pub fn to_come(count: Value) -> Text {
 pub const COMPARED: Text = text!("Click a result to see it; Insert makes a layer of it, or of all that are marked.");
 
 /// When a strength or seed was chosen and its result came at once.
-pub const ONLY_SHOWN: Text = text!("Only a look: Edit makes a layer of it.");
+pub const ONLY_SHOWN: Text = text!("Only a look: Insert the result makes a layer of it.");
 
 /// When a result that was there has become a layer, or several have; or when each has been one before.
 pub const NEW_LAYER: Text = text!("The result is a new layer.");
@@ -123,6 +195,18 @@ pub const KEPT: Text = text!("The result is kept here: when that is mended, Inse
 
 /// When a result was removed.
 pub const REMOVED: Text = text!("Removed. Undo brings back what was deleted.");
+
+/// What a model sees of a layer that is much larger.
+pub fn seen([seen_width, seen_height]: [usize; 2], [width, height]: [u32; 2]) -> Text {
+    text!(
+        "The model sees {seen_width} x {seen_height} pixels of your {width} x {height}: select a part for sharper \
+         results.",
+        seen_width,
+        seen_height,
+        width,
+        height
+    )
+}
 
 /// A result, with what tells it from the others of a strip.
 pub fn result(eta: Value, seed: Value) -> Text {
@@ -140,7 +224,7 @@ pub fn curve() -> Text {
 }
 
 /// All sentences by their names in `serve`'s greeting; the places for values are still in them.
-pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 24] {
+pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 28] {
     [
         ("first_edit", FIRST_EDIT),
         ("known_image", KNOWN_IMAGE),
@@ -166,5 +250,9 @@ pub fn sentences(has_more_models: bool) -> [(&'static str, Text); 24] {
         ("result", result("{eta}".into(), "{seed}".into())),
         ("earlier_edit", earlier_edit("{text}".into(), "{eta}".into(), "{seed}".into())),
         ("curve", curve()),
+        ("insert_result", INSERT_RESULT),
+        ("split", SPLIT),
+        ("help", HELP),
+        ("help_is_in", help_is_in("{page}".to_owned())),
     ]
 }

@@ -253,3 +253,55 @@ fn a_model_that_cannot_be_used_is_gray_and_cannot_be_chosen() {
     screen.picture("1-list");
     gray_model_is_passed_over(&screen);
 }
+
+#[test]
+fn a_small_screen_holds_the_dialog_and_a_photograph_meets_a_door() {
+    if !can_run(&[&["gimp-2.10"], PROGRAMS.as_slice()].concat()) {
+        return;
+    }
+    let account = Account::new("window-door");
+    let about = account.folder.join("data/imagic-edit/models/scenes-64/imagic.json");
+    let preset = json!({ "embedding_steps": 1, "tuning_steps": 1, "sampling_steps": 1 });
+    let words = ["a", "red", "square"];
+    let model = json!({ "photographs": false, "words": words, "examples": ["a red square"], "preset": preset });
+    std::fs::write(about, model.to_string()).expect("our own file");
+    // Of the kind that photographs are: nothing in it is plain.
+    let photo = account.folder.join("photo.png");
+    image::RgbImage::from_fn(1200, 800, |x, y| {
+        let noise = (x / 8).wrapping_mul(2_654_435_761).wrapping_add((y / 8).wrapping_mul(40_503_217)) >> 13;
+        image::Rgb([(noise % 97) as u8 + 90, (noise % 61) as u8 + 60, (y / 5) as u8])
+    })
+    .save(&photo)
+    .expect("a picture");
+    let mut screen = Screen::of_size("1024x768", &account.folder, "gimp2-door");
+    let mut gimp = account.command("gimp-2.10");
+    gimp.args(["-n", "-s", "-d"]).arg(&photo).env("LANGUAGE", "de");
+    screen.run(gimp);
+    screen.activate("photo.*GIMP");
+    screen.settle();
+    // In German GIMP's "Ziegentraining" comes after it.
+    screen.keys(&["alt+r", "End", "Up", "Return"]);
+    screen.activate(DIALOG);
+    screen.write(&"a red square ".repeat(9));
+    screen.settle();
+    screen.settle();
+    screen.picture("1-door");
+    let [width, height] = [screen.width(DIALOG), screen.height(DIALOG)];
+    assert!(width <= 1024 && height <= HIGHEST, "the window is {width} x {height} pixels");
+    // Enter edits nothing, and leads to the button that lets one through.
+    screen.keys(&["Return"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(tuned_models(&account.folder), 0, "a photograph was edited unasked");
+    screen.keys(&["space"]);
+    screen.settle();
+    screen.keys(&["Return"]);
+    screen.wait_until("the edit", || tuned_models(&account.folder) == 1);
+    screen.settle();
+    screen.picture("2-tried");
+    let after = [screen.width(DIALOG), screen.height(DIALOG)];
+    assert_eq!(after, [width, height], "the window jumped");
+    screen.keys(&["alt+n"]);
+    screen.resize(DIALOG, [1000, 560]);
+    screen.picture("3-smaller");
+    assert!(screen.height(DIALOG) < height, "the window cannot be made smaller");
+}

@@ -140,6 +140,9 @@ def dialogs():
 
 
 def button(dialog, label):
+    if label == "Edit":
+        # It says what it will do: edit, or insert what is there.
+        return dialog._edit
     return next(one for one in dialog.findChildren(QPushButton) if one.text().replace("&", "") == label)
 
 
@@ -193,7 +196,7 @@ def an_edit_is_one_new_layer_and_one_step_of_undo():
         fill(dialog)
         press_edit(dialog)
         assert status(dialog).startswith("Done in "), status(dialog)
-        assert opened.layers() == ["Background", "a red square (eta 0.7)"], opened.layers()
+        assert opened.layers() == ["Background", "eta 0.7 #0: a red square"], opened.layers()
         assert opened.pixels() == before, "the source changed"
         result = opened.document.topLevelNodes()[1]
         assert opened.pixels(result) != before, "nothing was edited"
@@ -299,7 +302,7 @@ def results_stack_and_an_edit_of_a_result_is_one_of_its_source():
         fill(dialog, eta=1.0)
         press_edit(dialog)
         assert status(dialog).startswith("Tuned model reused"), status(dialog)
-        names = ["Background", "a red square (eta 0.5)", "a red square (eta 1)"]
+        names = ["Background", "eta 0.5 #0: a red square", "eta 1 #0: a red square"]
         assert opened.layers() == names, opened.layers()
         dialog.reject()
         settle()
@@ -311,7 +314,7 @@ def results_stack_and_an_edit_of_a_result_is_one_of_its_source():
         assert "active layer was made" in status(dialog), status(dialog)
         fill(dialog, prompt="another thing", eta=0.3)
         press_edit(dialog)
-        assert opened.layers() == names + ["another thing (eta 0.3)"], opened.layers()
+        assert opened.layers() == names + ["eta 0.3 #0: another thing"], opened.layers()
         sources = {run["source"] for run in Source(document, opened.layer).history()["runs"]}
         assert len(sources) == 1, "a result was taken for a source"
 
@@ -360,7 +363,7 @@ def a_dead_engine_leaves_krita_and_the_document_alone():
             assert opened.layers() == ["Background"] and opened.pixels() == before
         fill(dialog, prompt="after the crash")
         press_edit(dialog)
-        assert opened.layers() == ["Background", "after the crash (eta 0.7)"], status(dialog)
+        assert opened.layers() == ["Background", "eta 0.7 #0: after the crash"], status(dialog)
 
 
 def stop_leaves_the_document_alone():
@@ -401,7 +404,7 @@ def a_layer_that_is_deleted_during_an_edit_leaves_its_result_on_top():
         wait_until("stage B", lambda: "B: " in dialog._bar.text())
         opened.layer.remove()
         wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
-        assert opened.layers() == ["other", "orphan (eta 0.7)"], (opened.layers(), status(dialog))
+        assert opened.layers() == ["other", "eta 0.7 #0: orphan"], (opened.layers(), status(dialog))
         assert "The edited layer is gone" in status(dialog), status(dialog)
 
 
@@ -421,7 +424,7 @@ def check_change(name, change):
         change(opened.document)
         opened.document.waitForDone()
         wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
-        assert opened.layers() == ["Background", name + " (eta 0.7)"], (opened.layers(), status(dialog))
+        assert opened.layers() == ["Background", name + "eta 0.7 #0: "], (opened.layers(), status(dialog))
         undo()
         assert opened.layers() == ["Background"], opened.layers()
 
@@ -486,6 +489,36 @@ def mark(dialog, *places):
     settle()
 
 
+def a_photograph_meets_a_door_and_a_text_its_remarks():
+    with Opened() as opened:
+        random = 1
+        values = bytearray()
+        for _ in range(WIDTH * HEIGHT):
+            random = random * 1103515245 + 12345 & 0x7FFFFFFF
+            values += bytes([random >> 16 & 255, random >> 18 & 255, random >> 20 & 255, 255])
+        opened.layer.setPixelData(QByteArray(bytes(values)), 0, 0, WIDTH, HEIGHT)
+        opened.document.refreshProjection()
+        dialog = opened.dialog()
+        # It brings its preset.
+        dialog._form.fields["model"].set_value("drawings")
+        settle()
+        fill(dialog, prompt="make it a shiny red square")
+        wait_until("the door", lambda: dialog._door_row.isVisible())
+        assert dialog._door_text.text() == "The model drawings draws no photographs.", dialog._door_text.text()
+        assert not button(dialog, "Edit").isEnabled() and not button(dialog, "Try strengths").isEnabled()
+        remarks = dialog._form.fields["prompt"]._remarks.text
+        wait_until("the remarks", lambda: "Unknown words: it, shiny." in remarks())
+        assert "Describe the whole picture" in remarks(), remarks()
+        assert " tokens" in dialog._form.fields["prompt"]._length.text()
+        dialog.grab().save(os.path.join(PICTURES, "door.png"))
+        button(dialog, "Get a model...").click()
+        assert "imagic-edit models download photo" in status(dialog) or "in the list" in status(dialog), status(dialog)
+        button(dialog, "Try anyway").click()
+        assert not dialog._door_row.isVisible()
+        press_edit(dialog)
+        assert len(opened.layers()) == 2, status(dialog)
+
+
 def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
     with Opened() as opened:
         dialog = opened.dialog()
@@ -494,7 +527,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         compare(dialog, "Try strengths")
         texts, strengths = pictures(dialog)
         assert texts == ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2"], texts
-        assert opened.layers() == ["Background", "a red square (eta 0.8)"], "comparing inserted a layer"
+        assert opened.layers() == ["Background", "eta 0.8 #0: a red square"], "comparing inserted a layer"
         compare(dialog, "Five more seeds")
         texts, seeds = pictures(dialog)
         assert texts == ["#3", "#4", "#5", "#6", "#7", "#8"], texts
@@ -508,7 +541,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
 
         mark(dialog, 1)
         button(dialog, "Insert").click()
-        names = ["Background", "a red square (eta 0.8)", "a red square (eta 0.2)"]
+        names = ["Background", "eta 0.8 #0: a red square", "eta 0.2 #0: a red square"]
         assert opened.layers() == names, opened.layers()
         mark(dialog, 1, 2, 4, 6)
         QApplication.primaryScreen().grabWindow(0).save(os.path.join(PICTURES, "2-strip.png"))
@@ -530,7 +563,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         # The next one comes above the group.
         mark(dialog, 0)
         button(dialog, "Insert").click()
-        assert opened.layers() == names + ["a red square", "a red square (eta 0)"], opened.layers()
+        assert opened.layers() == names + ["a red square", "eta 0 #0: a red square"], opened.layers()
 
 
 def the_cost_is_told_before_an_edit():
@@ -600,7 +633,7 @@ def another_strength_is_seen_without_a_click_and_edit_only_inserts_it():
         assert "Edit makes a layer of it" in status(dialog), status(dialog)
         button(dialog, "Edit").click()
         assert dialog._work.job is None, "it was computed again"
-        assert opened.layers()[2:] == ["a red square (eta 1.1)"], opened.layers()
+        assert opened.layers()[2:] == ["eta 1.1 #0: a red square"], opened.layers()
         button(dialog, "Edit").click()
         assert len(opened.layers()) == 3 and "There is a layer of this already" in status(dialog), status(dialog)
         # Back to what is kept: at once, even if an answer about the settings before comes late.
@@ -630,7 +663,7 @@ def earlier_edits_are_removed_with_their_layers_and_with_nothing_else():
 
         QTimer.singleShot(500, answer)
         menu.actions()[-1].trigger()
-        assert opened.layers() == ["Background", "a red square (eta 0.2)"], opened.layers()
+        assert opened.layers() == ["Background", "eta 0.2 #0: a red square"], opened.layers()
         source = Source(opened.document, opened.layer)
         assert [run["params"]["eta"] for run in source.history()["runs"]] == [0.2]
         assert "0.4" not in bytes(opened.document.annotation("imagic-edit")).decode(), "the document did not forget it"
@@ -830,7 +863,7 @@ def the_dialog_is_usable_with_the_keyboard_alone():
             keyboard = subprocess.Popen(["xdotool"] + arguments)
             wait_until("the keyboard", lambda keyboard=keyboard: keyboard.poll() is not None)
         wait_until("the result", lambda: len(opened.layers()) == 2)
-        assert opened.layers()[1] == "typed text (eta 0.7)", opened.layers()
+        assert opened.layers()[1] == "eta 0.7 #0: typed text", opened.layers()
         compare(dialog, "Try strengths")
         strip, reached = dialog.findChild(QListWidget), set()
         for _ in range(60):
@@ -882,6 +915,7 @@ CHECKS = [
     a_file_with_an_embedded_profile_keeps_it_and_its_pixels,
     a_model_brings_its_preset_but_never_over_settings_that_were_written,
     a_model_that_cannot_be_used_is_gray_with_its_reason,
+    a_photograph_meets_a_door_and_a_text_its_remarks,
     every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen,
     the_dialog_is_usable_with_the_keyboard_alone,
     quitting_during_an_edit_ends_krita_and_the_engine,

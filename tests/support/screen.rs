@@ -74,9 +74,14 @@ impl Drop for Screen {
 impl Screen {
     /// Pictures of it go to target/test-output/`name`; its own programs have `home` as home.
     pub fn start(home: &Path, name: &str) -> Self {
+        Self::of_size("1280x960", home, name)
+    }
+
+    /// The same of another size.
+    pub fn of_size(size: &str, home: &Path, name: &str) -> Self {
         let mut server = Command::new("Xvfb")
             // Without -noreset it would drop everybody when the only program that is connected ends.
-            .args(["-displayfd", "1", "-noreset", "-screen", "0", "1280x960x24"])
+            .args(["-displayfd", "1", "-noreset", "-screen", "0", &format!("{size}x24")])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -132,9 +137,25 @@ impl Screen {
 
     /// Height in pixels of the window with this title, without its frame.
     pub fn height(&self, pattern: &str) -> u32 {
+        self.measure(pattern, "HEIGHT=")
+    }
+
+    /// The same across.
+    pub fn width(&self, pattern: &str) -> u32 {
+        self.measure(pattern, "WIDTH=")
+    }
+
+    fn measure(&self, pattern: &str, what: &str) -> u32 {
         let told = self.xdotool(&["search", "--onlyvisible", "--name", pattern, "getwindowgeometry", "--shell"]);
-        let height = told.lines().find_map(|line| line.strip_prefix("HEIGHT="));
-        height.and_then(|height| height.parse().ok()).unwrap_or_else(|| panic!("no height of {pattern}: {told}"))
+        let length = told.lines().find_map(|line| line.strip_prefix(what));
+        length.and_then(|length| length.parse().ok()).unwrap_or_else(|| panic!("no {what} of {pattern}: {told}"))
+    }
+
+    /// Makes the window with this title so large.
+    pub fn resize(&self, pattern: &str, [width, height]: [u32; 2]) {
+        let [width, height] = [width, height].map(|length| length.to_string());
+        self.xdotool(&["search", "--onlyvisible", "--name", pattern, "windowsize", "--sync", &width, &height]);
+        self.settle();
     }
 
     pub fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {

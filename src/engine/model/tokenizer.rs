@@ -89,12 +89,14 @@ impl Tokenizer {
         Ok(Self { pairs, begin, end, pad, max_tokens })
     }
 
+    /// How many tokens the text is, without those around it.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.pairs_of(text)?.get_ids().len())
+    }
+
     /// Begin, the text's tokens, end, padding; as many in all as the text encoder was trained on.
     pub fn tokenize(&self, text: &str) -> Result<Tokens> {
-        let encoding = self.pairs.encode_char_offsets(text, false);
-        let encoding = encoding.map_err(|error| {
-            Error::Parameter(text!("the target text cannot be read: {error}", error = error.to_string()))
-        })?;
+        let encoding = self.pairs_of(text)?;
         let room = self.max_tokens - 2;
         let cut_at = encoding.get_offsets().get(room).map(|offsets| offsets.0);
         let mut ids = vec![self.begin];
@@ -103,6 +105,12 @@ impl Tokenizer {
         ids.resize(self.max_tokens, self.pad);
         let end = ids.iter().position(|&id| id == self.end).expect("one was put there");
         Ok(Tokens { ids, end, cut: cut_at.map(|at| text.chars().skip(at).collect()).unwrap_or_default() })
+    }
+
+    fn pairs_of(&self, text: &str) -> Result<tokenizers::Encoding> {
+        self.pairs.encode_char_offsets(text, false).map_err(|error| {
+            Error::Parameter(text!("the target text cannot be read: {error}", error = error.to_string()))
+        })
     }
 }
 

@@ -5,7 +5,6 @@ use super::arguments::Arguments;
 use super::outcome::{Failure, print};
 use super::picture::{self, Existing, Format};
 use super::progress::Bar;
-use super::prompt::not_understood;
 use super::selection;
 use crate::catalog;
 use crate::catalog::written::text_of;
@@ -14,8 +13,11 @@ use crate::engine::request::{Edit, EditRequest, Tuned};
 use crate::error::{Error, Hint};
 use crate::files::Room;
 use crate::host::installed::{engine_options, engine_options_in, places};
+use crate::host::photograph::{is_photograph, not_given_back};
+use crate::host::policy::LOOKING;
 use crate::host::report::{FEW_STEPS, cost_text, duration, edit_report};
-use crate::host::{request, system, wait, wait_for_estimate};
+use crate::host::wording::{TextRoom, remarks};
+use crate::host::{request, system, wait, wait_for_estimate, words};
 use crate::job::Worker;
 use crate::params::{PARAMS, Params};
 use crate::text::{Text, plain, tell};
@@ -138,25 +140,30 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     // One for each output, which takes it in the end.
     let mut rooms = rooms.collect::<Result<Vec<Room>, Error>>()?.into_iter();
     let prompt = order.settings.get("prompt").and_then(Value::as_str).unwrap_or_default();
-    let foreign = not_understood(prompt);
     let format = Format::of(&order.output).map_err(Failure::Usage)?;
     let mut notes = [picture.notes.clone(), picture.left_out(format)].concat();
-    if !foreign.is_empty() {
-        let parts = foreign.join(", ");
-        notes.push(format!("{parts} means nothing here and is read as it stands; say it in words"));
-    }
+    notes.extend(remarks(prompt, &model).iter().map(Text::to_string));
+    let length = TextRoom::default().of(prompt, &model).filter(|(_, fits)| !fits);
+    notes.extend(length.map(|(length, _)| length.to_string()));
     for note in &notes {
         tell(format_args!("note: {note}"));
     }
     if places.headers.of(&model.path).is_ok_and(|about| about.few_steps) {
         tell(format_args!("hint: {FEW_STEPS}"));
     }
+    let is_foreign = !model.draws_photographs && is_photograph(&picture.layer);
+    if is_foreign {
+        let has_more =
+            || catalog::table(&places, Some(LOOKING)).iter().filter(|one| one.problem().is_none()).count() > 1;
+        tell(format_args!("hint: {}", words::door(&model.name).and(words::other_models(has_more()))));
+    }
 
     let mut stop = system::StopSignals::new();
     let options = if order.private { engine_options_in(None)? } else { engine_options()? };
     let worker = Worker::start(Engine::new(options))?;
     let document = order.input.canonicalize().unwrap_or_else(|_| order.input.clone()).to_string_lossy().into_owned();
-    let mut screen = Screen::default();
+    // It has been told already.
+    let mut screen = Screen { is_told: is_foreign, ..Screen::default() };
     let mut outputs = Vec::new();
     let mut failed = None;
     for &eta in &etas {
@@ -187,6 +194,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
             edit => edit?,
         };
         let result = edit.picture.on(&picture.layer).0;
+        let unlike = not_given_back(eta, &picture.layer, &result);
         drop(rooms.next());
         let (output, written) = match picture::write(&output, &result, &picture, order.existing) {
             Ok(written) => (output, written),
@@ -200,7 +208,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
         };
         screen.tell(edit.hint);
         tell(summary(&output, &edit, eta, started.elapsed().as_secs_f32()));
-        for note in edit.notes.iter().map(Text::to_string).chain(written) {
+        for note in edit.notes.iter().chain(&unlike).map(Text::to_string).chain(written) {
             tell(format_args!("note: {note}"));
         }
         let mut report = edit_report(&edit, &picture.layer, &params);
@@ -232,6 +240,8 @@ fn summary(output: &Path, edit: &Edit, eta: f64, seconds: f32) -> String {
 #[derive(Default)]
 struct Screen {
     bar: Bar,
+    /// Whether what a hint would say was said before.
+    is_told: bool,
     /// The hint that was told last.
     hint: Option<Hint>,
 }
@@ -239,7 +249,7 @@ struct Screen {
 impl Screen {
     /// Tells a hint once, however many steps and etas it comes with.
     fn tell(&mut self, hint: Option<Hint>) {
-        if let Some(hint) = hint.filter(|_| hint != self.hint) {
+        if let Some(hint) = hint.filter(|_| hint != self.hint && !self.is_told) {
             self.bar.clear();
             tell(format_args!("hint: {hint}"));
             self.hint = Some(hint);

@@ -114,12 +114,12 @@ For programs, such as the Krita plug-in, that want the engine in a process of
 its own: if it dies, the program lives. Both sides send messages: one line, a
 JSON object, and after it as many bytes of pixels as its 'bytes' says (no
 'bytes', no pixels). Errors and progress come as texts for people. Standard
-input ends: serve ends, whatever runs. Protocol version 5:
+input ends: serve ends, whatever runs. Protocol version 6:
 
 First comes
-  {\"event\": \"hello\", \"protocol\": 5, \"version\", \"parameters\", \"models\",
+  {\"event\": \"hello\", \"protocol\": 6, \"version\", \"parameters\", \"models\",
    \"default_model\", \"builtin_model\", \"last_values\", \"policy\", \"texts\",
-   \"translations\"}
+   \"help\", \"translations\"}
 'parameters' is the table for a dialog, 'models' what 'imagic-edit models
 --json' lists ('problem' says why one cannot be used), 'default_model' the name
 of the one that counts without a name, 'last_values' the parameters of the last
@@ -148,19 +148,25 @@ and then by one of
       the edited pixels follow, in the same format; 'name' is for the layer.
       With 'mask' W*H more bytes follow: how much of the edit is to be seen.
       With \"side\": N in the order they are no larger than N on a side, to be
-      looked at, in their place; the same order without it then brings all
+      looked at, in their place; the same order without it then brings all.
+      'unlike' says that the result at eta 0 is not the picture, if so
   {\"event\": \"stopped\", \"job\"}
   {\"event\": \"failed\", \"job\", \"message\"}
 
   {\"do\": \"estimate\", ...}           as 'edit', but answered only by
                                     {\"event\": \"estimate\", \"job\", \"tuned\",
-                                    \"goes_on\", \"steps\", \"seconds\", \"text\"}:
-                                    what it costs; 'steps' are [done, all] of
-                                    the tuning where it was stopped, or null
+                                    \"goes_on\", \"steps\", \"seconds\", \"text\",
+                                    \"door\"}: what it costs; 'steps' are [done,
+                                    all] of the tuning where it was stopped, or
+                                    null; 'door' says why the model should not
+                                    be tried on this picture, or is null
   {\"do\": \"stop\", \"job\": 1}          ends with 'stopped' within one step
   {\"do\": \"models\"}                  {\"event\": \"models\", \"models\"}
   {\"do\": \"model\", \"name\": \"/a/b\"}  {\"event\": \"model\", \"name\", \"model\"}, or with
                                     \"model\": null and \"message\"
+  {\"do\": \"text\", \"text\", \"model\"}   {\"event\": \"text\", \"text\", \"remarks\",
+                                    \"length\"}: what is to be said of a target
+                                    text, and how much of the room it takes
   {\"do\": \"remember\", \"params\": {}}  the next dialog, in any host, starts with
                                     these
 

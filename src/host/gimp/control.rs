@@ -4,14 +4,16 @@
 use super::form::{Form, Running};
 use super::layout::Layout;
 use super::library::Layer;
+use super::panel::Caption;
 use super::procedure;
 use super::session::{Look, Message, Session, Tone};
 use crate::catalog::written::text_of;
 use crate::error::{Error, Result};
-use crate::host::language::language;
+use crate::host::installed::help_page;
 use crate::host::last_values::last_values;
 use crate::host::policy::{NEW_SEEDS, PAUSE, POLL, STRENGTHS, seeds};
 use crate::host::recipe::{Recipe, random_number};
+use crate::host::report::short_prompt;
 use crate::host::thumbnail::curve;
 use crate::host::words;
 use crate::image::LayerImage;
@@ -20,6 +22,7 @@ use crate::text::{Text, text};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Size of the curve of losses.
 const CURVE: (u32, u32) = (180, 28);
@@ -37,6 +40,10 @@ struct Waiting {
     starts: Cell<bool>,
     /// The dialog says why the settings gave no result; other settings may.
     refused: Cell<bool>,
+    /// The user has gone through the door: an edit is to be tried anyway.
+    tries: Cell<bool>,
+    /// Results that were looked at before, which come again as soon as it is known that they take no time.
+    again: RefCell<Vec<Params>>,
 }
 
 /// The dialog Filters > Imagic Edit: fields from the table of parameters, one edit after the other in the background.
@@ -62,6 +69,7 @@ pub fn run(session: Session, form: Box<dyn Form>) -> Result<Layer> {
     while window.session.borrow().is_running() {
         window.form.parts().dialog.do_next();
     }
+    window.session.borrow().remember_looks();
     window.form.finish();
     let result = window.session.borrow().document.result();
     result.ok_or(Error::Cancelled)
@@ -73,10 +81,16 @@ impl Window {
         let (session, waiting, applying) = (RefCell::new(session), Waiting::default(), Cell::new(false));
         let window = Rc::new(Self { form, layout, session, waiting, applying });
         window.connect();
-        window.show_first_values();
         window.read_layer();
+        *window.waiting.again.borrow_mut() = window.session.borrow().looked_at();
+        window.show_first_values();
+        if window.session.borrow().layer.is_none() {
+            // Says why.
+            window.read_layer();
+        }
         window.list_earlier();
-        window.show_busy(false);
+        window.show_door();
+        window.layout.fit_screen(&*window.form);
         window.layout.panel.draw();
         // What filling the fields has started.
         window.waiting.changes.set(window.waiting.changes.get() + 1);
@@ -116,6 +130,20 @@ impl Window {
         panel.seeds.connect(c"clicked", self.on(move |window| window.compare(seeds)));
         panel.insert.connect(c"clicked", self.on(|window| window.insert()));
         panel.original.0.connect(c"toggled", self.on(|window| window.layout.panel.draw()));
+        panel.split.0.connect(c"value-changed", self.on(|window| window.layout.panel.draw()));
+        panel.zoom.0.connect(c"toggled", self.on(|window| window.show_whole()));
+        panel.place.connect_resized(self.on(|window| window.draw_soon()));
+        let window = Rc::downgrade(self);
+        panel.connect_clicked(move |number| {
+            let window = window.clone();
+            Box::new(move || {
+                if let Some(window) = window.upgrade() {
+                    window.take_result(number);
+                }
+            })
+        });
+        self.layout.get_model.connect(c"clicked", self.on(|window| window.tell_of_models()));
+        self.layout.try_anyway.connect(c"clicked", self.on(|window| window.try_anyway()));
         self.form.connect_changed(param("model"), Box::new(self.on(|window| window.show_model())));
         for param in PARAMS {
             let action: Option<fn(&Rc<Self>)> = match param.affects {
@@ -142,7 +170,9 @@ impl Window {
                 window.take_example(number.parse().unwrap_or(0));
             }
         });
-        self.form.connect_buttons(Box::new(self.on(Self::start)), Box::new(self.on(|window| window.stop())));
+        let [edit, help] =
+            [Self::start, |window: &Rc<Self>| window.open_help()].map(|action| Box::new(self.on(action)));
+        self.form.connect_buttons(edit, Box::new(self.on(|window| window.stop())), help);
         // Escape stops a running edit first; only the next one closes.
         self.form.parts().dialog.connect_escape(self.on(|window| window.stop()));
     }
@@ -161,7 +191,8 @@ impl Window {
             let is_first = self.form.parts().prompt.text().is_empty();
             (is_first && self.session.borrow().places.default_name() != BUILTIN_MODEL).then(fallback)
         };
-        let first = known.map(Ok).or_else(of_last_edit);
+        let looked_at = || self.waiting.again.borrow().last().cloned();
+        let first = known.or_else(looked_at).map(Ok).or_else(of_last_edit);
         self.show_model();
         match first {
             Some(Ok(params)) => self.write(&params),
@@ -220,9 +251,87 @@ impl Window {
     }
 
     fn show_busy(&self, busy: bool) {
-        self.form.allow_edit(!busy);
+        let is_closed = self.is_closed();
+        self.form.allow_edit(!busy && !is_closed);
         self.form.show_running(if busy { Running::Something } else { Running::Nothing });
-        self.layout.panel.set_busy(busy);
+        self.layout.panel.set_busy(busy || is_closed);
+    }
+
+    /// Whether the model cannot draw what the layer shows, and the user does not want to try.
+    fn is_closed(&self) -> bool {
+        !self.waiting.tries.get() && self.session.borrow().door().is_some()
+    }
+
+    /// Says so before anything is spent.
+    fn show_door(&self) {
+        let door = self.session.borrow().door().filter(|_| !self.waiting.tries.get());
+        self.layout.door.set_visible(door.is_some());
+        if let Some(door) = door {
+            self.layout.door_text.set_text(&door);
+        }
+        let is_running = self.session.borrow().is_running();
+        if !is_running {
+            self.show_busy(false);
+        }
+    }
+
+    fn try_anyway(&self) {
+        self.waiting.tries.set(true);
+        self.show_door();
+        self.form.parts().prompt.view.grab_focus();
+    }
+
+    fn open_help(&self) {
+        let page = help_page();
+        if !page.as_ref().is_some_and(|page| self.form.parts().dialog.open_page(page)) {
+            let page = page.map_or_else(|| "help.html".to_owned(), |page| text_of(&page));
+            self.tell(&Message::info(words::help_is_in(page)));
+        }
+    }
+
+    fn tell_of_models(&self) {
+        let text = self.session.borrow().other_models();
+        self.tell(&Message::info(text));
+        self.form.parts().model.entry.0.grab_focus();
+    }
+
+    /// What is to be said of the target text.
+    fn show_remarks(&self) {
+        let text = self.form.parts().prompt.text();
+        let (remarks, length) = self.session.borrow_mut().read_text(&text);
+        self.layout.remarks.set_text(&remarks);
+        self.layout.remarks.0.set_tooltip(&remarks);
+        self.layout.counter.set_text(&length);
+    }
+
+    /// What the button that edits will do with what the fields say.
+    fn name_edit(&self) {
+        let is_to_insert = self.read().is_ok_and(|params| self.session.borrow().is_to_insert(&params));
+        self.form.name_edit(&if is_to_insert { words::INSERT_RESULT } else { text!("Edit") });
+    }
+
+    /// Draws again once the window has its size.
+    fn draw_soon(self: &Rc<Self>) {
+        if self.layout.panel.is_resized() {
+            let draw = |window: &Rc<Self>| {
+                if window.layout.panel.is_resized() {
+                    window.layout.panel.draw();
+                }
+                false
+            };
+            self.form.parts().dialog.repeat(Duration::ZERO, self.on(draw));
+        }
+    }
+
+    /// The picture in another size.
+    fn show_whole(&self) {
+        if let Some(number) = self.layout.panel.wants_whole() {
+            let whole = self.session.borrow().whole(number);
+            if let Some(whole) = whole {
+                self.layout.panel.set_whole(whole);
+            }
+        }
+        self.layout.panel.draw();
     }
 
     /// What the chosen model can draw, and its preset.
@@ -233,6 +342,7 @@ impl Window {
         description.0.set_visible(!choice.description.to_string().is_empty());
         examples.set_markup(&choice.example_links());
         examples.0.set_visible(!choice.examples.is_empty());
+        self.show_door();
         if choice.is_new {
             self.take_preset();
             let preset = self.session.borrow().preset(DEFAULT_PRESET);
@@ -267,6 +377,10 @@ impl Window {
         if self.session.borrow().is_running() {
             return;
         }
+        if self.is_closed() {
+            self.layout.try_anyway.grab_focus();
+            return;
+        }
         let started = self.read().and_then(|params| self.session.borrow_mut().start(params));
         self.begin_to_look(started);
     }
@@ -286,6 +400,7 @@ impl Window {
         if let Some(layer) = layer {
             self.layout.panel.set_layer(&layer);
         }
+        self.show_door();
         match started {
             Ok(look) => {
                 self.show_busy(!look.ended);
@@ -315,6 +430,7 @@ impl Window {
         let cost = self.session.borrow_mut().cost();
         if let Some(text) = cost {
             self.layout.cost.set_text(&text);
+            self.show_again();
             self.show_at_once();
         }
         let look = self.session.borrow_mut().look();
@@ -374,21 +490,24 @@ impl Window {
     fn add_result(self: &Rc<Self>, number: usize) {
         let (picture, params) = self.result(number);
         if number >= self.layout.panel.len() {
-            // What is new in it.
-            let seed_before = number.checked_sub(1).map(|before| self.session.borrow().results[before].params.seed);
-            let has_new_seed = seed_before.is_some_and(|before| before != params.seed);
-            let caption = if has_new_seed { format!("#{}", params.seed) } else { language().number(params.eta) };
             let tooltip = words::result(params.eta.into(), params.seed.into());
-            let clicked = self.on(move |window| window.take_result(number));
-            self.layout.panel.add(&picture, &caption, &tooltip, clicked);
+            let (text, eta, seed) = (short_prompt(&params), params.eta, params.seed);
+            self.layout.panel.add(&picture, Caption { text, eta, seed, tooltip });
         }
+        self.show_result(number, picture);
+    }
+
+    fn show_result(&self, number: usize, picture: LayerImage) {
         self.layout.panel.show(picture, Some(number));
+        if self.layout.panel.wants_whole().is_some() {
+            self.show_whole();
+        }
     }
 
     /// A click in the strip: the fields tell how the result was made.
     fn take_result(&self, number: usize) {
         let (picture, params) = self.result(number);
-        self.layout.panel.show(picture, Some(number));
+        self.show_result(number, picture);
         self.write(&params);
     }
 
@@ -408,6 +527,7 @@ impl Window {
                 self.tell(&message);
                 self.layout.panel.untick();
                 self.list_earlier();
+                self.name_edit();
             }
             Err(error) => {
                 let message = self.session.borrow().not_inserted(&error);
@@ -447,6 +567,8 @@ impl Window {
     }
 
     fn ask_cost(self: &Rc<Self>) {
+        self.show_remarks();
+        self.name_edit();
         if self.session.borrow().is_running() {
             return;
         }
@@ -472,6 +594,20 @@ impl Window {
                 self.begin_to_look(started);
             }
         }
+    }
+
+    /// Brings back what was looked at before and is of the tuned model that is there.
+    fn show_again(self: &Rc<Self>) {
+        if self.waiting.again.borrow().is_empty() || !self.session.borrow().comes_at_once() || self.is_closed() {
+            return;
+        }
+        let again = self.waiting.again.take();
+        let Ok(params) = self.read() else { return };
+        let tuning = || PARAMS.iter().filter(|param| param.affects == Affects::Tuning);
+        let is_of_model = |other: &Params| tuning().all(|param| other.get(param.id) == params.get(param.id));
+        let again: Vec<_> = again.into_iter().filter(is_of_model).collect();
+        let started = self.session.borrow_mut().compare(again);
+        self.begin_to_look(started);
     }
 
     /// Another model was chosen: own settings were for the one before.

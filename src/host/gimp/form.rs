@@ -59,8 +59,10 @@ pub trait Form {
     fn keep(&self, params: &Params) -> Result<()>;
 
     /// `stop` says whether something ran.
-    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>);
+    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>, help: Box<dyn Fn()>);
     fn allow_edit(&self, can_start: bool);
+    /// What the button that edits will do.
+    fn name_edit(&self, label: &Text);
     fn show_running(&self, running: Running);
     /// Shows the dialog until the user closes it.
     fn run(&self);

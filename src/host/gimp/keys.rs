@@ -1,7 +1,7 @@
 //! The keys of the dialog's texts: which labels there are, and which of them get the best letters.
 #![forbid(unsafe_code)]
 
-use super::mnemonics::mark;
+use super::mnemonics::{mark, marked_with};
 use super::panel;
 use crate::host::language::{Language, language};
 use crate::host::words::EARLIER_EDITS;
@@ -28,6 +28,17 @@ impl Keys {
     /// away gets what is left.
     pub fn with_key(&self, label: &Text) -> String {
         self.with_key_in(language(), label)
+    }
+
+    /// `label` with the key of `other`, in whose place it stands.
+    pub fn with_key_of(&self, label: &Text, other: &Text) -> String {
+        if label == other {
+            return self.with_key(label);
+        }
+        let marked = self.with_key(other);
+        let key = marked.split_once('_').and_then(|(_, key)| key.chars().next());
+        let label = language().render(label);
+        key.map_or(label.clone(), |key| marked_with(&label, key))
     }
 
     pub fn with_key_in(&self, language: &Language, label: &Text) -> String {

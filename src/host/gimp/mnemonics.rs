@@ -49,6 +49,15 @@ fn take(label: usize, choices: &[Vec<char>], keys: &mut [Option<char>], may_move
     }
 }
 
+/// `label` with `_` before `key`, which stands behind it in brackets where it is no letter of it.
+pub fn marked_with(label: &str, key: char) -> String {
+    let key = key.to_ascii_uppercase();
+    match letters(label).into_iter().find(|(_, letter)| *letter == key) {
+        Some((at, _)) if is_latin(label) => format!("{}_{}", &label[..at], &label[at..]),
+        _ => format!("{label} (_{key})"),
+    }
+}
+
 /// Whether a label is written in Latin letters, of which one can be its key.
 fn is_latin(label: &str) -> bool {
     label.chars().find(|letter| letter.is_alphabetic()).is_some_and(|letter| letter <= LAST_LATIN)
@@ -98,6 +107,8 @@ mod tests {
         assert_eq!(same(&["Sat", "As", "S"], 0..9), ["Sa_t", "_As", "_S"], "the first gives way");
         assert_eq!(same(&["Sat", "As", "S"], 1..9), ["_Sat", "_As", "S"], "the first must not give way");
         assert_eq!(same(&["Sat", "As", "S"], 0..2), ["_Sat", "_As", "S"], "the last gets what is left");
+        assert_eq!(super::marked_with("Insert it", 't'), "Inser_t it");
+        assert_eq!(super::marked_with("Insert it", 'x'), "Insert it (_X)");
         assert_eq!(mark(&[("Übung", "Exercise")], 0..9), ["Ü_bung"], "not every keyboard has an Ü");
         assert_eq!(mark(&[("중지", "Halt"), ("찾아보기...", "H")], 0..9), ["중지(_H)", "찾아보기(_A)..."]);
     }

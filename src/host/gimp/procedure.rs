@@ -9,6 +9,8 @@ use std::ffi::CStr;
 
 pub const NAME: &CStr = c"plug-in-imagic-edit";
 pub const MENU_LABEL: &CStr = c"_Imagic Edit...";
+/// Of the menu entry, an icon that every theme of GIMP has: a letter, as for the tool that writes.
+pub const ICON: &CStr = c"gimp-tool-text";
 pub const MENU_PATH: &CStr = c"<Image>/Filters";
 /// Every layer but indexed ones, whose few colors no edit would fit into.
 pub const IMAGE_TYPES: &CStr = c"RGB*, GRAY*";

@@ -12,10 +12,13 @@ use crate::engine::request::{Edit, EditRequest, Stage};
 use crate::error::{Error, Hint, Result};
 use crate::host::installed::{engine_options, places};
 use crate::host::language::translate;
+use crate::host::looked_at::{looked_at, remember_looks};
+use crate::host::photograph::{is_photograph, not_given_back};
 use crate::host::policy::{AT_ONCE, LOOKING, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::Recipe;
 use crate::host::report::{self, progress_text, summary};
-use crate::host::{request, system, wait, words};
+use crate::host::wording::{TextRoom, remarks};
+use crate::host::{log, request, system, wait, words};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::{BUILTIN_MODEL, Params, Preset};
@@ -43,6 +46,10 @@ pub struct Session {
     selection: Option<Selection>,
     digest: u64,
     small_layer: Option<LayerImage>,
+    is_photograph: bool,
+    /// The parameter with which the cost was asked for last.
+    resolution: u32,
+    room: TextRoom,
     /// Every result of `layer`, oldest first.
     pub results: Vec<Outcome>,
     estimating: Option<Estimating>,
@@ -134,6 +141,9 @@ impl Session {
             selection: None,
             digest: 0,
             small_layer: None,
+            is_photograph: false,
+            resolution: 0,
+            room: TextRoom::default(),
             results: Vec::new(),
             estimating: None,
             estimate: None,
@@ -148,6 +158,8 @@ impl Session {
         let bar = self.document.progress_bar();
         let layer = self.read_layer()?;
         let request = EditRequest { previews: 0, ..self.request(params, layer.clone())? };
+        self.choose_model(&params.model);
+        let door = self.door();
         let edit = wait(self.worker.submit(request), move |progress| {
             bar.show(&translate(&progress_text(progress)), progress.fraction);
             // GIMP's own Cancel ends the whole process.
@@ -155,10 +167,30 @@ impl Session {
         })?;
         let (document, outcome) = (&mut self.document, Outcome { params: params.clone(), edit, layer: None });
         document.insert_layers(&[&outcome], &layer)?;
-        for note in outcome.edit.notes.iter().chain(&outcome.edit.hint.map(Hint::text)).chain(&document.note) {
+        let hint = outcome.edit.hint.map(Hint::text).or(door);
+        for note in outcome.edit.notes.iter().chain(&hint).chain(&document.note) {
             document.tell(note);
         }
         document.result().ok_or_else(|| Error::Host(text!("the image has no result")))
+    }
+
+    /// How results of these pixels were made that were looked at before and are no layers.
+    pub fn looked_at(&self) -> Vec<Params> {
+        self.layer.as_ref().map(|layer| looked_at(&self.name_of_pixels(layer))).unwrap_or_default()
+    }
+
+    /// Keeps how those were made that are no layers, for the next time.
+    pub fn remember_looks(&self) {
+        let Some(layer) = &self.layer else { return };
+        let looked_at = self.results.iter().filter(|result| !self.document.has(result));
+        let looked_at: Vec<_> = looked_at.map(|result| result.params.clone()).collect();
+        if let Err(error) = remember_looks(&self.name_of_pixels(layer), &looked_at) {
+            log::line(&format!("what was looked at is not kept: {error}"));
+        }
+    }
+
+    fn name_of_pixels(&self, layer: &LayerImage) -> String {
+        format!("{}x{} {:016x}", layer.width(), layer.height(), self.digest)
     }
 
     /// The settings with which the dialog opens, if the image knows any, and what it says then.
@@ -175,6 +207,41 @@ impl Session {
     pub fn small(&self, result: &Outcome) -> LayerImage {
         let layer = self.small_layer.as_ref().expect("read before there were results");
         result.edit.picture.on(layer).0
+    }
+
+    /// The same as large as the layer.
+    pub fn whole(&self, number: usize) -> Option<LayerImage> {
+        let (layer, result) = (self.layer.as_ref()?, self.results.get(number)?);
+        Some(result.edit.picture.on(layer).0)
+    }
+
+    /// What stands before an edit of this layer by the chosen model.
+    pub fn door(&self) -> Option<Text> {
+        let model = self.model.as_ref().filter(|model| self.is_photograph && !model.draws_photographs);
+        model.map(|model| words::door(&model.name))
+    }
+
+    /// How to come by another model.
+    pub fn other_models(&self) -> Text {
+        words::other_models(self.has_other_models())
+    }
+
+    /// Whether there is a model besides the built-in one.
+    fn has_other_models(&self) -> bool {
+        self.models().iter().any(|entry| entry.model.name != BUILTIN_MODEL && entry.problem().is_none())
+    }
+
+    /// What is to be said of a target text for the chosen model, and how much of the room for it is used.
+    pub fn read_text(&mut self, text: &str) -> (Text, Text) {
+        let Some(model) = self.model.as_ref() else { return Default::default() };
+        let remarks = remarks(text, model).into_iter().reduce(Text::and).unwrap_or_default();
+        let length = self.room.of(text, model).map(|(length, _)| length).unwrap_or_default();
+        (remarks, length)
+    }
+
+    /// Whether there is a result with these parameters that is no layer.
+    pub fn is_to_insert(&self, params: &Params) -> bool {
+        self.result_of(params).is_some_and(|number| !self.document.has(&self.results[number]))
     }
 
     /// Whether the cost is asked for.
@@ -206,7 +273,9 @@ impl Session {
         self.digest = digest;
         self.selection = self.document.selection().cloned();
         self.results.clear();
-        self.small_layer = Some(layer.shrunk(SHOWN_SIDE));
+        let small = layer.shrunk(SHOWN_SIDE);
+        self.is_photograph = is_photograph(&small);
+        self.small_layer = Some(small);
         let layer = Arc::new(layer);
         self.layer = Some(layer.clone());
         Ok(layer)
@@ -316,7 +385,11 @@ impl Session {
             self.losses = of(Stage::OptimizeTextEmbedding, &edit.embedding_losses);
             self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
         }
-        let (text, tone) = (summary(&edit), if edit.hint.is_some() { Tone::Warning } else { Tone::Success });
+        let unlike =
+            self.small_layer.as_ref().and_then(|layer| not_given_back(params.eta, layer, &edit.picture.on(layer).0));
+        let is_doubtful = edit.hint.is_some() || unlike.is_some();
+        let (text, tone) = (summary(&edit), if is_doubtful { Tone::Warning } else { Tone::Success });
+        let text = unlike.iter().cloned().fold(text, Text::and_below);
         self.results.push(Outcome { params: params.clone(), edit, layer: None });
         let result = Some(self.results.len() - 1);
         let mut look = Look { bar: Some((1.0, words::DONE)), has_loss: true, result, ..Look::default() };
@@ -331,6 +404,10 @@ impl Session {
             },
             Purpose::Compare => look.message = Some(self.compare_next(layer)?),
             Purpose::Look => look.message = Some(Message::info(words::ONLY_SHOWN)),
+        }
+        if let Some(unlike) = unlike.filter(|_| purpose != Purpose::Insert) {
+            let before = look.message.take().map(|message| message.text).unwrap_or_default();
+            look.message = Some(Message { tone: Tone::Warning, text: unlike.and_below(before) });
         }
         look.ended = !self.is_running();
         Ok(look)
@@ -377,6 +454,7 @@ impl Session {
             Some(layer) => Ok(layer.clone()),
             None => self.read_layer(),
         };
+        self.resolution = params.as_ref().map_or(0, |params| params.resolution);
         let request = params.and_then(|params| self.request(&params, layer?));
         self.estimating = request.ok().map(|request| self.worker.estimate(request));
     }
@@ -386,7 +464,15 @@ impl Session {
         let answer = self.estimating.as_ref()?.poll()?;
         self.estimating = None;
         self.estimate = answer.ok();
-        Some(self.estimate.as_ref().map(report::cost_text).unwrap_or_default())
+        let cost = self.estimate.as_ref().map(report::cost_text).unwrap_or_default();
+        Some(self.seen().into_iter().fold(cost, Text::and))
+    }
+
+    /// What the chosen model sees of a large layer of which nothing is selected.
+    fn seen(&self) -> Option<Text> {
+        let (layer, model) = (self.layer.as_ref()?, self.model.as_ref()?);
+        let own_side = self.places.headers.of(&model.path).ok()?.side;
+        report::seen_text(layer, self.resolution, own_side).filter(|_| self.selection.is_none())
     }
 
     /// Whether a result with the parameters of the last estimate comes so fast that a look at it costs nothing.
@@ -414,8 +500,7 @@ impl Session {
         let usable = entry.problem().is_none();
         let model = entry.model;
         if model.name == BUILTIN_MODEL {
-            let is_other = |entry: &Entry| entry.model.name != BUILTIN_MODEL && entry.problem().is_none();
-            description = description.and(words::other_models(self.models().iter().any(is_other)));
+            description = description.and(self.other_models());
         }
         let examples = model.examples.iter().take(EXAMPLES).cloned().collect();
         let is_new = usable && self.model.as_ref().is_some_and(|before| before.path != model.path);

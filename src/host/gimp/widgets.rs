@@ -16,7 +16,7 @@ use image::RgbaImage;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::{MaybeUninit, transmute};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::{NonNull, null, null_mut};
 use std::time::Duration;
 
@@ -260,6 +260,11 @@ impl Label {
         self
     }
 
+    /// At the left end of its place.
+    pub fn align_left(&self) {
+        gtk!(gtk_misc_set_alignment(self.0.as_ptr(), 0.0, 0.5));
+    }
+
     /// Lets the user mark and copy the text.
     pub fn selectable(self) -> Self {
         gtk!(gtk_label_set_selectable(self.0.as_ptr(), 1));
@@ -283,6 +288,58 @@ fn frame() -> Widget {
     let (never, automatic) = (sys::GtkPolicyType::GTK_POLICY_NEVER, sys::GtkPolicyType::GTK_POLICY_AUTOMATIC);
     gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), never, automatic));
     frame
+}
+
+/// A place for something that may be larger: it scrolls then.
+#[derive(Clone)]
+pub struct Scroller(pub Widget);
+
+impl Scroller {
+    pub fn new(child: &Widget) -> Self {
+        let frame = frame();
+        let automatic = sys::GtkPolicyType::GTK_POLICY_AUTOMATIC;
+        gtk!(gtk_scrolled_window_set_policy(frame.as_ptr(), automatic, automatic));
+        gtk!(gtk_scrolled_window_add_with_viewport(frame.as_ptr(), child.as_ptr()));
+        let viewport = gtk!(gtk_bin_get_child(frame.as_ptr()));
+        gtk!(gtk_viewport_set_shadow_type(viewport.cast(), sys::GtkShadowType::GTK_SHADOW_NONE));
+        Self(frame)
+    }
+
+    /// Width and height that it has on the screen.
+    pub fn room(&self) -> [u32; 2] {
+        let mut place = MaybeUninit::uninit();
+        // SAFETY: GTK fills it.
+        let place: sys::GtkAllocation = unsafe {
+            sys::gtk_widget_get_allocation(self.0.as_ptr(), place.as_mut_ptr());
+            place.assume_init()
+        };
+        [place.width, place.height].map(|length| length.max(1) as u32)
+    }
+
+    /// Calls `body` when it may have got another size; what is in it is not to be changed before that is over.
+    pub fn connect_resized<Body: Fn() + 'static>(&self, body: Body) {
+        unsafe extern "C" fn call<Body: Fn()>(_widget: *mut c_void, _place: *mut c_void, data: *mut c_void) {
+            // SAFETY: `connect_raw` hands over the body.
+            guard((), unsafe { &*data.cast::<Body>() });
+        }
+        // SAFETY: this signal calls back with the widget, its place and our data.
+        unsafe { self.0.connect_raw(c"size-allocate", call::<Body> as *const (), body) };
+    }
+}
+
+/// A bar with a knob between 0 and 1.
+pub struct Slide(pub Widget);
+
+impl Slide {
+    pub fn new() -> Self {
+        let slide = Widget::own(gtk!(gtk_hscale_new_with_range(0.0, 1.0, 0.05)));
+        gtk!(gtk_scale_set_draw_value(slide.as_ptr(), 0));
+        Self(slide)
+    }
+
+    pub fn value(&self) -> f64 {
+        gtk!(gtk_range_get_value(self.0.as_ptr()))
+    }
 }
 
 /// A text of several lines, which scrolls; Tab leaves it.
@@ -392,6 +449,17 @@ impl Chooser {
     }
 }
 
+/// What is too long for a cell of a list ends in dots, and asks for no more room.
+fn end_in_dots(cell: *mut sys::GtkCellRenderer) {
+    const LEAST_CHARACTERS: c_int = 8;
+    let (dots, end) = (sys::PangoEllipsizeMode::PANGO_ELLIPSIZE_END, null::<c_char>());
+    // SAFETY: properties of a text's cell, of these types; null ends their list.
+    unsafe {
+        let (ellipsize, width) = (c"ellipsize".as_ptr(), c"width-chars".as_ptr());
+        sys::g_object_set()(cell.cast(), ellipsize, dots, width, LEAST_CHARACTERS, end);
+    }
+}
+
 /// Has the list of a combo box show `rows`, which it has.
 fn show_rows(list: &Widget, rows: &[Row]) {
     type Shown = Vec<(CString, c_int)>;
@@ -431,6 +499,7 @@ fn show_rows(list: &Widget, rows: &[Row]) {
     let cell = gtk!(gtk_cell_renderer_text_new());
     gtk!(gtk_cell_layout_clear(list.as_ptr()));
     gtk!(gtk_cell_layout_pack_start(list.as_ptr(), cell, 1));
+    end_in_dots(cell);
     gtk!(gtk_cell_layout_set_cell_data_func(list.as_ptr(), cell, Some(show), data, Some(free)));
 }
 
@@ -546,7 +615,16 @@ pub struct List {
 
 impl List {
     pub fn new() -> Self {
-        Self { widget: Widget::own(gtk!(gtk_combo_box_text_new())), length: Cell::new(0) }
+        let widget = Widget::own(gtk!(gtk_combo_box_text_new()));
+        let cells = gtk!(gtk_cell_layout_get_cells(widget.as_ptr()));
+        // SAFETY: a list of GTK's cells, of which a box of texts has one; the list is ours, the cells are not.
+        unsafe {
+            if let Some(first) = cells.as_ref() {
+                end_in_dots(first.data.cast());
+            }
+            sys::g_list_free(cells);
+        }
+        Self { widget, length: Cell::new(0) }
     }
 
     /// Shows these texts, none of them chosen.
@@ -567,10 +645,9 @@ impl List {
 }
 
 /// A button with a picture instead of a text.
-pub fn picture_button(picture: &RgbaImage) -> Widget {
-    let (button, image) = (Widget::own(gtk!(gtk_button_new())), Image::new());
-    image.set(picture);
-    button.add(&image.0);
+pub fn button_around(picture: &Widget) -> Widget {
+    let button = Widget::own(gtk!(gtk_button_new()));
+    button.add(picture);
     button
 }
 
@@ -639,6 +716,15 @@ impl Bar {
     }
 }
 
+/// A byte of a path as an address has it.
+fn escaped_byte(byte: u8) -> String {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' | b':' => char::from(byte).into(),
+        b'\\' => "/".into(),
+        _ => format!("%{byte:02X}"),
+    }
+}
+
 /// A top-level window with a row of buttons. Dropping it destroys the window.
 pub struct Dialog(pub Widget);
 
@@ -690,9 +776,33 @@ impl Dialog {
         });
     }
 
-    /// Keeps the window as large as its content, also after a part of it was folded away.
-    pub fn fit_content(&self) {
-        gtk!(gtk_window_set_resizable(self.0.as_ptr(), 0));
+    /// Opens the window as large as `all` that is in it needs, as far as the screen has the room: then `content`
+    /// scrolls in `place`, which is at least so high.
+    pub fn fit_screen(&self, all: &Widget, place: &Scroller, content: &Widget, least_height: i32) {
+        // A panel of the desktop, and the window's frame; what is around `all`, buttons below it among that; and the
+        // edge of a place that scrolls, with its bar.
+        const TAKEN: [i32; 2] = [8, 64];
+        const AROUND: [i32; 2] = [2 * BORDER as i32 + 12, 2 * BORDER as i32 + 64];
+        const EDGE: [i32; 2] = [24, 4];
+        let natural = |widget: &Widget| {
+            let mut size = MaybeUninit::uninit();
+            // SAFETY: GTK fills it.
+            let size: sys::GtkRequisition = unsafe {
+                sys::gtk_widget_size_request(widget.as_ptr(), size.as_mut_ptr());
+                size.assume_init()
+            };
+            [size.width, size.height]
+        };
+        let [width, height] = natural(content);
+        let [width, height] = [width + EDGE[0], height + EDGE[1]];
+        place.0.set_size(width, height);
+        let inside = natural(all);
+        let screen = gtk!(gdk_screen_get_default());
+        let room = [gtk!(gdk_screen_get_width(screen)) - TAKEN[0], gtk!(gdk_screen_get_height(screen)) - TAKEN[1]];
+        let wanted = [inside[0] + AROUND[0], inside[1] + AROUND[1]];
+        place.0.set_size(width - (wanted[0] - room[0]).max(0), least_height);
+        let [width, height] = [0, 1].map(|at| wanted[at].min(room[at]));
+        gtk!(gtk_window_set_default_size(self.0.as_ptr(), width, height));
     }
 
     /// Lets GTK do the next thing that is to be done, or wait for it.
@@ -714,6 +824,14 @@ impl Dialog {
         const DEFAULT_PRIORITY: c_int = 0;
         let (data, milliseconds) = (Box::into_raw(Box::new(body)).cast(), pause.as_millis() as c_uint);
         gtk!(g_timeout_add_full(DEFAULT_PRIORITY, milliseconds, Some(tick::<Body>), data, Some(free::<Body>)));
+    }
+
+    /// Opens `page` in the program that the user has for such pages; `false` when there is none.
+    pub fn open_page(&self, page: &Path) -> bool {
+        let Some(page) = page.to_str() else { return false };
+        let escaped: String = page.bytes().map(escaped_byte).collect();
+        let address = c_string(&format!("file://{}{escaped}", if escaped.starts_with('/') { "" } else { "/" }));
+        gtk!(g_app_info_launch_default_for_uri(address.as_ptr(), null_mut(), null_mut())) != 0
     }
 
     /// Asks for a file; `None` when the user changed their mind.

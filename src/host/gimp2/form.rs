@@ -11,7 +11,7 @@ use crate::host::gimp::widgets::{
 use crate::host::language::translate;
 use crate::host::last_values::remember_values;
 use crate::host::report::help;
-use crate::host::words::{BROWSE, NEW_SEED};
+use crate::host::words::{self, BROWSE, NEW_SEED};
 use crate::host::{gimp_sys as shared, gimp2_sys as sys};
 use crate::params::{Domain, PARAMS, Param, Params};
 use crate::text::{Text, text};
@@ -22,6 +22,7 @@ use std::ptr::{null, null_mut};
 const EDIT: i32 = 1;
 const STOP: i32 = 2;
 const CLOSE: i32 = 3;
+const HELP: i32 = 4;
 
 const KEYS: Keys = Keys {
     of_gimp: &[],
@@ -64,8 +65,9 @@ impl Fields {
         // SAFETY: the name is a static C string; GTK has no widget yet.
         unsafe { sys::gimp_ui_init(c"imagic-edit".as_ptr(), 0) };
         let dialog = dialog("Imagic Edit");
-        let [stop, _, edit] = [(text!("Stop"), STOP), (text!("Close"), CLOSE), (text!("Edit"), EDIT)]
-            .map(|(label, number)| dialog.add_button(&KEYS.with_key(&label), number));
+        let [_, stop, _, edit] =
+            [(words::HELP, HELP), (text!("Stop"), STOP), (text!("Close"), CLOSE), (text!("Edit"), EDIT)]
+                .map(|(label, number)| dialog.add_button(&KEYS.with_key(&label), number));
         dialog.set_default(EDIT);
         let content = widgets::vertical();
         content.set_border(BORDER);
@@ -178,11 +180,12 @@ impl Form for Fields {
         remember_values(params)
     }
 
-    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>) {
+    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>, help: Box<dyn Fn()>) {
         self.parts.dialog.connect_response(move |response| {
             match response {
                 EDIT => edit(),
                 STOP => drop(stop()),
+                HELP => help(),
                 // SAFETY: the dialog lives in the main loop that `run` has started.
                 _ => unsafe { sys::gtk_main_quit() },
             }
@@ -192,6 +195,12 @@ impl Form for Fields {
 
     fn allow_edit(&self, can_start: bool) {
         self.edit.set_sensitive(can_start);
+    }
+
+    fn name_edit(&self, label: &Text) {
+        let label = c_string(&KEYS.with_key_of(label, &text!("Edit")));
+        // SAFETY: the button is live; the text is copied.
+        unsafe { sys::gtk_button_set_label(self.edit.as_ptr(), label.as_ptr()) };
     }
 
     fn show_running(&self, running: Running) {
@@ -217,9 +226,7 @@ fn dialog(title: &str) -> Dialog {
     });
     // SAFETY: the dialog is live.
     unsafe { sys::gimp_window_set_transient(dialog.as_ptr()) };
-    let dialog = Dialog(dialog);
-    dialog.fit_content();
-    dialog
+    Dialog(dialog)
 }
 
 /// GIMP's slider with its label and a number field.

@@ -34,6 +34,7 @@ const fn of_gimp(label: &'static str) -> Text {
 
 const EDIT: i32 = sys::GtkResponseType::GTK_RESPONSE_OK.0;
 const CLOSE: i32 = sys::GtkResponseType::GTK_RESPONSE_CANCEL.0;
+const HELP: i32 = sys::GtkResponseType::GTK_RESPONSE_HELP.0;
 
 /// Largest upper limit of a number that needs many digits: learning rates.
 const SMALL: f64 = 1.0;
@@ -74,7 +75,6 @@ impl Fields {
         let (seed, labels) = (field(&dialog, "seed", gimp!(gimp_label_spin_get_type())), Labels::new());
         labels.add(&Widget::own(gimp!(gimp_labeled_get_label(seed.as_ptr()))));
         let dialog = Dialog(dialog);
-        dialog.fit_content();
         let parts = Parts { content: dialog.content(), dialog, prompt, model };
         Self { parts, config, labels, seed, edited: Cell::new(None) }
     }
@@ -147,17 +147,25 @@ impl Form for Fields {
     }
 
     /// GIMP's dialog would end with these; its own buttons and the closing of the window go on to it.
-    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>) {
+    fn connect_buttons(&self, edit: Box<dyn Fn()>, stop: Box<dyn Fn() -> bool>, help: Box<dyn Fn()>) {
         self.parts.dialog.connect_response(move |response| {
-            if response == EDIT {
-                edit();
+            match response {
+                EDIT => edit(),
+                HELP => help(),
+                _ => {}
             }
-            response == EDIT || response == CLOSE && stop()
+            [EDIT, HELP].contains(&response) || response == CLOSE && stop()
         });
     }
 
     fn allow_edit(&self, can_start: bool) {
         self.set_button_sensitive(EDIT, can_start);
+    }
+
+    fn name_edit(&self, label: &Text) {
+        let label = c_string(&KEYS.with_key_of(label, &text!("Edit")));
+        let button = gimp!(gtk_dialog_get_widget_for_response(self.parts.dialog.0.as_ptr(), EDIT));
+        gimp!(gtk_button_set_label(button.cast(), label.as_ptr()));
     }
 
     /// While an edit runs, the button that closes stops it.

@@ -5,9 +5,11 @@ use super::protocol::PROTOCOL;
 use crate::catalog::{self, Places};
 use crate::engine::budget::cost::Estimate;
 use crate::engine::request::{Edit, Progress};
+use crate::host::installed::help_page;
 use crate::host::language::{language, translate};
 use crate::host::last_values::last_values;
 use crate::host::policy;
+use crate::host::wording::{TextRoom, remarks};
 use crate::host::{report, words};
 use crate::image::LayerImage;
 use crate::params::{BUILTIN_MODEL, Params};
@@ -28,6 +30,7 @@ pub fn hello(places: &Places) -> Value {
         "last_values": last_values().map(|params| params.to_json()),
         "policy": policy(),
         "texts": texts(has_more(&models)),
+        "help": help_page().map(|page| page.to_string_lossy().into_owned()),
         "translations": language().entries(),
     })
 }
@@ -81,6 +84,14 @@ pub fn named_model(name: &str, places: &Places) -> Value {
     }
 }
 
+/// What is to be said of a target text for the model that is called `name`.
+pub fn of_text(text: &str, name: &str, places: &Places, room: &mut TextRoom) -> Value {
+    let model = catalog::find(name, places).ok();
+    let remarks = model.iter().flat_map(|model| remarks(text, model)).map(|remark| translate(&remark));
+    let length = model.as_ref().and_then(|model| room.of(text, model)).map(|(length, _)| translate(&length));
+    json!({ "event": "text", "text": text, "remarks": remarks.collect::<Vec<_>>(), "length": length })
+}
+
 pub fn progress(job: u64, progress: &Progress) -> Value {
     json!({
         "event": "progress",
@@ -96,7 +107,8 @@ pub fn progress(job: u64, progress: &Progress) -> Value {
     })
 }
 
-pub fn estimate(job: u64, estimate: &Estimate) -> Value {
+/// `door` says why an edit by the model makes no sense, `seen` what it sees of the picture.
+pub fn estimate(job: u64, estimate: &Estimate, [door, seen]: [Option<Text>; 2]) -> Value {
     json!({
         "event": "estimate",
         "job": job,
@@ -104,7 +116,8 @@ pub fn estimate(job: u64, estimate: &Estimate) -> Value {
         "goes_on": estimate.goes_on.is_some(),
         "steps": estimate.goes_on,
         "seconds": estimate.seconds,
-        "text": translate(&report::cost_text(estimate)),
+        "text": translate(&seen.into_iter().fold(report::cost_text(estimate), Text::and)),
+        "door": door.as_ref().map(translate),
     })
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Version of the protocol. It grows with every change that a host would notice.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Bytes of a message's line; a prompt of a thousand words is a hundredth of it.
 const MAX_LINE: u64 = 1 << 20;
@@ -35,10 +35,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum Request {
     Edit(EditOrder),
     Estimate(EditOrder),
-    Stop { job: u64 },
+    Stop {
+        job: u64,
+    },
     Models,
-    Model { name: String },
-    Remember { params: Map<String, Value> },
+    Model {
+        name: String,
+    },
+    /// What is to be said of a target text for a model.
+    Text {
+        text: String,
+        model: String,
+    },
+    Remember {
+        params: Map<String, Value>,
+    },
 }
 
 #[derive(Deserialize)]

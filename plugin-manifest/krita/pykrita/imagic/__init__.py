@@ -25,6 +25,8 @@ class ImagicEdit(Extension):
     def createActions(self, window):
         """Krita calls this for each of its windows."""
         action = window.createAction("imagic_edit", "Imagic Edit...", "filter")
+        # A letter, as for the tool that writes.
+        action.setIcon(Krita.instance().icon("draw-text"))
         action.triggered.connect(self.open_dialog)
 
     def open_dialog(self):

@@ -10,7 +10,22 @@ from .document import Edited, Refused
 from .earlier import EarlierEdits
 from .form import Form
 from .language import fill, number, tr
-from .qt import QDialog, QDialogButtonBox, QEvent, QHBoxLayout, QLabel, QProgressBar, QStyle, Qt, QTimer, QVBoxLayout
+from .qt import (
+    QDesktopServices,
+    QDialog,
+    QDialogButtonBox,
+    QEvent,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QStyle,
+    Qt,
+    QTimer,
+    QUrl,
+    QVBoxLayout,
+    QWidget,
+)
 from .results import image
 from .sentences import Sentences
 from .strip import Strip
@@ -21,6 +36,9 @@ BUTTONS = ("Stop", "Close", "Edit")
 
 # Parts of the progress bar.
 BAR = 1000
+
+# How often it is looked whether Krita has made a new layer the active one, and the milliseconds between.
+ACTIVATION, ACTIVATION_PAUSE = 20, 50
 
 INFO, SUCCESS, WARNING, FAILURE = (
     QStyle.StandardPixmap.SP_MessageBoxInformation,
@@ -50,6 +68,8 @@ class Dialog(QDialog):
         self._missing = []
         # Results that become layers once all of them are there in full.
         self._to_insert = []
+        # Why the model should not be tried on the layer, and whether the user wants to.
+        self._door, self._tries = "", False
         # Whether a quick picture is wanted once its cost is known.
         self._may_look = False
         self._pause = QTimer(self)
@@ -84,7 +104,12 @@ class Dialog(QDialog):
         """Everything but the fields, which wait for the table."""
         self._mnemonics = mnemonics = fields.Mnemonics()
         stop, close, edit = (mnemonics.mark(label) for label in BUTTONS)
+        self._edit_label = edit
         self._buttons = QDialogButtonBox()
+        self._help = self._buttons.addButton("", QDialogButtonBox.ButtonRole.HelpRole)
+        self._help.setEnabled(False)
+        self._help.setAutoDefault(False)
+        self._help.clicked.connect(self._open_help)
         self._stop = self._buttons.addButton(stop, QDialogButtonBox.ButtonRole.ResetRole)
         self._close = self._buttons.addButton(close, QDialogButtonBox.ButtonRole.RejectRole)
         self._edit = self._buttons.addButton(edit, QDialogButtonBox.ButtonRole.AcceptRole)
@@ -115,6 +140,7 @@ class Dialog(QDialog):
 
         settings = QVBoxLayout()
         settings.addWidget(subject)
+        settings.addWidget(self._build_door())
         settings.addWidget(self._form)
         settings.addStretch()
         settings.addWidget(self._curve)
@@ -137,6 +163,45 @@ class Dialog(QDialog):
         # Only now: before it is in the dialog it would give way to the first button that is.
         self._edit.setDefault(True)
 
+    def _build_door(self):
+        """What stands before an edit that the model cannot do; its words come with the greeting."""
+        self._door_row, self._door_text = QWidget(), Sentences()
+        self._get_model, self._try_anyway = QPushButton(), QPushButton()
+        icon, size = QLabel(), self.style().pixelMetric(QStyle.PixelMetric.PM_SmallIconSize)
+        icon.setPixmap(self.style().standardIcon(WARNING).pixmap(size, size))
+        line = QHBoxLayout(self._door_row)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(icon)
+        line.addWidget(self._door_text, 1)
+        for button, slot in ((self._get_model, self._tell_of_models), (self._try_anyway, self._go_through)):
+            button.setAutoDefault(False)
+            button.clicked.connect(slot)
+            line.addWidget(button)
+        self._door_row.hide()
+        return self._door_row
+
+    def _is_closed(self):
+        return bool(self._door) and not self._tries
+
+    def _show_door(self):
+        self._door_text.setText(self._door)
+        self._door_row.setVisible(self._is_closed())
+        self._show_state()
+
+    def _open_help(self):
+        page = self._hello["help"] or "help.html"
+        if not QDesktopServices.openUrl(QUrl.fromLocalFile(page)):
+            self._tell(INFO, fill(self._texts["help_is_in"], page=page))
+
+    def _tell_of_models(self):
+        self._tell(INFO, self._texts["other_models"])
+        self._form.fields["model"].focus.setFocus()
+
+    def _go_through(self):
+        self._tries = True
+        self._show_door()
+        self._form.fields["prompt"].text.setFocus()
+
     def _on_ready(self, hello):
         """The engine runs; the first time it brings the table."""
         is_first = self._hello is None
@@ -144,9 +209,14 @@ class Dialog(QDialog):
         if is_first:
             policy, self._texts = hello["policy"], hello["texts"]
             self._work.policy = policy
-            self._area.build(self._texts["buttons"]["show_original"], self._mnemonics)
+            self._area.build(self._texts, self._mnemonics)
             self._strip.build(hello, self._mnemonics)
             self._curve.build(hello)
+            for button, name in ((self._get_model, "get_model"), (self._try_anyway, "try_anyway")):
+                button.setText(self._texts["buttons"][name]["label"])
+                button.setToolTip(self._texts["buttons"][name]["tooltip"])
+            self._help.setText(self._texts["help"])
+            self._help.setEnabled(True)
             self._pause.setInterval(policy["pause"])
             self._form.build(hello)
             prompt = self._form.fields["prompt"]
@@ -218,7 +288,9 @@ class Dialog(QDialog):
         if self._hello is None or self._work.is_busy():
             return
         params = self._form.read()
+        self._engine.ask({"do": "text", "text": params["prompt"], "model": params["model"]})
         self._work.estimate(params)
+        self._name_edit()
         kept = self._work.results.get(params)
         if kept is not None and self._may_look:
             self._show_result(kept)
@@ -228,6 +300,9 @@ class Dialog(QDialog):
             # It will be asked again; this answer is of the settings before, and a look at the new ones is still wanted.
             return
         self._cost.setText(answer.get("text", ""))
+        if answer and answer["door"] != (self._door or None):
+            self._door = answer["door"] or ""
+            self._show_door()
         is_quick = (
             answer.get("tuned", False)
             and answer["seconds"] is not None
@@ -256,7 +331,7 @@ class Dialog(QDialog):
 
     def _start(self):
         """Makes a layer of the edit that the settings say; what is kept is not computed again."""
-        if self._work.is_busy() or self._hello is None or not self._read():
+        if self._work.is_busy() or self._hello is None or self._is_closed() or not self._read():
             return
         params = self._form.read()
         kept = self._work.results.get(params)
@@ -341,6 +416,8 @@ class Dialog(QDialog):
             self._insert([result], WARNING if report["hint"] else SUCCESS, result.message["summary"])
         else:
             self._tell(INFO, self._texts["only_shown"])
+        if "unlike" in result.message and job.purpose != COMPARE:
+            self._tell(WARNING, result.message["unlike"])
 
     def _caption(self, result):
         params = result.message["report"]["params"]
@@ -362,14 +439,14 @@ class Dialog(QDialog):
             self._begin(lacking.params, WHOLE)
             return
         last = results[-1].message
-        group = last["name"][: last["name"].rindex(" (")]
+        group = last["name"].split(": ", 1)[1]
         edits = []
         for result in results:
             report = result.message["report"]
             name = result.message["name"]
             if len(results) > 1:
                 # The group has the text already.
-                name = "eta {:g}, seed {}".format(report["params"]["eta"], report["params"]["seed"])
+                name = name.split(": ", 1)[0]
             edits.append(Edited(result.picture, name, result.pixels, report, result.mask))
         try:
             layers, note = self._source.insert(edits, group, self._hello["policy"]["remembered_runs"])
@@ -379,15 +456,28 @@ class Dialog(QDialog):
             kept = " " + self._texts["kept"] if self._source.is_open() else ""
             self._tell(FAILURE, tr(str(reason)) + kept)
             return
+        self._leave_active(layers, ACTIVATION)
         for result, layer in zip(results, layers):
             # The document has its pixels now.
             result.layer, result.pixels, result.mask = layer, None, None
         self._mark_layers()
+        self._name_edit()
         self._offer_earlier()
         self._engine.ask({"do": "remember", "params": last["report"]["params"]})
         many = fill(self._texts["new_layers"], count=len(results))
         text = text or (self._texts["new_layer"] if len(results) == 1 else many)
         self._tell(tone, text + ("\n" + note if note else ""))
+
+    def _leave_active(self, layers, looks):
+        """Until Krita has made the new layer the active one, and the user's is that again."""
+        if not self._source.leave_active(layers) and looks:
+            QTimer.singleShot(ACTIVATION_PAUSE, lambda: self._leave_active(layers, looks - 1))
+
+    def _name_edit(self):
+        """The button that edits says what it will do."""
+        kept = self._work.results.get(self._form.read())
+        is_to_insert = kept is not None and not (kept.layer is not None and self._source.has(kept.layer))
+        self._edit.setText(self._texts["insert_result"] if is_to_insert else self._edit_label)
 
     def _mark_layers(self):
         self._strip.mark_layers(lambda result: result.layer is not None and self._source.has(result.layer))
@@ -417,9 +507,10 @@ class Dialog(QDialog):
     def _show_state(self):
         """What can be pressed; when an edit has ended, what the next one costs."""
         busy, is_ready = self._work.is_busy(), self._hello is not None
-        self._edit.setEnabled(is_ready and not busy)
+        can_start = is_ready and not busy and not self._is_closed()
+        self._edit.setEnabled(can_start)
         self._stop.setEnabled(busy)
-        self._strip.set_can_start(is_ready and not busy)
+        self._strip.set_can_start(can_start)
         if is_ready and self._work.job is None:
             self._pause.start()
 
@@ -454,6 +545,8 @@ class Dialog(QDialog):
     def _on_answer(self, message):
         if message["event"] == "failed":
             self._tell(FAILURE, message["message"])
+        elif message["event"] == "text":
+            self._form.show_remarks(message)
         elif message["event"] == "model":
             self._form.show_model(message["name"], message["model"], message.get("message", ""))
 

@@ -72,6 +72,8 @@ class Source:
         known = (run for run in reversed(self.history()["runs"]) if run["layer"] == _id(node))
         self.recipe = next((run for run in known if _find(document, run["source"]) is not None), None)
         self._node_id = _id(node) if self.recipe is None else self.recipe["source"]
+        # The layer that was active before the last insertion.
+        self._worked_on = self._node_id
         self.name = self.node().name()
 
     def is_open(self):
@@ -155,6 +157,23 @@ class Source:
         note = tr(text, *space)
         return Picture(area, SRGB16, converted(area, space, pixels), space, pixels, coverage, note)
 
+    def leave_active(self, made):
+        """Krita makes a new layer the active one, some time after it was added; whatever the user worked on stays
+        active, as in GIMP, except that a result gives way to the layer from which it was made. `made` are the lasting
+        names of new layers; False while Krita has not done it yet."""
+        if not self.is_open():
+            return True
+        active, group = self.document.activeNode(), None
+        if active is None:
+            return True
+        group = any(_id(child) in made for child in active.childNodes())
+        if _id(active) not in made and not group:
+            return False
+        known = _find(self.document, self._worked_on) if self._worked_on else None
+        if known is not None:
+            self.document.setActiveNode(known)
+        return True
+
     def insert(self, edits, group_name, remembered_runs):
         """Puts one result, or several in a group, above the newest one of this layer, in one step of undo; returns the
         lasting names of the layers, and what the user should know."""
@@ -165,6 +184,10 @@ class Source:
                 " so that takes only the last stage."
             )
         history = self.history()
+        active = self.document.activeNode()
+        ours = {run["layer"] for run in history["runs"]}
+        is_theirs = active is not None and _id(active) not in ours
+        self._worked_on = _id(active) if is_theirs else self._node_id
         top = self._make_layers(edits, group_name)
         node, note = self.node(), edits[0].picture.note
         notes = [note] if note else []

@@ -11,6 +11,7 @@ from .qt import (
     QEvent,
     QFileDialog,
     QHBoxLayout,
+    QLabel,
     QLineEdit,
     QLocale,
     QMenu,
@@ -91,10 +92,24 @@ class Prompt(Field):
         self.text.setMinimumWidth(36 * self.text.fontMetrics().averageCharWidth())
         self.text.setFixedHeight(4 * self.text.fontMetrics().lineSpacing())
         self.text.installEventFilter(self)
-        self.put(self.text)
+        # What is to be said of the text: two lines, so that nothing moves when it comes; beside it how much of it fits.
+        self._remarks, self._length = QLabel(), QLabel()
+        self._remarks.setTextFormat(Qt.TextFormat.PlainText)
+        self._remarks.setWordWrap(True)
+        self._remarks.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._remarks.setMinimumHeight(2 * self._remarks.fontMetrics().lineSpacing())
+        self._length.setWordWrap(True)
+        self._length.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight)
+        column = QVBoxLayout()
+        column.addWidget(self.text)
+        column.addWidget(self._remarks)
+        self.text.setToolTip(self.row["tooltip"])
+        self.focus = self.text
+        self.line.addLayout(column, 1)
         buttons = QVBoxLayout()
         buttons.addWidget(self.earlier)
         buttons.addWidget(self._examples)
+        buttons.addWidget(self._length)
         buttons.addStretch()
         self.line.addLayout(buttons)
         self.text.textChanged.connect(self.changed)
@@ -110,6 +125,12 @@ class Prompt(Field):
         for text in texts:
             menu.addAction(text.replace("&", "&&")).triggered.connect(lambda _, text=text: self._take(text))
         self._examples.setEnabled(bool(texts))
+
+    def show_remarks(self, remarks, length):
+        """What the engine says of the text."""
+        self._remarks.setText(" ".join(remarks))
+        self._remarks.setToolTip("\n".join(remarks))
+        self._length.setText(length)
 
     def _take(self, text):
         self.set_value(text)

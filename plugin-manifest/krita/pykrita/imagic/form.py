@@ -95,6 +95,12 @@ class Form(QTabWidget):
         if self.fields and name == self.fields["model"].value():
             self._show_model(model, problem)
 
+    def show_remarks(self, message):
+        """What the engine says of a target text, if that still is the one."""
+        prompt = self.fields.get("prompt")
+        if prompt is not None and message["text"] == prompt.value():
+            prompt.show_remarks(message["remarks"], message["length"] or "")
+
     def _known_model(self, name):
         return next((model for model in self._hello["models"] if model["name"] == name), None)
 

@@ -3,7 +3,7 @@
 import json
 
 # Version of the protocol that this package speaks.
-PROTOCOL = 5
+PROTOCOL = 6
 
 
 class ProtocolError(Exception):
