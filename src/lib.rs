@@ -22,8 +22,8 @@
 //!
 //!  engine/detail.rs              the auxiliary model of one edit
 //!  engine/sampling.rs            stage C of one edit
-//!  engine/inversion.rs           the noise from which the picture comes back
 //!  engine/candidates.rs          which of several versions shows best what the text says
+//!  engine/inversion.rs           the noise from which the picture comes back
 //!  engine/tuned.rs               stages A and B of one edit, or what is kept of them; memory that runs short
 //!  engine/auxiliary.rs           the paper's super-resolution model: how it sees, its stage B, tiles
 //!  engine/imagic.rs              THE PAPER: A, B, C and their loss

@@ -374,8 +374,8 @@ parameters! {
             help: text!("Weight of classifier-free guidance while sampling; 1 is none."),
             domain: Domain::Real { min: 1.0, max: 30.0 },
         }
-        /// Share of stage B's changes to the weights with which stage C draws from eta 1 on; at eta 0 it is all of them,
-        /// and between evenly more.
+        /// Share of stage B's changes to the weights with which stage C draws from eta 1 on; at eta 0 it is all of
+        /// them, and between evenly more.
         tuning_share: f64 = 1.0, "paper" {
             label: text!("Share of the tuning"),
             help: text!(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Whoever stands further down imports nobody who stands further up; files of one line are a wing or a room of their
 /// own.
-const STORIES: [&str; 23] = [
+const STORIES: [&str; 24] = [
     "host",
     "job",
     "catalog",

@@ -7,7 +7,7 @@
          (result (edit image source "a red square" 0.7)))
     (check (string-append sentence ": size and offsets") (size-of result) size)
     (check (string-append sentence ": alpha") (car (gimp-drawable-type result)) type)
-    (check (string-append sentence ": name") (name-of result) "eta 0.7 #0: a red square")
+    (check (string-append sentence ": name") (name-of result) "eta 0.7 #7: a red square")
     (check (string-append sentence ": place") (car (gimp-image-get-item-position image result)) above)
     (check (string-append sentence ": group") (gimp-item-get-parent result) (gimp-item-get-parent source))
     (check (string-append sentence ": the source is active") (source-of image) source)

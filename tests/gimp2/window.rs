@@ -6,7 +6,7 @@ use super::Account;
 use super::gimp::{
     first_edit, gray_model_is_passed_over, image_closed_meanwhile, other_strengths, photo, refused_and_stopped,
 };
-use super::screen::{DIALOG, PROGRAMS, Screen, can_run, image_with, tuned_models};
+use super::screen::{DIALOG, HIGHEST, PROGRAMS, Screen, can_run, image_with, tuned_models};
 use serde_json::json;
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_la
     screen.picture("3-inserted");
 
     // Two that are marked come in a group, which counts as a layer; the one before is a layer already.
-    screen.keys(&["shift+Tab"; 4]);
+    screen.keys(&["shift+Tab"; 5]);
     for _ in 0..3 {
         screen.keys(&["space", "shift+Tab", "shift+Tab"]);
     }

@@ -145,8 +145,8 @@ impl Layout {
         form.parts().dialog.fit_screen(&self.all, &self.place, &self.front, LEAST_HEIGHT);
     }
 
-    /// Fills in the fields that are always shown, with the buttons and texts that belong to them; the advanced ones in two
-    /// columns.
+    /// Fills in the fields that are always shown, with the buttons and texts that belong to them; the advanced ones in
+    /// two columns.
     fn fields(&self, form: &dyn Form) -> Widget {
         let (front, advanced) = (&self.front, widgets::columns());
         let columns = [widgets::vertical(), widgets::vertical()];

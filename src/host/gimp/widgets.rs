@@ -783,7 +783,9 @@ impl Dialog {
         // edge of a place that scrolls, with its bar.
         const TAKEN: [i32; 2] = [8, 64];
         const AROUND: [i32; 2] = [2 * BORDER as i32 + 12, 2 * BORDER as i32 + 64];
-        const EDGE: [i32; 2] = [24, 4];
+        const EDGE: [i32; 2] = [44, 4];
+        // Rows that come later: the earlier edits, and sentences of more than one line.
+        const LATER: i32 = 76;
         let natural = |widget: &Widget| {
             let mut size = MaybeUninit::uninit();
             // SAFETY: GTK fills it.
@@ -799,7 +801,7 @@ impl Dialog {
         let inside = natural(all);
         let screen = gtk!(gdk_screen_get_default());
         let room = [gtk!(gdk_screen_get_width(screen)) - TAKEN[0], gtk!(gdk_screen_get_height(screen)) - TAKEN[1]];
-        let wanted = [inside[0] + AROUND[0], inside[1] + AROUND[1]];
+        let wanted = [inside[0] + AROUND[0], inside[1] + AROUND[1] + LATER];
         place.0.set_size(width - (wanted[0] - room[0]).max(0), least_height);
         let [width, height] = [0, 1].map(|at| wanted[at].min(room[at]));
         gtk!(gtk_window_set_default_size(self.0.as_ptr(), width, height));
