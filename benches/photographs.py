@@ -23,10 +23,15 @@ import drawing  # noqa: E402
 import scenes  # noqa: E402
 
 # Nothing is tuned, and next to nothing drawn.
-QUICK = (
-    "--prompt a --model scenes-64 --detail off --private --force --embedding-steps 0 --tuning-steps 0 --eta 1"
-    " --sampling-steps 1"
-).split()
+QUICK = {
+    "prompt": "a",
+    "model": "scenes-64",
+    "detail": "off",
+    "embedding-steps": "0",
+    "tuning-steps": "0",
+    "eta": "1",
+    "sampling-steps": "1",
+}
 
 
 def jpeg(picture, quality):
@@ -79,7 +84,8 @@ def main():
             hinted = 0
             for picture in pictures:
                 picture.save(home + "/in.png")
-                command = [given.program, "edit", home + "/in.png", "-o", home + "/out.png", *QUICK]
+                command = [given.program, "edit", home + "/in.png", "-o", home + "/out.png", "--private", "--force"]
+                command += [part for name, value in QUICK.items() for part in (f"--{name}", value)]
                 told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
                 hinted += "not photographs" in told
             print(f"{name}: {hinted} of {len(pictures)} taken for photographs", flush=True)

@@ -86,7 +86,7 @@ pub fn generate(
 
 /// The noise of the seed, latents of `shape`.
 pub fn start(params: &Params, shape: &[usize], device: &Device) -> Result<Tensor> {
-    Ok(Stream::new(params.seed, Purpose::Latents, 0).normals(shape, device)?)
+    Stream::new(params.seed, Purpose::Latents, 0).normals(shape, device)
 }
 
 /// DDIM from `x_t`, of the first of `timesteps`, which are the last ones of those of `steps` steps.

@@ -81,8 +81,8 @@ fn is_english(text: &str, words: &[&str]) -> bool {
     // Latin letters end with Latin Extended-B.
     let is_latin = text.chars().filter(|letter| letter.is_alphabetic()).all(|letter| letter <= '\u{24f}');
     let count = |known: &[&str]| words.iter().filter(|word| known.contains(word)).count();
-    let others = count(&OTHERS);
-    is_latin && (others == 0 || others <= count(&ENGLISH))
+    let others = count(OTHERS);
+    is_latin && (others == 0 || others <= count(ENGLISH))
 }
 
 /// Whether the text says what to do instead of what is to be seen.

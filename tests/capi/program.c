@@ -108,8 +108,8 @@ static void mistakes(const char *models) {
     REFUSED(imagic_worker_submit(worker, REQUEST("\"model\": \"a.ckpt\""), &lent, &job), IMAGIC_STATUS_MODEL,
             "refused");
 
-    REFUSED(imagic_worker_submit_part(worker, REQUEST(QUICK), &lent, source, 4, &job),
-            IMAGIC_STATUS_ARGUMENT, "selection_len is 4, must be at least 480");
+    REFUSED(imagic_worker_submit_part(worker, REQUEST(QUICK), &lent, source, 4, &job), IMAGIC_STATUS_ARGUMENT,
+            "selection_len is 4, must be at least 480");
     static const unsigned char nothing[WIDTH * HEIGHT];
     REFUSED(imagic_worker_submit_part(worker, REQUEST(QUICK), &lent, nothing, sizeof nothing, &job),
             IMAGIC_STATUS_ARGUMENT, "nothing is selected");
@@ -277,7 +277,8 @@ static void a_hint_comes_before_the_tuning(const char *models) {
 
     job = submit(worker, REQUEST("\"model\": \"strict\", " QUICK));
     CHECK(finish(job, &progress) == IMAGIC_STATE_DONE);
-    CHECK(imagic_job_hint(job, hint, sizeof hint, NULL) == IMAGIC_STATUS_OK && strstr(hint, "expect a poor edit") != NULL);
+    CHECK(imagic_job_hint(job, hint, sizeof hint, NULL) == IMAGIC_STATUS_OK &&
+          strstr(hint, "expect a poor edit") != NULL);
     CHECK(imagic_job_report_json(job, report, sizeof report, NULL) == IMAGIC_STATUS_OK);
     CHECK(strstr(report, "\"kind\":\"unfamiliar_picture\"") != NULL && strstr(report, hint) != NULL);
     imagic_job_free(job);

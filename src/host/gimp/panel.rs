@@ -45,6 +45,9 @@ struct Entry {
     image: Image,
 }
 
+/// Makes of a result's number what a click on it does.
+type Clicked = dyn Fn(usize) -> Box<dyn Fn()>;
+
 pub struct Panel {
     pub all: Widget,
     pub strengths: Widget,
@@ -62,7 +65,7 @@ pub struct Panel {
     rows: RefCell<Vec<Widget>>,
     /// By number.
     entries: RefCell<Vec<Entry>>,
-    clicked: OnceCell<Box<dyn Fn(usize) -> Box<dyn Fn()>>>,
+    clicked: OnceCell<Box<Clicked>>,
     /// The layer, and what is to be seen of a result or of one that forms.
     layer: RefCell<Option<Arc<LayerImage>>>,
     shown: RefCell<Option<LayerImage>>,
