@@ -100,6 +100,11 @@ impl Entry {
         self.finding.as_ref()?.as_ref().ok()
     }
 
+    /// Whether a photograph can be tried with it, and it did not come with the plug-in.
+    pub fn is_for_photographs(&self) -> bool {
+        self.model.name != BUILTIN_MODEL && self.model.draws_photographs && self.problem().is_none()
+    }
+
     /// Why it cannot be used, as far as that is known.
     pub fn problem(&self) -> Option<&Text> {
         self.finding.as_ref()?.as_ref().err()

@@ -424,7 +424,7 @@ def check_change(name, change):
         change(opened.document)
         opened.document.waitForDone()
         wait_until("the end", lambda: button(dialog, "Edit").isEnabled())
-        assert opened.layers() == ["Background", name + "eta 0.7 #0: "], (opened.layers(), status(dialog))
+        assert opened.layers() == ["Background", "eta 0.7 #0: " + name], (opened.layers(), status(dialog))
         undo()
         assert opened.layers() == ["Background"], opened.layers()
 
@@ -527,7 +527,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         compare(dialog, "Try strengths")
         texts, strengths = pictures(dialog)
         assert texts == ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2"], texts
-        assert opened.layers() == ["Background", "eta 0.8 #0: a red square"], "comparing inserted a layer"
+        assert opened.layers() == ["Background", "eta 0.8 #3: a red square"], "comparing inserted a layer"
         compare(dialog, "Five more seeds")
         texts, seeds = pictures(dialog)
         assert texts == ["#3", "#4", "#5", "#6", "#7", "#8"], texts
@@ -541,7 +541,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
 
         mark(dialog, 1)
         button(dialog, "Insert").click()
-        names = ["Background", "eta 0.8 #0: a red square", "eta 0.2 #0: a red square"]
+        names = ["Background", "eta 0.8 #3: a red square", "eta 0.2 #3: a red square"]
         assert opened.layers() == names, opened.layers()
         mark(dialog, 1, 2, 4, 6)
         QApplication.primaryScreen().grabWindow(0).save(os.path.join(PICTURES, "2-strip.png"))
@@ -563,7 +563,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         # The next one comes above the group.
         mark(dialog, 0)
         button(dialog, "Insert").click()
-        assert opened.layers() == names + ["a red square", "eta 0 #0: a red square"], opened.layers()
+        assert opened.layers() == names + ["a red square", "eta 0 #3: a red square"], opened.layers()
 
 
 def the_cost_is_told_before_an_edit():
@@ -630,7 +630,7 @@ def another_strength_is_seen_without_a_click_and_edit_only_inserts_it():
         wait_until("the look", lambda: dialog._area.shown() != before)
         tell(f"another strength is seen after {time.monotonic() - start:.2f} s")
         assert len(opened.layers()) == 2, "looking inserted a layer"
-        assert "Edit makes a layer of it" in status(dialog), status(dialog)
+        assert "Insert the result makes a layer of it" in status(dialog), status(dialog)
         button(dialog, "Edit").click()
         assert dialog._work.job is None, "it was computed again"
         assert opened.layers()[2:] == ["eta 1.1 #0: a red square"], opened.layers()
@@ -844,7 +844,7 @@ def every_label_has_a_key_of_its_own_and_the_window_fits_a_small_screen():
             labels += [dialog._form.tabText(tab) for tab in range(dialog._form.count())]
             keys = [label[label.index("&") + 1].upper() for label in labels if "&" in label]
             assert len(keys) == len(set(keys)) and len(keys) >= 15, labels
-            wanted = ("Seed:", "Base model:", "Target text:", "Strength (eta):") if page == 0 else ("Tuning steps:",)
+            wanted = ("Seed:", "Base model:", "Target text:", "Strength (eta):") if page == 0 else ("Embedding steps:",)
             for label in wanted:
                 assert any("&" in one for one in labels if one.replace("&", "") == label), (label, labels)
 

@@ -6,8 +6,8 @@ use super::outcome::{Failure, print};
 use super::picture::{self, Existing, Format};
 use super::progress::Bar;
 use super::selection;
-use crate::catalog;
 use crate::catalog::written::text_of;
+use crate::catalog::{self, Entry};
 use crate::engine::Engine;
 use crate::engine::request::{Edit, EditRequest, Tuned};
 use crate::error::{Error, Hint};
@@ -153,9 +153,8 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     }
     let is_foreign = !model.draws_photographs && is_photograph(&picture.layer);
     if is_foreign {
-        let has_more =
-            || catalog::table(&places, Some(LOOKING)).iter().filter(|one| one.problem().is_none()).count() > 1;
-        tell(format_args!("hint: {}", words::door(&model.name).and(words::other_models(has_more()))));
+        let has_more = catalog::table(&places, Some(LOOKING)).iter().any(Entry::is_for_photographs);
+        tell(format_args!("hint: {}", words::door(&model.name).and(words::other_models(has_more))));
     }
 
     let mut stop = system::StopSignals::new();

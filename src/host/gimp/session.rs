@@ -226,9 +226,9 @@ impl Session {
         words::other_models(self.has_other_models())
     }
 
-    /// Whether there is a model besides the built-in one.
+    /// Whether there is a model for photographs.
     fn has_other_models(&self) -> bool {
-        self.models().iter().any(|entry| entry.model.name != BUILTIN_MODEL && entry.problem().is_none())
+        self.models().iter().any(Entry::is_for_photographs)
     }
 
     /// What is to be said of a target text for the chosen model, and how much of the room for it is used.

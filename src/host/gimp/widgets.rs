@@ -785,7 +785,7 @@ impl Dialog {
         const AROUND: [i32; 2] = [2 * BORDER as i32 + 12, 2 * BORDER as i32 + 64];
         const EDGE: [i32; 2] = [44, 4];
         // Rows that come later: the earlier edits, and sentences of more than one line.
-        const LATER: i32 = 76;
+        const LATER: i32 = 56;
         let natural = |widget: &Widget| {
             let mut size = MaybeUninit::uninit();
             // SAFETY: GTK fills it.

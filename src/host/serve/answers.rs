@@ -40,9 +40,12 @@ pub fn models(places: &Places) -> Value {
     json!({ "event": "models", "models": report::models_report(places, None, translate)["models"] })
 }
 
-/// Whether there is a model that can be used besides the built-in one.
+/// Whether there is a model for photographs, as [`Entry::is_for_photographs`] has it.
+///
+/// [`Entry::is_for_photographs`]: crate::catalog::Entry::is_for_photographs
 fn has_more(models: &Value) -> bool {
-    let is_other = |model: &Value| model["name"] != BUILTIN_MODEL && model["problem"].is_null();
+    let is_other =
+        |model: &Value| model["name"] != BUILTIN_MODEL && model["photographs"] == true && model["problem"].is_null();
     models["models"].as_array().is_some_and(|models| models.iter().any(is_other))
 }
 
