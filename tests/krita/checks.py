@@ -550,7 +550,7 @@ def strengths_and_seeds_are_compared_once_and_the_marked_ones_inserted():
         assert opened.layers() == names + ["a red square"], opened.layers()
         group = opened.document.topLevelNodes()[3]
         # 0.2 and 0.8 are layers already.
-        assert [layer.name() for layer in group.childNodes()] == ["eta 0.4, seed 3", "eta 1.2, seed 3"]
+        assert [layer.name() for layer in group.childNodes()] == ["eta 0.4 #3", "eta 1.2 #3"]
         assert opened.pixels(group.childNodes()[0]) == of_one
         for layer, eta in zip(group.childNodes(), (0.4, 1.2)):
             assert Source(opened.document, layer).recipe["params"]["eta"] == eta, "a layer lost its recipe"
