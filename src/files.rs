@@ -90,8 +90,11 @@ pub fn private_folder(path: &Path) -> Result<()> {
     {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         builder.mode(0o700).create(path).map_err(Error::file(Doing::Create, path))?;
-        // One that an older version has made. Where that is not allowed the folder is another user's, who sees anyway.
-        let is_open = path.metadata().is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
+        // One that an older version has made, and not one for all users, as the system's folder of temporary files is.
+        // Where that is not allowed the folder is another user's, who sees anyway.
+        const FOR_ALL: u32 = 0o1000;
+        let mode = path.metadata().map_or(0, |about| about.permissions().mode());
+        let is_open = mode & 0o077 != 0 && mode & FOR_ALL == 0;
         let _ = is_open.then(|| std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)));
         Ok(())
     }
@@ -195,6 +198,10 @@ mod tests {
         std::fs::set_permissions(path.parent().expect("a folder"), PermissionsExt::from_mode(0o755)).expect("ours");
         private_folder(path.parent().expect("a folder")).expect("it is there");
         assert_eq!(mode(path.parent().expect("a folder")), 0o700);
+        // As /tmp is.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o1777)).expect("ours");
+        write_private(&folder.path().join("file"), b"one").expect("it can be written");
+        assert_eq!(mode(folder.path()), 0o777, "nobody else could use it any more");
     }
 
     #[cfg(unix)]

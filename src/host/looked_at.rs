@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn what_was_looked_at_comes_back_for_the_same_pixels_only() {
-        let file = std::env::temp_dir().join(format!("imagic-looked-at-{}.json", std::process::id()));
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("looked-at.json");
         let params = |seed| Params { seed, prompt: "a dog".into(), ..Params::paper() };
         remember_in(&file, "one", &[params(1), params(2)]).expect("a temporary folder");
         for other in 0..LAYERS {
@@ -87,6 +88,5 @@ mod tests {
         assert_eq!((seeds("one"), seeds("other 3")), (vec![1, 2], vec![9]));
         remember_in(&file, "one", &[]).expect("a temporary folder");
         assert!(seeds("one").is_empty());
-        std::fs::remove_file(&file).expect("our own file");
     }
 }

@@ -166,12 +166,10 @@ mod tests {
 
     fn model(words: &[&str]) -> Model {
         let about = serde_json::json!({ "words": words, "examples": ["a photo of a blue car"] });
-        let folder = std::env::temp_dir().join(format!("imagic-wording-{}-{}", std::process::id(), words.len()));
-        std::fs::create_dir_all(&folder).expect("a temporary folder");
-        std::fs::write(folder.join("imagic.json"), about.to_string()).expect("our own folder");
-        let model = crate::catalog::find(&folder.to_string_lossy(), &crate::catalog::Places::default());
-        std::fs::remove_dir_all(&folder).expect("our own folder");
-        model.expect("a folder with settings")
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("imagic.json"), about.to_string()).expect("our own folder");
+        crate::catalog::find(&folder.path().to_string_lossy(), &crate::catalog::Places::default())
+            .expect("a folder with settings")
     }
 
     #[test]
