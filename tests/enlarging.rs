@@ -271,7 +271,7 @@ impl Reference {
         names
     }
 
-    /// Beyond `least`, or three times what torch's own f32 differs from its f64 in tensors of that kind, it fails.
+    /// On f64 of torch. Beyond `least`, or three times what its f32 differs from that in tensors of that kind, it fails.
     fn check<'a>(&self, model: &str, least: f64, ours: impl IntoIterator<Item = (&'a str, Tensor)>) {
         let mut worst = (0.0, String::new());
         let mut tolerance = least;
