@@ -271,7 +271,8 @@ impl Reference {
         names
     }
 
-    /// On f64 of torch. Beyond `least`, or three times what its f32 differs from that in tensors of that kind, it fails.
+    /// Against torch's f64. Beyond `least`, or three times what its f32 differs from that in tensors of that kind, it
+    /// fails.
     fn check<'a>(&self, model: &str, least: f64, ours: impl IntoIterator<Item = (&'a str, Tensor)>) {
         let mut worst = (0.0, String::new());
         let mut tolerance = least;
