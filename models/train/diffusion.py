@@ -200,9 +200,10 @@ class Training:
         batch: int = 32,
         device: str = "cpu",
         compiled: bool = False,
-        half: bool = True,
+        half: bool | None = None,
     ):
-        self.half = half
+        # Whether it computes in bfloat16; if nothing is said, where that is quicker.
+        self.half = data.has_fast_bfloat16(device) if half is None else half
         self.tokenizer, self.channels, self.set = tokenizer, channels, training_set
         self.batch, self.device = batch, device
         self.text_encoder = build_text_encoder(tokenizer).to(device)
