@@ -153,15 +153,20 @@ def sdedit(edit: Edit, settings: Settings) -> list[Result]:
             x = encode(pipeline, edit.source)
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed(settings)))
             steps, guidance = settings.preset["sampling_steps"], settings.preset["guidance"]
-            first = steps - max(1, round(steps * strength))
-            schedule.set_timesteps(steps)
-            x_t = schedule.add_noise(x, noise, schedule.timesteps[first : first + 1])
+            x_t, first = noised(schedule, x, noise, steps, strength)
             e, e_null = embed(pipeline, edit.prompt), embed(pipeline, "")
             latents = generate(pipeline.unet, e, e_null, x_t, steps, guidance, schedule, first)
             kept = [Result(decode(pipeline, latents), time.time() - start, strength)]
             settings.store.write(key, kept)
         results += kept
     return results
+
+
+def noised(schedule, x: torch.Tensor, noise: torch.Tensor, steps: int, strength: float) -> tuple[torch.Tensor, int]:
+    """Latents with the noise of that strength, and the number of the step at which sampling begins."""
+    first = steps - max(1, round(steps * strength))
+    schedule.set_timesteps(steps)
+    return schedule.add_noise(x, noise, schedule.timesteps[first : first + 1]), first
 
 
 @torch.no_grad()

@@ -100,9 +100,7 @@ class Maker:
         x = methods.encode(pipeline, edit.source)
         shape = (self.options.versions, *x.shape[1:])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        first = steps - max(1, round(steps * methods.STRENGTH))
-        schedule.set_timesteps(steps)
-        x_t = schedule.add_noise(x.expand(shape), noise, schedule.timesteps[first : first + 1])
+        x_t, first = methods.noised(schedule, x.expand(shape), noise, steps, methods.STRENGTH)
         return self.drawn(edit, x_t, self.preset["guidance"], first)
 
     @torch.no_grad()
