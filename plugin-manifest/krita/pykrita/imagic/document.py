@@ -163,11 +163,10 @@ class Source:
         names of new layers; False while Krita has not done it yet."""
         if not self.is_open():
             return True
-        active, group = self.document.activeNode(), None
+        active = self.document.activeNode()
         if active is None:
             return True
-        group = any(_id(child) in made for child in active.childNodes())
-        if _id(active) not in made and not group:
+        if not any(_id(node) in made for node in (active, *active.childNodes())):
             return False
         known = _find(self.document, self._worked_on) if self._worked_on else None
         if known is not None:
