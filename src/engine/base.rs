@@ -12,6 +12,7 @@ use super::model::source::{Part, Source};
 use super::model::text_encoder::TextEncoder;
 use super::model::tokenizer::Tokenizer;
 use super::model::unet::UNet;
+use super::model::vae::Gaussian;
 use super::model::weights::{Bits, Weights};
 use super::picture::pixels;
 use super::random::{Purpose, Stream};
@@ -181,9 +182,18 @@ impl BaseModel {
             let mean = self.codec.sample(&latents, &latents.mean.zeros_like()?)?;
             psnr = Some(pixels::psnr(&self.codec.decode(&mean)?, &pixels, &request.layer)?);
         }
+        Ok((self.sample(&latents, request, device)?, psnr))
+    }
+
+    /// The same picture x alone.
+    pub fn x(&self, request: &EditRequest, size: (usize, usize), device: &Device) -> Result<Tensor> {
+        let pixels = pixels::to_tensor(&request.layer, size, device)?;
+        self.sample(&self.codec.encode(&pixels)?, request, device)
+    }
+
+    fn sample(&self, latents: &Gaussian, request: &EditRequest, device: &Device) -> Result<Tensor> {
         let noise = Stream::new(request.params.tuning_seed, Purpose::VaeSample, 0);
-        let noise = noise.normals(latents.mean.dims(), device)?;
-        Ok((self.codec.sample(&latents, &noise)?, psnr))
+        self.codec.sample(latents, &noise.normals(latents.mean.dims(), device)?)
     }
 
     /// Shape of the latents of a picture of `size` (width, height), (1, c, h, w).

@@ -245,7 +245,7 @@ impl Drawing<'_> {
     /// The noise from which the tuned model gives the picture back.
     fn invert(&self, machine: &Machine, clock: &mut Clock<'_, '_>) -> Result<Tensor> {
         let Self { base, request, tuned, e_null, .. } = self;
-        let (x, _) = base.encode(request, base.shapes.size(request), machine.device())?;
+        let x = base.x(request, base.shapes.size(request), machine.device())?;
         base.codec.forget_encoder();
         let unet = self.network(1.0, machine)?;
         let mut plain = Guided::new(&unet, &tuned.e_opt, e_null, 1.0, machine.chosen().launches)?;
