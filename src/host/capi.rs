@@ -377,8 +377,7 @@ unsafe fn submit(
         }
         // SAFETY: the caller promises `selection_len` bytes, which is not less.
         let coverage = unsafe { std::slice::from_raw_parts(selection, needed) };
-        let coverage = coverage.iter().map(|&value| u16::from(value) * 257).collect();
-        let selection = Selection::new(width, height, coverage);
+        let selection = Selection::of_bytes(width, height, coverage);
         request.selection = Some(selection.ok_or_else(|| Failure::argument("nothing is selected"))?);
     }
     let (source, params) = (request.layer.clone(), request.params.clone());

@@ -6,6 +6,8 @@
 //! and below. `docs/BENCHMARK.md` has what this was measured on.
 #![forbid(unsafe_code)]
 
+use crate::engine::picture::pixels::Picture;
+use crate::host::policy::SHOWN_SIDE;
 use crate::host::words;
 use crate::image::LayerImage;
 use crate::text::Text;
@@ -57,10 +59,13 @@ fn off(here: f32, one: f32, other: f32) -> f32 {
     (here - (one + other) / 2.0).abs()
 }
 
-/// What is to be said of an edit of `layer` whose result is `result`: at eta 0 it should be the layer again.
-pub fn not_given_back(eta: f64, layer: &LayerImage, result: &LayerImage) -> Option<Text> {
-    let is_another = eta == 0.0 && difference(layer, result) > GIVEN_BACK;
-    is_another.then_some(words::NOT_GIVEN_BACK)
+/// What is to be said of an edit of `layer` whose result is `picture`: at eta 0 it should be the layer again.
+pub fn not_given_back(eta: f64, layer: &LayerImage, picture: &Picture) -> Option<Text> {
+    let is_another = || {
+        let layer = layer.shrunk(SHOWN_SIDE);
+        difference(&layer, &picture.on(&layer).0) > GIVEN_BACK
+    };
+    (eta == 0.0 && is_another()).then_some(words::NOT_GIVEN_BACK)
 }
 
 /// Mean difference of two pictures of one size, 0 to 1, where both are opaque; both are looked at as small ones, where

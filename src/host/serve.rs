@@ -16,10 +16,10 @@ use crate::host::language::translate;
 use crate::host::last_values::remember_values;
 use crate::host::photograph::{is_photograph, not_given_back};
 use crate::host::pixel_layout::{Layout, PixelFormat};
-use crate::host::policy::{KEPT_RESULTS, POLL, SHOWN_SIDE};
+use crate::host::policy::{KEPT_RESULTS, POLL};
 use crate::host::report::seen_text;
-use crate::host::wording::TextRoom;
-use crate::host::{request, system, words};
+use crate::host::wording::{TextRoom, door};
+use crate::host::{request, system};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
 use crate::params::Params;
@@ -55,8 +55,8 @@ struct Server {
     places: Places,
     room: TextRoom,
     running: Vec<Running>,
-    /// Estimates that were asked for, with their numbers, what stands before the edit, and
-    /// what the model sees of the picture.
+    /// Estimates that were asked for, with their numbers, what stands before the edit, and what the model sees of the
+    /// picture.
     estimates: Vec<(u64, Estimating, [Option<Text>; 2])>,
     /// The picture that came last, with what is selected of it and its format.
     picture: Option<(Arc<LayerImage>, Option<Selection>, PixelFormat)>,
@@ -158,7 +158,7 @@ impl Server {
         let number = order.job;
         let (request, _) = self.request(order, pixels)?;
         let model = catalog::find(&request.params.model, &self.places)?;
-        let door = (self.is_photograph && !model.draws_photographs).then(|| words::door(&model.name));
+        let door = door(&model, || self.is_photograph);
         let side = self.places.headers.of(&model.path).ok().map(|about| about.side);
         let seen = side.filter(|_| request.selection.is_none());
         let seen = seen.and_then(|side| seen_text(&request.layer, request.params.resolution, side));
@@ -175,10 +175,9 @@ impl Server {
                 return Err(wrong(format!("{got} bytes of pixels came, {width}x{height} pixels are {expected}")));
             }
             let (pixels, coverage) = pixels.split_at(layout.bytes);
-            let selection = order.selection.then(|| {
-                let coverage = coverage.iter().map(|&value| u16::from(value) * 257).collect();
-                Selection::new(width, height, coverage).ok_or_else(|| wrong("nothing is selected"))
-            });
+            let selection = order
+                .selection
+                .then(|| Selection::of_bytes(width, height, coverage).ok_or_else(|| wrong("nothing is selected")));
             let selection = selection.transpose()?;
             let picture = layout.read(pixels).map_err(Error::Image)?;
             self.is_photograph = is_photograph(&picture);
@@ -267,8 +266,7 @@ impl Wanted {
             share.iter().flat_map(|share| share.as_raw()).map(|share| (share * f32::from(u8::MAX)).round() as u8),
         );
         let mut message = answers::done(self.number, edit, params, source, &result, pixels.len());
-        let shown = edit.picture.on(&source.shrunk(SHOWN_SIDE)).0;
-        if let Some(unlike) = not_given_back(params.eta, &source.shrunk(SHOWN_SIDE), &shown) {
+        if let Some(unlike) = not_given_back(params.eta, source, &edit.picture) {
             message["unlike"] = translate(&unlike).into();
         }
         message["mask"] = has_mask.into();

@@ -1,5 +1,5 @@
-//! What is to be said of a target text before time is spent on it: how much of it the model reads, words that the model
-//! does not know, and what it cannot mean here; knows no host.
+//! What is to be said before time is spent on an edit: of a target text, how much of it the model reads, words that the
+//! model does not know, and what it cannot mean here; of a picture, that the model cannot draw it. Knows no host.
 #![forbid(unsafe_code)]
 
 use crate::catalog::Model;
@@ -74,6 +74,11 @@ pub fn remarks(text: &str, model: &Model) -> Vec<Text> {
         remarks.push(words::means_nothing(foreign.join(", ")));
     }
     remarks
+}
+
+/// What stands before an edit by `model` of a picture that it cannot draw, which it is if it is a photograph.
+pub fn door(model: &Model, is_photograph: impl FnOnce() -> bool) -> Option<Text> {
+    (!model.draws_photographs && is_photograph()).then(|| words::door(&model.name))
 }
 
 /// Whether the text is in English, as far as its letters and small words tell.

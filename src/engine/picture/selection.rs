@@ -64,6 +64,11 @@ impl Selection {
         Some(Self { coverage: coverage.into(), bounds, seen: None })
     }
 
+    /// The same of bytes, 255 where all is selected.
+    pub fn of_bytes(width: u32, height: u32, coverage: &[u8]) -> Option<Self> {
+        Self::new(width, height, coverage.iter().map(|&value| u16::from(value) * 257).collect())
+    }
+
     /// Width and height of the layer that it is one of.
     pub fn size(&self) -> [u32; 2] {
         self.coverage.dimensions().into()

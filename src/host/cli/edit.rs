@@ -16,7 +16,7 @@ use crate::host::installed::{engine_options, engine_options_in, places};
 use crate::host::photograph::{is_photograph, not_given_back};
 use crate::host::policy::LOOKING;
 use crate::host::report::{FEW_STEPS, cost_text, duration, edit_report};
-use crate::host::wording::{TextRoom, remarks};
+use crate::host::wording::{TextRoom, door, remarks};
 use crate::host::{request, system, wait, wait_for_estimate, words};
 use crate::job::Worker;
 use crate::params::{PARAMS, Params};
@@ -151,10 +151,11 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     if places.headers.of(&model.path).is_ok_and(|about| about.few_steps) {
         tell(format_args!("hint: {FEW_STEPS}"));
     }
-    let is_foreign = !model.draws_photographs && is_photograph(&picture.layer);
-    if is_foreign {
+    let door = door(&model, || is_photograph(&picture.layer));
+    let is_foreign = door.is_some();
+    if let Some(door) = door {
         let has_more = catalog::table(&places, Some(LOOKING)).iter().any(Entry::is_for_photographs);
-        tell(format_args!("hint: {}", words::door(&model.name).and(words::other_models(has_more))));
+        tell(format_args!("hint: {}", door.and(words::other_models(has_more))));
     }
 
     let mut stop = system::StopSignals::new();
@@ -193,7 +194,7 @@ pub fn run(order: &Order) -> Result<(), Failure> {
             edit => edit?,
         };
         let result = edit.picture.on(&picture.layer).0;
-        let unlike = not_given_back(eta, &picture.layer, &result);
+        let unlike = not_given_back(eta, &picture.layer, &edit.picture);
         drop(rooms.next());
         let (output, written) = match picture::write(&output, &result, &picture, order.existing) {
             Ok(written) => (output, written),

@@ -17,7 +17,7 @@ use crate::host::photograph::{is_photograph, not_given_back};
 use crate::host::policy::{AT_ONCE, LOOKING, PREVIEWS, SHOWN_SIDE};
 use crate::host::recipe::Recipe;
 use crate::host::report::{self, progress_text, summary};
-use crate::host::wording::{TextRoom, remarks};
+use crate::host::wording::{TextRoom, door, remarks};
 use crate::host::{log, request, system, wait, words};
 use crate::image::LayerImage;
 use crate::job::{Estimating, Job, JobState, Worker};
@@ -217,8 +217,7 @@ impl Session {
 
     /// What stands before an edit of this layer by the chosen model.
     pub fn door(&self) -> Option<Text> {
-        let model = self.model.as_ref().filter(|model| self.is_photograph && !model.draws_photographs);
-        model.map(|model| words::door(&model.name))
+        door(self.model.as_ref()?, || self.is_photograph)
     }
 
     /// How to come by another model.
@@ -385,8 +384,7 @@ impl Session {
             self.losses = of(Stage::OptimizeTextEmbedding, &edit.embedding_losses);
             self.losses.extend(of(Stage::FineTune, &edit.tuning_losses));
         }
-        let unlike =
-            self.small_layer.as_ref().and_then(|layer| not_given_back(params.eta, layer, &edit.picture.on(layer).0));
+        let unlike = self.small_layer.as_ref().and_then(|layer| not_given_back(params.eta, layer, &edit.picture));
         let is_doubtful = edit.hint.is_some() || unlike.is_some();
         let (text, tone) = (summary(&edit), if is_doubtful { Tone::Warning } else { Tone::Success });
         let text = unlike.iter().cloned().fold(text, Text::and_below);
