@@ -6,8 +6,9 @@
 
 The edits take turns: on the command line, in `imagic-edit serve`, and in a real GIMP 2.10 by its procedure, each in a
 home of its own. A process gets KILL, TERM, HUP or INT, or its input ends, at a moment drawn evenly from the time that a
-whole edit takes; in GIMP it is either GIMP itself or the plug-in, which is then GIMP's child. The next process of the
-same edit goes on, until one ends. Its bytes are compared with those of an edit that nobody has killed. `--keep` is the
+whole edit takes; in GIMP it is either GIMP itself or the plug-in, its child, and the time is that from the plug-in's
+start, because GIMP takes longer for its own than for a short edit. The next process of the same edit goes on, until one
+ends. Its bytes are compared with those of an edit that nobody has killed. `--keep` is the
 time between resume points (IMAGIC_RESUME_SECONDS), the program's own unless it is given. Only the standard library is
 needed, and gimp-console-2.10, which is left out with a line where it is not installed.
 """
@@ -190,16 +191,13 @@ class Gimp(Home):
         # One that a killed GIMP was about to write.
         out.unlink(missing_ok=True)
         before = self.step()
-        start = time.perf_counter()
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(
             [*gimp, "-b", script, "-b", "(gimp-quit 0)"], cwd=self.folder, env=self.environment, text=True, **pipes
         )
-        killer = None
-        if until is not None:
-            killer = threading.Timer(until, self.kill, [process])
-            killer.start()
-        self.ended = None
+        self.ended = self.start_of_edit = None
+        killer = threading.Thread(target=self.kill, args=[process, until])
+        killer.start()
         try:
             said, _ = process.communicate(timeout=None if until is None else until + PATIENCE)
         except subprocess.TimeoutExpired:
@@ -208,30 +206,40 @@ class Gimp(Home):
             # What GIMP does at a signal may wait for ever for a lock of GObject that is held by what it interrupted.
             process.kill()
             said, _ = process.communicate()
-        if killer is not None:
-            killer.cancel()
+        killer.join()
         self.wait_for_plug_in()
-        took = time.perf_counter() - start
+        took = time.perf_counter() - (self.start_of_edit or time.perf_counter())
         if process.returncode == 0 and out.exists():
             return only_pixels(out.read_bytes()), before, took
         if until is None:
             raise SystemExit(f"failed: {said}")
         return None, before, took
 
-    def kill(self, process):
-        """Ends GIMP or its child."""
-        plug_ins = self.plug_ins()
-        who = self.ended = random.choice([process.pid, *plug_ins])
+    def kill(self, process, until):
+        """Ends GIMP or its child `until` seconds after the edit has begun; notes when that was."""
+        while not (plug_ins := self.plug_ins()):
+            if process.poll() is not None:
+                return
+            time.sleep(0.01)
+        self.start_of_edit = time.perf_counter()
+        if until is None:
+            return
+        # Both are drawn whenever it is too late, that a seed means the same kills.
+        at_gimp, ending = random.random() < 0.5, random.choice(ENDINGS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(until)
+            return
+        who = self.ended = process.pid if at_gimp else plug_ins[0]
         with contextlib.suppress(ProcessLookupError):
-            os.kill(who, random.choice(ENDINGS))
+            os.kill(who, ending)
 
     def plug_ins(self):
-        """The processes of the plug-in in this home."""
+        """The processes of the plug-in in this home that edit; GIMP also starts one to ask what it can do."""
         own = str(self.folder / "profile/plug-ins/imagic-edit/imagic-edit")
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if os.readlink(entry / "exe") == own:
+                if os.readlink(entry / "exe") == own and b"-run" in (entry / "cmdline").read_bytes().split(b"\0"):
                     found.append(int(entry.name))
         return found
 

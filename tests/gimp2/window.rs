@@ -108,7 +108,7 @@ fn results_outlive_a_refused_selection_and_the_group_of_several_goes_with_the_la
     screen.activate(DIALOG);
     screen.write("a red square");
     screen.keys(&["alt+y"]);
-    std::thread::sleep(Duration::from_secs(5));
+    screen.wait_for_work();
     screen.picture("1-strengths");
 
     // Now the selection lies beside the layer: nothing can be edited there.

@@ -22,10 +22,8 @@ fn open_dialog(screen: &Screen, image: &str) {
         screen.settle();
         screen.picture("1-menu");
         screen.keys(&["Return"]);
-        (0..5).any(|_| {
-            std::thread::sleep(Duration::from_secs(1));
-            screen.shows(DIALOG)
-        })
+        screen.wait_for_work();
+        screen.shows(DIALOG)
     });
     screen.activate(DIALOG);
 }

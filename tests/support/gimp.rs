@@ -64,7 +64,7 @@ pub fn first_edit(screen: &Screen) {
 pub fn other_strengths(screen: &Screen) {
     let (two, three) = (image_with("2 layers"), image_with("3 layers"));
     screen.keys(&["alt+y"]);
-    std::thread::sleep(Duration::from_secs(5));
+    screen.wait_for_work();
     screen.picture("4-strengths");
     assert!(screen.shows(&two), "a result that is only looked at became a layer");
     screen.keys(&["alt+i"]);

@@ -51,6 +51,13 @@ pub fn can_run(programs: &[&str]) -> bool {
     missing.is_none()
 }
 
+/// Whose work is looked at: that of the thread of the windows, or that of the engine as well.
+#[derive(Clone, Copy)]
+enum Threads {
+    Main,
+    All,
+}
+
 /// A virtual screen with a window manager and what is started on it; all end with it.
 pub struct Screen {
     home: PathBuf,
@@ -161,12 +168,19 @@ impl Screen {
     pub fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
         let start = Instant::now();
         while !condition() {
-            if start.elapsed() > PATIENCE {
-                self.picture("failure");
-                panic!("{what} did not come; the screen is in {}", self.pictures.display());
-            }
+            assert!(start.elapsed() < PATIENCE, "{}", self.failure(&format!("{what} did not come")));
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// What to say of one: a picture of the screen is kept, and the titles of what is on it, which a log can hold.
+    fn failure(&self, what: &str) -> String {
+        self.picture("failure");
+        let windows = self.xdotool(&["search", "--onlyvisible", "--name", ".", "getwindowname", "%@"]);
+        let windows: Vec<_> = windows.lines().collect();
+        let active = self.xdotool(&["getactivewindow", "getwindowname"]);
+        let pictures = self.pictures.display();
+        format!("{what}; the keyboard is with {active:?} of {windows:?}; the screen is in {pictures}")
     }
 
     /// Gives the keyboard to the window with this title, as Alt+Tab does.
@@ -176,20 +190,72 @@ impl Screen {
         self.settle();
     }
 
+    /// Types them, each when the one before has been dealt with.
     pub fn keys(&self, keys: &[&str]) {
         for key in keys {
             self.xdotool(&["key", key]);
             std::thread::sleep(Duration::from_millis(150));
+            self.wait_while_busy(Threads::Main, Duration::from_millis(50), Duration::from_secs(10));
         }
     }
 
     pub fn write(&self, text: &str) {
         self.xdotool(&["type", "--delay", "20", text]);
+        self.wait_while_busy(Threads::Main, Duration::from_millis(50), Duration::from_secs(10));
     }
 
-    /// Lets the windows draw what was typed.
+    /// Lets the windows draw what was typed, however slow the machine is.
     pub fn settle(&self) {
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(300));
+        // GTK shows a button pressed for a quarter of a second, in which nobody is busy.
+        self.wait_while_busy(Threads::Main, Duration::from_millis(400), Duration::from_secs(20));
+    }
+
+    /// Waits until what was begun in the background is done.
+    pub fn wait_for_work(&self) {
+        std::thread::sleep(Duration::from_millis(500));
+        let calm = self.wait_while_busy(Threads::All, Duration::from_secs(1), PATIENCE);
+        assert!(calm, "{}", self.failure("the end of the work did not come"));
+    }
+
+    /// Whether nobody on the screen was busy for as long as `calm` before the end of `patience`. One look in ten may
+    /// find somebody busy: the border of a selection moves all the time.
+    fn wait_while_busy(&self, threads: Threads, calm: Duration, patience: Duration) -> bool {
+        const BETWEEN: Duration = Duration::from_millis(20);
+        let (start, needed) = (Instant::now(), calm.as_millis().div_ceil(BETWEEN.as_millis()) as usize);
+        let mut looks = std::collections::VecDeque::with_capacity(needed);
+        loop {
+            looks.push_back(self.is_busy(threads));
+            if looks.len() > needed {
+                looks.pop_front();
+            }
+            if looks.len() == needed && looks.iter().filter(|busy| **busy).count() <= needed / 10 {
+                return true;
+            }
+            if start.elapsed() > patience {
+                return false;
+            }
+            std::thread::sleep(BETWEEN);
+        }
+    }
+
+    /// Whether something that was started on the screen computes, waits for a processor or for a disk.
+    fn is_busy(&self, threads: Threads) -> bool {
+        let mut waiting: Vec<u32> = self.programs.iter().map(Child::id).collect();
+        while let Some(process) = waiting.pop() {
+            // One that has ended meanwhile has no folder.
+            for thread in fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
+                let read = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+                waiting.extend(read("children").split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+                let is_main = thread.file_name().to_str().is_some_and(|id| id == process.to_string());
+                // The state is the first letter behind the name, which is in brackets.
+                let busy = read("stat").rsplit(") ").next().is_some_and(|rest| rest.starts_with(['R', 'D']));
+                if busy && (is_main || matches!(threads, Threads::All)) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     pub fn picture(&self, name: &str) {
