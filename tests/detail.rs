@@ -10,7 +10,7 @@ use imagic_edit::engine::model::source::Source;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Stage, Tuned};
 use imagic_edit::error::Result;
 use imagic_edit::image::LayerImage;
-use imagic_edit::params::{Detail, Params};
+use imagic_edit::params::{Detail, LoraLayers, Params, TuningMode};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
@@ -187,6 +187,25 @@ fn an_edit_is_enlarged_by_the_model_that_comes_with_the_base_model_tuned_once() 
     let detail = [Stage::Generate, Stage::FineTuneDetail, Stage::Enlarge];
     assert_eq!(changed(&|params| params.detail_lr = 2e-4), detail, "the base model's tuning is kept");
     assert_eq!(changed(&|params| params.detail_steps = 4), detail);
+}
+
+#[test]
+fn the_model_that_enlarges_is_tuned_in_every_mode() {
+    let models = Models::new();
+    let with = |mode, layers, steps| {
+        let mut request = models.request(Detail::Tuned);
+        let params = &mut request.params;
+        (params.tuning_mode, params.lora_layers, params.detail_steps) = (mode, layers, steps);
+        let (edit, stages) = edit(&mut engine(None), &request).expect("an edit");
+        assert!(steps == 0 || stages == FRESH, "{mode}, {layers}: {stages:?}");
+        edit.picture.opaque()
+    };
+    let full = with(TuningMode::Full, LoraLayers::All, 3);
+    assert!(full == with(TuningMode::Checkpointed, LoraLayers::All, 3), "less memory, another result");
+    for layers in [LoraLayers::Attention, LoraLayers::All] {
+        let adapted = with(TuningMode::Lora, layers, 3);
+        assert!(adapted != full && adapted != with(TuningMode::Lora, layers, 0), "{layers}: nothing was tuned");
+    }
 }
 
 #[test]

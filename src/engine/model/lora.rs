@@ -27,6 +27,10 @@ pub const A: &str = "lora_A.weight";
 /// Name of B.
 pub const B: &str = "lora_B.weight";
 
+/// The levels of noise of a model that enlarges: a table of which a row is added, and no layer that an adapter could
+/// stand beside. PEFT has none for it either.
+const TABLE: &str = "class_embedding";
+
 /// One tensor of an adapter.
 pub struct Shape {
     /// Among those of the network.
@@ -41,7 +45,10 @@ pub fn shapes(base: &Weights, params: &Params) -> Vec<[Shape; 2]> {
     let rank = params.lora_rank as usize;
     let all = params.lora_layers == LoraLayers::All;
     let layers = base.tensors.iter().filter_map(|(name, weight)| {
-        let layer = name.strip_suffix(".weight").filter(|layer| all || layer.contains(".attentions."))?;
+        let layer = name.strip_suffix(".weight").filter(|layer| *layer != TABLE)?;
+        if !all && !layer.contains(".attentions.") {
+            return None;
+        }
         let (mut a, mut b) = (weight.dims().to_vec(), weight.dims().to_vec());
         // The vectors belong to normalizations.
         if a.len() < 2 {
