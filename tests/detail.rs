@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use imagic_edit::engine::Engine;
 use imagic_edit::engine::auxiliary::{Enlarger, Sees};
 use imagic_edit::engine::model::source::Source;
+use imagic_edit::engine::picture::selection::Selection;
 use imagic_edit::engine::request::{Edit, EditRequest, EngineOptions, Stage, Tuned};
 use imagic_edit::error::Result;
 use imagic_edit::image::LayerImage;
@@ -205,6 +206,61 @@ fn the_model_that_enlarges_is_tuned_in_every_mode() {
     for layers in [LoraLayers::Attention, LoraLayers::All] {
         let adapted = with(TuningMode::Lora, layers, 3);
         assert!(adapted != full && adapted != with(TuningMode::Lora, layers, 0), "{layers}: nothing was tuned");
+    }
+}
+
+/// What a user may change beside what another test of this file changes.
+type Change = (&'static str, fn(&mut EditRequest));
+const CHANGES: [Change; 22] = [
+    ("adapters", |r| r.params.tuning_mode = TuningMode::Lora),
+    ("adapters in attention", |r| {
+        (r.params.tuning_mode, r.params.lora_layers) = (TuningMode::Lora, LoraLayers::Attention)
+    }),
+    ("less memory", |r| r.params.tuning_mode = TuningMode::Checkpointed),
+    ("a batch of 3", |r| r.params.batch_size = 3),
+    ("eta 0", |r| r.params.eta = 0.0),
+    ("eta 2", |r| r.params.eta = 2.0),
+    ("no stage A", |r| r.params.embedding_steps = 0),
+    ("no stage B", |r| r.params.tuning_steps = 0),
+    ("no stage B of the detail", |r| r.params.detail_steps = 0),
+    ("detail off", |r| r.params.detail = Detail::Off),
+    ("detail as it is", |r| r.params.detail = Detail::Pretrained),
+    ("no guidance", |r| r.params.guidance = 1.0),
+    ("one step", |r| r.params.sampling_steps = 1),
+    ("two versions", |r| r.params.candidates = 2),
+    ("half of its own noise", |r| r.params.own_noise = 0.5),
+    ("half of the tuning", |r| r.params.tuning_share = 0.5),
+    ("keep untouched", |r| r.params.keep_untouched = true),
+    ("32 pixels", |r| r.params.resolution = 32),
+    ("previews", |r| r.previews = 2),
+    ("a selection", |r| r.selection = Some(selection(&r.layer, 10))),
+    ("a selection of one pixel", |r| r.selection = Some(selection(&r.layer, 1))),
+    ("a narrow layer", |r| r.layer = layer(90, 7).into()),
+];
+
+/// So many columns of the layer, and as many rows.
+fn selection(layer: &LayerImage, side: u32) -> Selection {
+    let (w, h) = (layer.width(), layer.height());
+    let inside = |at: u32| (20..20 + side).contains(&(at % w)) && (3..3 + side).contains(&(at / w));
+    Selection::new(w, h, (0..w * h).map(|at| if inside(at) { u16::MAX } else { 0 }).collect()).expect("a selection")
+}
+
+/// With adapters and in a selection, which change most of what an edit does; all 231 pairs were tried once.
+#[test]
+fn settings_go_together() {
+    let models = Models::new();
+    for (one, change) in CHANGES.iter().filter(|(name, _)| ["adapters", "a selection"].contains(name)) {
+        // One engine for several edits, as in a dialog: what one leaves behind is there for the next.
+        let mut engine = engine(None);
+        for (other, more) in &CHANGES {
+            let mut request = models.request(Detail::Automatic);
+            more(&mut request);
+            change(&mut request);
+            let (edit, _) = edit(&mut engine, &request).unwrap_or_else(|error| panic!("{one}, {other}: {error}"));
+            let result = edit.picture.on(&request.layer).0;
+            let size = [request.layer.width(), request.layer.height()];
+            assert_eq!([result.width(), result.height()], size, "{one}, {other}");
+        }
     }
 }
 
