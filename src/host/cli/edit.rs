@@ -17,7 +17,7 @@ use crate::host::photograph::{is_photograph, not_given_back};
 use crate::host::policy::LOOKING;
 use crate::host::report::{FEW_STEPS, cost_text, duration, edit_report};
 use crate::host::wording::{TextRoom, door, remarks};
-use crate::host::{request, system, wait, wait_for_estimate, words};
+use crate::host::{request, system, wait, wait_for_estimate};
 use crate::job::Worker;
 use crate::params::{PARAMS, Params};
 use crate::text::{Text, plain, tell};
@@ -29,6 +29,11 @@ use std::time::Instant;
 
 /// What dialogs call eta.
 const STRENGTH: &str = "strength";
+
+/// Behind what the model cannot draw, where there is one for photographs and where there is none.
+const CHOOSE_ANOTHER: &str = "Name another one with --model; 'imagic-edit models' lists them.";
+const GET_ANOTHER: &str =
+    "For photographs: 'imagic-edit models download photo' (2 GB), or name a file that you have with --model.";
 
 /// On a square of a smaller side no model that is known draws a picture.
 const LEAST_SIDE: u32 = 16;
@@ -155,7 +160,8 @@ pub fn run(order: &Order) -> Result<(), Failure> {
     let is_foreign = door.is_some();
     if let Some(door) = door {
         let has_more = catalog::table(&places, Some(LOOKING)).iter().any(Entry::is_for_photographs);
-        tell(format_args!("hint: {}", door.and(words::other_models(has_more))));
+        let others = if has_more { CHOOSE_ANOTHER } else { GET_ANOTHER };
+        tell(format_args!("hint: {door} {others}"));
     }
 
     let mut stop = system::StopSignals::new();

@@ -4,6 +4,7 @@
 use crate::catalog;
 use crate::host::installed::places;
 use crate::params::{Affects, DEFAULT_PRESET, Domain, PARAMS, Param, Params};
+use serde_json::Value;
 
 /// Columns of a usual terminal.
 const WIDTH: usize = 80;
@@ -246,12 +247,14 @@ fn parameter(param: &Param, defaults: &Params) -> String {
     };
     let default = match defaults.get(param.id) {
         Some(value) if value == "" => if param.id == "prompt" { "required" } else { "" }.to_owned(),
+        Some(Value::Bool(on)) => format!("default {}", if on { "yes" } else { "no" }),
         Some(value) => format!("default {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
         None => String::new(),
     };
     let facts = [range, default].into_iter().filter(|fact| !fact.is_empty()).collect::<Vec<_>>().join(", ");
     let repeat = if param.id == "eta" { " Can be given several times." } else { "" };
-    format!("  --{} {kind}\n{}", param.id.replace('_', "-"), wrapped(&format!("{}{repeat} ({facts})", param.help), 6))
+    let facts = if facts.is_empty() { facts } else { format!(" ({facts})") };
+    format!("  --{} {kind}\n{}", param.id.replace('_', "-"), wrapped(&format!("{}{repeat}{facts}", param.help), 6))
 }
 
 /// `text` in lines of at most [`WIDTH`] columns, each behind `indent` spaces.

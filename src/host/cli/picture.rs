@@ -658,6 +658,9 @@ pub fn check_output(output: &Path, input: &Path, picture: &Picture, existing: Ex
     if output.is_dir() {
         return Err(refused(format!("{} is a folder; name a file in it", output.display())));
     }
+    if let Some(folder) = output.parent().filter(|folder| *folder != Path::new("") && !folder.exists()) {
+        return Err(refused(format!("there is no folder {}; make it, or name another file", folder.display())));
+    }
     // A link is replaced by the output.
     if output.symlink_metadata().is_ok_and(|about| !about.is_file() && !about.is_symlink()) {
         return Err(refused(format!("{} is a pipe or a device; name another file", output.display())));

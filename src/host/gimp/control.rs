@@ -191,7 +191,12 @@ impl Window {
             let is_first = self.form.parts().prompt.text().is_empty();
             (is_first && self.session.borrow().places.default_name() != BUILTIN_MODEL).then(fallback)
         };
-        let looked_at = || self.waiting.again.borrow().last().cloned();
+        // Those have strengths and seeds of their own, which nobody has chosen.
+        let looked_at = || {
+            let again = self.waiting.again.borrow().last().cloned()?;
+            let Params { eta, seed, .. } = last_values().map_or_else(fallback, Ok).ok()?;
+            Some(Params { eta, seed, ..again })
+        };
         let first = known.or_else(looked_at).map(Ok).or_else(of_last_edit);
         self.show_model();
         match first {
@@ -470,6 +475,11 @@ impl Window {
         }
         if look.ended {
             self.show_busy(false);
+            // Of several results the last one is seen, and the fields are of another.
+            let own = self.read().ok().and_then(|params| self.session.borrow().result_of(&params));
+            if let Some(number) = own {
+                self.show_result(number, self.result(number).0);
+            }
             if self.waiting.starts.take() {
                 self.start();
             } else {
@@ -508,6 +518,11 @@ impl Window {
     fn take_result(&self, number: usize) {
         let (picture, params) = self.result(number);
         self.show_result(number, picture);
+        let (is_running, is_to_insert) =
+            (self.session.borrow().is_running(), self.session.borrow().is_to_insert(&params));
+        if !is_running {
+            self.tell(&Message::info(if is_to_insert { words::ONLY_SHOWN } else { words::IS_LAYER }));
+        }
         self.write(&params);
     }
 
@@ -596,12 +611,15 @@ impl Window {
         }
     }
 
-    /// Brings back what was looked at before and is of the tuned model that is there.
+    /// Brings back what was looked at before and is of the tuned model that is there, right after opening or never.
     fn show_again(self: &Rc<Self>) {
-        if self.waiting.again.borrow().is_empty() || !self.session.borrow().comes_at_once() || self.is_closed() {
+        if self.is_closed() {
             return;
         }
         let again = self.waiting.again.take();
+        if again.is_empty() || !self.session.borrow().comes_at_once() {
+            return;
+        }
         let Ok(params) = self.read() else { return };
         let tuning = || PARAMS.iter().filter(|param| param.affects == Affects::Tuning);
         let is_of_model = |other: &Params| tuning().all(|param| other.get(param.id) == params.get(param.id));

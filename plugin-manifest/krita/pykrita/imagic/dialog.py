@@ -375,6 +375,10 @@ class Dialog(QDialog):
             self._begin(self._missing.pop(0), COMPARE)
         else:
             self._tell(INFO, self._texts["compared"])
+            # Of several results the last one is seen, and the fields are of another.
+            own = self._work.results.get(self._form.read())
+            if own is not None:
+                self._show_result(own)
 
     def _show_progress(self, message):
         if not self._source.is_open():
