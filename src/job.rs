@@ -10,11 +10,12 @@ use crate::text::{Text, text};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::any::Any;
+use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, available_parallelism};
 use std::time::Duration;
 
 /// Stack of the threads on which the engine runs: candle walks and drops its graph recursively.
@@ -220,6 +221,7 @@ fn in_pool<T: Send>(
         let name = |number| format!("imagic-engine-{number}");
         let builder = ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK_BYTES).thread_name(name);
         let new = builder.build().map_err(|error| {
+            let threads = if threads == 0 { available_parallelism().map_or(1, NonZero::get) } else { threads };
             Error::Engine(text!(
                 "cannot start {threads} threads: {error}; close other programs or choose fewer threads",
                 threads,
