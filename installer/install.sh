@@ -410,7 +410,8 @@ say "$("$data/imagic-edit" --version) is installed:"
 for place in "${places[@]}"; do say "  GIMP           $place (start GIMP again: Filters > Imagic Edit)"; done
 for folder in "${in_krita[@]}"; do say "  Krita          $folder (start Krita again: Filter > Imagic Edit)"; done
 say "  command line   $link"
-say "  models         $(find "$data/models" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort | tr '\n' ' ')in $data/models"
+models=$(find "$data/models" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort | tr '\n' ' ')
+say "  models         ${models}in $data/models"
 case :$PATH: in
     *:"$(dirname "$link")":*) ;;
     *) say "  note: $(dirname "$link") is not in PATH yet; log in again or call $link" ;;

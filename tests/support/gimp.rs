@@ -67,6 +67,14 @@ pub fn other_strengths(screen: &Screen) {
     screen.wait_for_work();
     screen.picture("4-strengths");
     assert!(screen.shows(&two), "a result that is only looked at became a layer");
+    // The one that is seen is that of the fields, which is a layer already: the first of the strip is marked.
+    screen.keys(&["alt+v"]);
+    screen.settle();
+    screen.keys(&["alt+v"]);
+    screen.settle();
+    screen.keys(&["Tab", "Tab", "Tab", "space"]);
+    screen.settle();
+    screen.picture("4-one-marked");
     screen.keys(&["alt+i"]);
     screen.wait_until("the inserted result", || screen.shows(&three));
     screen.activate(&three);

@@ -195,20 +195,20 @@ impl Screen {
         for key in keys {
             self.xdotool(&["key", key]);
             std::thread::sleep(Duration::from_millis(150));
-            self.wait_while_busy(Threads::Main, Duration::from_millis(50), Duration::from_secs(10));
+            self.wait_while_busy(Threads::Main, Duration::from_millis(50), Duration::from_secs(3));
         }
     }
 
     pub fn write(&self, text: &str) {
         self.xdotool(&["type", "--delay", "20", text]);
-        self.wait_while_busy(Threads::Main, Duration::from_millis(50), Duration::from_secs(10));
+        self.wait_while_busy(Threads::Main, Duration::from_millis(50), Duration::from_secs(3));
     }
 
-    /// Lets the windows draw what was typed, however slow the machine is.
+    /// Lets the windows draw what was typed, also on a slow machine; while an edit runs they are never done.
     pub fn settle(&self) {
         std::thread::sleep(Duration::from_millis(300));
         // GTK shows a button pressed for a quarter of a second, in which nobody is busy.
-        self.wait_while_busy(Threads::Main, Duration::from_millis(400), Duration::from_secs(20));
+        self.wait_while_busy(Threads::Main, Duration::from_millis(400), Duration::from_secs(3));
     }
 
     /// Waits until what was begun in the background is done.
