@@ -164,7 +164,7 @@ fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
         return;
     }
     let account = Account::new("window-converted");
-    account.add_model("patient", json!({ "embedding_steps": 1, "tuning_steps": 3000, "sampling_steps": 1 }));
+    account.add_model("patient", json!({ "embedding_steps": 1, "tuning_steps": 1500, "sampling_steps": 1 }));
     photo(&account.folder);
     let mut screen = Screen::start(&account.folder, "gimp2-converted");
     let mut gimp = account.command("gimp-2.10");
@@ -178,6 +178,7 @@ fn a_result_that_finds_no_place_is_kept_until_it_finds_one() {
     screen.keys(&[MODEL, "ctrl+a"]);
     screen.write("patient");
     screen.keys(&["alt+e"]);
+    screen.settle();
     std::fs::write(account.folder.join("go"), "").expect("a temporary folder");
     screen.wait_until("the indexed image", || account.folder.join("indexed").exists());
     assert_eq!(tuned_models(&account.folder), 0, "the edit ended before the image was converted");
