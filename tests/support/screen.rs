@@ -58,6 +58,11 @@ enum Threads {
     All,
 }
 
+/// The folders of its threads; none where it has ended.
+fn threads_of(process: u32) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten().map(|thread| thread.path())
+}
+
 /// A virtual screen with a window manager and what is started on it; all end with it.
 pub struct Screen {
     home: PathBuf,
@@ -70,6 +75,10 @@ pub struct Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        // What the programs have started outlives them: a script of GIMP that waits for the test would wait for ever.
+        let started: Vec<String> = self.processes().iter().map(u32::to_string).collect();
+        // Some have ended on their own.
+        let _ = Command::new("kill").arg("-KILL").args(started).stderr(Stdio::null()).status();
         for program in self.programs.iter_mut().rev() {
             // A program that has ended on its own cannot be killed.
             let _ = program.kill();
@@ -241,21 +250,29 @@ impl Screen {
 
     /// Whether something that was started on the screen computes, waits for a processor or for a disk.
     fn is_busy(&self, threads: Threads) -> bool {
-        let mut waiting: Vec<u32> = self.programs.iter().map(Child::id).collect();
-        while let Some(process) = waiting.pop() {
-            // One that has ended meanwhile has no folder.
-            for thread in fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
-                let read = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
-                waiting.extend(read("children").split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-                let is_main = thread.file_name().to_str().is_some_and(|id| id == process.to_string());
-                // The state is the first letter behind the name, which is in brackets.
-                let busy = read("stat").rsplit(") ").next().is_some_and(|rest| rest.starts_with(['R', 'D']));
-                if busy && (is_main || matches!(threads, Threads::All)) {
-                    return true;
-                }
+        let is_busy = |thread: PathBuf| {
+            let about = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            // The state is the first letter behind the name, which is in brackets.
+            about.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['R', 'D']))
+        };
+        self.processes().into_iter().any(|process| match threads {
+            Threads::Main => is_busy(format!("/proc/{process}").into()),
+            Threads::All => threads_of(process).any(is_busy),
+        })
+    }
+
+    /// What was started on the screen and what that has started.
+    fn processes(&self) -> Vec<u32> {
+        let mut found: Vec<u32> = self.programs.iter().map(Child::id).collect();
+        let mut at = 0;
+        while let Some(&process) = found.get(at) {
+            for thread in threads_of(process) {
+                let children = fs::read_to_string(thread.join("children")).unwrap_or_default();
+                found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
             }
+            at += 1;
         }
-        false
+        found
     }
 
     pub fn picture(&self, name: &str) {
